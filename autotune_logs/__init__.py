@@ -1,0 +1,1 @@
+"""Measured candidates, shipped with the package: ``<gpu>/<program>.jsonl``."""

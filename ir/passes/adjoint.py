@@ -1,0 +1,280 @@
+"""adjoint: the backward program, derived by transposing the body.
+
+before → after: ``c', y = f(c, x)`` run over tokens → ``λ, ∂x = fᵀ(λ + ..., ∂y; saved)`` run in the
+opposite direction. Each op contributes the cotangents its table entry names; a carry's cotangent
+becomes a carry; the primal carry becomes a ``lagged`` input that reads what the forward saved.
+
+reason: no kernel's backward is written by hand beside it, so none can disagree with its forward.
+
+Gradients follow PyTorch's convention for complex numbers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pdssm_compiler.ir.errors import PassError
+from pdssm_compiler.ir.ops import OPS, apply
+from pdssm_compiler.ir.passes.rewrite import prune, substitute
+from pdssm_compiler.ir.passes.simplify import simplify
+from pdssm_compiler.ir.program import (
+    Carry,
+    FinalOutput,
+    Input,
+    Program,
+    TokenOutput,
+    carry_leaf,
+    zero_like,
+)
+from pdssm_compiler.ir.types import Type, default_storage, is_complex, is_number, real_of
+from pdssm_compiler.ir.value import Value, topological
+from pdssm_compiler.ir.verify import verify
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """A backward program and where its inputs come from.
+
+    Attributes:
+        forward: the program to run forward: the given one, with an extra token output
+            ``saved_<carry>`` for each carry that the backward needs and no output holds.
+        program: the backward program. Its inputs are the forward's own by name, ``grad_<output>``
+            for the cotangent of an output, and the ``saved`` ones; its outputs are
+            ``grad_<input>``.
+        saved: for each saved input, the forward's token output that feeds it.
+        summed: gradients of head inputs, given as ``[B, H, ...]``: the caller sums over ``B``.
+    """
+
+    forward: Program
+    program: Program
+    saved: dict[str, str]
+    summed: tuple[str, ...]
+
+
+def adjoint(
+    program: Program,
+    wrt: Iterable[str] | None = None,
+    cotangents: Iterable[str] | None = None,
+) -> Adjoint:
+    """Derive the backward program.
+
+    Args:
+        program: the forward program.
+        wrt: names of the inputs whose gradients are wanted; None for every number.
+        cotangents: names of the outputs a gradient arrives at; None for every number. An output
+            left out has gradient zero, at no cost.
+
+    Raises:
+        PassError: a name that is not a differentiable input or output, or a lagged input in
+            ``wrt``, or one that the backward would read (derivatives of the second order).
+    """
+    verify(program)
+    maps = [carry.name for carry in program.carries if not is_number(carry.type)]
+    if maps:
+        raise PassError(f"carry %{maps[0]} is a map, and what depends on it has no adjoint")
+    wanted = _wanted(program, wrt)
+    arriving = _arriving(program, cotangents)
+    forward, saved_outputs = save_carries(program)
+    transposed = _Transposition(forward, wanted, arriving, saved_outputs).run()
+    result = simplify(transposed)
+    _refuse_lagged(program, result)
+    used = {i.name for i in result.inputs if i.role == "lagged"}
+    saved = {_saved(carry): output for carry, output in saved_outputs.items()}
+    saved = {name: output for name, output in saved.items() if name in used}
+    # An extra output that the backward does not read after all is not written.
+    needless = set(saved_outputs.values()) - set(saved.values())
+    declared = {output.name for output in program.token_outputs}
+    kept = tuple(o for o in forward.token_outputs if o.name in declared or o.name not in needless)
+    summed = tuple(f"grad_{name}" for name in wanted if program.input(name).role == "head")
+    return Adjoint(replace(forward, token_outputs=kept), result, saved, summed)
+
+
+def save_carries(program: Program) -> tuple[Program, dict[str, str]]:
+    """Before → after: every carry is emitted after each token.
+
+    Returns the program and, for each carry, the token output that holds it. An output that
+    already emits the carry's next value is used as it is.
+    """
+    outputs = list(program.token_outputs)
+    saved: dict[str, str] = {}
+    for carry in program.carries:
+        held = next((out.name for out in outputs if out.value is carry.next), None)
+        if held is None:
+            held = _saved(carry.name)
+            outputs.append(TokenOutput(held, carry.next))
+        saved[carry.name] = held
+    saving = replace(program, token_outputs=tuple(outputs))
+    verify(saving)
+    return saving, saved
+
+
+def _saved(carry: str) -> str:
+    return f"saved_{carry}"
+
+
+def _refuse_lagged(program: Program, backward: Program) -> None:
+    """A lagged input of the program given: run the other way, it is read a step too late."""
+    read = {input_.name for input_ in backward.inputs}
+    for input_ in program.inputs:
+        if input_.role == "lagged" and input_.name in read:
+            raise PassError(f"%{input_.name} is lagged, and its adjoint would read it too late")
+
+
+def _wanted(program: Program, wrt: Iterable[str] | None) -> tuple[str, ...]:
+    numbers = [i.name for i in program.inputs if is_number(i.type) and i.role != "lagged"]
+    chosen = numbers if wrt is None else sorted(set(wrt))
+    for name in chosen:
+        if name not in numbers:
+            raise PassError(
+                f"no gradient for %{name}: differentiable inputs are {', '.join(numbers)}"
+            )
+    if not chosen:
+        raise PassError("no gradient is wanted: name a differentiable input")
+    return tuple(chosen)
+
+
+def _arriving(program: Program, cotangents: Iterable[str] | None) -> frozenset[str]:
+    numbers = {out.name for out in program.token_outputs if is_number(out.value.type)}
+    numbers |= {f.name for f in program.final_outputs if is_number(program.carry(f.carry).type)}
+    if cotangents is None:
+        return frozenset(numbers)
+    unknown = sorted(set(cotangents) - numbers)
+    if unknown:
+        raise PassError(f"no cotangent for %{unknown[0]}: outputs are {sorted(numbers)}")
+    return frozenset(cotangents)
+
+
+class _Transposition:
+    """One run of the pass."""
+
+    def __init__(
+        self,
+        forward: Program,
+        wanted: tuple[str, ...],
+        arriving: frozenset[str],
+        saved_outputs: dict[str, str],
+    ) -> None:
+        self.forward = forward
+        self.wanted = wanted
+        self.arriving = arriving
+        self.saved_outputs = saved_outputs
+        self.cotangents: dict[Value, Value] = {}
+        self.inputs: list[Input] = list(forward.inputs)
+        self.starts: dict[str, str] = {}
+
+    def run(self) -> Program:
+        self._seed()
+        self._transpose()
+        carries, token_outputs, finals = self._results()
+        self._refuse_clashes(carries)
+        leaves = self._primal_leaves()
+        roots = [carry.next for carry in carries] + [out.value for out in token_outputs]
+        new = substitute(roots, leaves)
+        return prune(
+            Program(
+                state_size=self.forward.state_size,
+                inputs=tuple(self.inputs),
+                carries=tuple(replace(carry, next=new[carry.next]) for carry in carries),
+                token_outputs=tuple(replace(out, value=new[out.value]) for out in token_outputs),
+                final_outputs=tuple(finals),
+                direction="backward" if self.forward.direction == "forward" else "forward",
+                chunk_length=self.forward.chunk_length,
+            )
+        )
+
+    def _refuse_clashes(self, carries: list[Carry]) -> None:
+        """A cotangent's carry named like a primal one would be taken for it."""
+        for name in {c.name for c in carries} & {c.name for c in self.forward.carries}:
+            raise PassError(f"carry %{name} has the name of a carry of the adjoint; rename it")
+
+    def _seed(self) -> None:
+        """Cotangents that arrive: from outputs at this token, and from the tokens after it."""
+        for out in self.forward.token_outputs:
+            if out.name in self.arriving:
+                grad = Input(f"grad_{out.name}", out.value.type, "token", out.storage)
+                self.inputs.append(grad)
+                self._add(out.value, grad.value)
+        finals: dict[str, FinalOutput] = {}
+        for final in self.forward.final_outputs:
+            if final.name in self.arriving:
+                if final.carry in finals:
+                    # The cotangent's carry starts from one input.
+                    other = finals[final.carry].name
+                    raise PassError(f"%{other} and %{final.name} both end carry %{final.carry}")
+                finals[final.carry] = final
+        for carry in self.forward.carries:
+            self._add(carry.next, carry_leaf(_adjoint_of(carry.name), carry.type))
+            if carry.name in finals:
+                final = finals[carry.name]
+                grad = Input(f"grad_{final.name}", carry.type, "row", final.storage)
+                self.inputs.append(grad)
+                self.starts[carry.name] = f"%{grad.name}"
+
+    def _transpose(self) -> None:
+        roots = [carry.next for carry in self.forward.carries]
+        roots += [out.value for out in self.forward.token_outputs]
+        for value in reversed(topological(roots)):
+            cotangent = self.cotangents.get(value)
+            if value.is_leaf or cotangent is None:
+                continue
+            for arg, part in zip(value.args, OPS[value.op].adjoint(cotangent, value), strict=True):
+                if part is not None:
+                    self._add(arg, part)
+
+    def _add(self, value: Value, cotangent: Value) -> None:
+        cotangent = _coerce(cotangent, value.type)
+        known = self.cotangents.get(value)
+        total = cotangent if known is None else apply("add", known, cotangent)
+        self.cotangents[value] = total
+
+    def _results(self) -> tuple[list[Carry], list[TokenOutput], list[FinalOutput]]:
+        carries: list[Carry] = []
+        token_outputs: list[TokenOutput] = []
+        finals: list[FinalOutput] = []
+        for carry in self.forward.carries:
+            name = _adjoint_of(carry.name)
+            following = self.cotangents.get(carry.value, zero_like(carry.type))
+            start = self.starts.get(carry.name, "zero")
+            carries.append(Carry(name, carry.type, start, following))
+            if carry.start_input in self.wanted:
+                storage = self.forward.input(carry.start_input).storage
+                finals.append(FinalOutput(f"grad_{carry.start_input}", name, storage))
+        starts = {carry.start_input for carry in self.forward.carries}
+        for name in self.wanted:
+            input_ = self.forward.input(name)
+            cotangent = self.cotangents.get(input_.value, zero_like(input_.type))
+            if input_.role == "token":
+                token_outputs.append(TokenOutput(f"grad_{name}", cotangent, input_.storage))
+            elif name not in starts:
+                # The input is one for all tokens, so its gradient is summed over them.
+                so_far = carry_leaf(f"sum_{name}", input_.type)
+                following = apply("add", so_far, cotangent)
+                carries.append(Carry(f"sum_{name}", input_.type, "zero", following))
+                storage = default_storage(input_.type)
+                finals.append(FinalOutput(f"grad_{name}", f"sum_{name}", storage))
+        return carries, token_outputs, finals
+
+    def _primal_leaves(self) -> dict[Value, Value]:
+        """Primal carries read what the forward saved at the token before."""
+        leaves: dict[Value, Value] = {}
+        for carry in self.forward.carries:
+            output = self.saved_outputs[carry.name]
+            storage = next(o.storage for o in self.forward.token_outputs if o.name == output)
+            if carry.start not in ("zero", f"%{carry.start_input}"):
+                raise PassError(f"carry %{carry.name} starts from {carry.start}, not from zero")
+            saved = Input(_saved(carry.name), carry.type, "lagged", storage, carry.start_input)
+            self.inputs.append(saved)
+            leaves[carry.value] = saved.value
+        return leaves
+
+
+def _adjoint_of(carry: str) -> str:
+    return f"adjoint_{carry}"
+
+
+def _coerce(cotangent: Value, type_: Type) -> Value:
+    """The cotangent in the type of what it belongs to: a real value's gradient is real."""
+    if is_complex(cotangent.type) and not is_complex(type_):
+        return apply("real", cotangent)
+    if is_complex(type_) and not is_complex(cotangent.type):
+        return apply("complex", cotangent, zero_like(real_of(type_)))
+    return cotangent

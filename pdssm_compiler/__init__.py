@@ -1,0 +1,74 @@
+"""pdssm-compiler: kernels for PD-SSM scans, from a specification.
+
+The names below are imported when they are first used, so that ``import pdssm_compiler`` loads
+neither a backend nor a kernel.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdssm_compiler import reference
+    from pdssm_compiler.compiled import CompiledScan, compile
+    from pdssm_compiler.functional import pd_scan
+    from pdssm_compiler.ir.errors import PdssmError
+    from pdssm_compiler.runtime.errors import (
+        ArgumentError,
+        BackendUnavailableError,
+        CacheWarning,
+        IndexRangeError,
+        NoTemplateError,
+        PromiseError,
+    )
+    from pdssm_compiler.runtime.explain import explain
+    from pdssm_compiler.runtime.faults import check
+    from pdssm_compiler.spec import ScanSpec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ArgumentError": "pdssm_compiler.runtime.errors",
+    "BackendUnavailableError": "pdssm_compiler.runtime.errors",
+    "CacheWarning": "pdssm_compiler.runtime.errors",
+    "CompiledScan": "pdssm_compiler.compiled",
+    "IndexRangeError": "pdssm_compiler.runtime.errors",
+    "NoTemplateError": "pdssm_compiler.runtime.errors",
+    "PdssmError": "pdssm_compiler.ir.errors",
+    "PromiseError": "pdssm_compiler.runtime.errors",
+    "ScanSpec": "pdssm_compiler.spec",
+    "check": "pdssm_compiler.runtime.faults",
+    "compile": "pdssm_compiler.compiled",
+    "explain": "pdssm_compiler.runtime.explain",
+    "pd_scan": "pdssm_compiler.functional",
+}
+
+__all__ = [
+    "ArgumentError",
+    "BackendUnavailableError",
+    "CacheWarning",
+    "CompiledScan",
+    "IndexRangeError",
+    "NoTemplateError",
+    "PdssmError",
+    "PromiseError",
+    "ScanSpec",
+    "check",
+    "compile",
+    "explain",
+    "pd_scan",
+    "reference",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "reference":
+        return import_module("pdssm_compiler.reference")
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

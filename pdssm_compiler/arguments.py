@@ -1,0 +1,191 @@
+"""The arguments of a PD scan: what a call means, found from its tensors.
+
+Every check a user can trip over before a kernel runs is here or in
+:mod:`pdssm_compiler.runtime.binding`, which compares the sizes.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.types import MAP_CLASSES
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.spec import ELEMENTS, MAP_DTYPES, PAYLOADS, one_of
+
+_PAIRS = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+class PdCall(NamedTuple):
+    """A checked call.
+
+    Attributes:
+        spec: the program it needs.
+        tensors: the program's inputs, in order.
+        as_pairs: whether the results go back as real ``[..., 2]``.
+    """
+
+    spec: PdScan
+    tensors: list[torch.Tensor]
+    as_pairs: bool
+
+
+@lru_cache(maxsize=4096)
+def text_of(spec: PdScan) -> str:
+    """The text form of a PD scan's program."""
+    return pd_scan(spec).text
+
+
+def read_call(
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    dictionary: torch.Tensor | None,
+    selection: torch.Tensor | None,
+    destination: torch.Tensor | None,
+    map_class: str,
+    orientation: str,
+    initial_state: torch.Tensor | None,
+    output_final_state: bool,
+) -> PdCall:
+    """Check a call and say what it needs.
+
+    Raises:
+        ArgumentError: what is wrong, with which argument, and the remedy.
+    """
+    diagonal = as_complex("diagonal", diagonal, 4)
+    payload, as_pairs = "", False
+    if drive.dtype in PAYLOADS:
+        _rank("drive", drive, 5)
+        payload, as_pairs = PAYLOADS[drive.dtype], True
+    else:
+        as_pairs = not drive.is_complex()
+        drive = as_complex("drive", drive, 4)
+        if drive.dtype != diagonal.dtype:
+            raise ArgumentError(
+                f"diagonal and drive must have one precision, got {diagonal.dtype} and "
+                f"{drive.dtype}; convert one with .to()"
+            )
+    if payload and diagonal.dtype != torch.complex64:
+        raise ArgumentError(
+            f"a {drive.dtype} drive goes with a float32 diagonal, got {diagonal.dtype}"
+        )
+    state_size = diagonal.shape[3]
+    if state_size == 0:
+        raise ArgumentError(
+            "the state size N is 0: diagonal needs at least one state, [B, T, H, N]"
+        )
+    one_of("map_class", map_class, MAP_CLASSES)
+    one_of("orientation", orientation, ("column", "row"))
+    source, size, maps, chosen, integers = _maps(dictionary, selection, destination)
+    if initial_state is not None:
+        initial_state = as_complex("initial_state", initial_state, 3)
+    spec = PdScan(
+        state_size,
+        size,
+        ELEMENTS[diagonal.dtype],
+        source,  # type: ignore[arg-type]
+        map_class if source != "none" else "general",  # type: ignore[arg-type]
+        orientation,  # type: ignore[arg-type]
+        initial_state is not None,
+        bool(output_final_state),
+        "",
+        payload,
+        maps,
+        chosen,
+    )
+    # The program's inputs stand in alphabetical order.
+    tensors = [diagonal]
+    if source == "token":
+        tensors = [integers[0], diagonal]
+    elif source == "dictionary":
+        tensors.append(integers[0])
+    tensors.append(drive)
+    if initial_state is not None:
+        tensors.append(initial_state)
+    if source == "dictionary":
+        tensors.append(integers[1])
+    return PdCall(spec, tensors, as_pairs)
+
+
+def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    """A complex tensor from a complex one, or from a real one of pairs ``[..., 2]``.
+
+    Raises:
+        ArgumentError: not a tensor, another dtype, or another rank.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype in ELEMENTS:
+        if tensor.dim() != rank:
+            _rank(name, tensor, rank)
+        return tensor
+    if tensor.dtype not in _PAIRS:
+        raise ArgumentError(
+            f"{name} has the unsupported dtype {tensor.dtype}: use torch.complex64 or "
+            f"torch.complex128, or float32 or float64 pairs [..., 2]"
+        )
+    if tensor.dim() != rank + 1 or tensor.shape[-1] != 2:
+        _rank(name, tensor, rank + 1)
+    # view_as_complex wants pairs side by side, at even offsets.
+    strides = tensor.stride()
+    if strides[-1] != 1 or tensor.storage_offset() % 2 or any(s % 2 for s in strides[:-1]):
+        tensor = tensor.contiguous().clone()
+    return torch.view_as_complex(tensor)
+
+
+def _rank(name: str, tensor: torch.Tensor, rank: int) -> None:
+    axes = {3: "[B, H, N]", 4: "[B, T, H, N]", 5: "[B, T, H, N, 2]"}[rank]
+    if rank == 4 and name == "initial_state":
+        axes = "[B, H, N, 2]"
+    last_is_pair = not axes.endswith("2]") or tensor.shape[-1:] == (2,)
+    if tensor.dim() != rank or not last_is_pair:
+        raise ArgumentError(
+            f"{name} must have the shape {axes} for dtype {tensor.dtype}, got {list(tensor.shape)}"
+        )
+
+
+def _maps(
+    dictionary: torch.Tensor | None,
+    selection: torch.Tensor | None,
+    destination: torch.Tensor | None,
+) -> tuple[str, int | None, str, str, list[torch.Tensor]]:
+    """Where the maps come from: source, ``K``, integer storages, tensors."""
+    if destination is not None:
+        if dictionary is not None or selection is not None:
+            raise ArgumentError(
+                "destination is given instead of dictionary and selection, not with them"
+            )
+        return "token", None, _integer("destination", destination, 4), "i32", [destination]
+    if dictionary is None and selection is None:
+        return "none", None, "i32", "i32", []
+    if dictionary is None or selection is None:
+        given, missing = (
+            ("dictionary", "selection")
+            if selection is None
+            else (
+                "selection",
+                "dictionary",
+            )
+        )
+        raise ArgumentError(f"{given} is given without {missing}; a scan needs both or neither")
+    maps = _integer("dictionary", dictionary, 3)
+    chosen = _integer("selection", selection, 3)
+    size = dictionary.shape[1]
+    if size == 0:
+        raise ArgumentError("dictionary has no maps: its shape is [H, K, N] with K of at least 1")
+    return "dictionary", size, maps, chosen, [dictionary, selection]
+
+
+def _integer(name: str, tensor: torch.Tensor, rank: int) -> str:
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    storage = MAP_DTYPES.get(tensor.dtype)
+    if storage is None:
+        raise ArgumentError(
+            f"{name} has the unsupported dtype {tensor.dtype}: use uint8, int16, int32 or int64"
+        )
+    if tensor.dim() != rank:
+        axes = {"dictionary": "[H, K, N]", "selection": "[B, T, H]"}.get(name, "[B, T, H, N]")
+        raise ArgumentError(f"{name} must have the shape {axes}, got {list(tensor.shape)}")
+    return storage

@@ -1,0 +1,85 @@
+"""The functional interface."""
+
+import torch
+
+from pdssm_compiler.arguments import PdCall, read_call, text_of
+from pdssm_compiler.runtime.dispatch import call
+
+
+def pd_scan(
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    *,
+    dictionary: torch.Tensor | None = None,
+    selection: torch.Tensor | None = None,
+    destination: torch.Tensor | None = None,
+    map_class: str = "general",
+    orientation: str = "column",
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The PD-SSM scan: ``x_t = P_t (D_t x_{t-1}) + b_t``.
+
+    ``P_t`` is column one-hot: column ``j`` has its one in row ``p_t[j]``, so
+    ``x_t[i] = b_t[i]`` plus the sum of ``D_t[j] x_{t-1}[j]`` over all ``j`` with ``p_t[j] = i``.
+    With ``orientation="row"`` rows are one-hot instead:
+    ``x_t[i] = D_t[i] x_{t-1}[p_t[i]] + b_t[i]``.
+
+    Differentiable in ``diagonal``, ``drive`` and ``initial_state``, from both outputs, by
+    PyTorch's convention for complex numbers.
+
+    Args:
+        diagonal: ``D``, complex64 or complex128 ``[B, T, H, N]``, or float32 or float64
+            ``[B, T, H, N, 2]``. Expanded (stride 0) axes cost no memory.
+        drive: ``b``, like ``diagonal``; or bfloat16 or float16 ``[B, T, H, N, 2]`` beside a
+            float32 diagonal.
+        dictionary: uint8, int16, int32 or int64 ``[H, K, N]``; entry ``[h, k, j]`` in
+            ``[0, N)`` is the row of the one in column ``j`` (in row orientation: the column of the
+            one in row ``j``).
+        selection: integer ``[B, T, H]`` in ``[0, K)``: the map of each token.
+        destination: integer ``[B, T, H, N]`` in ``[0, N)``: a map a token, instead of the two
+            above. With neither, the scan is diagonal.
+        map_class: a promise that makes the scan cheaper, verified like a range: ``"general"``,
+            ``"permutation"`` (every map is one-to-one) or ``"identity"``.
+        orientation: ``"column"`` or ``"row"``.
+        initial_state: ``x_0``, ``[B, H, N]`` complex or ``[B, H, N, 2]`` real; zero if absent.
+        output_final_state: whether the last state is wanted as well.
+
+    Returns:
+        ``(states, final_state)``. ``states`` ``[B, T, H, N]`` holds ``x_1 … x_T`` in the form and
+        dtype of ``drive``; ``final_state`` ``[B, H, N]`` is ``x_T`` (``x_0`` if ``T = 0``), in
+        float32 or float64 parts, None unless asked for.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device or option.
+        IndexRangeError: an index out of range; on a GPU raised by a later call, or by
+            :func:`pdssm_compiler.check`.
+        PromiseError: maps that are not of the promised class; likewise.
+
+    Source: arXiv 2509.22284 (PD-SSM), arXiv 2605.19150 (dictionary and selection).
+    """
+    request = read_call(
+        diagonal,
+        drive,
+        dictionary,
+        selection,
+        destination,
+        map_class,
+        orientation,
+        initial_state,
+        output_final_state,
+    )
+    return results(request, call(text_of(request.spec), request.tensors))
+
+
+def results(
+    request: PdCall, outputs: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The operator's results as the caller wants them."""
+    states = outputs[0]
+    final = outputs[1] if request.spec.final_state else None
+    if request.as_pairs:
+        if states.is_complex():
+            states = torch.view_as_real(states)
+        final = None if final is None else torch.view_as_real(final)
+    return states, final

@@ -1,0 +1,109 @@
+"""What a user says about a scan: :class:`ScanSpec`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pdssm_compiler.ir.programs import MapSource, Orientation, PdScan
+from pdssm_compiler.ir.types import MAP_CLASSES, Element, MapClass
+from pdssm_compiler.runtime.errors import ArgumentError
+
+ELEMENTS: dict[torch.dtype, Element] = {torch.complex64: "c64", torch.complex128: "c128"}
+PAYLOADS: dict[torch.dtype, str] = {torch.bfloat16: "cb32", torch.float16: "c32"}
+MAP_DTYPES: dict[torch.dtype, str] = {
+    torch.uint8: "u8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+
+
+@dataclass(frozen=True)
+class ScanSpec:
+    """A PD-SSM scan, apart from its sizes: batch, length and heads stay symbolic.
+
+    Attributes:
+        state_size: ``N``, complex numbers in the state of one head; at least 1.
+        dictionary_size: ``K``, maps in the dictionary of one head; needed with
+            ``map_source="dictionary"``.
+        chunk_length: tokens a chunk; None leaves it to the schedule. Templates that do not chunk
+            ignore it.
+        dtype: ``torch.complex64`` or ``torch.complex128``.
+        payload_dtype: ``torch.bfloat16`` or ``torch.float16`` to store drive and states so, as
+            real ``[..., 2]``, while the diagonal and all arithmetic stay float32; None for
+            ``dtype``.
+        map_source: ``"dictionary"``, ``"token"`` (a destination map a token) or ``"none"`` (a
+            diagonal scan).
+        map_class: a promise about the maps: ``"general"``, ``"permutation"`` or ``"identity"``.
+        orientation: ``"column"`` (``x_t = P_t D_t x_{t-1} + b_t``) or ``"row"``
+            (``x_t[i] = D_t[i] x_{t-1}[p_t[i]] + b_t[i]``).
+
+    Raises:
+        ArgumentError: a value outside the above; the message names the field.
+    """
+
+    state_size: int
+    dictionary_size: int | None = None
+    chunk_length: int | None = None
+    dtype: torch.dtype = torch.complex64
+    payload_dtype: torch.dtype | None = None
+    map_source: MapSource = "dictionary"
+    map_class: MapClass = "general"
+    orientation: Orientation = "column"
+
+    def __post_init__(self) -> None:
+        _positive("state_size", self.state_size)
+        if self.map_source == "dictionary" and self.dictionary_size is None:
+            raise ArgumentError(
+                "dictionary_size is needed with map_source='dictionary'; pass it, or choose "
+                "map_source='token' or 'none'"
+            )
+        for name in ("dictionary_size", "chunk_length"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        one_of("map_source", self.map_source, ("dictionary", "token", "none"))
+        one_of("map_class", self.map_class, MAP_CLASSES)
+        one_of("orientation", self.orientation, ("column", "row"))
+        one_of("dtype", self.dtype, tuple(ELEMENTS))
+        if self.payload_dtype is not None:
+            one_of("payload_dtype", self.payload_dtype, tuple(PAYLOADS))
+            if self.dtype != torch.complex64:
+                raise ArgumentError("payload_dtype needs dtype=torch.complex64")
+
+    def program_spec(
+        self, *, initial_state: bool, final_state: bool, maps: str = "i32", selection: str = "i32"
+    ) -> PdScan:
+        """What the program builder needs, for given storages of the integers."""
+        dictionary = self.map_source == "dictionary"
+        return PdScan(
+            state_size=self.state_size,
+            dictionary_size=self.dictionary_size if dictionary else None,
+            element=ELEMENTS[self.dtype],
+            map_source=self.map_source,
+            map_class=self.map_class if self.map_source != "none" else "general",
+            orientation=self.orientation,
+            initial_state=initial_state,
+            final_state=final_state,
+            payload_storage=PAYLOADS[self.payload_dtype] if self.payload_dtype else "",
+            map_storage=maps if self.map_source != "none" else "i32",
+            selection_storage=selection if dictionary else "i32",
+            chunk_length=self.chunk_length,
+        )
+
+
+def _positive(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Check an option.
+
+    Raises:
+        ArgumentError: not one of the allowed values.
+    """
+    if value not in allowed:
+        raise ArgumentError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}"
+        )

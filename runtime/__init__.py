@@ -1,0 +1,1 @@
+"""The runtime: compiling, caching, checking and calling kernels from PyTorch."""

@@ -1,0 +1,63 @@
+"""What a backend does: sources to files, files to a callable kernel."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from pdssm_compiler.schedules.source import KernelSource
+
+
+class Sizes(NamedTuple):
+    """The sizes of one call: ``B``, ``T``, ``H``."""
+
+    batch: int
+    length: int
+    heads: int
+
+
+class Kernel(ABC):
+    """A loaded kernel."""
+
+    @abstractmethod
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        """Run on the current stream or thread.
+
+        Args:
+            tensors: the signature's arguments in order; complex ones as reals ``[..., 2]``, own
+                axes dense, leading strides free.
+            error: int64 ``[1]``, 0 unless a check fails; see
+                :mod:`pdssm_compiler.schedules.signature`.
+            sizes: the sizes of the call.
+        """
+
+    def resources(self) -> dict[str, int]:
+        """Registers, spills, shared memory, barriers, where the backend knows them."""
+        return {}
+
+
+class Backend(ABC):
+    """A code generator."""
+
+    name: str
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """None if kernels can be compiled here, otherwise what is missing and the remedy."""
+
+    @abstractmethod
+    def compile(self, source: KernelSource, alignment: int) -> dict[str, bytes]:
+        """The files of a cache entry, ``source.py`` among them.
+
+        Raises:
+            BackendUnavailableError: see :meth:`unavailable`.
+        """
+
+    @abstractmethod
+    def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
+        """A kernel from the files of an entry, on this machine's device.
+
+        Raises:
+            BackendUnavailableError: the kernel cannot run here.
+        """

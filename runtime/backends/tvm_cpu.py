@@ -1,0 +1,163 @@
+"""TVM for CPUs: TVMScript to an object file, linked in memory.
+
+TVM itself (a second to import, hundreds of megabytes) is needed to compile only. A cached object
+file is linked by the FFI's just-in-time linker against TVM's small runtime library, so neither
+compiling nor loading needs a C compiler, and a warm start does not import TVM.
+"""
+
+import ctypes
+import importlib.util
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
+from pdssm_compiler.runtime.errors import BackendUnavailableError
+from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig, launch
+
+_OBJECT = "kernel.o"
+_SOURCE = "source.py"
+_REMEDY = "install pdssm-compiler with its dependencies (pip install pdssm-compiler)"
+
+
+class TvmCpu(Backend):
+    """The backend; see the module's text."""
+
+    name = "tvm"
+
+    def unavailable(self) -> str | None:
+        for module in ("tvm_ffi", "tvm_ffi_orcjit", "tvm"):
+            if importlib.util.find_spec(module) is None:
+                return f"the Python package {module} is missing: {_REMEDY}"
+        return None
+
+    def compile(self, source: KernelSource, alignment: int) -> dict[str, bytes]:
+        missing = self.unavailable()
+        if missing:
+            raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
+        tvm = _import_tvm()
+        from tvm.script import ir as module_script
+        from tvm.script import tirx as tir_script
+
+        module = tvm.script.from_source(source.text, {"T": tir_script, "I": module_script})
+        processor = tvm.get_global_func("target.llvm_get_system_cpu")()
+        target = tvm.target.Target({"kind": "llvm", "mcpu": processor, "opt-level": 3})
+        executable = tvm.compile(module, target=target)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / _OBJECT
+            executable.mod.write_to_file(str(path), "o")
+            return {_OBJECT: path.read_bytes(), _SOURCE: source.text.encode()}
+
+    def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
+        missing = self.unavailable()
+        if missing:
+            raise BackendUnavailableError(f"cannot run on {source.target}: {missing}")
+        _load_runtime()
+        import tvm_ffi_orcjit
+
+        module = tvm_ffi_orcjit.default_session().load_module(files[_OBJECT])
+        return TvmCpuKernel(module, CpuRowsConfig(**source.config), source.signature)
+
+
+class TvmCpuKernel(Kernel):
+    """A linked kernel. It follows ``torch.set_num_threads``."""
+
+    def __init__(self, module: Any, config: CpuRowsConfig, signature: Signature) -> None:
+        self._module = module
+        self._parallel = module["scan"]
+        self._serial = module["scan_serial"]
+        self._config = config
+        # Passed as their bits: see schedules.emit.tvm.buffer_dtype.
+        self._as_bits = [
+            number
+            for number, argument in enumerate(signature.arguments)
+            if argument.dtype == "bfloat16"
+        ]
+
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        if self._as_bits:
+            tensors = list(tensors)
+            for number in self._as_bits:
+                tensors[number] = tensors[number].view(torch.uint16)
+        threads = torch.get_num_threads()
+        tasks, heads = launch(self._config, sizes.batch, sizes.heads, threads)
+        # The threads of TVM's pool are not there in a forked child, which would wait forever.
+        if tasks == 1 or _forked:
+            self._serial(*tensors, error, tasks, heads)
+        else:
+            if not hasattr(_pools, "made"):
+                _make_pool()
+            self._parallel(*tensors, error, tasks, heads)
+
+
+_runtime_lock = threading.Lock()
+_runtime: ctypes.CDLL | None = None
+_pools = threading.local()
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _import_tvm() -> Any:
+    hook = sys.excepthook
+    import tvm
+
+    # TVM's hook hides the message of an uncaught error.
+    sys.excepthook = hook
+    return tvm
+
+
+def _load_runtime() -> None:
+    """Load TVM's runtime library, which generated code calls for its threads, without TVM."""
+    global _runtime
+    with _runtime_lock:
+        if _runtime is not None:
+            return
+        import tvm_ffi  # noqa: F401  (the runtime library needs its symbols)
+
+        spec = importlib.util.find_spec("tvm")
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        path = Path(spec.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
+        try:
+            _runtime = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"TVM's runtime library cannot be loaded: {error}; {_REMEDY}"
+            ) from None
+
+
+def _make_pool() -> None:
+    """Make this thread's pool, with all processors and without tying threads to them.
+
+    TVM reads both wishes from the environment when the pool is made, takes half the processors
+    and ties the calling thread to one unless told; so the wishes are there for just that moment,
+    and the user's own are kept.
+    """
+    import tvm_ffi
+
+    wishes = {"TVM_NUM_THREADS": str(len(os.sched_getaffinity(0))), "TVM_BIND_THREADS": "0"}
+    with _runtime_lock:
+        added = [name for name in wishes if name not in os.environ]
+        try:
+            os.environ.update({name: wishes[name] for name in added})
+            tvm_ffi.get_global_func("runtime.NumThreads")()
+        finally:
+            for name in added:
+                del os.environ[name]
+    _pools.made = True

@@ -1,0 +1,203 @@
+"""The kernel cache on disk.
+
+An entry is a folder named by its key's digest: the files a backend made, and ``entry.json`` with
+the key in full and each file's hash. It is written beside the others and renamed into place, so a
+reader sees all of it or nothing. A corrupt entry is a miss that is reported, never a kernel.
+Whatever the file system refuses, the work goes on without the cache, and says so once.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import filelock
+
+from pdssm_compiler.runtime import settings
+from pdssm_compiler.runtime.errors import CacheWarning
+from pdssm_compiler.runtime.key import KernelKey
+
+Files = dict[str, bytes]
+
+_ENTRY = "entry.json"
+_LOCK_SECONDS = 120.0
+
+
+class KernelCache:
+    """Entries below one folder; safe for several processes.
+
+    Args:
+        root: the folder; made when first needed.
+        limit: most bytes of all entries; the least recently used go first.
+    """
+
+    def __init__(self, root: Path, limit: int) -> None:
+        self.root = root
+        self.limit = limit
+        self._warned: set[str] = set()
+
+    def load(self, key: KernelKey) -> Files | None:
+        """The files of an entry, None if there is none that can be trusted."""
+        folder = self._folder(key)
+        try:
+            if not folder.is_dir():
+                return None
+            reason = _distrust(folder)
+            if reason is None:
+                record = json.loads((folder / _ENTRY).read_text())
+                files = {name: (folder / name).read_bytes() for name in record["files"]}
+                reason = _corruption(record, files, key)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason is not None:
+            self._warn(f"corrupt:{folder}", f"kernel cache entry {folder} is ignored: {reason}")
+            self._discard(folder)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(folder)
+        return files
+
+    def store(self, key: KernelKey, files: Mapping[str, bytes]) -> None:
+        """Add an entry; another process's equal entry is as good."""
+        staged: Path | None = None
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            staged = Path(tempfile.mkdtemp(prefix="staged-", dir=self.root))
+            for name, content in files.items():
+                (staged / name).write_bytes(content)
+            record = {
+                "key": asdict(key),
+                "files": {n: hashlib.sha256(c).hexdigest() for n, c in files.items()},
+                "created": time.time(),
+            }
+            (staged / _ENTRY).write_text(json.dumps(record, indent=1, sort_keys=True))
+            # Fails if the entry is there already, which is as good.
+            with contextlib.suppress(FileExistsError):
+                try:
+                    staged.rename(self._folder(key))
+                except OSError as error:
+                    if not self._folder(key).is_dir():
+                        raise
+                    raise FileExistsError from error
+            self._evict()
+        except OSError as error:
+            self._warn(
+                "store",
+                f"kernels are not cached: {error}; set {settings.CACHE_DIR} to a folder that can "
+                f"be written, or {settings.CACHE_ENABLED}=0 to do without",
+            )
+        finally:
+            if staged is not None:
+                shutil.rmtree(staged, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, key: KernelKey) -> Iterator[None]:
+        """Hold the key, so that of several processes one compiles; without a lock where the
+        folder cannot be written or the holder does not let go.
+        """
+        held = None
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held = filelock.FileLock(self.root / f"{key.digest}.lock", timeout=_LOCK_SECONDS)
+            held.acquire()
+        except (OSError, filelock.Timeout):
+            # Compiling twice is slower, not wrong.
+            held = None
+        try:
+            yield
+        finally:
+            if held is not None:
+                held.release()
+
+    def entries(self) -> list[tuple[KernelKey, Path, int]]:
+        """Key, folder and bytes of every readable entry."""
+        found = []
+        for folder in self._folders():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                record = json.loads((folder / _ENTRY).read_text())
+                found.append((KernelKey(**record["key"]), folder, _bytes_of(folder)))
+        return found
+
+    def clear(self) -> int:
+        """Remove every entry; gives how many there were."""
+        folders = self._folders()
+        for folder in folders:
+            self._discard(folder)
+        return len(folders)
+
+    def _folder(self, key: KernelKey) -> Path:
+        return self.root / key.digest
+
+    def _folders(self) -> list[Path]:
+        try:
+            return [p for p in sorted(self.root.iterdir()) if (p / _ENTRY).is_file()]
+        except OSError:
+            return []
+
+    def _discard(self, folder: Path) -> None:
+        # Renamed first: a reader must not find half of it.
+        with contextlib.suppress(OSError):
+            gone = Path(tempfile.mkdtemp(prefix="discarded-", dir=self.root))
+            folder.rename(gone / "entry")
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _evict(self) -> None:
+        folders = {folder: _bytes_of(folder) for folder in self._folders()}
+        total = sum(folders.values())
+        for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
+            if total <= self.limit:
+                return
+            total -= folders[folder]
+            self._discard(folder)
+
+    def _warn(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            warnings.warn(message, CacheWarning, stacklevel=2)
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _distrust(folder: Path) -> str | None:
+    """Why an entry's code must not run: a stranger could have written it."""
+    for path in (folder.parent, folder):
+        status = path.stat()
+        if hasattr(os, "getuid") and status.st_uid not in (os.getuid(), 0):
+            return f"{path} belongs to another user"
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
+            return f"{path} can be written by others; chmod go-w it"
+    return None
+
+
+def _corruption(record: dict, files: Files, key: KernelKey) -> str | None:
+    if record["key"] != asdict(key):
+        return "its key is not the one it is stored under"
+    for name, digest in record["files"].items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            return f"{name} does not match its hash"
+    return None
+
+
+def default_cache() -> KernelCache | None:
+    """The cache the settings ask for, None if they ask for none."""
+    if not settings.cache_enabled():
+        return None
+    return _cache_at(settings.cache_dir(), settings.cache_limit())
+
+
+_caches: dict[tuple[Path, int], KernelCache] = {}
+
+
+def _cache_at(root: Path, limit: int) -> KernelCache:
+    # One object a folder, so that each warning is given once.
+    return _caches.setdefault((root, limit), KernelCache(root, limit))

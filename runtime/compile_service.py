@@ -1,0 +1,168 @@
+"""From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
+
+A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
+the heuristic of the first template that can run the program. (Tuned configs will stand between
+the two.)
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pdssm_compiler.ir.passes import specialise
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.runtime.backends import BACKENDS, Kernel
+from pdssm_compiler.runtime.cache import KernelCache, default_cache
+from pdssm_compiler.runtime.errors import BackendUnavailableError, NoTemplateError
+from pdssm_compiler.runtime.key import KernelKey, key_of
+from pdssm_compiler.schedules.registry import TEMPLATES, candidates
+from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem, Template
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A template with a config, and why it was taken."""
+
+    template: Template[Any]
+    config: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class BuiltKernel:
+    """A kernel and how it came to be.
+
+    Attributes:
+        source: what was generated.
+        kernel: what runs.
+        schedule: the choice behind the source.
+        key: the kernel's key.
+        origin: ``compiled`` or ``disk``.
+        seconds: what compiling, or loading from disk, took.
+    """
+
+    source: KernelSource
+    kernel: Kernel
+    schedule: Schedule
+    key: KernelKey
+    origin: str
+    seconds: float
+
+
+def choose(program: Program, target: Target, config: Any = None) -> Schedule:
+    """The schedule for a specialised program.
+
+    Args:
+        program: the specialised program.
+        target: what it shall run on.
+        config: a template's config, to be taken as it is.
+
+    Raises:
+        NoTemplateError: no template, or not the given config, can run the program there.
+    """
+    if config is not None:
+        for template in TEMPLATES.values():
+            if template.accepts(config):
+                problem = template.feasible(program, target, config)
+                if problem:
+                    raise NoTemplateError(f"{config} cannot run on {target}: {problem}")
+                return Schedule(template, config, "explicit config")
+        raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
+    found = candidates(program, target)
+    for template, problem in found:
+        if problem is None:
+            chosen = template.heuristic(program, target, Problem())
+            return Schedule(template, chosen, "heuristic")
+    tried = "; ".join(f"{template.name}: {problem}" for template, problem in found)
+    raise NoTemplateError(
+        f"no template can run a state size of {program.state_size} on {target}: "
+        f"{tried or 'there is none for this kind of device'}"
+    )
+
+
+def config_text(config: Any) -> str:
+    """A config as text, its template's name first: what the torch op carries.
+
+    Raises:
+        NoTemplateError: not a config of any template.
+    """
+    for template in TEMPLATES.values():
+        if template.accepts(config):
+            return f"{template.name} {json.dumps(asdict(config), sort_keys=True)}"
+    raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
+
+
+def read_config(text: str) -> Any:
+    """The config of :func:`config_text`, None for "".
+
+    Raises:
+        NoTemplateError: an unknown template or a field that its config does not have.
+    """
+    if not text:
+        return None
+    name, _, fields = text.partition(" ")
+    if name not in TEMPLATES:
+        raise NoTemplateError(f"unknown template {name!r}; there are {list(TEMPLATES)}")
+    try:
+        return TEMPLATES[name].config_type(**json.loads(fields))
+    except (TypeError, ValueError) as error:
+        raise NoTemplateError(f"not a config of {name}: {fields!r} ({error})") from None
+
+
+def lower(program: Program, target: Target, config: Any = None) -> tuple[KernelSource, Schedule]:
+    """Specialise a program, choose its schedule and generate its source."""
+    lowered = specialise(program)
+    schedule = choose(lowered, target, config)
+    return schedule.template.lower(lowered, target, schedule.config), schedule
+
+
+def build(program: Program, target: Target, alignment: int = 0, config: Any = None) -> BuiltKernel:
+    """A kernel for this machine's device, from the cache or compiled.
+
+    Args:
+        program: any program; it is specialised first.
+        target: the device it will run on.
+        alignment: bytes that every pointer will be a multiple of, 16 or 0 for the element's size.
+        config: see :func:`choose`.
+
+    Raises:
+        NoTemplateError: no schedule.
+        BackendUnavailableError: what the backend needs is missing here.
+    """
+    source, schedule = lower(program, target, config)
+    key = key_of(source, alignment)
+    start = time.perf_counter()
+    files, origin = obtain(source, key, alignment, default_cache())
+    kernel = BACKENDS[source.backend].load(source, alignment, files)
+    seconds = time.perf_counter() - start
+    return BuiltKernel(source, kernel, schedule, key, origin, seconds)
+
+
+def obtain(
+    source: KernelSource, key: KernelKey, alignment: int, cache: KernelCache | None
+) -> tuple[dict[str, bytes], str]:
+    """The compiled files of a source and where they came from; compiles what is not cached."""
+    backend = BACKENDS[source.backend]
+    if cache is None:
+        return _compile(source, alignment), "compiled"
+    files = cache.load(key)
+    if files is not None:
+        return files, "disk"
+    with cache.lock(key):
+        # Another process may have been first while this one waited.
+        files = cache.load(key)
+        if files is not None:
+            return files, "disk"
+        missing = backend.unavailable()
+        if missing:
+            raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
+        files = _compile(source, alignment)
+        cache.store(key, files)
+    return files, "compiled"
+
+
+def _compile(source: KernelSource, alignment: int) -> dict[str, bytes]:
+    return BACKENDS[source.backend].compile(source, alignment)

@@ -1,0 +1,36 @@
+"""Torch devices to targets."""
+
+from functools import cache
+
+import torch
+
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.schedules.target import Target, cpu_target, gpu_target
+
+
+@cache
+def target_of(device: torch.device) -> Target:
+    """The target of a torch device.
+
+    Raises:
+        ArgumentError: a kind of device that no backend serves.
+    """
+    if device.type == "cpu":
+        return cpu_target()
+    if device.type != "cuda":
+        raise ArgumentError(
+            f"no backend for {device.type!r} devices; move the tensors to a CPU or a CUDA or "
+            f"ROCm GPU"
+        )
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        arch, kind = properties.gcnArchName.split(":")[0], "hip"
+    else:
+        arch, kind = f"sm_{properties.major}{properties.minor}", "cuda"
+    return gpu_target(
+        kind,  # type: ignore[arg-type]
+        arch,
+        properties.warp_size,
+        properties.multi_processor_count,
+        properties.shared_memory_per_block_optin,
+    )

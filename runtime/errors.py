@@ -1,0 +1,27 @@
+"""Errors of the runtime, one class a mistake."""
+
+from pdssm_compiler.ir.errors import PdssmError
+
+
+class ArgumentError(PdssmError, ValueError):
+    """A tensor or an option that a scan cannot take; the message names it and the remedy."""
+
+
+class IndexRangeError(PdssmError, IndexError):
+    """An entry of a map, a dictionary or a selection lies outside its range."""
+
+
+class PromiseError(PdssmError, ValueError):
+    """A map is not of the class the caller promised."""
+
+
+class BackendUnavailableError(PdssmError, RuntimeError):
+    """What a kernel needs is not installed or does not work here."""
+
+
+class NoTemplateError(PdssmError, RuntimeError):
+    """No template can run a program on a target."""
+
+
+class CacheWarning(UserWarning):
+    """The kernel cache could not be used, or an entry was corrupt; the work goes on without."""

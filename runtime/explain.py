@@ -1,0 +1,61 @@
+"""What ran, and why: the plans of this process, told."""
+
+import json
+from dataclasses import dataclass
+
+from pdssm_compiler.runtime.key import KernelKey
+from pdssm_compiler.runtime.plan import Plan, plans
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One kernel of this process.
+
+    Attributes:
+        program: the program's text form, as it was asked for.
+        device: the torch device.
+        target: what it was compiled for.
+        template, config, reason: the schedule, and why it was taken.
+        origin: ``compiled`` in this process, or loaded from ``disk``.
+        seconds: what that took.
+        key: the kernel's key.
+    """
+
+    program: str
+    device: str
+    target: str
+    template: str
+    config: str
+    reason: str
+    origin: str
+    seconds: float
+    key: KernelKey
+
+    def __str__(self) -> str:
+        first = self.program.splitlines()[0]
+        origin = "compiled" if self.origin == "compiled" else "loaded from the disk cache"
+        return (
+            f"{first} on {self.device} ({self.target}): {self.template} {self.config}, by "
+            f"{self.reason}; {origin} in {self.seconds * 1e3:.0f} ms; key {self.key.digest[:12]}"
+        )
+
+
+def explain_plan(plan: Plan) -> Explanation:
+    """The story of one plan."""
+    built = plan.built
+    return Explanation(
+        program=plan.program.text,
+        device=str(plan.device),
+        target=str(built.source.target),
+        template=built.schedule.template.name,
+        config=json.dumps(built.source.config, sort_keys=True),
+        reason=built.schedule.reason,
+        origin=built.origin,
+        seconds=built.seconds,
+        key=built.key,
+    )
+
+
+def explain() -> list[Explanation]:
+    """Every kernel this process has called so far, oldest first."""
+    return [explain_plan(plan) for plan in plans()]

@@ -1,0 +1,171 @@
+"""Checks that failed inside a kernel: where they are recorded and how they are told.
+
+A kernel writes an error word (:mod:`pdssm_compiler.schedules.signature`) instead of stopping. On a
+CPU it is read right after the call. On a GPU the words of all kernels stand in pinned memory that
+the device writes through and the host reads without synchronising: what is found there is raised
+by the next call, or by :func:`check`.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Index
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
+from pdssm_compiler.schedules.signature import CHECK_SHIFT, ReportedCheck, Signature
+
+_WORDS = 4096
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose maps a helper program checks: what the user calls them, and the axes of its tokens.
+
+    Attributes:
+        name: the user's name of the tensor.
+        axes: what the helper's ``b, t, h`` are to the user, e.g. ``("", "k", "h")``.
+    """
+
+    name: str
+    axes: tuple[str, str, str]
+
+
+class Reporter:
+    """Turns the error words of one program into exceptions."""
+
+    def __init__(self, program: Program, subject: Subject | None = None) -> None:
+        self._signature = Signature(program)
+        self._program = program
+        self._subject = subject
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether the kernel can report anything."""
+        return bool(self._signature.checks)
+
+    def error(
+        self, word: int, sizes: Sizes, tensors: Mapping[str, torch.Tensor] | None = None
+    ) -> PdssmError:
+        """The exception for an error word.
+
+        Args:
+            word: what the kernel wrote.
+            sizes: sizes of the call.
+            tensors: the call's inputs by name, to quote the entry at fault, where the host has
+                them.
+        """
+        check = self._signature.checks[(word >> CHECK_SHIFT) - 1]
+        token = word & ((1 << CHECK_SHIFT) - 1)
+        if check.promise == "range":
+            return self._range_error(check, token, sizes, tensors)
+        place = self._place(token, sizes)
+        name = self._subject.name if self._subject else check.subject
+        return PromiseError(
+            f"{name}{place} is not the {check.promise} that map_class promised; give maps that "
+            f"are, or pass map_class='general'"
+        )
+
+    def _range_error(
+        self,
+        check: ReportedCheck,
+        token: int,
+        sizes: Sizes,
+        tensors: Mapping[str, torch.Tensor] | None,
+    ) -> IndexRangeError:
+        input_ = self._program.input(check.subject)
+        bound = input_.type.bound if isinstance(input_.type, Index) else self._program.state_size
+        name = self._subject.name if self._subject else check.subject
+        remedy = f"entries must lie in [0, {bound})"
+        if tensors is not None:
+            tensor = tensors[check.subject]
+            wrong = ((tensor < 0) | (tensor >= bound)).nonzero()
+            if len(wrong):
+                index = tuple(wrong[0].tolist())
+                return IndexRangeError(f"{name}{list(index)} = {tensor[index].item()}: {remedy}")
+        where = f" (head {token})" if input_.role == "head" else self._place(token, sizes)
+        return IndexRangeError(f"{name}{where} has an entry out of range: {remedy}")
+
+    def _place(self, token: int, sizes: Sizes) -> str:
+        heads, length = max(1, sizes.heads), max(1, sizes.length)
+        values = (token // (heads * length), token // heads % length, token % heads)
+        axes = self._subject.axes if self._subject else ("b", "t", "h")
+        parts = [f"{axis}={value}" for axis, value in zip(axes, values, strict=True) if axis]
+        return f"[{', '.join(parts)}]"
+
+
+class _HostWord(threading.local):
+    """The error word of a thread's calls on the CPU."""
+
+    def __init__(self) -> None:
+        self.tensor = torch.zeros(1, dtype=torch.int64)
+        self.array = self.tensor.numpy()
+
+
+host_word = _HostWord()
+
+
+class DeviceWords:
+    """The error words of every kernel on GPUs; one word a kernel."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tensor: torch.Tensor | None = None
+        self._array = np.zeros(0, dtype=np.int64)
+        self._owners: list[tuple[Reporter, list[Sizes]]] = []
+
+    def claim(self, reporter: Reporter) -> tuple[torch.Tensor, list[Sizes]]:
+        """A kernel's word, ``[1]`` in pinned memory, and a one-element list in which its caller
+        keeps the sizes of the last call, for messages.
+
+        Raises:
+            RuntimeError: more kernels than words.
+        """
+        with self._lock:
+            if self._tensor is None:
+                self._tensor = torch.zeros(_WORDS, dtype=torch.int64, pin_memory=True)
+                self._array = self._tensor.numpy()
+            index = len(self._owners)
+            if index == _WORDS:
+                raise RuntimeError(f"more than {_WORDS} GPU kernels in one process")
+            last = [Sizes(0, 0, 0)]
+            self._owners.append((reporter, last))
+            return self._tensor[index : index + 1], last
+
+    def raise_any(self) -> None:
+        """Raise what a kernel has recorded, and forget it.
+
+        Raises:
+            IndexRangeError, PromiseError: a check failed in an earlier call.
+        """
+        if not self._array.any():
+            return
+        with self._lock:
+            index = int(np.flatnonzero(self._array)[0])
+            word = int(self._array[index])
+            self._array[:] = 0
+        reporter, last = self._owners[index]
+        raise reporter.error(word, last[0])
+
+
+device_words = DeviceWords()
+
+
+def check(synchronize: bool = True) -> None:
+    """Raise the error of any earlier GPU scan whose indices were out of range or whose maps broke
+    their promise.
+
+    Args:
+        synchronize: wait for the GPU first, so that nothing still running is missed.
+
+    Raises:
+        IndexRangeError, PromiseError: see above.
+    """
+    if synchronize and torch.cuda.is_available():
+        torch.cuda.synchronize()
+    device_words.raise_any()

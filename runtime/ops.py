@@ -1,0 +1,110 @@
+"""The torch operator: one for every scan program.
+
+``pdssm_compiler::scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]`` carries the
+program's text form as an argument, so a traced or exported graph says what it computes and needs
+nothing of the process that made it. Its gradient is the same operator with the adjoint's text.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from pdssm_compiler.ir.passes import adjoint
+from pdssm_compiler.ir.passes.adjoint import Adjoint
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.runtime.binding import Slot, allocate, sizes_of
+from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
+from pdssm_compiler.schedules.signature import Argument, Signature
+
+_library = torch.library.Library("pdssm_compiler", "DEF")
+_library.define(
+    "scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.impl("scan", run, "CPU")
+_library.impl("scan", run, "CUDA")
+
+scan = torch.ops.pdssm_compiler.scan.default
+
+
+@lru_cache(maxsize=4096)
+def _slots(text: str) -> tuple[list[Slot], list[Slot]]:
+    program = program_of(text)
+    n = program.state_size
+    signature = Signature(program)
+    inputs = [
+        Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in caller_inputs(program)
+    ]
+    outputs = (*signature.token_outputs, *signature.final_outputs)
+    return inputs, [Slot.of(argument, n) for argument in outputs]
+
+
+@torch.library.register_fake("pdssm_compiler::scan")
+def _fake(program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool):  # type: ignore[no-untyped-def]
+    slots, outputs = _slots(program)
+    sizes = sizes_of(slots, inputs)
+    return [allocate(slot, sizes, inputs[0].device) for slot in outputs]
+
+
+@lru_cache(maxsize=4096)
+def adjoint_of(text: str, wrt: tuple[str, ...], cotangents: tuple[str, ...]) -> Adjoint:
+    """The adjoint of a program by its text, for these inputs and these arriving gradients."""
+    return adjoint(program_of(text), wrt, cotangents)
+
+
+def differentiable(program: Program) -> Program:
+    """The program to run where gradients will be wanted: what its backward reads, it writes."""
+    return adjoint(program).forward
+
+
+def output_names(program: Program) -> list[str]:
+    """Names of the operator's results, in order."""
+    return [
+        *(output.name for output in program.token_outputs),
+        *(final.name for final in program.final_outputs),
+    ]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+    program, tensors, _, _ = inputs
+    ctx.program = program
+    ctx.count = len(tensors)
+    # An absent gradient costs nothing; a tensor of zeros would be read.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(
+    ctx: Any, grads: Sequence[torch.Tensor | None]
+) -> tuple[None, list[Any], None, None]:
+    program = program_of(ctx.program)
+    saved = ctx.saved_tensors
+    names = [input_.name for input_ in caller_inputs(program)]
+    outputs = output_names(program)
+    values = dict(zip(names, saved[: ctx.count], strict=True))
+    results = dict(zip(outputs, saved[ctx.count :], strict=True))
+    # Autograd gives the grads of a list result, for each of its tensors.
+    arriving = {name: grad for name, grad in zip(outputs, grads, strict=True) if grad is not None}
+    needed = ctx.needs_input_grad[1]
+    wrt = tuple(name for name, tensor, need in zip(names, saved, needed, strict=False) if need)
+    if not wrt or not arriving:
+        return None, [None] * ctx.count, None, None
+    derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)))
+    reads = {
+        **values,
+        **{f"grad_{name}": grad for name, grad in arriving.items()},
+        **{name: results[output] for name, output in derived.saved.items()},
+    }
+    backward = derived.program
+    tensors = [reads[input_.name] for input_ in caller_inputs(backward)]
+    found = dict(zip(output_names(backward), scan(backward.text, tensors, "", True), strict=True))
+    for name in derived.summed:
+        found[name] = found[name].sum(dim=0)
+    return None, [found.get(f"grad_{name}") for name in names], None, None
+
+
+torch.library.register_autograd("pdssm_compiler::scan", _backward, setup_context=_setup_context)
+
+__all__ = ["adjoint_of", "differentiable", "output_names", "scan"]

@@ -1,0 +1,218 @@
+"""Plans: everything a call of one program on one device needs, made once.
+
+The first call of a program on a device makes its plan: the program is lowered, compiled or loaded,
+and the small programs it depends on (inverted dictionaries, verified promises) get plans of their
+own. Later calls look the plan up and launch: no file, no lock, no parsing.
+"""
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+
+from pdssm_compiler.ir.parser import parse_program
+from pdssm_compiler.ir.passes.specialise import (
+    inverse_program,
+    promise_program,
+    unverified_promises,
+)
+from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.types import Table
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.binding import Slot, allocate, bind
+from pdssm_compiler.runtime.compile_service import BuiltKernel, build, read_config
+from pdssm_compiler.runtime.devices import target_of
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.faults import Reporter, Subject, device_words, host_word
+from pdssm_compiler.schedules.signature import Argument, Signature
+
+
+@lru_cache(maxsize=4096)
+def program_of(text: str) -> Program:
+    """The program of a text form."""
+    return parse_program(text)
+
+
+def caller_inputs(program: Program) -> tuple[Input, ...]:
+    """The inputs a caller passes, in order; derived ones are computed."""
+    return tuple(input_ for input_ in program.inputs if input_.inverse_of is None)
+
+
+class Plan:
+    """One program on one device.
+
+    Args:
+        program: the program, not specialised.
+        device: a CPU or a GPU.
+        alignment: bytes that every pointer is a multiple of, or 0.
+        subject: for helper programs, whose maps they check.
+        config: an explicit schedule as :func:`config_text` writes it, or "".
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        device: torch.device,
+        alignment: int = 0,
+        subject: Subject | None = None,
+        config: str = "",
+    ) -> None:
+        self.program = program
+        self.device = device
+        self.built: BuiltKernel = build(program, target_of(device), alignment, read_config(config))
+        lowered = self.built.source.program
+        n = program.state_size
+        given = caller_inputs(program)
+        self._slots = [Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in given]
+        positions = {input_.name: number for number, input_ in enumerate(given)}
+        signature = Signature(lowered)
+        self._order = [positions.get(argument.name, -1) for argument in signature.inputs]
+        self._outputs = [
+            Slot.of(argument, n)
+            for argument in (*signature.token_outputs, *signature.final_outputs)
+        ]
+        self._inverses = [
+            (positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
+            for i in signature.program.inputs
+            if i.inverse_of is not None
+        ]
+        promised = unverified_promises(program, lowered)
+        self._promises = [
+            (positions[i.name], _helper(i, helper, device))
+            for i in promised
+            if (helper := promise_program(n, i)) is not None
+        ]
+        self._tables = {positions[i.name] for i in given if isinstance(i.type, Table)}
+        self._reporter = Reporter(lowered, subject)
+        self._names = [input_.name for input_ in given]
+        if device.type != "cpu":
+            self._word, self._last = device_words.claim(self._reporter)
+
+    def run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        *,
+        trusted: bool = False,
+        out: Sequence[torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
+        """Run the program.
+
+        Args:
+            tensors: the caller's inputs, in order.
+            trusted: the promises about maps were verified by an earlier call.
+            out: tensors to write instead of new ones.
+
+        Returns:
+            Token outputs, then final outputs, each sorted by name.
+        """
+        bound, sizes = bind(self._slots, tensors)
+        outputs = (
+            out
+            if out is not None
+            else [allocate(slot, sizes, self.device) for slot in self._outputs]
+        )
+        if sizes.batch == 0 or sizes.heads == 0:
+            return list(outputs)
+        if not trusted:
+            for position, helper in self._promises:
+                helper.run([_as_tokens(bound[position], position in self._tables)])
+        inverses = [self._inverted(helper, bound[position]) for position, helper in self._inverses]
+        arguments = []
+        for position in self._order:
+            arguments.append(bound[position] if position >= 0 else inverses.pop(0))
+        arguments += [
+            slot.kernel_view(tensor) for slot, tensor in zip(self._outputs, outputs, strict=True)
+        ]
+        self._launch(arguments, sizes, tensors)
+        return list(outputs)
+
+    def _inverted(self, helper: "Plan", table: torch.Tensor) -> torch.Tensor:
+        inverse = torch.empty_like(table, memory_format=torch.contiguous_format)
+        helper.run([_as_tokens(table, True)], out=[_as_tokens(inverse, True)])
+        return inverse
+
+    def _launch(
+        self,
+        arguments: Sequence[torch.Tensor],
+        sizes: Sizes,
+        tensors: Sequence[torch.Tensor],
+    ) -> None:
+        if self.device.type == "cpu":
+            self.built.kernel.launch(arguments, host_word.tensor, sizes)
+            word = int(host_word.array[0])
+            if word:
+                host_word.array[0] = 0
+                named = dict(zip(self._names, tensors, strict=True))
+                raise self._reporter.error(word, sizes, named)
+        else:
+            self._last[0] = sizes
+            with torch.cuda.device(self.device):
+                self.built.kernel.launch(arguments, self._word, sizes)
+
+
+def _as_tokens(maps: torch.Tensor, is_table: bool) -> torch.Tensor:
+    """A table ``[H, K, N]`` as one sequence of maps ``[1, K, H, N]``; maps a token as they are."""
+    return maps.transpose(0, 1).unsqueeze(0) if is_table else maps
+
+
+def _helper(input_: Input, program: Program, device: torch.device) -> Plan:
+    if isinstance(input_.type, Table):
+        name = input_.inverse_of or input_.name
+        subject = Subject(name, ("", "k", "h"))
+    else:
+        subject = Subject(input_.name, ("b", "t", "h"))
+    return Plan(program, device, 0, subject)
+
+
+_plans: dict[tuple[str, torch.device, int, str], Plan] = {}
+_plans_lock = threading.Lock()
+
+
+def plan_for(text: str, device: torch.device, alignment: int, config: str = "") -> Plan:
+    """The plan of a program on a device; made at the first call."""
+    key = (text, device, alignment, config)
+    plan = _plans.get(key)
+    if plan is None:
+        with _plans_lock:
+            plan = _plans.get(key)
+            if plan is None:
+                plan = Plan(program_of(text), device, alignment, None, config)
+                _plans[key] = plan
+    return plan
+
+
+def run(
+    text: str, tensors: Sequence[torch.Tensor], config: str = "", trusted: bool = False
+) -> list[torch.Tensor]:
+    """Run a program on the device its tensors are on.
+
+    Raises:
+        ArgumentError: no tensors, or tensors on several devices.
+    """
+    device = one_device(text, tensors)
+    if device.type == "cpu":
+        return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
+    device_words.raise_any()
+    aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+    return plan_for(text, device, 16 if aligned else 0, config).run(tensors, trusted=trusted)
+
+
+def one_device(text: str, tensors: Sequence[torch.Tensor]) -> torch.device:
+    """The device all tensors are on."""
+    if not tensors:
+        raise ArgumentError("a scan needs tensors")
+    device = tensors[0].device
+    for tensor in tensors:
+        if tensor.device != device:
+            names = [input_.name for input_ in caller_inputs(program_of(text))]
+            placed = ", ".join(
+                f"{name} on {tensor.device}" for name, tensor in zip(names, tensors, strict=False)
+            )
+            raise ArgumentError(f"all tensors must be on one device: {placed}")
+    return device
+
+
+def plans() -> list[Plan]:
+    """Every plan made so far."""
+    return list(_plans.values())

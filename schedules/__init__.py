@@ -1,0 +1,1 @@
+"""Schedules: how a device runs a program. Nothing here names a program."""

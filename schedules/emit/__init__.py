@@ -1,0 +1,1 @@
+"""Emitters: the body of any program as code of a backend."""

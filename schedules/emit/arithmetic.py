@@ -1,0 +1,94 @@
+"""Elementwise ops as expressions: the rules that every emitter shares.
+
+A number in generated code is one name (real) or two (real and imaginary part); a rule turns the
+names of the arguments into the expressions of the result's parts. What differs between backends is
+how a function and a literal are spelled: a :class:`Dialect`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pdssm_compiler.ir.types import is_complex
+from pdssm_compiler.ir.value import Value
+
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a backend spells things.
+
+    Attributes:
+        functions: for each real function, a format string of its argument ``{x}``.
+        literal: a real constant from its value and its precision in bits.
+    """
+
+    functions: dict[str, str]
+    literal: Callable[[float, int], str]
+
+
+def _add(a: Parts, b: Parts) -> Parts:
+    return _signed("+", a, b)
+
+
+def _sub(a: Parts, b: Parts) -> Parts:
+    return _signed("-", a, b)
+
+
+def _signed(sign: str, a: Parts, b: Parts) -> Parts:
+    first = f"{a[0]} {sign} {b[0]}"
+    if len(a) == len(b) == 1:
+        return (first,)
+    if len(b) == 1:
+        return (first, a[1])
+    if len(a) == 1:
+        return (first, b[1] if sign == "+" else f"-{b[1]}")
+    return (first, f"{a[1]} {sign} {b[1]}")
+
+
+def _mul(a: Parts, b: Parts) -> Parts:
+    if len(a) == len(b) == 1:
+        return (f"{a[0]} * {b[0]}",)
+    if len(b) == 1:
+        return (f"{a[0]} * {b[0]}", f"{a[1]} * {b[0]}")
+    if len(a) == 1:
+        return (f"{a[0]} * {b[0]}", f"{a[0]} * {b[1]}")
+    return (
+        f"{a[0]} * {b[0]} - {a[1]} * {b[1]}",
+        f"{a[0]} * {b[1]} + {a[1]} * {b[0]}",
+    )
+
+
+_RULES: dict[str, Callable[..., Parts]] = {
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "neg": lambda a: tuple(f"-{part}" for part in a),
+    "conj": lambda a: (a[0], f"-{a[1]}"),
+    "real": lambda a: (a[0],),
+    "imag": lambda a: (a[1],),
+    "complex": lambda re, im: (re[0], im[0]),
+}
+
+FUNCTIONS = ("exp", "log", "sin", "cos", "tanh", "sigmoid", "softplus", "sqrt", "reciprocal")
+
+# Every op these rules cover; an emitter adds its own for the rest.
+ARITHMETIC_OPS = frozenset(_RULES) | frozenset(FUNCTIONS) | {"constant"}
+
+
+def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
+    """The expressions of an elementwise op's result.
+
+    Args:
+        value: the value to compute; its op is one of :data:`ARITHMETIC_OPS`.
+        args: the parts of each argument, each a name or a literal.
+        dialect: the backend's spelling.
+    """
+    if value.op == "constant":
+        bits = 32 if value.attribute("element") == "f32" else 64
+        return (dialect.literal(value.attribute("value"), bits),)
+    if value.op in FUNCTIONS:
+        return (dialect.functions[value.op].format(x=args[0][0]),)
+    parts = _RULES[value.op](*args)
+    assert len(parts) == (2 if is_complex(value.type) else 1), value.op
+    return parts

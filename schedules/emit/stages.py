@@ -1,0 +1,109 @@
+"""Loops over elements: which value is computed in which.
+
+Thread-level code computes a token as a sequence of loops over ``j`` in ``[0, N)``, the *stages*.
+Elementwise ops share the loop of their arguments. A gather reads elements that other iterations
+computed, so its source must be complete: a stage earlier, in an array. A scatter-add, an inverse
+and a sum are complete only after their loop. This module finds the fewest stages.
+"""
+
+from dataclasses import dataclass, field
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Index, Scalar, Table
+from pdssm_compiler.ir.value import Value
+
+# Ops whose result is an array filled in a loop and complete after it.
+FILLING = ("scatter_add", "invert")
+# Ops that read their first argument at another element than their own.
+INDEXING = ("gather", "compose")
+
+
+@dataclass
+class Stages:
+    """The loops of a body.
+
+    Attributes:
+        computed: for each value that a loop computes, that loop's number; for a scalar, the number
+            of the loop before which it is known.
+        ready: the first loop in which element ``j`` of a value can be used.
+        stored: values that live in an array because a later loop, or another element, needs them.
+        commit: the loop at whose end the carries take their next values.
+    """
+
+    computed: dict[Value, int] = field(default_factory=dict)
+    ready: dict[Value, int] = field(default_factory=dict)
+    stored: set[Value] = field(default_factory=set)
+    commit: int = 0
+
+
+def is_uniform(value: Value) -> bool:
+    """Whether the value is one number or index for all elements."""
+    return isinstance(value.type, Scalar | Index | Table)
+
+
+def is_addressable(value: Value) -> bool:
+    """Whether any element of the value can be read from memory as soon as it is ready."""
+    return value.is_leaf or value.op in (*FILLING, "select", "iota")
+
+
+def plan_stages(program: Program, split_scatter: bool) -> Stages:
+    """Assign every value of the body to a loop.
+
+    Args:
+        program: the program.
+        split_scatter: compute what is scattered in a loop of its own, which vectorises, before
+            the loop that scatters, which cannot.
+    """
+    stages = Stages()
+    for value in program.body:
+        _place(stages, value, split_scatter)
+    results = [stages.ready[carry.next] for carry in program.carries]
+    reads = [_last_read(stages, program, carry.value) for carry in program.carries]
+    stages.commit = max([0, *results, *reads])
+    _store_results(stages, program)
+    return stages
+
+
+def _place(stages: Stages, value: Value, split_scatter: bool) -> None:
+    ready = stages.ready
+    start = max((ready[arg] for arg in value.args), default=0)
+    if value.op in INDEXING:
+        source, map_ = value.args
+        start = max(_complete(stages, source), ready[map_])
+    elif value.op == "scatter_add" and split_scatter and not is_addressable(value.args[0]):
+        start = max(_complete(stages, value.args[0]), ready[value.args[1]])
+    stages.computed[value] = start
+    ready[value] = start + (1 if value.op in (*FILLING, "sum") else 0)
+    for arg in value.args:
+        _use(stages, arg, start)
+
+
+def _complete(stages: Stages, source: Value) -> int:
+    """The first loop in which any element of the source can be read."""
+    if is_addressable(source):
+        return stages.ready[source]
+    stages.stored.add(source)
+    return stages.ready[source] + 1
+
+
+def _use(stages: Stages, value: Value, stage: int) -> None:
+    """An elementwise use in a later loop than the one that computes the value needs an array."""
+    if not is_uniform(value) and not is_addressable(value) and stages.computed[value] < stage:
+        stages.stored.add(value)
+
+
+def _last_read(stages: Stages, program: Program, carry: Value) -> int:
+    """The first loop at whose end the carry may be overwritten."""
+    last = 0
+    for value in program.body:
+        if carry in value.args:
+            at = stages.computed[value]
+            # A read at another element must be over before the loop that overwrites.
+            elsewhere = value.op in INDEXING and value.args[0] is carry
+            last = max(last, at + 1 if elsewhere else at)
+    return last
+
+
+def _store_results(stages: Stages, program: Program) -> None:
+    for carry in program.carries:
+        _use(stages, carry.next, stages.commit)

@@ -1,0 +1,499 @@
+"""One token of any program as thread-level TVMScript.
+
+A :class:`TvmBody` writes the loops of :mod:`pdssm_compiler.schedules.emit.stages`. It knows ops,
+types and roles, and no program. Skeletons decide where ``b``, ``h``, ``t`` come from, and may keep
+the carries of several rows at once: ``slot`` says whose are meant.
+
+Every index that comes from outside is clamped where it is read and its range reported through
+the error word, so that no input, however wrong, makes a kernel leave its tensors.
+"""
+
+from collections.abc import Callable
+
+from pdssm_compiler.ir.program import Carry, Input, Program
+from pdssm_compiler.ir.types import (
+    Index,
+    Map,
+    Scalar,
+    Table,
+    Type,
+    is_complex,
+    is_number,
+    precision,
+)
+from pdssm_compiler.ir.value import Value
+from pdssm_compiler.schedules.emit.arithmetic import (
+    ARITHMETIC_OPS,
+    Dialect,
+    Parts,
+    arithmetic,
+)
+from pdssm_compiler.schedules.emit.stages import FILLING, Stages, is_uniform, plan_stages
+from pdssm_compiler.schedules.signature import (
+    CHECK_SHIFT,
+    Argument,
+    ReportedCheck,
+    Signature,
+    needs_range_check,
+)
+from pdssm_compiler.schedules.source import Writer
+
+DIALECT = Dialect(
+    functions={
+        "exp": "T.exp({x})",
+        "log": "T.log({x})",
+        "sin": "T.sin({x})",
+        "cos": "T.cos({x})",
+        "tanh": "T.tanh({x})",
+        "sigmoid": "T.sigmoid({x})",
+        # log1p keeps the small values that log(1 + e^x) rounds away.
+        "softplus": "T.max({x}, 0) + T.log1p(T.exp(-T.abs({x})))",
+        "sqrt": "T.sqrt({x})",
+        "reciprocal": "1 / {x}",
+    },
+    literal=lambda value, bits: f'T.float{bits}("{value!r}")',
+)
+
+_SUFFIXES = {1: ("",), 2: ("_re", "_im")}
+
+
+def real_dtype(type_: Type) -> str:
+    """The dtype a number of this type is computed in, part by part; int32 for maps."""
+    return f"float{precision(type_)}" if is_number(type_) else "int32"
+
+
+def buffer_dtype(argument: Argument) -> str:
+    """The dtype a kernel sees. TVM's conversions from bfloat16 are wrong on CPUs (they convert the
+    bits as an integer), so bfloat16 is passed as its bits and converted here."""
+    return "uint16" if argument.dtype == "bfloat16" else argument.dtype
+
+
+def _widened(argument: Argument, place: str) -> str:
+    """An element of a tensor in the dtype it is computed in."""
+    compute = real_dtype(argument.type)
+    if argument.dtype == compute:
+        return place
+    if argument.dtype == "bfloat16":
+        bits = f"T.shift_left(T.Cast('uint32', {place}), T.uint32(16))"
+        single = f"T.reinterpret('float32', {bits})"
+        return single if compute == "float32" else f"T.Cast('{compute}', {single})"
+    return f"T.Cast('{compute}', {place})"
+
+
+def _narrowed(argument: Argument, value: str) -> str:
+    """A computed value in the dtype a tensor stores, rounded to nearest, ties to even."""
+    compute = real_dtype(argument.type)
+    if argument.dtype == compute:
+        return value
+    if argument.dtype == "bfloat16":
+        single = value if compute == "float32" else f"T.Cast('float32', {value})"
+        bits = f"T.reinterpret('uint32', {single})"
+        last = f"T.bitwise_and(T.shift_right({bits}, T.uint32(16)), T.uint32(1))"
+        rounded = f"T.shift_right({bits} + T.uint32(32767) + {last}, T.uint32(16))"
+        # Rounding would carry a NaN's bits over into another number.
+        return f"T.Cast('uint16', T.Select({value} == {value}, {rounded}, T.uint32(32704)))"
+    return f"T.Cast('{argument.dtype}', {value})"
+
+
+def part_names(name: str, type_: Type) -> Parts:
+    """The names of a value's parts."""
+    return tuple(name + suffix for suffix in _SUFFIXES[2 if is_complex(type_) else 1])
+
+
+class TvmBody:
+    """Writes the parts of a kernel that depend on the program."""
+
+    def __init__(
+        self, program: Program, writer: Writer, *, slots: int, split_scatter: bool
+    ) -> None:
+        self.program = program
+        self.slots = slots
+        self.signature = Signature(program)
+        self.writer = writer
+        self.stages: Stages = plan_stages(program, split_scatter)
+        self.names = {
+            value: (value.name if value.is_leaf else f"v{number}")
+            for number, value in enumerate(program.body)
+        }
+        # Parts known in the loop (or, for scalars, the token) being written.
+        self.known: dict[Value, Parts] = {}
+        self.last_stage = max(
+            [
+                self.stages.commit,
+                *(s for v, s in self.stages.computed.items() if not is_uniform(v)),
+                *(self.stages.ready[out.value] for out in program.token_outputs),
+                *(self.stages.ready[check.map] for check in program.checks),
+            ]
+        )
+
+    # -- declarations ---------------------------------------------------------------------------
+
+    def parameters(self) -> list[str]:
+        """The function's parameters before the skeleton's own."""
+        handles = [f"{argument.name}_: T.handle" for argument in self.signature.arguments]
+        return [*handles, "error_: T.handle"]
+
+    def buffers(self) -> None:
+        """Bind every tensor, its leading axes with free strides, its own axes dense."""
+        write = self.writer.line
+        n = self.program.state_size
+        for argument in self.signature.arguments:
+            own = argument.own_shape(n)
+            strides = [f"{argument.name}_s{axis}" for axis in argument.leading]
+            for stride in strides:
+                write(f"{stride} = T.int64()")
+            dense: list[int] = []
+            step = 1
+            for size in reversed(own):
+                dense.insert(0, step)
+                step *= size
+            shape = ", ".join([*argument.leading, *map(str, own)])
+            steps = ", ".join([*strides, *map(str, dense)])
+            width = int("".join(filter(str.isdigit, buffer_dtype(argument)))) // 8
+            # TVM assumes 64-byte alignment unless told otherwise, and does not check it.
+            write(
+                f"{argument.name} = T.match_buffer({argument.name}_, ({shape},), "
+                f'"{buffer_dtype(argument)}", strides=[{steps}], align={width})'
+            )
+        write('error = T.match_buffer(error_, (1,), "int64", align=8)')
+
+    def arrays(self) -> None:
+        """Local arrays: carries, stored values, filled values, accumulators."""
+        n = self.program.state_size
+        for carry in self.program.carries:
+            self._array(carry.name, carry.type, n, self.slots)
+        for value in self.program.body:
+            if value in self.stages.stored or value.op in FILLING or value.op == "sum":
+                self._array(self.names[value], value.type, n)
+        if self.signature.checks:
+            self.writer.line('worst = T.alloc_buffer((1,), "uint64", scope="local")')
+
+    def _array(self, name: str, type_: Type, n: int, slots: int = 1) -> None:
+        size = slots * (1 if isinstance(type_, Scalar) else n)
+        for part in part_names(name, type_):
+            dtype = real_dtype(type_)
+            self.writer.line(f'{part} = T.alloc_buffer(({size},), "{dtype}", scope="local")')
+
+    # -- around the tokens ----------------------------------------------------------------------
+
+    def start_row(self) -> None:
+        """First values of the carries, and the checks of the row's tables."""
+        for carry in self.program.carries:
+            with self._over(carry.type) as j:
+                self._set_carry(carry, j, self._start(carry, j))
+        for input_ in self.program.inputs:
+            if isinstance(input_.type, Table) and needs_range_check(input_):
+                self._check_table(input_, input_.type)
+
+    def _start(self, carry: Carry, j: str) -> Parts:
+        if carry.start_input is not None:
+            return self._load(carry.start_input, j, carry.type)
+        if carry.start == "identity":
+            return (j,)
+        first = "1" if carry.start == "one" else "0"
+        dtype = real_dtype(carry.type)
+        parts = (first, "0") if is_complex(carry.type) else (first,)
+        return tuple(f"T.{dtype}({part})" for part in parts)
+
+    def _check_table(self, input_: Input, table: Table) -> None:
+        write = self.writer
+        write.line("worst[0] = T.uint64(0)")
+        with (
+            write.block(f"for k in T.serial({table.size}):"),
+            write.block(f"for j in T.serial({self.program.state_size}):"),
+        ):
+            write.line(f"worst[0] = T.max(worst[0], T.Cast('uint64', {input_.name}[h, k, j]))")
+        self._report(input_.name, "range", self.program.state_size, "T.int64(0)")
+
+    def end_row(self) -> None:
+        """Final outputs."""
+        for final in self.program.final_outputs:
+            carry = self.program.carry(final.carry)
+            argument = self._argument(final.name)
+            with self._over(carry.type) as j:
+                self._store(argument, ["b", "h"], j, self._carry_places(carry.value, j))
+
+    # -- one token ------------------------------------------------------------------------------
+
+    def token(self) -> None:
+        """The body of one token, at ``b``, ``t``, ``h``."""
+        self.known = {}
+        for value in self.program.body:
+            if isinstance(value.type, Index):
+                self._index(value)
+        for stage in range(self.last_stage + 1):
+            self._scalars(stage)
+            self._clear(stage)
+            self._loop(stage)
+        self._scalars(self.last_stage + 1)
+        self._scalar_results()
+
+    def _index(self, value: Value) -> None:
+        """An index from outside: read, checked, clamped."""
+        assert isinstance(value.type, Index)
+        name, bound = value.name, value.type.bound
+        self.writer.line(f"worst[0] = T.Cast('uint64', {name}[b, t, h])")
+        self._report(name, "range", bound, "b * L * H + t * H + h")
+        limit = f"T.uint64({bound - 1})"
+        self.writer.line(f"{name}_k: T.let = T.Cast('int32', T.min(worst[0], {limit}))")
+        self.known[value] = (f"{name}_k",)
+
+    def _scalars(self, stage: int) -> None:
+        """Scalars that are known once the loops before ``stage`` are over."""
+        for value in self.program.body:
+            if not isinstance(value.type, Scalar) or self.stages.ready[value] != stage:
+                continue
+            if value.op == "input":
+                self._bind(value, self._load(value.name, "0", value.type))
+            elif value.op == "carry":
+                self._bind(value, self._carry_places(value, "0"))
+            elif value.op == "sum":
+                self.known[value] = tuple(f"{part}[0]" for part in self._arrays_of(value))
+            else:
+                self._bind(value, self._expression(value))
+
+    def _clear(self, stage: int) -> None:
+        """Zero what the loop of this stage fills."""
+        for value in self.program.body:
+            if self.stages.computed[value] != stage or value.op not in (*FILLING, "sum"):
+                continue
+            zero = f"T.{real_dtype(value.type)}(0)"
+            if value.op == "sum":
+                for part in self._arrays_of(value):
+                    self.writer.line(f"{part}[0] = {zero}")
+            else:
+                with self._over(value.type) as j:
+                    for part in self._arrays_of(value):
+                        self.writer.line(f"{part}[{j}] = {zero}")
+
+    def _loop(self, stage: int) -> None:
+        """The loop of one stage."""
+        scalars = {value: parts for value, parts in self.known.items() if is_uniform(value)}
+        reports = self._checked_in(stage)
+        if reports:
+            for number, _ in enumerate(reports):
+                name = f"worst_{stage}_{number}"
+                self.writer.line(f'{name} = T.alloc_buffer((1,), "uint32", scope="local")')
+                self.writer.line(f"{name}[0] = T.uint32(0)")
+        with self._over(None) as j:
+            for value in self.program.body:
+                if self.stages.computed[value] == stage and not is_uniform(value):
+                    self._element(value, j)
+            for number, (_, _, expression) in enumerate(reports):
+                name = f"worst_{stage}_{number}"
+                self.writer.line(f"{name}[0] = T.max({name}[0], {expression()})")
+            self._vector_results(stage, j)
+        self.known = scalars
+        for number, (subject, promise, _) in enumerate(reports):
+            bound = self.program.state_size if promise == "range" else 1
+            self.writer.line(f"worst[0] = T.Cast('uint64', worst_{stage}_{number}[0])")
+            self._report(subject, promise, bound, "b * L * H + t * H + h")
+
+    def _checked_in(self, stage: int) -> list[tuple[str, str, Callable[[], str]]]:
+        """The checks made in a loop: subject, promise, and what to take the maximum of."""
+        found: list[tuple[str, str, Callable[[], str]]] = []
+        for input_ in self.program.inputs:
+            if isinstance(input_.type, Map) and input_.role != "head" and stage == 0:
+                name = input_.name
+
+                def raw(name: str = name) -> str:
+                    # Clamped to 32 bits from above, so that no wide index wraps into range.
+                    wide = f"T.Cast('uint64', {self._place(self._argument(name), 'j')})"
+                    return f"T.Cast('uint32', T.min({wide}, T.uint64(4294967295)))"
+
+                found.append((name, "range", raw))
+        for check in self.program.checks:
+            if self.stages.ready[check.map] == stage:
+
+                def differs(map_: Value = check.map) -> str:
+                    (part,) = self._parts(map_, "j")
+                    return f"T.Cast('uint32', {part} != j)"
+
+                found.append((check.subject, check.promise, differs))
+        return found
+
+    def _element(self, value: Value, j: str) -> None:
+        """Element ``j`` of a value, in the loop that computes it."""
+        if value.is_leaf or value.op in ("select", "iota"):
+            return
+        if value.op == "scatter_add":
+            (map_,) = self._parts(value.args[1], j)
+            for place, part in zip(
+                self._arrays_of(value), self._parts(value.args[0], j), strict=True
+            ):
+                self.writer.line(f"{place}[{map_}] = {place}[{map_}] + {part}")
+        elif value.op == "invert":
+            (map_,) = self._parts(value.args[0], j)
+            self.writer.line(f"{self.names[value]}[{map_}] = {j}")
+        else:
+            if value.op in ("gather", "compose"):
+                (map_,) = self._parts(value.args[1], j)
+                self._bind(value, self._at(value.args[0], map_))
+            else:
+                self._bind(value, self._expression(value))
+            if value in self.stages.stored:
+                for place, part in zip(self._arrays_of(value), self.known[value], strict=True):
+                    self.writer.line(f"{place}[{j}] = {part}")
+
+    def _vector_results(self, stage: int, j: str) -> None:
+        """Token outputs and sums that are complete here, then the carries."""
+        for value in self.program.body:
+            if value.op == "sum" and self.stages.computed[value] == stage:
+                for place, part in zip(
+                    self._arrays_of(value), self._parts(value.args[0], j), strict=True
+                ):
+                    self.writer.line(f"{place}[0] = {place}[0] + {part}")
+        for out in self.program.token_outputs:
+            if not is_uniform(out.value) and self.stages.ready[out.value] == stage:
+                argument = self._argument(out.name)
+                self._store(argument, ["b", "t", "h"], j, self._parts(out.value, j))
+        if stage == self.stages.commit:
+            carries = [carry for carry in self.program.carries if not is_uniform(carry.value)]
+            # Read all before writing any: one carry's next value may be another's present one.
+            nexts = [self._parts(carry.next, j) for carry in carries]
+            for carry, parts in zip(carries, nexts, strict=True):
+                self._set_carry(carry, j, parts)
+
+    def _scalar_results(self) -> None:
+        for out in self.program.token_outputs:
+            if is_uniform(out.value):
+                parts = self.known[out.value]
+                self._store(self._argument(out.name), ["b", "t", "h"], "0", parts)
+        carries = [carry for carry in self.program.carries if is_uniform(carry.value)]
+        nexts = [self.known[carry.next] for carry in carries]
+        for carry, parts in zip(carries, nexts, strict=True):
+            self._set_carry(carry, "0", parts)
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def _parts(self, value: Value, j: str) -> Parts:
+        """Names of a value's parts at element ``j``, loading them once a loop."""
+        if value not in self.known:
+            if is_uniform(value):
+                raise AssertionError(f"{value} is used before it is known")
+            self._bind(value, self._at(value, j))
+        return self.known[value]
+
+    def _at(self, value: Value, i: str) -> Parts:
+        """Expressions for element ``i`` of a value that is in memory."""
+        if value.op == "input":
+            return self._load(value.name, i, value.type)
+        if value.op == "iota":
+            return (i,)
+        if value.op == "select":
+            table, index = value.args
+            (k,) = self.known[index]
+            return (f"T.Cast('int32', {table.name}[h, {k}, {i}])",)
+        if value.op == "carry":
+            return self._carry_places(value, i)
+        return tuple(f"{part}[{i}]" for part in self._arrays_of(value))
+
+    def _carry_places(self, carry: Value, j: str) -> Parts:
+        """Element ``j`` of a carry of the row in ``slot``."""
+        if isinstance(carry.type, Scalar):
+            place = "slot"
+        else:
+            place = f"slot * {self.program.state_size} + {j}"
+        return tuple(f"{part}[{place}]" for part in part_names(carry.name, carry.type))
+
+    def _set_carry(self, carry: Carry, j: str, parts: Parts) -> None:
+        for place, part in zip(self._carry_places(carry.value, j), parts, strict=True):
+            self.writer.line(f"{place} = {part}")
+
+    def _bind(self, value: Value, expressions: Parts) -> None:
+        names = part_names(f"{self.names[value]}_", value.type)
+        for name, expression in zip(names, expressions, strict=True):
+            self.writer.line(f"{name}: T.let = {expression}")
+        self.known[value] = names
+
+    def _expression(self, value: Value) -> Parts:
+        rule = STRUCTURE_RULES.get(value.op)
+        args = [self._parts(arg, "j") for arg in value.args]
+        return rule(args) if rule else arithmetic(value, args, DIALECT)
+
+    def _arrays_of(self, value: Value) -> Parts:
+        return part_names(self.names[value], value.type)
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def _argument(self, name: str) -> Argument:
+        return next(a for a in self.signature.arguments if a.name == name)
+
+    def _place(self, argument: Argument, j: str, t: str = "t") -> str:
+        """An element of a tensor, the parts of a complex number left open."""
+        indices = {"B": "b", "L": t, "H": "h"}
+        leading = [indices[axis] for axis in argument.leading]
+        if not isinstance(argument.type, Scalar | Index):
+            leading.append(j)
+        return f"{argument.name}[{', '.join(leading)}]"
+
+    def _load(self, name: str, j: str, type_: Type) -> Parts:
+        """Expressions for an element of an input, in the dtype it is computed in."""
+        argument = self._argument(name)
+        if argument.role == "lagged":
+            return self._load_lagged(self.program.input(name), argument, j)
+        if isinstance(type_, Map):
+            wide = f"T.Cast('uint64', {self._place(argument, j)})"
+            limit = self.program.state_size - 1
+            return (f"T.Cast('int32', T.min({wide}, T.uint64({limit})))",)
+        return self._cast(argument, self._place(argument, j))
+
+    def _cast(self, argument: Argument, place: str) -> Parts:
+        places = [f"{place[:-1]}, {part}]" for part in (0, 1)] if argument.complex else [place]
+        return tuple(_widened(argument, item) for item in places)
+
+    def _load_lagged(self, input_: Input, argument: Argument, j: str) -> Parts:
+        """The saved value of this program's following step, or the boundary."""
+        forward = self.program.direction == "forward"
+        following, inside = ("t + 1", "t + 1 < L") if forward else ("t - 1", "t > 0")
+        saved = self._cast(argument, self._place(argument, j, following))
+        if input_.boundary is not None:
+            outside = self._load(input_.boundary, j, argument.type)
+        else:
+            outside = tuple(f"T.{real_dtype(argument.type)}(0)" for _ in saved)
+        return tuple(
+            f"T.if_then_else({inside}, {a}, {b})" for a, b in zip(saved, outside, strict=True)
+        )
+
+    def _store(self, argument: Argument, leading: list[str], j: str, parts: Parts) -> None:
+        indices = list(leading)
+        if not isinstance(argument.type, Scalar):
+            indices.append(j)
+        for number, part in enumerate(parts):
+            full = ", ".join([*indices, str(number)] if argument.complex else indices)
+            self.writer.line(f"{argument.name}[{full}] = {_narrowed(argument, part)}")
+
+    # -- small things ---------------------------------------------------------------------------
+
+    def _over(self, type_: Type | None):  # type: ignore[no-untyped-def]
+        """A loop over the elements of a type; None for a vector's. Gives the index."""
+        return _ElementLoop(
+            self.writer, 1 if isinstance(type_, Scalar) else self.program.state_size
+        )
+
+    def _report(self, subject: str, promise: str, bound: int, token: str) -> None:
+        """Write the error word if ``worst[0]`` is not below the bound."""
+        number = self.signature.check_number(ReportedCheck(subject, promise))
+        with self.writer.block(f"if worst[0] >= T.uint64({bound}):"):
+            self.writer.line(f"error[0] = T.int64({number << CHECK_SHIFT}) + ({token})")
+
+
+class _ElementLoop:
+    """``for j in T.serial(size):``, or nothing around a scalar."""
+
+    def __init__(self, writer: Writer, size: int) -> None:
+        self._block = writer.block(f"for j in T.serial({size}):")
+
+    def __enter__(self) -> str:
+        self._block.__enter__()
+        return "j"
+
+    def __exit__(self, *error: object) -> None:
+        self._block.__exit__(*error)  # type: ignore[arg-type]
+
+
+STRUCTURE_RULES: dict[str, Callable[[list[Parts]], Parts]] = {"broadcast": lambda args: args[0]}
+
+# Ops that the class writes itself; with STRUCTURE_RULES and the arithmetic they are all.
+WRITTEN_OPS = frozenset({"select", "gather", "scatter_add", "compose", "invert", "iota", "sum"})
+SUPPORTED_OPS = ARITHMETIC_OPS | frozenset(STRUCTURE_RULES) | WRITTEN_OPS

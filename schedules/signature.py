@@ -1,0 +1,140 @@
+"""The calling convention of a kernel: its tensors, in order, and the checks it reports.
+
+Emitters write it, the runtime obeys it. Arguments are the program's inputs, then its token
+outputs, then its final outputs, each sorted by name, then the error word.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.types import STORAGE_OF_PARTS, Index, Map, Scalar, Table, Type, is_complex
+
+# An error word holds the number of a check (from 1) and the token, b·T·H + t·H + h, it failed at.
+CHECK_SHIFT = 48
+
+_DTYPES = {
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f32": "float32",
+    "f64": "float64",
+    "u8": "uint8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+}
+
+
+def dtype_of(storage: str) -> str:
+    """The dtype of the reals (or integers) that a storage is made of, by NumPy's name."""
+    return _DTYPES[STORAGE_OF_PARTS.get(storage, storage)]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One tensor of a kernel.
+
+    Attributes:
+        name: as in the program.
+        type: what one element read or written is.
+        storage: what the tensor holds.
+        role: ``token``, ``lagged``, ``row`` or ``head``: its leading axes ``[B, T, H]``,
+            ``[B, T, H]``, ``[B, H]`` or ``[H]``.
+        written: whether it is an output.
+    """
+
+    name: str
+    type: Type
+    storage: str
+    role: str
+    written: bool = False
+
+    @property
+    def complex(self) -> bool:
+        """Whether the tensor ends in an axis of real and imaginary parts."""
+        return is_complex(self.type)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its reals or integers."""
+        return dtype_of(self.storage)
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """Names of the axes before the type's own, each with a free stride; ``L`` is T."""
+        return {"head": ("H",), "row": ("B", "H")}.get(self.role, ("B", "L", "H"))
+
+    def own_shape(self, state_size: int) -> tuple[int, ...]:
+        """The type's own axes, dense, the parts of a complex number among them."""
+        match self.type:
+            case Scalar() | Index():
+                shape: tuple[int, ...] = ()
+            case Table(size, _):
+                shape = (size, state_size)
+            case _:
+                shape = (state_size,)
+        return (*shape, 2) if self.complex else shape
+
+
+@dataclass(frozen=True)
+class ReportedCheck:
+    """A check a kernel makes while it runs.
+
+    Attributes:
+        subject: the input at fault.
+        promise: ``range``, or the map class that was promised.
+    """
+
+    subject: str
+    promise: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments and checks of a program's kernel."""
+
+    program: Program
+
+    @cached_property
+    def inputs(self) -> tuple[Argument, ...]:
+        """Tensors read."""
+        return tuple(Argument(i.name, i.type, i.storage, i.role) for i in self.program.inputs)
+
+    @cached_property
+    def token_outputs(self) -> tuple[Argument, ...]:
+        """Tensors written at every token."""
+        return tuple(
+            Argument(o.name, o.value.type, o.storage, "token", True)
+            for o in self.program.token_outputs
+        )
+
+    @cached_property
+    def final_outputs(self) -> tuple[Argument, ...]:
+        """Tensors written after the last token."""
+        return tuple(
+            Argument(f.name, self.program.carry(f.carry).type, f.storage, "row", True)
+            for f in self.program.final_outputs
+        )
+
+    @cached_property
+    def arguments(self) -> tuple[Argument, ...]:
+        """All tensors, in calling order."""
+        return (*self.inputs, *self.token_outputs, *self.final_outputs)
+
+    @cached_property
+    def checks(self) -> tuple[ReportedCheck, ...]:
+        """The checks, in the order of their numbers (the first is 1)."""
+        ranges = [
+            ReportedCheck(i.name, "range") for i in self.program.inputs if needs_range_check(i)
+        ]
+        promises = [ReportedCheck(c.subject, c.promise) for c in self.program.checks]
+        return (*ranges, *promises)
+
+    def check_number(self, check: ReportedCheck) -> int:
+        """The number a kernel reports a check by."""
+        return self.checks.index(check) + 1
+
+
+def needs_range_check(input_: Input) -> bool:
+    """Whether an input holds indices from outside; inverted tables are ours."""
+    return isinstance(input_.type, Index | Map | Table) and input_.inverse_of is None

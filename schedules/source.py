@@ -1,0 +1,76 @@
+"""What a template makes of a program: source text and how to compile it."""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.schedules.target import Target
+
+Backend = Literal["tvm", "triton"]
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """Generated source.
+
+    Attributes:
+        backend: the code generator that reads it.
+        text: the source, with the program's text form in its header.
+        entry: the function to call.
+        program: the lowered program it runs.
+        template: the name of the template that made it.
+        config: the template's config, as a dict.
+        target: what it is for.
+        options: what the backend's compiler is told.
+    """
+
+    backend: Backend
+    text: str
+    entry: str
+    program: Program
+    template: str
+    config: dict[str, Any]
+    target: Target
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> Signature:
+        """The calling convention."""
+        return Signature(self.program)
+
+
+class Writer:
+    """Lines of generated Python, indented by blocks."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._depth = 0
+
+    def line(self, text: str = "") -> None:
+        """One line at the current depth."""
+        self._lines.append("    " * self._depth + text if text else "")
+
+    def comment(self, text: str) -> None:
+        """Comment lines, one for each line of the text."""
+        for line in text.splitlines():
+            self.line(f"# {line}".rstrip())
+
+    @contextmanager
+    def block(self, header: str) -> Iterator[None]:
+        """An indented block below ``header``; an empty one gets ``pass``."""
+        self.line(header)
+        self._depth += 1
+        before = len(self._lines)
+        yield
+        if len(self._lines) == before:
+            self.line("pass")
+        self._depth -= 1
+
+    @property
+    def text(self) -> str:
+        """Everything written."""
+        return textwrap.dedent("\n".join(self._lines)) + "\n"

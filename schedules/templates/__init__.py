@@ -1,0 +1,1 @@
+"""Templates: loop skeletons, one a file."""
