@@ -66,7 +66,7 @@ class Slot:
     @cached_property
     def strict(self) -> bool:
         """Whether a contiguous tensor may still have other strides than the dense ones: sizes of
-        1 leave them open.
+        1 leave them open. (So does emptiness.)
         """
         return 1 in self.own
 
@@ -76,7 +76,12 @@ class Slot:
             if tensor.is_conj():
                 tensor = _compact(tensor, self.leading, torch.Tensor.resolve_conj)
             tensor = torch.view_as_real(tensor)
-        if tensor.is_contiguous() and not self.strict and not tensor.is_neg():
+        if (
+            tensor.is_contiguous()
+            and not self.strict
+            and not tensor.is_neg()
+            and tensor.numel() > 0
+        ):
             return tensor
         return self._dense_view(tensor)
 

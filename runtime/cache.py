@@ -117,6 +117,15 @@ class KernelCache:
             if held is not None:
                 held.release()
 
+    def writable(self) -> str | None:
+        """None if entries can be written, otherwise why not."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            Path(tempfile.mkdtemp(prefix="probe-", dir=self.root)).rmdir()
+        except OSError as error:
+            return f"no: {error}"
+        return None
+
     def entries(self) -> list[tuple[KernelKey, Path, int]]:
         """Key, folder and bytes of every readable entry."""
         found = []

@@ -32,6 +32,9 @@ def call(text: str, tensors: Sequence[torch.Tensor], config: str = "") -> list[t
 
 def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:
     grad = torch.is_grad_enabled()
+    # Meta tensors have the operator's fake kernel, but no plan.
+    if tensors and tensors[0].is_meta:
+        return False
     for tensor in tensors:
         if type(tensor) not in _PLAIN or (grad and tensor.requires_grad):
             return False

@@ -15,7 +15,7 @@ from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.binding import Slot, allocate, sizes_of
-from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
+from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
 _library = torch.library.Library("pdssm_compiler", "DEF")
@@ -45,7 +45,8 @@ def _slots(text: str) -> tuple[list[Slot], list[Slot]]:
 def _fake(program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool):  # type: ignore[no-untyped-def]
     slots, outputs = _slots(program)
     sizes = sizes_of(slots, inputs)
-    return [allocate(slot, sizes, inputs[0].device) for slot in outputs]
+    device = one_device(program, inputs)
+    return [allocate(slot, sizes, device) for slot in outputs]
 
 
 @lru_cache(maxsize=4096)

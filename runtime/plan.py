@@ -83,7 +83,7 @@ class Plan:
             for i in promised
             if (helper := promise_program(n, i)) is not None
         ]
-        self._tables = {positions[i.name] for i in given if isinstance(i.type, Table)}
+        self._given = given
         self._reporter = Reporter(lowered, subject)
         self._names = [input_.name for input_ in given]
         if device.type != "cpu":
@@ -116,8 +116,11 @@ class Plan:
             return list(outputs)
         if not trusted:
             for position, helper in self._promises:
-                helper.run([_as_tokens(bound[position], position in self._tables)])
-        inverses = [self._inverted(helper, bound[position]) for position, helper in self._inverses]
+                helper.run([_as_tokens(bound[position], self._given[position])])
+        inverses = [
+            self._inverted(helper, bound[position], self._given[position])
+            for position, helper in self._inverses
+        ]
         arguments = []
         for position in self._order:
             arguments.append(bound[position] if position >= 0 else inverses.pop(0))
@@ -127,9 +130,9 @@ class Plan:
         self._launch(arguments, sizes, tensors)
         return list(outputs)
 
-    def _inverted(self, helper: "Plan", table: torch.Tensor) -> torch.Tensor:
+    def _inverted(self, helper: "Plan", table: torch.Tensor, input_: Input) -> torch.Tensor:
         inverse = torch.empty_like(table, memory_format=torch.contiguous_format)
-        helper.run([_as_tokens(table, True)], out=[_as_tokens(inverse, True)])
+        helper.run([_as_tokens(table, input_)], out=[_as_tokens(inverse, input_)])
         return inverse
 
     def _launch(
@@ -151,9 +154,15 @@ class Plan:
                 self.built.kernel.launch(arguments, self._word, sizes)
 
 
-def _as_tokens(maps: torch.Tensor, is_table: bool) -> torch.Tensor:
-    """A table ``[H, K, N]`` as one sequence of maps ``[1, K, H, N]``; maps a token as they are."""
-    return maps.transpose(0, 1).unsqueeze(0) if is_table else maps
+def _as_tokens(maps: torch.Tensor, input_: Input) -> torch.Tensor:
+    """Maps as sequences of them: a table ``[H, K, N]`` is one, ``[1, K, H, N]``; a map a row or a
+    head is a sequence of one token; maps a token are as they are.
+    """
+    if isinstance(input_.type, Table):
+        return maps.transpose(0, 1).unsqueeze(0)
+    if input_.role == "row":
+        return maps.unsqueeze(1)
+    return maps[None, None] if input_.role == "head" else maps
 
 
 def _helper(input_: Input, program: Program, device: torch.device) -> Plan:
@@ -161,7 +170,8 @@ def _helper(input_: Input, program: Program, device: torch.device) -> Plan:
         name = input_.inverse_of or input_.name
         subject = Subject(name, ("", "k", "h"))
     else:
-        subject = Subject(input_.name, ("b", "t", "h"))
+        axes = {"row": ("b", "", "h"), "head": ("", "", "h")}.get(input_.role, ("b", "t", "h"))
+        subject = Subject(input_.name, axes)  # type: ignore[arg-type]
     return Plan(program, device, 0, subject)
 
 

@@ -383,7 +383,10 @@ class TvmBody:
         if value.op == "select":
             table, index = value.args
             (k,) = self.known[index]
-            return (f"T.Cast('int32', {table.name}[h, {k}, {i}])",)
+            place = f"{table.name}[h, {k}, {i}]"
+            if needs_range_check(self.program.input(table.name)):
+                return (self._clamped(self._argument(table.name), place),)
+            return (f"T.Cast('int32', {place})",)
         if value.op == "carry":
             return self._carry_places(value, i)
         return tuple(f"{part}[{i}]" for part in self._arrays_of(value))
@@ -433,10 +436,14 @@ class TvmBody:
         if argument.role == "lagged":
             return self._load_lagged(self.program.input(name), argument, j)
         if isinstance(type_, Map):
-            wide = f"T.Cast('uint64', {self._place(argument, j)})"
-            limit = self.program.state_size - 1
-            return (f"T.Cast('int32', T.min({wide}, T.uint64({limit})))",)
+            return (self._clamped(argument, self._place(argument, j)),)
         return self._cast(argument, self._place(argument, j))
+
+    def _clamped(self, argument: Argument, place: str) -> str:
+        """An entry of a map from outside, whatever it holds, as an element's number."""
+        wide = "uint64" if argument.dtype == "int64" else "uint32"
+        limit = self.program.state_size - 1
+        return f"T.Cast('int32', T.min(T.Cast('{wide}', {place}), T.{wide}({limit})))"
 
     def _cast(self, argument: Argument, place: str) -> Parts:
         places = [f"{place[:-1]}, {part}]" for part in (0, 1)] if argument.complex else [place]

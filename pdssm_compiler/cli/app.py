@@ -1,0 +1,23 @@
+"""The application and its commands."""
+
+import typer
+
+from pdssm_compiler.cli.compile import compile_command
+from pdssm_compiler.cli.doctor import doctor
+from pdssm_compiler.cli.lower import lower
+from pdssm_compiler.cli.run import run
+from pdssm_compiler.cli.verify import verify
+
+app = typer.Typer(
+    name="pdssm-compiler",
+    help="Kernels for PD-SSM scans: look inside, compile, verify, run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("doctor")(doctor)
+app.command("lower")(lower)
+app.command("compile")(compile_command)
+app.command("verify")(verify)
+app.command("run")(run)

@@ -1,0 +1,68 @@
+"""``pdssm-compiler compile``: kernels for named targets, present or not."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pdssm_compiler.cli import options as o
+
+
+def compile_command(
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="cpu, cuda, sm_90, gfx942, …; may be given several times."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder to write each kernel's files to.")
+    ] = None,
+    state_size: o.StateSize = 32,
+    dictionary_size: o.DictionarySize = 32,
+    dtype: o.DtypeOption = o.Dtype.complex64,
+    payload_dtype: o.PayloadOption = None,
+    map_source: o.MapSourceOption = o.MapSource.dictionary,
+    map_class: o.MapClassOption = o.MapClass.general,
+    orientation: o.OrientationOption = o.Orientation.column,
+    initial_state: o.InitialState = False,
+    final_state: o.FinalState = False,
+) -> None:
+    """Compile the forward and backward kernels of a specification, and say what they take."""
+    from pdssm_compiler.compiled import compile
+    from pdssm_compiler.runtime.backends import BACKENDS
+
+    spec = o.spec_of(
+        state_size,
+        dictionary_size,
+        dtype,
+        payload_dtype,
+        map_source,
+        map_class,
+        orientation,
+    )
+    columns = ("registers", "spilled", "shared_bytes", "barriers")
+    table = Table("target", "kernel", "template", "config", "bytes", *columns)
+    for name in target or [None]:  # type: ignore[list-item]
+        compiled = compile(spec, name, initial_state=initial_state, output_final_state=final_state)
+        for kind, source, files in (
+            ("forward", compiled.source, compiled.files),
+            ("backward", compiled.backward_source, compiled.backward_files),
+        ):
+            kernel = BACKENDS[source.backend].load(source, 0, files)
+            found = kernel.resources()
+            config = " ".join(f"{key}={value}" for key, value in source.config.items())
+            size = sum(map(len, files.values()))
+            cells = (str(found.get(column, "")) for column in columns)
+            table.add_row(str(compiled.target), kind, source.template, config, str(size), *cells)
+            if out is not None:
+                _write(out / f"{compiled.target.arch}-{kind}", files)
+    Console().print(table)
+    if out is not None:
+        typer.echo(f"files written to {out}")
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)

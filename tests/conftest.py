@@ -1,0 +1,30 @@
+"""What every test of the project shares: the Hypothesis profiles and a kernel cache of the run."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("local", max_examples=40, deadline=None, print_blob=True)
+# The same examples in every run: a red CI is a change, not a new draw.
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+# For long runs: pytest --hypothesis-profile=stress
+settings.register_profile("stress", settings.get_profile("local"), max_examples=1000)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+_CACHE = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One fresh kernel cache a run; the workers of pytest-xdist inherit it."""
+    if not hasattr(config, "workerinput"):
+        config.stash[_CACHE] = tempfile.mkdtemp(prefix="pdssm-tests-")
+        os.environ["PDSSM_CACHE_DIR"] = config.stash[_CACHE]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it."""
+    if _CACHE in config.stash:
+        shutil.rmtree(config.stash[_CACHE], ignore_errors=True)

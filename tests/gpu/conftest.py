@@ -1,0 +1,30 @@
+"""Tests that need a GPU. Without one they are deselected, and the summary line says so."""
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is in this folder; leave it out where torch sees no GPU."""
+    here = [item for item in items if "gpu" in item.path.parent.parts[-1:]]
+    for item in here:
+        item.add_marker(pytest.mark.gpu)
+    if here and not torch.cuda.is_available():
+        config.hook.pytest_deselected(items=here)
+        items[:] = [item for item in items if item not in here]
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The GPU."""
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_to_report():
+    """A test starts and ends with no failed check on record."""
+    from pdssm_compiler import check
+
+    check()
+    yield
+    check()

@@ -1,0 +1,83 @@
+"""How calls behave on a GPU: streams, synchronisation, compilation, ``torch.compile``."""
+
+import torch
+
+import pdssm_compiler
+from pdssm_compiler.runtime.plan import plans
+from tests.public.scans import Case, Draw, inputs
+
+
+def _call(device: torch.device, draw: Draw) -> dict[str, torch.Tensor]:
+    return {n: t.to(device) for n, t in inputs(Case(32, "dictionary"), draw).items()}
+
+
+def test_many_streams(device: torch.device) -> None:
+    calls = [_call(device, Draw(3, 300, 2, "random", "disk", seed)) for seed in range(16)]
+    want = [pdssm_compiler.pd_scan(**call)[0] for call in calls]
+    streams = [torch.cuda.Stream(device) for _ in calls]
+    torch.cuda.synchronize()
+    for _ in range(5):
+        got = []
+        for stream, call in zip(streams, calls, strict=True):
+            with torch.cuda.stream(stream):
+                got.append(pdssm_compiler.pd_scan(**call)[0])
+        torch.cuda.synchronize()
+        for mine, theirs in zip(got, want, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_no_synchronisation(device: torch.device) -> None:
+    call = _call(device, Draw(3, 50, 2, "random", "disk", 0))
+    for name in ("diagonal", "drive"):
+        call[name].requires_grad_()
+
+    def step() -> None:
+        states, _ = pdssm_compiler.pd_scan(**call)
+        states.abs().sum().backward()
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_length_compiles_nothing(device: torch.device) -> None:
+    pdssm_compiler.pd_scan(**_call(device, Draw(2, 5, 2, "random", "disk", 0)))
+    before = len(plans())
+    for length in range(1, 51):
+        pdssm_compiler.pd_scan(**_call(device, Draw(2, length, 2, "random", "disk", length)))
+    assert len(plans()) == before
+
+
+def test_torch_compile(device: torch.device) -> None:
+    call = _call(device, Draw(2, 40, 2, "random", "disk", 1))
+
+    def model(diagonal: torch.Tensor, drive: torch.Tensor) -> torch.Tensor:
+        states, _ = pdssm_compiler.pd_scan(
+            diagonal * 0.5,
+            drive,
+            dictionary=call["dictionary"],
+            selection=call["selection"],
+        )
+        return states.real.square().sum()
+
+    leaves = [call[name].requires_grad_() for name in ("diagonal", "drive")]
+    want = torch.autograd.grad(model(*leaves), leaves)
+    compiled = torch.compile(model, fullgraph=True)
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_second_run_is_bitwise_equal(device: torch.device) -> None:
+    call = _call(device, Draw(8, 500, 4, "collide", "disk", 2))
+    leaves = [call[name].requires_grad_() for name in ("diagonal", "drive", "initial_state")]
+    runs = []
+    for _ in range(3):
+        states, _ = pdssm_compiler.pd_scan(**call)
+        grads = torch.autograd.grad(states, leaves, torch.ones_like(states))
+        runs.append([states.detach(), *grads])
+    for again in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(again, runs[0], strict=True))
