@@ -32,9 +32,39 @@ class PdCall(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
+def _text(spec: PdScan) -> str:
+    return pd_scan(spec).text
+
+
+@torch.compiler.assume_constant_result
+def _constant_text(*fields: int | str | bool | None) -> str:
+    """The text for a traced call: Dynamo asks once, and puts it into the graph."""
+    return _text(PdScan(*fields))  # type: ignore[arg-type]
+
+
+def _static(size: int) -> int:
+    """A size that is compiled in, as a constant: multiplying a list makes Dynamo guard on it."""
+    return len([None] * size)
+
+
 def text_of(spec: PdScan) -> str:
     """The text form of a PD scan's program."""
-    return pd_scan(spec).text
+    if torch.compiler.is_compiling():
+        return _constant_text(
+            _static(spec.state_size),
+            None if spec.dictionary_size is None else _static(spec.dictionary_size),
+            spec.element,
+            spec.map_source,
+            spec.map_class,
+            spec.orientation,
+            spec.initial_state,
+            spec.final_state,
+            spec.diagonal_storage,
+            spec.payload_storage,
+            spec.map_storage,
+            spec.selection_storage,
+        )
+    return _text(spec)
 
 
 def read_call(

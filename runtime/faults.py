@@ -88,7 +88,8 @@ class Reporter:
             if len(wrong):
                 index = tuple(wrong[0].tolist())
                 return IndexRangeError(f"{name}{list(index)} = {tensor[index].item()}: {remedy}")
-        where = f" (head {token})" if input_.role == "head" else self._place(token, sizes)
+        head = token % max(1, sizes.heads)
+        where = f" (head {head})" if input_.role == "head" else self._place(token, sizes)
         return IndexRangeError(f"{name}{where} has an entry out of range: {remedy}")
 
     def _place(self, token: int, sizes: Sizes) -> str:

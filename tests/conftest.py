@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.stash[_CACHE] = tempfile.mkdtemp(prefix="pdssm-tests-")
         os.environ["PDSSM_CACHE_DIR"] = config.stash[_CACHE]
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what needs a process of its own, unless this is it."""
+    alone = os.environ.get("TRITON_INTERPRET") == "1"
+    return True if collection_path.name == "triton_interpreter" and not alone else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -100,10 +100,7 @@ class TritonBody:
         self.program = program
         self.signature = Signature(program)
         self.writer = writer
-        self.names = {
-            value: (value.name if value.is_leaf else f"v{number}")
-            for number, value in enumerate(program.body)
-        }
+        self._numbers = {value: number for number, value in enumerate(program.body)}
         self.known: dict[Value, Parts] = {}
 
     # -- declarations ---------------------------------------------------------------------------
@@ -166,7 +163,9 @@ class TritonBody:
                 if needs_range_check(input_):
                     self._check_table(input_, input_.type)
             elif input_.role in ("head", "row") and self._is_read(input_):
-                self.load(input_, input_.name, "0", "True")
+                self.load(input_.value, "", "0", "True")
+                self.finish(input_.value, "", "0")
+                self._check_constant(input_)
         for number, _ in enumerate(self._promises()):
             self.writer.line(f"broken_{number} = tl.full((ROWS, BLOCK), -1, tl.int64)")
 
@@ -178,9 +177,10 @@ class TritonBody:
     def _start(self, carry: Carry) -> Parts:
         shape = "(ROWS,)" if isinstance(carry.type, Scalar) else "(ROWS, BLOCK)"
         if carry.start_input is not None:
-            name = f"start_{carry.name}"
-            self.load(self.program.input(carry.start_input), name, "0", "True")
-            return part_names(name, carry.type)
+            value = self.program.input(carry.start_input).value
+            self.load(value, "", "0", "True")
+            self.finish(value, "", "0")
+            return self.known[value]
         if carry.start == "identity":
             return ("lane",)
         dtype = real_dtype(carry.type)
@@ -190,19 +190,36 @@ class TritonBody:
 
     def _check_table(self, input_: Input, table: Table) -> None:
         """Every entry once: the rows of the first sequence look at their heads' tables."""
-        n, name = self.program.state_size, input_.name
+        name = input_.name
         write = self.writer
         write.line(f"worst_{name} = tl.zeros((ROWS, BLOCK), tl.int32)")
         with write.block(f"for k in range({table.size}):"):
-            write.line(
-                f"entry = tl.load({name}_at + k * {n}, mask=inside & (b == 0)[:, None], other=0)"
-            )
-            wrong = "entry >= " + str(n)
-            if input_.storage != "u8":
-                wrong = f"(entry < 0) | ({wrong})"
+            mask = "inside & (b == 0)[:, None]"
+            write.line(f"entry = tl.load({name}_at + k * {self._n}, mask={mask}, other=0)")
+            wrong = self._outside("entry", input_, self._n)
             write.line(f"worst_{name} = worst_{name} | ({wrong}).to(tl.int32)")
         write.line(f"bad = tl.max(worst_{name}, axis=1) > 0")
         self._report(name, "range", "bad", "h")
+
+    def _check_constant(self, input_: Input) -> None:
+        """An index or a map that is one for all tokens of a row."""
+        if not needs_range_check(input_):
+            return
+        raw = self.raw_names(input_.value, "")[0]
+        bound = input_.type.bound if isinstance(input_.type, Index) else self._n
+        bad = self._outside(raw, input_, bound)
+        if isinstance(input_.type, Map):
+            bad = f"tl.max(({bad}).to(tl.int32), axis=1) > 0"
+        place = "h" if input_.role == "head" else "b * L * H + h"
+        self._report(input_.name, "range", bad, place)
+
+    def _outside(self, raw: str, input_: Input, bound: int) -> str:
+        """Whether an index as it was loaded lies outside ``[0, bound)``."""
+        wrong = f"{raw} >= {bound}"
+        return wrong if input_.storage == "u8" else f"({raw} < 0) | ({wrong})"
+
+    def _name(self, value: Value) -> str:
+        return value.name if value.is_leaf else f"v{self._numbers[value]}"
 
     # -- inputs of a token ----------------------------------------------------------------------
 
@@ -226,113 +243,122 @@ class TritonBody:
             and isinstance(input_.type, Index) != numbers_and_maps
         ]
 
-    def name_of(self, value: Value, slot: str) -> str:
-        """The name of a value loaded early; ``slot`` tells tokens apart."""
-        return f"{self.names[value]}{slot}"
+    def raw_names(self, value: Value, slot: str) -> Parts:
+        """The names of what :meth:`load` loads; ``slot`` tells the tokens loaded early apart."""
+        return part_names(f"{self._name(value)}_raw{slot}", value.type)
 
-    def loaded_names(self, value: Value, slot: str) -> Parts:
-        """Every name that :meth:`load_ahead` gives a value: its parts, and what is checked."""
-        name = self.name_of(value, slot)
-        checked = isinstance(value.type, Map | Index) and value.op == "input"
-        return (*part_names(name, value.type), *((f"{name}_raw",) if checked else ()))
+    def load(self, value: Value, slot: str, t: str, exists: str) -> None:
+        """Load one of :meth:`ahead` or :meth:`indices` for the token ``t``, if it exists.
 
-    def load_ahead(self, value: Value, slot: str, t: str, exists: str) -> None:
-        """Load one of :meth:`ahead` or :meth:`indices` for the token ``t``, if it exists."""
-        name = self.name_of(value, slot)
+        Nothing waits for the memory here: what has to be computed from it is left to
+        :meth:`finish`, when the token's turn has come. (A selected map does wait for its index,
+        which skeletons therefore load earlier still.)
+        """
+        names = self.raw_names(value, slot)
         if value.op == "select":
             table, index = value.args
-            argument = self._argument(table.name)
-            place = f"{table.name}_at + {self.name_of(index, slot)}[:, None] * {self._n}"
-            checked = not needs_range_check(self.program.input(table.name))
-            self._load_map(argument, name, place, f"inside & {exists}", trusted=checked)
-        else:
-            self.load(self.program.input(value.name), name, t, exists)
-
-    def load(self, input_: Input, name: str, t: str, exists: str) -> None:
-        """Load an input into ``name``'s parts."""
+            k = self._clamped(self.raw_names(index, slot)[0], self._bound(index))
+            place = f"{table.name}_at + {k}[:, None] * {self._n}"
+            self.writer.line(f"{names[0]} = tl.load({place}, mask=inside & {exists}, other=0)")
+            return
+        input_ = self.program.input(value.name)
         argument = self._argument(input_.name)
         place = f"{input_.name}_at"
         if "L" in argument.leading:
-            step = f"{input_.name}_sL * 2" if argument.complex else f"{input_.name}_sL"
-            place = f"{place} + ({t}) * ({step})"
-        if input_.role == "lagged":
-            self._load_lagged(input_, argument, name, t, exists)
-        elif isinstance(input_.type, Map):
-            self._load_map(argument, name, place, f"inside & {exists}", trusted=False)
-        elif isinstance(input_.type, Index):
-            self.writer.line(f"{name}_raw = tl.load({place}, mask=live & {exists}, other=0)")
-            clamped = f"tl.minimum(tl.maximum({name}_raw, 0), {input_.type.bound - 1})"
-            self.writer.line(f"{name} = {clamped}.to(tl.int32)")
-        else:
-            self._load_number(argument, name, place, exists)
-
-    def _load_number(self, argument: Argument, name: str, place: str, exists: str) -> None:
-        mask = "live" if isinstance(argument.type, Scalar) else "inside"
+            if input_.role == "lagged":
+                t, within = self._following(t)
+                exists = f"{within} & {exists}"
+            place = f"{place} + ({t}) * {self._step(argument)}"
+        mask = self._mask(argument)
+        other = "0.0" if is_number(value.type) else "0"
+        loaded = f"tl.load({place}, mask={mask} & {exists}, other={other})"
         if argument.complex:
-            rank = 1 if isinstance(argument.type, Scalar) else 2
-            mask = f"{mask}{'[:, None]' if rank == 1 else '[:, :, None]'}"
-        cast = f".to({real_dtype(argument.type)})"
-        loaded = f"tl.load({place}, mask={mask} & {exists}, other=0.0){cast}"
-        if argument.complex:
-            re, im = part_names(name, argument.type)
-            self.writer.line(f"{re}, {im} = tl.split({loaded})")
+            loaded = f"tl.split({loaded})"
+        self.writer.line(f"{', '.join(names)} = {loaded}")
+
+    def finish(self, value: Value, slot: str, t: str) -> None:
+        """Make the parts of a loaded value known: widened, clamped, or the boundary's."""
+        names = self.raw_names(value, slot)
+        if isinstance(value.type, Index):
+            self._bind(value, (self._clamped(names[0], self._bound(value)),))
+        elif isinstance(value.type, Map):
+            source = f"{names[0]}.to(tl.int32)"
+            if not self._is_trusted(value):
+                source = self._clamped(names[0], self._n)
+            self._bind(value, (f"tl.where(inside, {source}, lane)",))
         else:
-            self.writer.line(f"{name} = {loaded}")
+            argument = self._argument(value.name)
+            compute = real_dtype(value.type)
+            parts = names
+            if f"tl.{argument.dtype}" != compute:
+                parts = tuple(f"{name}.to({compute})" for name in names)
+            boundary = self.program.input(value.name).boundary
+            if boundary is not None:
+                _, within = self._following(t)
+                outside = self.known[self.program.input(boundary).value]
+                parts = tuple(
+                    f"tl.where({within}, {part}, {edge})"
+                    for part, edge in zip(parts, outside, strict=True)
+                )
+            if parts == names:
+                self.known[value] = names
+            else:
+                self._bind(value, parts)
 
-    def _load_map(
-        self, argument: Argument, name: str, place: str, mask: str, *, trusted: bool
-    ) -> None:
-        self.writer.line(f"{name}_raw = tl.load({place}, mask={mask}, other=0)")
-        limit = self._n - 1
-        source = f"{name}_raw.to(tl.int32)"
-        if not trusted:
-            source = f"tl.minimum(tl.maximum({name}_raw, 0), {limit}).to(tl.int32)"
-        self.writer.line(f"{name} = tl.where({mask}, {source}, lane)")
+    def _bind(self, value: Value, expressions: Parts) -> None:
+        # A leaf's own name is its pointer's or its carry's.
+        names = part_names(f"{self._name(value)}{'_now' if value.is_leaf else ''}", value.type)
+        for name, expression in zip(names, expressions, strict=True):
+            self.writer.line(f"{name} = {expression}")
+        self.known[value] = names
 
-    def _load_lagged(
-        self, input_: Input, argument: Argument, name: str, t: str, exists: str
-    ) -> None:
-        """The saved value of this program's following step, or the boundary."""
-        forward = self.program.direction == "forward"
-        following, inside = (
-            (f"({t}) + 1", f"(({t}) + 1 < L)")
-            if forward
-            else (
-                f"({t}) - 1",
-                f"(({t}) > 0)",
-            )
-        )
-        step = f"{input_.name}_sL * 2" if argument.complex else f"{input_.name}_sL"
-        place = f"{input_.name}_at + ({following}) * ({step})"
-        self._load_number(argument, name, place, f"{inside} & {exists}")
-        if input_.boundary is not None:
-            names = part_names(name, argument.type)
-            for part, outside in zip(
-                names, part_names(input_.boundary, argument.type), strict=True
-            ):
-                self.writer.line(f"{part} = tl.where({inside}, {part}, {outside})")
+    def _bound(self, index: Value) -> int:
+        assert isinstance(index.type, Index)
+        return index.type.bound
+
+    def _clamped(self, raw: str, bound: int) -> str:
+        return f"tl.minimum(tl.maximum({raw}, 0), {bound - 1}).to(tl.int32)"
+
+    def _is_trusted(self, map_: Value) -> bool:
+        """Whether a map needs no clamping: an inverted table is our own work."""
+        name = map_.args[0].name if map_.op == "select" else map_.name
+        return not needs_range_check(self.program.input(name))
+
+    def _following(self, t: str) -> tuple[str, str]:
+        """This program's following step, whose saved value a lagged input reads, and whether there
+        is one.
+        """
+        if self.program.direction == "forward":
+            return f"({t}) + 1", f"(({t}) + 1 < L)"
+        return f"({t}) - 1", f"(({t}) > 0)"
+
+    def _step(self, argument: Argument) -> str:
+        """Elements from one token to the next."""
+        return f"({argument.name}_sL * 2)" if argument.complex else f"{argument.name}_sL"
+
+    def _mask(self, argument: Argument) -> str:
+        if isinstance(argument.type, Scalar | Index):
+            return "live[:, None]" if argument.complex else "live"
+        return "inside[:, :, None]" if argument.complex else "inside"
 
     # -- one token ------------------------------------------------------------------------------
 
     def token(self, slot: str) -> None:
-        """The body of token ``t``, whose inputs :meth:`load_ahead` put in ``slot``."""
-        self.known = {}
+        """The body of token ``t``, whose inputs :meth:`load` put in ``slot``."""
         for value in [*self.indices(), *self.ahead()]:
-            self.known[value] = part_names(self.name_of(value, slot), value.type)
-        for input_ in self.program.inputs:
-            if input_.role in ("head", "row") and not isinstance(input_.type, Table):
-                self.known[input_.value] = part_names(input_.name, input_.type)
+            self.finish(value, slot, "t")
         for carry in self.program.carries:
             self.known[carry.value] = part_names(carry.name, carry.type)
+        constant = dict(self.known)
         self._range_checks(slot)
         for value in self.program.body:
-            if value not in self.known and not value.is_leaf:
+            if value not in self.known:
                 self._compute(value)
         self._promise_checks()
         for out in self.program.token_outputs:
             argument = self._argument(out.name)
-            step = f"{out.name}_sL * 2" if argument.complex else f"{out.name}_sL"
-            self._store(argument, f"{out.name}_at + t * ({step})", self.known[out.value])
+            place = f"{out.name}_at + t * {self._step(argument)}"
+            self._store(argument, place, self.known[out.value])
         # All next values, then all carries: one may be another's present value.
         nexts = [name for carry in self.program.carries for name in self.known[carry.next]]
         carried = [
@@ -340,17 +366,17 @@ class TritonBody:
         ]
         if carried:
             self.writer.line(f"{', '.join(carried)} = {', '.join(nexts)}")
+        self.known = constant
 
     def _compute(self, value: Value) -> None:
+        if isinstance(value.type, Table):
+            # Read through `select`.
+            return
         rule = STRUCTURE_RULES.get(value.op)
         args = [self.known[arg] for arg in value.args]
         if value.op in ("scatter_add", "invert"):
             self._hits(value.args[-1])
-        expressions = rule(self, value, args) if rule else arithmetic(value, args, DIALECT)
-        names = part_names(self.names[value], value.type)
-        for name, expression in zip(names, expressions, strict=True):
-            self.writer.line(f"{name} = {expression}")
-        self.known[value] = names
+        self._bind(value, rule(self, value, args) if rule else arithmetic(value, args, DIALECT))
 
     def _hits(self, map_: Value) -> None:
         """Where source ``j`` (axis 1) goes to row ``i`` (axis 2)."""
@@ -374,29 +400,20 @@ class TritonBody:
         maps = [
             (i.name, "range")
             for i in self.program.inputs
-            if isinstance(i.type, Map) and needs_range_check(i)
+            if isinstance(i.type, Map) and i.role == "token" and self._is_read(i)
         ]
         return maps + [(check.subject, check.promise) for check in self.program.checks]
 
     def _range_checks(self, slot: str) -> None:
         for value in self.indices():
-            assert isinstance(value.type, Index)
-            raw = f"{self.name_of(value, slot)}_raw"
-            wrong = f"{raw} >= {value.type.bound}"
-            if self.program.input(value.name).storage != "u8":
-                wrong = f"({raw} < 0) | ({wrong})"
-            self.writer.line(f"bad = {wrong}")
-            self._report(value.name, "range", "bad", "b * L * H + t * H + h")
+            input_ = self.program.input(value.name)
+            bad = self._outside(self.raw_names(value, slot)[0], input_, self._bound(value))
+            self._report(value.name, "range", bad, "b * L * H + t * H + h")
         for number, (subject, promise) in enumerate(self._promises()):
             if promise == "range":
-                value = self.program.input(subject).value
-                if value not in self.known:
-                    continue
-                raw = f"{self.name_of(value, slot)}_raw"
-                wrong = f"{raw} >= {self._n}"
-                if self.program.input(subject).storage != "u8":
-                    wrong = f"({raw} < 0) | ({wrong})"
-                self.writer.line(f"broken_{number} = tl.where({wrong}, t, broken_{number})")
+                input_ = self.program.input(subject)
+                bad = self._outside(self.raw_names(input_.value, slot)[0], input_, self._n)
+                self.writer.line(f"broken_{number} = tl.where({bad}, t, broken_{number})")
 
     def _promise_checks(self) -> None:
         first = len(self._promises()) - len(self.program.checks)
@@ -419,12 +436,8 @@ class TritonBody:
         return next(a for a in self.signature.arguments if a.name == name)
 
     def _store(self, argument: Argument, place: str, parts: Parts) -> None:
-        mask = "live" if isinstance(argument.type, Scalar) else "inside"
-        value = parts[0]
-        if argument.complex:
-            rank = 1 if isinstance(argument.type, Scalar) else 2
-            mask = f"{mask}{'[:, None]' if rank == 1 else '[:, :, None]'}"
-            value = f"tl.join({parts[0]}, {parts[1]})"
+        value = f"tl.join({parts[0]}, {parts[1]})" if argument.complex else parts[0]
+        mask = self._mask(argument)
         # A store casts to the pointer's own dtype.
         self.writer.line(f"tl.store({place}, {value}, mask={mask})")
 

@@ -8,6 +8,7 @@ Every index that comes from outside is clamped where it is read and its range re
 the error word, so that no input, however wrong, makes a kernel leave its tensors.
 """
 
+import contextlib
 from collections.abc import Callable
 
 from pdssm_compiler.ir.program import Carry, Input, Program
@@ -64,7 +65,8 @@ def real_dtype(type_: Type) -> str:
 
 def buffer_dtype(argument: Argument) -> str:
     """The dtype a kernel sees. TVM's conversions from bfloat16 are wrong on CPUs (they convert the
-    bits as an integer), so bfloat16 is passed as its bits and converted here."""
+    bits as an integer), so bfloat16 is passed as its bits and converted here.
+    """
     return "uint16" if argument.dtype == "bfloat16" else argument.dtype
 
 
@@ -182,8 +184,8 @@ class TvmBody:
             with self._over(carry.type) as j:
                 self._set_carry(carry, j, self._start(carry, j))
         for input_ in self.program.inputs:
-            if isinstance(input_.type, Table) and needs_range_check(input_):
-                self._check_table(input_, input_.type)
+            if input_.role in ("head", "row") and needs_range_check(input_):
+                self._check_constant(input_)
 
     def _start(self, carry: Carry, j: str) -> Parts:
         if carry.start_input is not None:
@@ -195,15 +197,24 @@ class TvmBody:
         parts = (first, "0") if is_complex(carry.type) else (first,)
         return tuple(f"T.{dtype}({part})" for part in parts)
 
-    def _check_table(self, input_: Input, table: Table) -> None:
+    def _check_constant(self, input_: Input) -> None:
+        """Every entry of an index, a map or a table that is one for all tokens of the row."""
+        n = self.program.state_size
+        shape = {Index: (), Map: (n,), Table: (0, n)}[type(input_.type)]
+        if isinstance(input_.type, Table):
+            shape = (input_.type.size, n)
+        where = ["h"] if input_.role == "head" else ["b", "h"]
+        indices = [*where, *("kj"[2 - len(shape) :])]
         write = self.writer
         write.line("worst[0] = T.uint64(0)")
-        with (
-            write.block(f"for k in T.serial({table.size}):"),
-            write.block(f"for j in T.serial({self.program.state_size}):"),
-        ):
-            write.line(f"worst[0] = T.max(worst[0], T.Cast('uint64', {input_.name}[h, k, j]))")
-        self._report(input_.name, "range", self.program.state_size, "T.int64(0)")
+        with contextlib.ExitStack() as loops:
+            for name, size in zip(indices[len(where) :], shape, strict=True):
+                loops.enter_context(write.block(f"for {name} in T.serial({size}):"))
+            entry = f"T.Cast('uint64', {input_.name}[{', '.join(indices)}])"
+            write.line(f"worst[0] = T.max(worst[0], {entry})")
+        bound = input_.type.bound if isinstance(input_.type, Index) else n
+        token = "h" if input_.role == "head" else "b * L * H + h"
+        self._report(input_.name, "range", bound, token)
 
     def end_row(self) -> None:
         """Final outputs."""
@@ -232,8 +243,10 @@ class TvmBody:
         """An index from outside: read, checked, clamped."""
         assert isinstance(value.type, Index)
         name, bound = value.name, value.type.bound
-        self.writer.line(f"worst[0] = T.Cast('uint64', {name}[b, t, h])")
-        self._report(name, "range", bound, "b * L * H + t * H + h")
+        place = self._place(self._argument(name), "")
+        self.writer.line(f"worst[0] = T.Cast('uint64', {place})")
+        if self.program.input(name).role == "token":
+            self._report(name, "range", bound, "b * L * H + t * H + h")
         limit = f"T.uint64({bound - 1})"
         self.writer.line(f"{name}_k: T.let = T.Cast('int32', T.min(worst[0], {limit}))")
         self.known[value] = (f"{name}_k",)
@@ -293,7 +306,7 @@ class TvmBody:
         """The checks made in a loop: subject, promise, and what to take the maximum of."""
         found: list[tuple[str, str, Callable[[], str]]] = []
         for input_ in self.program.inputs:
-            if isinstance(input_.type, Map) and input_.role != "head" and stage == 0:
+            if isinstance(input_.type, Map) and stage == 0:
                 name = input_.name
 
                 def raw(name: str = name) -> str:

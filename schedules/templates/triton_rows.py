@@ -2,8 +2,8 @@
 
 A program keeps its rows' carries in registers from the first token to the last, so every tensor is
 read or written once. What a token needs that no token before it computes is loaded ``prefetch``
-tokens ahead, the indices that select maps one token earlier still: the chain from carry to carry
-then waits for arithmetic, not for memory.
+tokens ahead, the indices that select maps as many tokens earlier still: the chain from carry to
+carry then waits for arithmetic, not for memory.
 """
 
 from collections.abc import Iterator
@@ -120,53 +120,36 @@ class TritonRows(Template[TritonRowsConfig]):
         def token(step: str) -> str:
             return step if program.direction == "forward" else f"L - 1 - ({step})"
 
-        if prefetch:
+        # Slot q holds what was loaded for the token q steps from now; an index is loaded twice as
+        # far ahead as the map it selects.
+        for early in range(2 * prefetch):
             for value in body.indices():
-                body.load_ahead(value, "_0", token("0"), "(L > 0)")
+                body.load(value, f"_{early}", token(str(early)), f"({early} < L)")
         for early in range(prefetch):
-            for value in body.indices():
-                body.load_ahead(
-                    value, f"_{early + 1}", token(str(early + 1)), f"({early + 1} < L)"
-                )
             for value in body.ahead():
-                body.load_ahead(value, f"_{early}", token(str(early)), f"({early} < L)")
+                body.load(value, f"_{early}", token(str(early)), f"({early} < L)")
         with writer.block("for step in range(L):"):
             writer.line(f"t = {token('step')}")
-            if not prefetch:
-                for value in [*body.indices(), *body.ahead()]:
-                    body.load_ahead(value, "_0", "t", "True")
-                body.token("_0")
-                return
+            later = token(f"step + {prefetch}"), f"(step + {prefetch} < L)"
+            latest = token(f"step + {2 * prefetch}"), f"(step + {2 * prefetch} < L)"
+            # Loads first: they are on their way while the token is computed.
+            for value in body.indices():
+                body.load(value, f"_{2 * prefetch}", *latest)
+            for value in body.ahead():
+                body.load(value, f"_{prefetch}", *later)
             body.token("_0")
-            writer.line("# Everything loaded ahead moves one token closer.")
-            for value in body.ahead():
-                for early in range(prefetch - 1):
-                    _move(writer, body, value, early)
-            for value in body.indices():
-                for early in range(prefetch):
-                    _move(writer, body, value, early)
-            last = prefetch - 1
-            # The index of the token after next arrives last, the map it selects a token later.
-            for value in body.ahead():
-                body.load_ahead(
-                    value, f"_{last}", token(f"step + {prefetch}"), f"(step + {prefetch} < L)"
-                )
-            for value in body.indices():
-                body.load_ahead(
-                    value,
-                    f"_{prefetch}",
-                    token(f"step + {prefetch + 1}"),
-                    f"(step + {prefetch + 1} < L)",
-                )
+            if prefetch:
+                writer.line("# Everything loaded ahead comes one token closer.")
+            for values, slots in ((body.ahead(), prefetch), (body.indices(), 2 * prefetch)):
+                for value in values:
+                    for early in range(slots):
+                        _move(writer, body, value, early)
 
 
 def _move(writer: Writer, body: TritonBody, value: Value, early: int) -> None:
-    for here, there in zip(
-        body.loaded_names(value, f"_{early}"),
-        body.loaded_names(value, f"_{early + 1}"),
-        strict=True,
-    ):
-        writer.line(f"{here} = {there}")
+    here = body.raw_names(value, f"_{early}")
+    there = body.raw_names(value, f"_{early + 1}")
+    writer.line(f"{', '.join(here)} = {', '.join(there)}")
 
 
 def _block(program: Program) -> int:

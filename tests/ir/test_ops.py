@@ -123,6 +123,7 @@ REFUSED: list[tuple[str, tuple[Type, ...], str]] = [
     ("gather", (Scalar("f32"), Map()), r"argument 0 must be a vector"),
     ("scatter_add", (Vector("f32"), Vector("f32")), r"argument 1 must be a map, not vec<f32>"),
     ("select", (Table(3), Index(4)), r"an index below 4 selects from a table of 3"),
+    ("select", (Table(4), Index(3)), r"an index below 3 selects from a table of 4"),
     ("select", (Map(), Index(4)), r"argument 0 must be a table"),
     ("compose", (Map(), Index(4)), r"argument 1 must be a map, not index<4>"),
     ("invert", (Map("general"),), "a general map has no inverse; promise a permutation"),

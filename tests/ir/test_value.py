@@ -94,6 +94,7 @@ def test_topological_puts_arguments_first_once_in_the_roots_order() -> None:
     total = b.add(product, x)
     assert topological([total, product]) == [x, y, product, total]
     assert topological([y, total]) == [y, x, product, total]
+    assert topological([b.sub(y, x)]) == [y, x, b.sub(y, x)]
 
 
 def test_topological_goes_deeper_than_pythons_recursion() -> None:

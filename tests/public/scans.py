@@ -80,7 +80,9 @@ class Draw(NamedTuple):
     seed: int
 
 
-def draws(case: Case, lengths: tuple[int, ...] = (0, 1, 2, 3, 5, 8, 13)) -> st.SearchStrategy[Draw]:
+def draws(
+    case: Case, lengths: tuple[int, ...] = (0, 1, 2, 3, 5, 8, 13)
+) -> st.SearchStrategy[Draw]:
     """Sizes, kinds of maps and of diagonals, and a seed."""
     return st.builds(
         Draw,

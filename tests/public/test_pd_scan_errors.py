@@ -206,7 +206,9 @@ def test_index_out_of_range_in_other_dtypes(dtype: torch.dtype) -> None:
     tensors = wrong_entry("token", "destination", (0, 0, 0, 0), 0)
     tensors["destination"] = tensors["destination"].to(dtype)
     tensors["destination"][1, 2, 1, 3] = torch.iinfo(dtype).max
-    with pytest.raises(IndexRangeError, match=rf"destination\[1, 2, 1, 3\] = {torch.iinfo(dtype).max}: "):
+    with pytest.raises(
+        IndexRangeError, match=rf"destination\[1, 2, 1, 3\] = {torch.iinfo(dtype).max}: "
+    ):
         pd_scan(**tensors)
 
 

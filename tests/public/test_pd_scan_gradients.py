@@ -38,7 +38,9 @@ def gradients(
         leaves[name].requires_grad_()
     outputs = pd_scan(**leaves, **case.options, output_final_state=True)
     pairs = [(o, g) for o, g in zip(outputs, arriving, strict=True) if g is not None]
-    found = torch.autograd.grad([o for o, _ in pairs], [leaves[n] for n in names], [g for _, g in pairs])
+    found = torch.autograd.grad(
+        [o for o, _ in pairs], [leaves[n] for n in names], [g for _, g in pairs]
+    )
     return dict(zip(names, found, strict=True))
 
 
@@ -135,7 +137,9 @@ def test_splitting_anywhere_equals_the_whole(case: Case, data: st.DataObject) ->
         **second | {"initial_state": state}, **case.options, output_final_state=True
     )
     found = torch.autograd.grad(
-        [torch.cat([left, right], dim=1), final], [leaves[name] for name in DIFFERENTIABLE], arriving
+        [torch.cat([left, right], dim=1), final],
+        [leaves[name] for name in DIFFERENTIABLE],
+        arriving,
     )
     # The split adds λ + ḡ in another order at the cut; everything else is the same arithmetic.
     scale = expected_gradients(tensors, case.options, arriving, True)

@@ -10,7 +10,10 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "state_size": ({"state_size": 0}, "state_size must be a whole number of at least 1, got 0"),
-    "no integer": ({"state_size": 4.0}, "state_size must be a whole number of at least 1, got 4.0"),
+    "no integer": (
+        {"state_size": 4.0},
+        "state_size must be a whole number of at least 1, got 4.0",
+    ),
     "bool": ({"state_size": True}, "state_size must be a whole number of at least 1, got True"),
     "no dictionary": (
         {"state_size": 4},

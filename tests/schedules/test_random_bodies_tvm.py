@@ -38,6 +38,10 @@ def test_float64(program: Program, seed: int) -> None:
     assert_compiled(program, seed)
 
 
-@few(5, program=st.sampled_from((32, 64)).flatmap(lambda bits: affine_programs(precision=bits)), seed=seeds())
+@few(
+    5,
+    program=st.sampled_from((32, 64)).flatmap(lambda bits: affine_programs(precision=bits)),
+    seed=seeds(),
+)
 def test_affine(program: Program, seed: int) -> None:
     assert_compiled(program, seed)

@@ -1,0 +1,103 @@
+"""Every op has a rule in every emitter, and nothing below ``schedules/`` knows a program."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pdssm_compiler
+import pdssm_compiler.ir
+import pdssm_compiler.runtime
+import pdssm_compiler.schedules
+from pdssm_compiler.ir import programs
+from pdssm_compiler.ir.ops import OPS
+from pdssm_compiler.schedules.emit import arithmetic, triton, tvm
+
+PACKAGES = {
+    name: Path(package.__path__[0])
+    for name, package in (
+        ("ir", pdssm_compiler.ir),
+        ("schedules", pdssm_compiler.schedules),
+        ("runtime", pdssm_compiler.runtime),
+    )
+}
+# What each package may import of the others.
+BELOW = {"ir": set(), "schedules": {"ir"}, "runtime": {"ir", "schedules"}}
+
+
+@pytest.mark.parametrize("emitter", [tvm, triton], ids=["tvm", "triton"])
+def test_every_op_has_a_rule(emitter: object) -> None:
+    leaves = {"input", "carry"}
+    assert set(OPS) - leaves == emitter.SUPPORTED_OPS - leaves
+
+
+def test_every_function_has_a_spelling() -> None:
+    for dialect in (tvm.DIALECT, triton.DIALECT):
+        assert set(dialect.functions) == set(arithmetic.FUNCTIONS)
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted(PACKAGES[package].rglob("*.py"))
+    assert found
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of the modules, and of the names, that a file imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_imports_point_one_way(package: str) -> None:
+    allowed = BELOW[package] | {package}
+    for path in sources(package):
+        for name in imported(path):
+            if name.startswith("pdssm_compiler"):
+                parts = [*name.split("."), ""]
+                assert parts[1] in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["ir", "schedules"])
+def test_no_tensor_library_below_the_runtime(package: str) -> None:
+    for path in sources(package):
+        roots = {name.partition(".")[0] for name in imported(path)}
+        assert not roots & {"torch", "triton", "tvm", "tvm_ffi"}, path
+
+
+def names_of_programs() -> set[str]:
+    """Modules, functions and classes of ``ir.programs``, and the names their programs use."""
+    folder = Path(programs.__path__[0])
+    found = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                declares = node.func.attr in ("input", "carry", "emit", "final")
+                if declares and isinstance(node.args[0], ast.Constant):
+                    found.add(node.args[0].value)
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                found.add(node.name)
+    return found
+
+
+def test_schedules_name_no_program() -> None:
+    # "state" is a word as well; it is looked for as a whole string only.
+    forbidden = names_of_programs()
+    assert {"pd_scan", "PdScan", "diagonal", "drive", "dictionary", "selection"} <= forbidden
+    for path in sources("schedules"):
+        for name in imported(path):
+            assert not name.startswith("pdssm_compiler.ir.programs"), path
+        tree = ast.parse(path.read_text())
+        docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name | ast.Attribute):
+                name = node.id if isinstance(node, ast.Name) else node.attr
+                assert name not in forbidden, f"{path}:{node.lineno}: {name}"
+            if isinstance(node, ast.Constant) and id(node) not in docs:
+                assert node.value not in forbidden, f"{path}:{node.lineno}: {node.value}"
+

@@ -1,0 +1,136 @@
+"""Templates: what their heuristics choose and what ``feasible`` refuses, and why."""
+
+import pytest
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import adjoint, specialise
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
+from pdssm_compiler.runtime.errors import NoTemplateError
+from pdssm_compiler.schedules.registry import TEMPLATES, candidates
+from pdssm_compiler.schedules.target import (
+    NAMED_TARGETS,
+    UnknownTargetError,
+    cpu_target,
+    gpu_target,
+    named_target,
+)
+from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig, launch
+from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
+
+SIZES = (*range(1, 20), 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 192, 255, 256)
+H100 = named_target("sm_90")
+
+
+def program(state_size: int, map_class: str = "general", backward: bool = False) -> Program:
+    found = pd_scan(PdScan(state_size, 4, map_class=map_class, final_state=True))
+    return specialise(adjoint(found).program if backward else found)
+
+
+@pytest.mark.parametrize("target", ["cpu", *NAMED_TARGETS])
+@pytest.mark.parametrize("map_class", ["general", "permutation"])
+def test_heuristic_is_feasible_or_the_refusal_is_clear(target: str, map_class: str) -> None:
+    named = named_target(target)
+    for state_size in SIZES:
+        for backward in (False, True):
+            asked = program(state_size, map_class, backward)
+            try:
+                schedule = choose(asked, named)
+            except NoTemplateError as error:
+                assert f"state size of {state_size} on {named}: triton-rows: " in str(error)
+                # Only the scatter's quadratic tile is ever too large.
+                assert map_class == "general"
+                assert not backward
+                assert state_size > 128
+                continue
+            assert schedule.reason == "heuristic"
+            template, config = schedule.template, schedule.config
+            assert template.feasible(asked, named, config) is None
+            assert config == template.heuristic(asked, named, Problem())
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (TritonRowsConfig(3, 1, 1), "rows must be a power of two, not 3"),
+        (TritonRowsConfig(0, 1, 1), "rows must be a power of two, not 0"),
+        (TritonRowsConfig(64, 1, 1), "use more warps or fewer rows"),
+        (TritonRowsConfig(1, 1, 1000), "prefetching 1000 tokens needs"),
+    ],
+)
+def test_triton_rows_refuses(config: TritonRowsConfig, reason: str) -> None:
+    found = TritonRows().feasible(program(64), H100, config)
+    assert found is not None
+    assert reason in found
+    with pytest.raises(NoTemplateError, match="cannot run on cuda:sm_90") as caught:
+        choose(program(64), H100, config)
+    assert reason in str(caught.value)
+
+
+def test_templates_refuse_other_kinds_of_devices() -> None:
+    refused = TritonRows().feasible(program(8), cpu_target(), TritonRowsConfig(1, 1, 1))
+    assert refused == f"triton-rows is for GPUs, not for {cpu_target()}"
+    refused = CpuRows().feasible(program(8), H100, CpuRowsConfig(1))
+    assert refused == "cpu-rows is for CPUs, not for cuda:sm_90"
+    assert CpuRows().feasible(program(8), cpu_target(), CpuRowsConfig(0)) == (
+        "max_heads is at least 1, not 0"
+    )
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_space_has_the_configs_of_its_template(name: str) -> None:
+    template = TEMPLATES[name]
+    target = cpu_target() if "cpu" in template.kinds else H100
+    configs = list(template.space(program(32), target))
+    assert len(configs) == len(set(configs)) > 1
+    assert all(template.accepts(config) for config in configs)
+    assert any(template.feasible(program(32), target, config) is None for config in configs)
+
+
+@pytest.mark.parametrize("config", [CpuRowsConfig(4, False), TritonRowsConfig(2, 1, 4)])
+def test_config_text_reads_back(config: object) -> None:
+    assert read_config(config_text(config)) == config
+
+
+def test_config_errors() -> None:
+    assert read_config("") is None
+    with pytest.raises(NoTemplateError, match="unknown template 'gpu-rows'; there are"):
+        read_config("gpu-rows {}")
+    with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
+        read_config('cpu-rows {"columns": 1}')
+    with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
+        read_config("cpu-rows {")
+    with pytest.raises(NoTemplateError, match="is not a config of any template"):
+        config_text("fast")
+    with pytest.raises(NoTemplateError, match="is not a config of any template"):
+        choose(program(8), H100, "fast")
+
+
+def test_candidates_are_of_the_targets_kind() -> None:
+    assert [template.name for template, _ in candidates(program(8), H100)] == ["triton-rows"]
+    assert [template.name for template, _ in candidates(program(8), cpu_target())] == ["cpu-rows"]
+
+
+def test_unknown_target() -> None:
+    with pytest.raises(UnknownTargetError) as caught:
+        named_target("sm_99")
+    known = ", ".join(["cpu", *NAMED_TARGETS])
+    assert str(caught.value) == f"unknown target 'sm_99'; known targets: {known}"
+
+
+def test_a_queried_gpu_takes_missing_limits_from_its_like() -> None:
+    assert gpu_target("cuda", "sm_90", 32, 114, 1000).registers == H100.registers
+    assert gpu_target("cuda", "sm_999", 32, 1, 1000).registers == 255
+    assert gpu_target("hip", "gfx1", 64, 1, 1000).registers == 512
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7, 64])
+def test_launch_of_cpu_rows_covers_every_head(threads: int) -> None:
+    for batch in (1, 2, 5):
+        for heads in (1, 3, 16, 33):
+            for most in (1, 4, 16):
+                tasks, block = launch(CpuRowsConfig(most), batch, heads, threads)
+                assert 1 <= block <= min(most, heads)
+                assert 1 <= tasks <= threads
+                assert tasks <= batch * -(-heads // block)

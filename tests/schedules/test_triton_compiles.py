@@ -1,0 +1,99 @@
+"""The Triton backend without a GPU: kernels for every architecture, and what they take there."""
+
+from collections.abc import Callable
+
+import pytest
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import adjoint, specialise
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.backends import BACKENDS
+from pdssm_compiler.runtime.compile_service import lower
+from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.target import named_target
+
+Record = Callable[[str, object], None]
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+GENERAL = PdScan(32, 4, final_state=True)
+PERMUTATION = PdScan(32, 4, map_class="permutation", final_state=True)
+
+
+def resources(source: KernelSource, record: Record) -> dict[str, int]:
+    """Compile, load, and read the assembly's own notes."""
+    backend = BACKENDS["triton"]
+    files = backend.compile(source, 16)
+    assert files["source.py"].decode() == source.text
+    found = backend.load(source, 16, files).resources()
+    for name, value in found.items():
+        record(name, value)
+    return found
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("which", ["forward", "adjoint"])
+def test_compiles_without_spills(arch: str, which: str, record_property: Record) -> None:
+    program = pd_scan(PERMUTATION)
+    if which == "adjoint":
+        program = adjoint(program).program
+    source, _ = lower(program, named_target(arch))
+    found = resources(source, record_property)
+    assert 0 < found["registers"] <= source.target.registers
+    assert found["spilled"] == 0
+    assert found["shared_bytes"] <= source.target.shared_memory
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("state_size", [32, 64])
+def test_the_general_scatter_does_not_spill(
+    arch: str, state_size: int, record_property: Record
+) -> None:
+    spec = PdScan(state_size, 4, final_state=True)
+    found = resources(lower(pd_scan(spec), named_target(arch))[0], record_property)
+    assert 0 < found["registers"]
+    assert found["spilled"] == 0
+
+
+def moves_without_collisions() -> dict[str, Program]:
+    """A gather each: no thread waits for another of its warp."""
+    return {
+        "permutation forward": pd_scan(PERMUTATION),
+        "permutation adjoint": adjoint(pd_scan(PERMUTATION)).program,
+        "general adjoint": adjoint(pd_scan(GENERAL)).program,
+        "row forward": pd_scan(PdScan(32, 4, orientation="row")),
+    }
+
+
+@pytest.mark.parametrize("name", moves_without_collisions())
+def test_a_gather_within_a_warp_has_no_barrier(name: str, record_property: Record) -> None:
+    source, _ = lower(moves_without_collisions()[name], named_target("sm_90"))
+    assert source.config["num_warps"] == 1
+    assert resources(source, record_property)["barriers"] == 0
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PdScan(1, None, map_source="none"),
+        PdScan(33, None, "c128", "token", "permutation", "column", True, True),
+        PdScan(16, 8, map_storage="u8", selection_storage="i64", payload_storage="cb32"),
+    ],
+    ids=["N1", "N33-c128", "bfloat16"],
+)
+def test_other_programs_compile(spec: PdScan, arch: str, record_property: Record) -> None:
+    source, _ = lower(pd_scan(spec), named_target(arch))
+    assert resources(source, record_property)["registers"] > 0
+
+
+def test_pointers_need_no_alignment() -> None:
+    source, _ = lower(pd_scan(PERMUTATION), named_target("sm_90"))
+    backend = BACKENDS["triton"]
+    assert backend.load(source, 0, backend.compile(source, 0)).resources()["registers"] > 0
+
+
+def test_the_source_carries_its_program() -> None:
+    source, _ = lower(pd_scan(GENERAL), named_target("sm_90"))
+    header = [line[2:] for line in source.text.splitlines() if line.startswith("#")]
+    assert header[0].startswith("triton-rows TritonRowsConfig(")
+    assert "\n".join(header[1:]).strip() == specialise(pd_scan(GENERAL)).text.strip()

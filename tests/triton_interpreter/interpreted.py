@@ -1,0 +1,87 @@
+"""Run a program's Triton kernel on CPU tensors, by Triton's interpreter."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import specialise
+from pdssm_compiler.runtime.backends import Sizes as KernelSizes
+from pdssm_compiler.runtime.backends.triton_gpu import kernel_arguments, module_of
+from pdssm_compiler.runtime.binding import Slot, allocate, bind
+from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.target import named_target
+from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
+from tests.strategies import Sizes
+
+_splat = interpreter.InterpreterBuilder.create_splat
+
+
+def _splat_bool(self: Any, type_: Any, scalar: Any) -> Any:
+    # A comparison of scalars keeps its operands' dtype in Triton 3.9's interpreter, and spread
+    # over a block it would become integers, which loads refuse as a mask.
+    if scalar.data.dtype == np.bool_:
+        return interpreter.TensorHandle(np.full(type_.shape, scalar.data), tl.int1)
+    return _splat(self, type_, scalar)
+
+
+interpreter.InterpreterBuilder.create_splat = _splat_bool
+
+CONFIGS = (
+    TritonRowsConfig(rows=1, num_warps=1, prefetch=0),
+    TritonRowsConfig(rows=2, num_warps=1, prefetch=1),
+    TritonRowsConfig(rows=4, num_warps=1, prefetch=2),
+    TritonRowsConfig(rows=1, num_warps=1, prefetch=4),
+)
+
+
+class Interpreted:
+    """A program's kernel.
+
+    Args:
+        program: any program; it is specialised first.
+        config: the template's config.
+    """
+
+    def __init__(self, program: Program, config: TritonRowsConfig) -> None:
+        lowered = specialise(program)
+        target = named_target("sm_90")
+        self.source: KernelSource = TritonRows().lower(lowered, target, config)
+        self.program = program
+        self.scan = module_of(self.source).scan
+        self.error = torch.zeros(1, dtype=torch.int64)
+
+    def run(self, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
+        """Outputs for the caller's inputs; what a check reports is left in ``error``."""
+        n = self.program.state_size
+        given = [input_ for input_ in self.program.inputs if input_.inverse_of is None]
+        slots = [Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in given]
+        bound, kernel_sizes = bind(slots, tensors)
+        assert kernel_sizes == KernelSizes(*sizes)
+        by_name = {i.name: tensor for i, tensor in zip(given, bound, strict=True)}
+        signature: Signature = self.source.signature
+        for input_ in signature.program.inputs:
+            if input_.inverse_of is not None:
+                table = by_name[input_.inverse_of]
+                by_name[input_.name] = table.argsort(dim=-1).to(table.dtype)
+        arguments = [by_name[argument.name] for argument in signature.inputs]
+        written = (*signature.token_outputs, *signature.final_outputs)
+        output_slots = [Slot.of(argument, n) for argument in written]
+        outputs = [poisoned(slot, kernel_sizes) for slot in output_slots]
+        arguments += [s.kernel_view(o) for s, o in zip(output_slots, outputs, strict=True)]
+        rows = sizes.batch * sizes.heads
+        grid = (-(-rows // self.source.config["rows"]), 1, 1)
+        self.error.zero_()
+        self.scan[grid](*kernel_arguments(signature, arguments, self.error, kernel_sizes))
+        return outputs
+
+
+def poisoned(slot: Slot, sizes: KernelSizes) -> torch.Tensor:
+    """An output full of NaN, or of -1."""
+    tensor = allocate(slot, sizes, torch.device("cpu"))
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    return tensor.fill_(float("nan") if numbers else -1)

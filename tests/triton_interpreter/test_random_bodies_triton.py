@@ -1,0 +1,49 @@
+"""The Triton emitter on programs no template was written for: what the interpreter computes."""
+
+from hypothesis import strategies as st
+
+from pdssm_compiler.ir import Program, interpret
+from pdssm_compiler.ir.passes import adjoint
+from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
+from tests.ir.agreement import cotangents_for
+from tests.kernels import LAYOUTS, assert_runs, few
+from tests.strategies import Sizes, affine_programs, arrays_for, programs, seeds
+from tests.triton_interpreter.interpreted import CONFIGS, Interpreted
+
+SHAPES = (Sizes(2, 3, 2), Sizes(1, 5, 3), Sizes(1, 1, 1), Sizes(2, 0, 1))
+
+
+def assert_interpreted(program: Program, seed: int, config: TritonRowsConfig) -> None:
+    """Forward and backward, in every shape and layout."""
+    derived = adjoint(program)
+    forward, backward = (Interpreted(p, config) for p in (derived.forward, derived.program))
+    for sizes, layout in zip(SHAPES, LAYOUTS, strict=True):
+        arrays = arrays_for(program, sizes, seed)
+        run = lambda _, tensors, shape: forward.run(tensors, shape)  # noqa: E731
+        assert_runs(run, derived.forward, arrays, sizes, layout)
+        results = interpret(derived.forward, arrays)
+        arrays |= {name: results[output] for name, output in derived.saved.items()}
+        cotangents = cotangents_for(program, sizes, seed)
+        arrays |= {f"grad_{name}": array for name, array in cotangents.items()}
+        reads = {i.name: arrays[i.name] for i in derived.program.inputs if i.inverse_of is None}
+        run = lambda _, tensors, shape: backward.run(tensors, shape)  # noqa: E731
+        assert_runs(run, derived.program, reads, sizes, layout)
+        assert forward.error.item() == backward.error.item() == 0
+
+
+configs = st.sampled_from(CONFIGS)
+
+
+@few(14, program=programs(precision=32, max_ops=14), seed=seeds(), config=configs)
+def test_float32(program: Program, seed: int, config: TritonRowsConfig) -> None:
+    assert_interpreted(program, seed, config)
+
+
+@few(6, program=programs(precision=64), seed=seeds(), config=configs)
+def test_float64(program: Program, seed: int, config: TritonRowsConfig) -> None:
+    assert_interpreted(program, seed, config)
+
+
+@few(5, program=affine_programs(precision=64), seed=seeds(), config=configs)
+def test_affine(program: Program, seed: int, config: TritonRowsConfig) -> None:
+    assert_interpreted(program, seed, config)
