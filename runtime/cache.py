@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -28,6 +29,7 @@ from pdssm_compiler.runtime.key import KernelKey
 Files = dict[str, bytes]
 
 _ENTRY = "entry.json"
+_DIGEST = re.compile("[0-9a-f]{64}")
 _LOCK_SECONDS = 120.0
 
 
@@ -56,6 +58,9 @@ class KernelCache:
                 files = {name: (folder / name).read_bytes() for name in record["files"]}
                 reason = _corruption(record, files, key)
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if not folder.is_dir():
+                # Another process evicted it while it was read: a miss like any other.
+                return None
             reason = f"{type(error).__name__}: {error}"
         if reason is not None:
             self._warn(f"corrupt:{folder}", f"kernel cache entry {folder} is ignored: {reason}")
@@ -147,7 +152,9 @@ class KernelCache:
 
     def _folders(self) -> list[Path]:
         try:
-            return [p for p in sorted(self.root.iterdir()) if (p / _ENTRY).is_file()]
+            # What another process is staging or discarding is not an entry.
+            names = (p for p in sorted(self.root.iterdir()) if _DIGEST.fullmatch(p.name))
+            return [p for p in names if (p / _ENTRY).is_file()]
         except OSError:
             return []
 
@@ -155,16 +162,22 @@ class KernelCache:
         # Renamed first: a reader must not find half of it.
         with contextlib.suppress(OSError):
             gone = Path(tempfile.mkdtemp(prefix="discarded-", dir=self.root))
-            folder.rename(gone / "entry")
-            shutil.rmtree(gone, ignore_errors=True)
+            try:
+                folder.rename(gone / "entry")
+            finally:
+                shutil.rmtree(gone, ignore_errors=True)
 
     def _evict(self) -> None:
-        folders = {folder: _bytes_of(folder) for folder in self._folders()}
-        total = sum(folders.values())
-        for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
+        entries = []
+        for folder in self._folders():
+            # Another process may remove it meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                entries.append((folder.stat().st_mtime, _bytes_of(folder), folder))
+        total = sum(size for _, size, _ in entries)
+        for _, size, folder in sorted(entries):
             if total <= self.limit:
                 return
-            total -= folders[folder]
+            total -= size
             self._discard(folder)
 
     def _warn(self, topic: str, message: str) -> None:

@@ -1,8 +1,9 @@
 """The torch operator: one for every scan program.
 
-``pdssm_compiler::scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]`` carries the
-program's text form as an argument, so a traced or exported graph says what it computes and needs
-nothing of the process that made it. Its gradient is the same operator with the adjoint's text.
+``pdssm_compiler::scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]``
+carries the program's text form as an argument, so a traced or exported graph says what it computes
+and needs nothing of the process that made it. Its gradient is the same operator with the adjoint's
+text.
 """
 
 from collections.abc import Sequence

@@ -163,7 +163,7 @@ class TritonBody:
                 if needs_range_check(input_):
                     self._check_table(input_, input_.type)
             elif input_.role in ("head", "row") and self._is_read(input_):
-                self.load(input_.value, "", "0", "True")
+                self.load(input_.value, "", "0")
                 self.finish(input_.value, "", "0")
                 self._check_constant(input_)
         for number, _ in enumerate(self._promises()):
@@ -178,7 +178,7 @@ class TritonBody:
         shape = "(ROWS,)" if isinstance(carry.type, Scalar) else "(ROWS, BLOCK)"
         if carry.start_input is not None:
             value = self.program.input(carry.start_input).value
-            self.load(value, "", "0", "True")
+            self.load(value, "", "0")
             self.finish(value, "", "0")
             return self.known[value]
         if carry.start == "identity":
@@ -247,31 +247,29 @@ class TritonBody:
         """The names of what :meth:`load` loads; ``slot`` tells the tokens loaded early apart."""
         return part_names(f"{self._name(value)}_raw{slot}", value.type)
 
-    def load(self, value: Value, slot: str, t: str, exists: str) -> None:
-        """Load one of :meth:`ahead` or :meth:`indices` for the token ``t``, if it exists.
+    def load(self, value: Value, slot: str, t: str) -> None:
+        """Load one of :meth:`ahead` or :meth:`indices` for the token ``t``.
 
         Nothing waits for the memory here: what has to be computed from it is left to
-        :meth:`finish`, when the token's turn has come. (A selected map does wait for its index,
-        which skeletons therefore load earlier still.)
+        :meth:`finish`, when the token's turn has come. (A selected map does wait for its index.)
         """
         names = self.raw_names(value, slot)
         if value.op == "select":
             table, index = value.args
             k = self._clamped(self.raw_names(index, slot)[0], self._bound(index))
             place = f"{table.name}_at + {k}[:, None] * {self._n}"
-            self.writer.line(f"{names[0]} = tl.load({place}, mask=inside & {exists}, other=0)")
+            self.writer.line(f"{names[0]} = tl.load({place}, mask=inside, other=0)")
             return
         input_ = self.program.input(value.name)
         argument = self._argument(input_.name)
-        place = f"{input_.name}_at"
+        place, mask = f"{input_.name}_at", self._mask(argument)
         if "L" in argument.leading:
             if input_.role == "lagged":
                 t, within = self._following(t)
-                exists = f"{within} & {exists}"
+                mask = f"{mask} & {within}"
             place = f"{place} + ({t}) * {self._step(argument)}"
-        mask = self._mask(argument)
         other = "0.0" if is_number(value.type) else "0"
-        loaded = f"tl.load({place}, mask={mask} & {exists}, other={other})"
+        loaded = f"tl.load({place}, mask={mask}, other={other})"
         if argument.complex:
             loaded = f"tl.split({loaded})"
         self.writer.line(f"{', '.join(names)} = {loaded}")

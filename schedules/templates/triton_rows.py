@@ -1,16 +1,16 @@
-"""triton-rows: a few whole rows a program, tokens in order, inputs loaded some tokens ahead.
+"""triton-rows: a few whole rows a program, tokens in order, the inputs of several loaded at once.
 
 A program keeps its rows' carries in registers from the first token to the last, so every tensor is
-read or written once. What a token needs that no token before it computes is loaded ``prefetch``
-tokens ahead, the indices that select maps as many tokens earlier still: the chain from carry to
-carry then waits for arithmetic, not for memory.
+read or written once. What ``unroll`` tokens need that no token before them computes is loaded
+together, so that memory is waited for once in ``unroll`` tokens. (Loading a token's inputs some
+tokens ahead and handing registers on from token to token was tried and is slower: a copy of a
+register waits for the load that fills it. docs/gpu-log.md has the figures.)
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.triton import TritonBody
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
@@ -28,12 +28,12 @@ class TritonRowsConfig:
     Attributes:
         rows: rows of one program; a power of two.
         num_warps: warps of one program.
-        prefetch: tokens between loading an input and using it.
+        unroll: tokens whose inputs are loaded together.
     """
 
     rows: int
     num_warps: int
-    prefetch: int
+    unroll: int
 
 
 class TritonRows(Template[TritonRowsConfig]):
@@ -48,19 +48,19 @@ class TritonRows(Template[TritonRowsConfig]):
         narrow = _rows_of_a_warp(program, target)
         for num_warps in (1, 2, 4, 8):
             for rows in sorted({1, narrow, narrow * num_warps}):
-                for prefetch in (0, 1, 2, 4, 8):
-                    yield TritonRowsConfig(rows, num_warps, prefetch)
+                for unroll in (1, 2, 4, 8, 16):
+                    yield TritonRowsConfig(rows, num_warps, unroll)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> TritonRowsConfig:
         # One warp a program spreads few rows over many processors; more warps only where a
         # scatter's tile would not fit one warp's registers.
         rows = _rows_of_a_warp(program, target)
         for num_warps in (1, 2, 4, 8):
-            for prefetch in (4, 2, 1):
-                config = TritonRowsConfig(rows, num_warps, prefetch)
+            for unroll in (8, 4, 2, 1):
+                config = TritonRowsConfig(rows, num_warps, unroll)
                 if self.feasible(program, target, config) is None:
                     return config
-        return TritonRowsConfig(rows, 8, 0)
+        return TritonRowsConfig(rows, 8, 1)
 
     def feasible(self, program: Program, target: Target, config: TritonRowsConfig) -> str | None:
         if target.kind not in self.kinds:
@@ -77,9 +77,14 @@ class TritonRows(Template[TritonRowsConfig]):
                 f"threads; use more warps or fewer rows"
             )
         leaves = len([v for v in program.body if v.is_leaf])
-        held = leaves * (config.prefetch + 1) * 2 * config.rows * block // threads
-        if held > target.registers:
-            return f"prefetching {config.prefetch} tokens needs {held} registers a thread"
+        if config.unroll < 1:
+            return f"unroll is at least 1, not {config.unroll}"
+        # Two words a number, and a code that an instruction cache can hold.
+        held = leaves * config.unroll * 2 * config.rows * block // threads
+        if held > target.registers // 2 and config.unroll > 1:
+            return f"loading {config.unroll} tokens together needs {held} registers a thread"
+        if spread and config.unroll * tile > 256 * threads and config.unroll > 1:
+            return f"unrolling {config.unroll} tokens repeats a tile of {tile} elements too often"
         return None
 
     def lower(self, program: Program, target: Target, config: TritonRowsConfig) -> KernelSource:
@@ -103,7 +108,7 @@ class TritonRows(Template[TritonRowsConfig]):
             body.rows()
             body.pointers()
             body.start_rows()
-            self._tokens(writer, body, program, config.prefetch)
+            self._tokens(writer, body, program, config.unroll)
             body.end_rows()
         return KernelSource(
             "triton",
@@ -116,40 +121,28 @@ class TritonRows(Template[TritonRowsConfig]):
             {"num_warps": config.num_warps, "num_stages": 1, "enable_fp_fusion": True},
         )
 
-    def _tokens(self, writer: Writer, body: TritonBody, program: Program, prefetch: int) -> None:
-        def token(step: str) -> str:
-            return step if program.direction == "forward" else f"L - 1 - ({step})"
+    def _tokens(self, writer: Writer, body: TritonBody, program: Program, unroll: int) -> None:
+        if unroll > 1:
+            writer.line(f"whole = L - L % {unroll}")
+            with writer.block(f"for first in range(0, whole, {unroll}):"):
+                self._group(writer, body, program, unroll)
+            writer.line("# The tokens that do not fill a group.")
+        with writer.block(f"for first in range({'whole' if unroll > 1 else '0'}, L):"):
+            self._group(writer, body, program, 1)
 
-        # Slot q holds what was loaded for the token q steps from now; an index is loaded twice as
-        # far ahead as the map it selects.
-        for early in range(2 * prefetch):
-            for value in body.indices():
-                body.load(value, f"_{early}", token(str(early)), f"({early} < L)")
-        for early in range(prefetch):
-            for value in body.ahead():
-                body.load(value, f"_{early}", token(str(early)), f"({early} < L)")
-        with writer.block("for step in range(L):"):
-            writer.line(f"t = {token('step')}")
-            later = token(f"step + {prefetch}"), f"(step + {prefetch} < L)"
-            latest = token(f"step + {2 * prefetch}"), f"(step + {2 * prefetch} < L)"
-            # Loads first: they are on their way while the token is computed.
-            for value in body.indices():
-                body.load(value, f"_{2 * prefetch}", *latest)
-            for value in body.ahead():
-                body.load(value, f"_{prefetch}", *later)
-            body.token("_0")
-            if prefetch:
-                writer.line("# Everything loaded ahead comes one token closer.")
-            for values, slots in ((body.ahead(), prefetch), (body.indices(), 2 * prefetch)):
+    def _group(self, writer: Writer, body: TritonBody, program: Program, tokens: int) -> None:
+        forward = program.direction == "forward"
+        for number in range(tokens):
+            step = f"first + {number}" if number else "first"
+            writer.line(f"t_{number} = {step if forward else f'L - 1 - ({step})'}")
+        # Indices first: the maps they select wait for them.
+        for values in (body.indices(), body.ahead()):
+            for number in range(tokens):
                 for value in values:
-                    for early in range(slots):
-                        _move(writer, body, value, early)
-
-
-def _move(writer: Writer, body: TritonBody, value: Value, early: int) -> None:
-    here = body.raw_names(value, f"_{early}")
-    there = body.raw_names(value, f"_{early + 1}")
-    writer.line(f"{', '.join(here)} = {', '.join(there)}")
+                    body.load(value, f"_{number}", f"t_{number}")
+        for number in range(tokens):
+            writer.line(f"t = t_{number}")
+            body.token(f"_{number}")
 
 
 def _block(program: Program) -> int:

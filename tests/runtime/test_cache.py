@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +149,10 @@ def test_a_corrupt_kernel_is_compiled_again(
 
 
 @pytest.fixture
-def unusable(tmp_path: Path) -> Iterator[dict[str, Path]]:
+def unusable(tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "file").write_text("")
     # Nobody, not even root, makes a folder there.
-    yield {
+    return {
         "a file": tmp_path / "file",
         "below a file": tmp_path / "file" / "x",
         "read-only": Path("/proc/x"),
@@ -195,16 +194,30 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert cache.load(key(0)) == cache.load(key(2)) == content
 
 
-def test_threads_storing_one_key(cache: KernelCache) -> None:
-    threads = [threading.Thread(target=cache.store, args=(KEY, FILES)) for _ in range(8)]
+def test_threads_storing_and_evicting(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path / "cache", 3000)
+    failed: list[BaseException] = []
+
+    def store_some(first: int) -> None:
+        try:
+            for number in range(first, first + 5):
+                cache.store(key(number), FILES)
+                assert cache.load(key(number)) in (None, FILES)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=store_some, args=(first,)) for first in (0, 0, 2, 2, 4, 9)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+    assert failed == []
+    cache.store(KEY, FILES)
     assert cache.load(KEY) == FILES
-    assert [path.name for path in cache.root.iterdir()] == [KEY.digest]
+    assert sum(size for _, _, size in cache.entries()) <= 3000
+    assert all(len(path.name) == 64 for path in cache.root.iterdir())
 
 
 def test_only_one_holds_a_lock(cache: KernelCache) -> None:

@@ -100,4 +100,3 @@ def test_schedules_name_no_program() -> None:
                 assert name not in forbidden, f"{path}:{node.lineno}: {name}"
             if isinstance(node, ast.Constant) and id(node) not in docs:
                 assert node.value not in forbidden, f"{path}:{node.lineno}: {node.value}"
-

@@ -43,14 +43,28 @@ def test_compiles_without_spills(arch: str, which: str, record_property: Record)
     assert found["shared_bytes"] <= source.target.shared_memory
 
 
-@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
-@pytest.mark.parametrize("state_size", [32, 64])
+@pytest.mark.parametrize(
+    ("arch", "state_size"),
+    [("sm_80", 32), ("sm_90", 32), ("gfx942", 32), ("sm_80", 64), ("sm_120", 64), ("gfx942", 64)],
+)
 def test_the_general_scatter_does_not_spill(
     arch: str, state_size: int, record_property: Record
 ) -> None:
     spec = PdScan(state_size, 4, final_state=True)
     found = resources(lower(pd_scan(spec), named_target(arch))[0], record_property)
-    assert 0 < found["registers"]
+    assert found["registers"] > 0
+    assert found["spilled"] == 0
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("which", ["permutation", "adjoint"])
+def test_gathers_of_64_states_do_not_spill(which: str, arch: str, record_property: Record) -> None:
+    map_class = "permutation" if which == "permutation" else "general"
+    program = pd_scan(PdScan(64, 4, map_class=map_class, final_state=True))
+    if which == "adjoint":
+        program = adjoint(program).program
+    found = resources(lower(program, named_target(arch))[0], record_property)
+    assert found["registers"] > 0
     assert found["spilled"] == 0
 
 

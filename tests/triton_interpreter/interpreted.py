@@ -32,10 +32,10 @@ def _splat_bool(self: Any, type_: Any, scalar: Any) -> Any:
 interpreter.InterpreterBuilder.create_splat = _splat_bool
 
 CONFIGS = (
-    TritonRowsConfig(rows=1, num_warps=1, prefetch=0),
-    TritonRowsConfig(rows=2, num_warps=1, prefetch=1),
-    TritonRowsConfig(rows=4, num_warps=1, prefetch=2),
-    TritonRowsConfig(rows=1, num_warps=1, prefetch=4),
+    TritonRowsConfig(rows=1, num_warps=1, unroll=1),
+    TritonRowsConfig(rows=2, num_warps=1, unroll=2),
+    TritonRowsConfig(rows=4, num_warps=1, unroll=3),
+    TritonRowsConfig(rows=1, num_warps=1, unroll=4),
 )
 
 

@@ -1,0 +1,45 @@
+"""``python -m tests.suite``: the whole suite, as ``make test`` runs it.
+
+Two runs of pytest: Triton decides when it is imported whether kernels run in its interpreter, so
+those tests need a process of their own. Lint and types come first where their tools are installed.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Run everything; the exit status is the worst one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", default="2")
+    arguments = parser.parse_args()
+    parallel = []
+    if arguments.workers not in ("0", "1") and importlib.util.find_spec("xdist"):
+        parallel = ["-n", arguments.workers, "--dist", "loadfile"]
+    pytest = [sys.executable, "-m", "pytest", "-q", *parallel]
+    interpreted = dict(os.environ, TRITON_INTERPRET="1")
+    results = [
+        _run([sys.executable, "-m", "ruff", "check", "."], needs="ruff"),
+        _run([sys.executable, "-m", "ruff", "format", "--check", "."], needs="ruff"),
+        _run([*pytest, "tests/triton_interpreter"], interpreted, needs="triton"),
+        _run([*pytest, "tests", "--ignore=tests/triton_interpreter"]),
+    ]
+    sys.exit(max(results))
+
+
+def _run(command: list[str], env: dict[str, str] | None = None, needs: str = "pytest") -> int:
+    if importlib.util.find_spec(needs) is None:
+        print(f"not run, {needs} is not installed: {' '.join(command[2:])}", flush=True)
+        return 0
+    print("+", " ".join(command[1:]), flush=True)
+    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
+if __name__ == "__main__":
+    main()
