@@ -36,10 +36,13 @@ def _text(spec: PdScan) -> str:
     return pd_scan(spec).text
 
 
-@torch.compiler.assume_constant_result
 def _constant_text(*fields: int | str | bool | None) -> str:
     """The text for a traced call: Dynamo asks once, and puts it into the graph."""
     return _text(PdScan(*fields))  # type: ignore[arg-type]
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import Dynamo, two seconds.
+_constant_text._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _static(size: int) -> int:
@@ -85,11 +88,11 @@ def read_call(
     """
     diagonal = as_complex("diagonal", diagonal, 4)
     payload, as_pairs = "", False
-    if drive.dtype in PAYLOADS:
+    if isinstance(drive, torch.Tensor) and drive.dtype in PAYLOADS:
         _rank("drive", drive, 5)
         payload, as_pairs = PAYLOADS[drive.dtype], True
     else:
-        as_pairs = not drive.is_complex()
+        as_pairs = isinstance(drive, torch.Tensor) and not drive.is_complex()
         drive = as_complex("drive", drive, 4)
         if drive.dtype != diagonal.dtype:
             raise ArgumentError(

@@ -20,6 +20,9 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 # by the compiler for N = 32 … 256).
 _MOST_ELEMENTS = 512
 
+# Values of all unrolled tokens together: more than this takes minutes to compile.
+_MOST_VALUES = 160
+
 
 @dataclass(frozen=True)
 class TritonRowsConfig:
@@ -56,7 +59,7 @@ class TritonRows(Template[TritonRowsConfig]):
         # scatter's tile would not fit one warp's registers.
         rows = _rows_of_a_warp(program, target)
         for num_warps in (1, 2, 4, 8):
-            for unroll in (8, 4, 2, 1):
+            for unroll in (16, 8, 4, 2, 1):
                 config = TritonRowsConfig(rows, num_warps, unroll)
                 if self.feasible(program, target, config) is None:
                     return config
@@ -79,10 +82,12 @@ class TritonRows(Template[TritonRowsConfig]):
         leaves = len([v for v in program.body if v.is_leaf])
         if config.unroll < 1:
             return f"unroll is at least 1, not {config.unroll}"
-        # Two words a number, and a code that an instruction cache can hold.
+        # Two words a number.
         held = leaves * config.unroll * 2 * config.rows * block // threads
-        if held > target.registers // 2 and config.unroll > 1:
+        if held > target.registers and config.unroll > 1:
             return f"loading {config.unroll} tokens together needs {held} registers a thread"
+        if config.unroll * len(program.body) > _MOST_VALUES and config.unroll > 1:
+            return f"unrolling {config.unroll} tokens of {len(program.body)} values is too long"
         if spread and config.unroll * tile > 256 * threads and config.unroll > 1:
             return f"unrolling {config.unroll} tokens repeats a tile of {tile} elements too often"
         return None

@@ -43,15 +43,9 @@ def test_compiles_without_spills(arch: str, which: str, record_property: Record)
     assert found["shared_bytes"] <= source.target.shared_memory
 
 
-@pytest.mark.parametrize(
-    ("arch", "state_size"),
-    [("sm_80", 32), ("sm_90", 32), ("gfx942", 32), ("sm_80", 64), ("sm_120", 64), ("gfx942", 64)],
-)
-def test_the_general_scatter_does_not_spill(
-    arch: str, state_size: int, record_property: Record
-) -> None:
-    spec = PdScan(state_size, 4, final_state=True)
-    found = resources(lower(pd_scan(spec), named_target(arch))[0], record_property)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_general_scatter_does_not_spill(arch: str, record_property: Record) -> None:
+    found = resources(lower(pd_scan(GENERAL), named_target(arch))[0], record_property)
     assert found["registers"] > 0
     assert found["spilled"] == 0
 
