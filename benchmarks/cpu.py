@@ -30,6 +30,19 @@ TARGETS = {("N32", "forward"): 30, ("N128", "forward"): 15} | {
 }
 
 
+# Bytes an element must move: diagonal and drive in, states out; diagonal, states and gradient in,
+# two gradients out.
+_BYTES = {"forward": 24, "backward": 40}
+
+
+def copy_roof(runs: int = 15) -> float:
+    """Bytes a second of a large copy by torch, reads and writes together."""
+    source = torch.randn(1 << 24)
+    target = torch.empty_like(source)
+    times = host_times(lambda: target.copy_(source), runs)
+    return 2 * source.nbytes / (times["ms"] / 1e3)
+
+
 def measure(shape: Shape, runs: int, loop_runs: int) -> list[dict]:
     """Forward and backward of one shape, ours and the loop's, interleaved by direction."""
     device = torch.device("cpu")
@@ -44,7 +57,7 @@ def measure(shape: Shape, runs: int, loop_runs: int) -> list[dict]:
     states, _ = pdssm_compiler.pd_scan(*leaves, **problem.maps)
     ours = host_times(lambda: torch.autograd.grad(states, leaves, grad, retain_graph=True), runs)
     looped = torch_loop(*leaves, maps)
-    error = (states - looped).abs().max() / looped.abs().max()
+    error = ((states - looped).abs().max() / looped.abs().max()).detach()
     loop = host_times(
         lambda: torch.autograd.grad(looped, leaves, grad, retain_graph=True), loop_runs, warmup=1
     )
@@ -53,6 +66,7 @@ def measure(shape: Shape, runs: int, loop_runs: int) -> list[dict]:
         row["ratio"] = row["loop"]["ms"] / row["scan"]["ms"]
         row["target_ratio"] = TARGETS[row["shape"], row["direction"]]
         row["largest_error"] = float(error)
+        row["gb_per_s"] = _BYTES[row["direction"]] * shape.elements / row["scan"]["ms"] / 1e6
     return rows
 
 
@@ -113,14 +127,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder for the JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    roof = copy_roof()
     rows = [row for s in SHAPES for row in measure(s, arguments.runs, arguments.loop_runs)]
     overhead, imported = call_overhead(), import_seconds()
     record = provenance(torch.device("cpu")) | {
+        "copy_roof_gb_per_s": roof / 1e9,
         "rows": rows,
         "call": overhead | {"target_overhead_us": 25},
         "import": imported | {"target_s": 0.3},
     }
-    table = Table("shape", "direction", "scan ms", "least–most", "loop ms", "ratio", "target")
+    columns = ("shape", "direction", "scan ms", "least–most", "loop ms", "ratio", "target", "GB/s")
+    table = Table(*columns, title=f"copy roof {roof / 1e9:.1f} GB/s")
     for row in rows:
         scan = row["scan"]
         table.add_row(
@@ -131,6 +148,7 @@ def main() -> None:
             f"{row['loop']['ms']:.0f}",
             f"{row['ratio']:.0f}×",
             f"≥ {row['target_ratio']}×",
+            f"{row['gb_per_s']:.1f}",
         )
     console = Console()
     console.print(table)

@@ -4,6 +4,7 @@ Every check a user can trip over before a kernel runs is here or in
 :mod:`pdssm_compiler.runtime.binding`, which compares the sizes.
 """
 
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,11 +23,13 @@ class PdCall(NamedTuple):
 
     Attributes:
         spec: the program it needs.
+        text: the program's text form.
         tensors: the program's inputs, in order.
         as_pairs: whether the results go back as real ``[..., 2]``.
     """
 
     spec: PdScan
+    text: str
     tensors: list[torch.Tensor]
     as_pairs: bool
 
@@ -70,7 +73,76 @@ def text_of(spec: PdScan) -> str:
     return _text(spec)
 
 
+# What a call with these dtypes, ranks, sizes and options needs; complex tensors only.
+_seen: dict[tuple[Hashable, ...], tuple[PdScan, str]] = {}
+
+
 def read_call(
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    dictionary: torch.Tensor | None,
+    selection: torch.Tensor | None,
+    destination: torch.Tensor | None,
+    map_class: str,
+    orientation: str,
+    initial_state: torch.Tensor | None,
+    output_final_state: bool,
+) -> PdCall:
+    """Check a call and say what it needs; a call like an earlier one is recognised.
+
+    Raises:
+        ArgumentError: what is wrong, with which argument, and the remedy.
+    """
+    arguments = (diagonal, drive, dictionary, selection, destination)
+    options = (map_class, orientation, initial_state, output_final_state)
+    if torch.compiler.is_compiling():
+        return _read_call(*arguments, *options)
+    try:
+        key: tuple[Hashable, ...] = (
+            diagonal.dtype,
+            diagonal.shape[3:],
+            drive.dtype,
+            drive.dim(),
+            None if dictionary is None else (dictionary.dtype, dictionary.shape[1:]),
+            None if selection is None else (selection.dtype, selection.dim()),
+            None if destination is None else (destination.dtype, destination.dim()),
+            None if initial_state is None else (initial_state.dtype, initial_state.dim()),
+            map_class,
+            orientation,
+            output_final_state,
+        )
+        seen = _seen.get(key)
+    except (AttributeError, TypeError):
+        # Not tensors: said properly below.
+        return _read_call(*arguments, *options)
+    if seen is not None:
+        spec, text = seen
+        return PdCall(spec, text, _in_order(*arguments, initial_state), False)
+    request = _read_call(*arguments, *options)
+    if not request.as_pairs and all(
+        tensor is given
+        for tensor, given in zip(
+            request.tensors, _in_order(*arguments, initial_state), strict=True
+        )
+    ):
+        _seen[key] = (request.spec, request.text)
+    return request
+
+
+def _in_order(
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    dictionary: torch.Tensor | None,
+    selection: torch.Tensor | None,
+    destination: torch.Tensor | None,
+    initial_state: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    """The program's inputs, which stand in alphabetical order."""
+    tensors = [destination, diagonal, dictionary, drive, initial_state, selection]
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def _read_call(
     diagonal: torch.Tensor,
     drive: torch.Tensor,
     dictionary: torch.Tensor | None,
@@ -110,7 +182,7 @@ def read_call(
         )
     one_of("map_class", map_class, MAP_CLASSES)
     one_of("orientation", orientation, ("column", "row"))
-    source, size, maps, chosen, integers = _maps(dictionary, selection, destination)
+    source, size, maps, chosen = _maps(dictionary, selection, destination)
     if initial_state is not None:
         initial_state = as_complex("initial_state", initial_state, 3)
     spec = PdScan(
@@ -127,18 +199,8 @@ def read_call(
         maps,
         chosen,
     )
-    # The program's inputs stand in alphabetical order.
-    tensors = [diagonal]
-    if source == "token":
-        tensors = [integers[0], diagonal]
-    elif source == "dictionary":
-        tensors.append(integers[0])
-    tensors.append(drive)
-    if initial_state is not None:
-        tensors.append(initial_state)
-    if source == "dictionary":
-        tensors.append(integers[1])
-    return PdCall(spec, tensors, as_pairs)
+    given = (diagonal, drive, dictionary, selection, destination, initial_state)
+    return PdCall(spec, text_of(spec), _in_order(*given), as_pairs)
 
 
 def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
@@ -182,16 +244,16 @@ def _maps(
     dictionary: torch.Tensor | None,
     selection: torch.Tensor | None,
     destination: torch.Tensor | None,
-) -> tuple[str, int | None, str, str, list[torch.Tensor]]:
-    """Where the maps come from: source, ``K``, integer storages, tensors."""
+) -> tuple[str, int | None, str, str]:
+    """Where the maps come from: source, ``K``, integer storages."""
     if destination is not None:
         if dictionary is not None or selection is not None:
             raise ArgumentError(
                 "destination is given instead of dictionary and selection, not with them"
             )
-        return "token", None, _integer("destination", destination, 4), "i32", [destination]
+        return "token", None, _integer("destination", destination, 4), "i32"
     if dictionary is None and selection is None:
-        return "none", None, "i32", "i32", []
+        return "none", None, "i32", "i32"
     if dictionary is None or selection is None:
         given, missing = (
             ("dictionary", "selection")
@@ -207,7 +269,7 @@ def _maps(
     size = dictionary.shape[1]
     if size == 0:
         raise ArgumentError("dictionary has no maps: its shape is [H, K, N] with K of at least 1")
-    return "dictionary", size, maps, chosen, [dictionary, selection]
+    return "dictionary", size, maps, chosen
 
 
 def _integer(name: str, tensor: torch.Tensor, rank: int) -> str:

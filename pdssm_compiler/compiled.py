@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.arguments import read_call, text_of
+from pdssm_compiler.arguments import read_call
 from pdssm_compiler.functional import results
 from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, specialise, summarise
 from pdssm_compiler.ir.program import Program
@@ -152,7 +152,7 @@ class CompiledScan:
             output_final_state,
         )
         self._check(request.spec, diagonal)
-        outputs = call(text_of(request.spec), request.tensors, self._config)
+        outputs = call(request.text, request.tensors, self._config)
         return results(request, outputs)
 
     def _check(self, found: PdScan, diagonal: torch.Tensor) -> None:

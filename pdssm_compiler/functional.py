@@ -2,7 +2,7 @@
 
 import torch
 
-from pdssm_compiler.arguments import PdCall, read_call, text_of
+from pdssm_compiler.arguments import PdCall, read_call
 from pdssm_compiler.runtime.dispatch import call
 
 
@@ -69,7 +69,7 @@ def pd_scan(
         initial_state,
         output_final_state,
     )
-    return results(request, call(text_of(request.spec), request.tensors))
+    return results(request, call(request.text, request.tensors))
 
 
 def results(

@@ -12,6 +12,7 @@ import torch
 
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.pages import LARGE, advise_large
 from pdssm_compiler.schedules.signature import Argument
 
 TORCH_DTYPES = {
@@ -168,4 +169,8 @@ def allocate(slot: Slot, sizes: Sizes, device: torch.device) -> torch.Tensor:
         shape = (sizes.batch, sizes.heads, *slot.own)
     else:
         shape = (sizes.batch, sizes.length, sizes.heads, *slot.own)
-    return torch.empty(shape, dtype=slot.dtype, device=device)
+    output = torch.empty(shape, dtype=slot.dtype, device=device)
+    # A fake tensor has no memory to ask for.
+    if device.type == "cpu" and type(output) is torch.Tensor and output.nbytes >= LARGE:
+        advise_large(output)
+    return output

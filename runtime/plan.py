@@ -25,6 +25,7 @@ from pdssm_compiler.runtime.compile_service import BuiltKernel, build, read_conf
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.faults import Reporter, Subject, device_words, host_word
+from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
 
 
@@ -86,6 +87,11 @@ class Plan:
         self._given = given
         self._reporter = Reporter(lowered, subject)
         self._names = [input_.name for input_ in given]
+        self._warm: Prepare | None = None
+        # Sizes of 1 leave strides open, and helper programs need the loops.
+        simple = not (self._inverses or self._promises)
+        if simple and not any(slot.strict for slot in (*self._slots, *self._outputs)):
+            self._warm = warm_call(self._slots, self._outputs, self._order, device)
         if device.type != "cpu":
             self._word, self._last = device_words.claim(self._reporter)
 
@@ -106,6 +112,21 @@ class Plan:
         Returns:
             Token outputs, then final outputs, each sorted by name.
         """
+        if self._warm is not None and out is None:
+            prepared = self._warm(tensors)
+            if prepared is not None:
+                arguments, outputs, sizes = prepared
+                self._launch(arguments, sizes, tensors)
+                return outputs
+        return self._run(tensors, trusted, out)
+
+    def _run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        trusted: bool,
+        out: Sequence[torch.Tensor] | None,
+    ) -> list[torch.Tensor]:
+        """Any call: tensors of any layout, helper programs, outputs given."""
         bound, sizes = bind(self._slots, tensors)
         outputs = (
             out

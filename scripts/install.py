@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument("--torch", default=None, help="a pip requirement for torch")
     arguments = parser.parse_args()
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (any Python may start this file)
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     if not (arguments.venv / "bin" / "python").exists():
         print(f"making {arguments.venv}")

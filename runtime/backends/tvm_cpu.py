@@ -75,6 +75,7 @@ class TvmCpuKernel(Kernel):
         self._parallel = module["scan"]
         self._serial = module["scan_serial"]
         self._config = config
+        self._state_size = signature.program.state_size
         # Passed as their bits: see schedules.emit.tvm.buffer_dtype.
         self._as_bits = [
             number
@@ -88,7 +89,7 @@ class TvmCpuKernel(Kernel):
             for number in self._as_bits:
                 tensors[number] = tensors[number].view(torch.uint16)
         threads = torch.get_num_threads()
-        tasks, heads = launch(self._config, sizes.batch, sizes.heads, threads)
+        tasks, heads = launch(self._config, *sizes, self._state_size, threads)
         # The threads of TVM's pool are not there in a forked child, which would wait forever.
         if tasks == 1 or _forked:
             self._serial(*tensors, error, tasks, heads)

@@ -19,6 +19,8 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 
 # A block's carries may take this much of the first-level cache, which is 32 KiB or more.
 _CARRY_BYTES = 16 * 1024
+# Elements of a scan that a thread does while another wakes up: some 20 µs at 1 or 2 ns each.
+_LEAST_PARALLEL = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,14 @@ def carry_bytes(program: Program) -> int:
     return total
 
 
-def launch(config: CpuRowsConfig, batch: int, heads: int, threads: int) -> tuple[int, int]:
-    """``tasks`` and ``heads`` of one call: as many heads a block as keep every thread busy."""
+def launch(
+    config: CpuRowsConfig, batch: int, length: int, heads: int, state_size: int, threads: int
+) -> tuple[int, int]:
+    """``tasks`` and ``heads`` of one call: as many heads a block as keep every thread busy, and
+    one thread where waking another takes longer than the scan.
+    """
+    if threads > 1 and batch * length * heads * state_size < _LEAST_PARALLEL:
+        threads = 1
     per_sequence = -(-threads // max(1, batch))
     block = max(1, min(config.max_heads, heads // max(1, per_sequence)))
     blocks = batch * -(-heads // block)

@@ -133,7 +133,12 @@ def test_launch_of_cpu_rows_covers_every_head(threads: int) -> None:
     for batch in (1, 2, 5):
         for heads in (1, 3, 16, 33):
             for most in (1, 4, 16):
-                tasks, block = launch(CpuRowsConfig(most), batch, heads, threads)
+                tasks, block = launch(CpuRowsConfig(most), batch, 1000, heads, 32, threads)
                 assert 1 <= block <= min(most, heads)
                 assert 1 <= tasks <= threads
                 assert tasks <= batch * -(-heads // block)
+
+
+def test_launch_of_cpu_rows_wakes_no_thread_for_a_short_scan() -> None:
+    assert launch(CpuRowsConfig(16), 2, 4, 2, 8, 8)[0] == 1
+    assert launch(CpuRowsConfig(16), 2, 4000, 2, 8, 8)[0] > 1
