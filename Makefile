@@ -22,7 +22,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 endif
 
-.PHONY: run test lint stress test-gpu bench docs clean
+.PHONY: run test lint stress test-gpu bench clean
 
 run: $(READY)
 	@mkdir -p out

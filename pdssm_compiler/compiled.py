@@ -20,7 +20,7 @@ from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target, named_target
-from pdssm_compiler.spec import ScanSpec
+from pdssm_compiler.spec import MAP_DTYPES, ScanSpec, one_of
 
 # Fresh torch tensors are aligned so; kernels for other pointers are compiled when met.
 _ALIGNMENT = {"cpu": 0, "cuda": 16, "hip": 16}
@@ -57,8 +57,10 @@ def compile(
         NoTemplateError: no template can run the scan there.
         BackendUnavailableError: what compiling needs is missing.
     """
-    from pdssm_compiler.spec import MAP_DTYPES
-
+    if not isinstance(spec, ScanSpec):
+        raise ArgumentError(f"spec must be a ScanSpec, got {type(spec).__name__}")
+    one_of("map_dtype", map_dtype, tuple(MAP_DTYPES))
+    one_of("selection_dtype", selection_dtype, tuple(MAP_DTYPES))
     program_spec = spec.program_spec(
         initial_state=initial_state,
         final_state=output_final_state,
@@ -75,7 +77,12 @@ def _resolve(target: str | torch.device | Target | None) -> Target:
         target = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(target, str) and target.split(":")[0] not in ("cpu", "cuda"):
         return named_target(target)
-    device = torch.device(target)
+    try:
+        device = torch.device(target)
+    except (RuntimeError, TypeError):
+        raise ArgumentError(
+            f"target must be a torch device or an architecture such as 'sm_90', got {target!r}"
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ArgumentError(
             "target 'cuda' needs a GPU that torch can see; name an architecture such as 'sm_90' "

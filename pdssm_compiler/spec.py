@@ -92,9 +92,15 @@ class ScanSpec:
         )
 
 
+# Sizes are compiled in; beyond this a token would not fit any cache.
+_LARGEST = 1 << 16
+
+
 def _positive(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if value > _LARGEST and name != "chunk_length":
+        raise ArgumentError(f"{name} must be at most {_LARGEST}, got {value}")
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

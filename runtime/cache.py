@@ -58,7 +58,7 @@ class KernelCache:
                 files = {name: (folder / name).read_bytes() for name in record["files"]}
                 reason = _corruption(record, files, key)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if not folder.is_dir():
+            if isinstance(error, FileNotFoundError) and not folder.is_dir():
                 # Another process evicted it while it was read: a miss like any other.
                 return None
             reason = f"{type(error).__name__}: {error}"

@@ -23,5 +23,9 @@ class NoTemplateError(PdssmError, RuntimeError):
     """No template can run a program on a target."""
 
 
+class SettingError(PdssmError, ValueError):
+    """An environment variable has a value that means nothing."""
+
+
 class CacheWarning(UserWarning):
     """The kernel cache could not be used, or an entry was corrupt; the work goes on without."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import platformdirs
 
+from pdssm_compiler.runtime.errors import SettingError
+
 CACHE_DIR = "PDSSM_CACHE_DIR"
 CACHE_ENABLED = "PDSSM_CACHE"
 CACHE_LIMIT = "PDSSM_CACHE_LIMIT"
@@ -30,11 +32,11 @@ def cache_limit() -> int:
     """Most bytes the cache may take, ``PDSSM_CACHE_LIMIT``; one GiB unless told.
 
     Raises:
-        ValueError: not a whole number of bytes.
+        SettingError: not a whole number of bytes.
     """
     text = os.environ.get(CACHE_LIMIT)
     if text is None:
         return _DEFAULT_LIMIT
     if not text.isdecimal():
-        raise ValueError(f"{CACHE_LIMIT} is a whole number of bytes, not {text!r}")
+        raise SettingError(f"{CACHE_LIMIT} is a whole number of bytes, not {text!r}")
     return int(text)

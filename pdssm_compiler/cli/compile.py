@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pdssm_compiler.cli import options as o
+from pdssm_compiler.ir.errors import PdssmError
 
 
 def compile_command(
@@ -62,7 +63,14 @@ def compile_command(
         typer.echo(f"files written to {out}")
 
 
+class OutputError(PdssmError, OSError):
+    """The files could not be written."""
+
+
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}; choose --out") from None

@@ -41,9 +41,13 @@ def run(
     from pdssm_compiler.runtime.explain import explain
 
     where = device_of(device)
+    if plot.is_dir() or plot.suffix not in (".png", ".pdf", ".svg"):
+        raise PlotError(f"--plot names a .png, .pdf or .svg file, not {plot}")
+    if not plot.absolute().parent.is_dir():
+        raise PlotError(f"there is no folder {plot.parent} to write the plot to; choose --plot")
+    corpus = load_corpus(files or None, max_bytes=max_mib << 20)
     patterns = _patterns(regex, pattern)
     machines = {name: build_bimachine(byte_automaton(text)) for name, text in patterns.items()}
-    corpus = load_corpus(files or None, max_bytes=max_mib << 20)
     console = Console()
     for line in corpus.skipped:
         Console(stderr=True).print(f"skipped: {line}", markup=False)

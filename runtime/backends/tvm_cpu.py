@@ -99,6 +99,7 @@ class TvmCpuKernel(Kernel):
             self._parallel(*tensors, error, tasks, heads)
 
 
+_BIND = "TVM_BIND_THREADS"
 _runtime_lock = threading.Lock()
 _runtime: ctypes.CDLL | None = None
 _pools = threading.local()
@@ -143,22 +144,28 @@ def _load_runtime() -> None:
             ) from None
 
 
-def _make_pool() -> None:
-    """Make this thread's pool, with all processors and without tying threads to them.
+# ThreadGroup::AffinityMode::kSpecifyThreadShareAllCore
+_SHARE_ALL_CORES = -3
 
-    TVM reads both wishes from the environment when the pool is made, takes half the processors
-    and ties the calling thread to one unless told; so the wishes are there for just that moment,
-    and the user's own are kept.
+
+def _make_pool() -> None:
+    """Make this thread's pool, with all its processors and without tying threads to them.
+
+    TVM decides at every launch how many threads it may use: half the processors, unless it was
+    told which to use. It would also tie the calling thread to one of them, unless the environment
+    forbids it at that moment; where the user set the variable, it is the user's.
     """
     import tvm_ffi
 
-    wishes = {"TVM_NUM_THREADS": str(len(os.sched_getaffinity(0))), "TVM_BIND_THREADS": "0"}
+    processors = [str(number) for number in sorted(os.sched_getaffinity(0))]
+    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
     with _runtime_lock:
-        added = [name for name in wishes if name not in os.environ]
+        ours = _BIND not in os.environ
+        if ours:
+            os.environ[_BIND] = "0"
         try:
-            os.environ.update({name: wishes[name] for name in added})
-            tvm_ffi.get_global_func("runtime.NumThreads")()
+            configure(_SHARE_ALL_CORES, len(processors), processors)
         finally:
-            for name in added:
-                del os.environ[name]
+            if ours:
+                del os.environ[_BIND]
     _pools.made = True
