@@ -1,8 +1,8 @@
 """What "equal" means: within ``c·ε·s`` of the plain loop in complex128 on the rounded inputs.
 
 ``s`` is the same scan over absolute values: an entry cannot be known better than the terms that
-were added up to it. The constants hold for every N, T and map in these tests; measured worst
-cases (2 million entries) are below a third of them.
+were added up to it. The constants are fixed once for an op and hold for every
+N, T and map in these tests.
 """
 
 from collections.abc import Mapping
