@@ -1,7 +1,7 @@
 """``python -m tests.suite``: the whole suite, as ``make test`` runs it.
 
 Two runs of pytest: Triton decides when it is imported whether kernels run in its interpreter, so
-those tests need a process of their own. Lint and types come first where their tools are installed.
+those tests need a process of their own. Lint comes first where ruff is installed.
 """
 
 import argparse

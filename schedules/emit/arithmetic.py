@@ -8,7 +8,7 @@ how a function and a literal are spelled: a :class:`Dialect`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pdssm_compiler.ir.types import is_complex
+from pdssm_compiler.ir.types import Type, is_complex
 from pdssm_compiler.ir.value import Value
 
 Parts = tuple[str, ...]
@@ -25,6 +25,11 @@ class Dialect:
 
     functions: dict[str, str]
     literal: Callable[[float, int], str]
+
+
+def part_names(name: str, type_: Type) -> Parts:
+    """The names of a value's parts."""
+    return (f"{name}_re", f"{name}_im") if is_complex(type_) else (name,)
 
 
 def _add(a: Parts, b: Parts) -> Parts:

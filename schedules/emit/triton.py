@@ -23,7 +23,13 @@ from pdssm_compiler.ir.types import (
     precision,
 )
 from pdssm_compiler.ir.value import Value
-from pdssm_compiler.schedules.emit.arithmetic import ARITHMETIC_OPS, Dialect, Parts, arithmetic
+from pdssm_compiler.schedules.emit.arithmetic import (
+    ARITHMETIC_OPS,
+    Dialect,
+    Parts,
+    arithmetic,
+    part_names,
+)
 from pdssm_compiler.schedules.signature import (
     CHECK_SHIFT,
     Argument,
@@ -76,8 +82,6 @@ def softplus(x):
 """,
 }
 
-_SUFFIXES = {1: ("",), 2: ("_re", "_im")}
-
 
 def _literal(value: float) -> str:
     return repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'
@@ -86,11 +90,6 @@ def _literal(value: float) -> str:
 def real_dtype(type_: Type) -> str:
     """The Triton dtype a number is computed in, part by part; int32 for maps."""
     return f"tl.float{precision(type_)}" if is_number(type_) else "tl.int32"
-
-
-def part_names(name: str, type_: Type) -> Parts:
-    """The names of a value's parts."""
-    return tuple(name + suffix for suffix in _SUFFIXES[2 if is_complex(type_) else 1])
 
 
 class TritonBody:

@@ -28,6 +28,7 @@ from pdssm_compiler.schedules.emit.arithmetic import (
     Dialect,
     Parts,
     arithmetic,
+    part_names,
 )
 from pdssm_compiler.schedules.emit.stages import FILLING, Stages, is_uniform, plan_stages
 from pdssm_compiler.schedules.signature import (
@@ -54,8 +55,6 @@ DIALECT = Dialect(
     },
     literal=lambda value, bits: f'T.float{bits}("{value!r}")',
 )
-
-_SUFFIXES = {1: ("",), 2: ("_re", "_im")}
 
 
 def real_dtype(type_: Type) -> str:
@@ -95,11 +94,6 @@ def _narrowed(argument: Argument, value: str) -> str:
         # Rounding would carry a NaN's bits over into another number.
         return f"T.Cast('uint16', T.Select({value} == {value}, {rounded}, T.uint32(32704)))"
     return f"T.Cast('{argument.dtype}', {value})"
-
-
-def part_names(name: str, type_: Type) -> Parts:
-    """The names of a value's parts."""
-    return tuple(name + suffix for suffix in _SUFFIXES[2 if is_complex(type_) else 1])
 
 
 class TvmBody:
