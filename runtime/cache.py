@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,19 +49,20 @@ class KernelCache:
     def load(self, key: KernelKey) -> Files | None:
         """The files of an entry, None if there is none that can be trusted."""
         folder = self._folder(key)
-        try:
-            if not folder.is_dir():
-                return None
-            reason = _distrust(folder)
-            if reason is None:
-                record = json.loads((folder / _ENTRY).read_text())
-                files = {name: (folder / name).read_bytes() for name in record["files"]}
-                reason = _corruption(record, files, key)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, FileNotFoundError) and not folder.is_dir():
-                # Another process evicted it while it was read: a miss like any other.
-                return None
-            reason = f"{type(error).__name__}: {error}"
+        with _same_folder(folder) as is_same:
+            try:
+                if not folder.is_dir():
+                    return None
+                reason = _distrust(folder)
+                if reason is None:
+                    record = json.loads((folder / _ENTRY).read_text())
+                    files = {name: (folder / name).read_bytes() for name in record["files"]}
+                    reason = _corruption(record, files, key)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                if isinstance(error, FileNotFoundError) and not is_same():
+                    # It was evicted while it was read (and perhaps stored anew): a miss.
+                    return None
+                reason = f"{type(error).__name__}: {error}"
         if reason is not None:
             self._warn(f"corrupt:{folder}", f"kernel cache entry {folder} is ignored: {reason}")
             self._discard(folder)
@@ -188,6 +189,30 @@ class KernelCache:
 
 def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+@contextlib.contextmanager
+def _same_folder(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Gives a function that tells whether the path still names the folder it named at first.
+
+    The folder is held open meanwhile, so that its number is not given to another.
+    """
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield folder.is_dir
+        return
+
+    def is_same() -> bool:
+        try:
+            return os.path.samestat(os.fstat(held), folder.stat())
+        except OSError:
+            return False
+
+    try:
+        yield is_same
+    finally:
+        os.close(held)
 
 
 def _distrust(folder: Path) -> str | None:
