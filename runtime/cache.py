@@ -7,6 +7,7 @@ Whatever the file system refuses, the work goes on without the cache, and says s
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -85,14 +86,12 @@ class KernelCache:
                 "created": time.time(),
             }
             (staged / _ENTRY).write_text(json.dumps(record, indent=1, sort_keys=True))
-            # Fails if the entry is there already, which is as good.
-            with contextlib.suppress(FileExistsError):
-                try:
-                    staged.rename(self._folder(key))
-                except OSError as error:
-                    if not self._folder(key).is_dir():
-                        raise
-                    raise FileExistsError from error
+            try:
+                staged.rename(self._folder(key))
+            except OSError as error:
+                # The entry is there already (or was a moment ago), which is as good.
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
             self._evict()
         except OSError as error:
             self._warn(
