@@ -16,6 +16,7 @@ from pdssm_compiler.schedules.source import KernelSource
 # The packages whose version changes what a backend generates.
 _COMPILERS = {
     "tvm": ("apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit"),
+    "tvm-cuda": ("apache-tvm", "apache-tvm-ffi"),
     "triton": ("triton",),
 }
 
@@ -101,7 +102,7 @@ def generator_hash() -> str:
         pdssm_compiler.runtime.backends,
     ):
         folder = Path(package.__path__[0])
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.cuh")]):
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()

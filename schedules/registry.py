@@ -6,10 +6,11 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Template
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 TEMPLATES: dict[str, Template[Any]] = {
-    template.name: template for template in (CpuRows(), TritonRows())
+    template.name: template for template in (CpuRows(), CudaRows(), TritonRows())
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
+from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
@@ -179,7 +180,7 @@ def assembly_resources(compiled: Any) -> dict[str, int]:
         found["barriers"] = len(
             re.findall(r"\bbar\.sync\b|\bbarrier\.sync\b", compiled.asm["ptx"])
         )
-        found |= _cubin_resources(compiled.asm["cubin"])
+        found |= cubin_resources(compiled.asm["cubin"])
     else:
         text = compiled.asm["amdgcn"]
         found["barriers"] = len(re.findall(r"\bs_barrier\b", text))
@@ -187,27 +188,3 @@ def assembly_resources(compiled: Any) -> dict[str, int]:
             match = re.search(rf"\.{label}:\s+(\d+)", text)
             found[name] = int(match[1]) if match else 0
     return found
-
-
-def _cubin_resources(cubin: bytes) -> dict[str, int]:
-    """What ptxas noted, by the disassembler that ships with Triton."""
-    import subprocess
-
-    from triton import knobs
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run(
-            [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    registers = re.search(r"REG:(\d+)", text)
-    stack = re.search(r"STACK:(\d+)", text)
-    local = re.search(r"LOCAL:(\d+)", text)
-    return {
-        "registers": int(registers[1]) if registers else 0,
-        "spilled": sum(int(match[1]) for match in (stack, local) if match),
-    }

@@ -34,16 +34,13 @@ class TvmCpu(Backend):
     name = "tvm"
 
     def unavailable(self) -> str | None:
-        for module in ("tvm_ffi", "tvm_ffi_orcjit", "tvm"):
-            if importlib.util.find_spec(module) is None:
-                return f"the Python package {module} is missing: {_REMEDY}"
-        return None
+        return missing_package("tvm_ffi", "tvm_ffi_orcjit", "tvm")
 
     def compile(self, source: KernelSource, alignment: int) -> dict[str, bytes]:
         missing = self.unavailable()
         if missing:
             raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
-        tvm = _import_tvm()
+        tvm = import_tvm()
         from tvm.script import ir as module_script
         from tvm.script import tirx as tir_script
 
@@ -115,7 +112,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _import_tvm() -> Any:
+def missing_package(*modules: str) -> str | None:
+    """None if all packages are installed, otherwise which is missing and the remedy."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            return f"the Python package {module} is missing: {_REMEDY}"
+    return None
+
+
+def import_tvm() -> Any:
+    """TVM, without the hook for uncaught errors that it installs."""
     hook = sys.excepthook
     import tvm
 

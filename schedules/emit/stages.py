@@ -2,18 +2,19 @@
 
 Thread-level code computes a token as a sequence of loops over ``j`` in ``[0, N)``, the *stages*.
 Elementwise ops share the loop of their arguments. A gather reads elements that other iterations
-computed, so its source must be complete: a stage earlier, in an array. A scatter-add, an inverse
-and a sum are complete only after their loop. This module finds the fewest stages.
+computed, so its source must be complete: a stage earlier, in an array. An inverse and a sum are
+complete only after their loop, and so is a scatter-add that adds into an array; one that collects
+its sources reads like a gather. This module finds the fewest stages.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Scalar, Table
 from pdssm_compiler.ir.value import Value
 
-# Ops whose result is an array filled in a loop and complete after it.
-FILLING = ("scatter_add", "invert")
 # Ops that read their first argument at another element than their own.
 INDEXING = ("gather", "compose")
 
@@ -41,54 +42,67 @@ def is_uniform(value: Value) -> bool:
     return isinstance(value.type, Scalar | Index | Table)
 
 
-def is_addressable(value: Value) -> bool:
-    """Whether any element of the value can be read from memory as soon as it is ready."""
-    return value.is_leaf or value.op in (*FILLING, "select", "iota")
+@dataclass(frozen=True)
+class Reach:
+    """What a loop of one kind of code can read.
 
-
-def plan_stages(program: Program, split_scatter: bool) -> Stages:
-    """Assign every value of the body to a loop.
-
-    Args:
-        program: the program.
-        split_scatter: compute what is scattered in a loop of its own, which vectorises, before
-            the loop that scatters, which cannot.
+    Attributes:
+        everywhere: whether any element of a value can be read as soon as it is ready.
+        own: whether a value's own element can be read in a later loop than its own, without an
+            array.
+        scatter: how sums by destination are made. ``fill``: added into an array, in the loop that
+            computes them. ``split``: likewise, but what is scattered is computed in a loop of its
+            own before, which vectorises. ``collect``: each target reads its sources, and the map.
     """
+
+    everywhere: Callable[[Value], bool]
+    own: Callable[[Value], bool]
+    scatter: Literal["fill", "split", "collect"]
+
+    def fills(self, value: Value) -> bool:
+        """Whether the value is an array that its loop fills."""
+        return value.op == "invert" or (value.op == "scatter_add" and self.scatter != "collect")
+
+
+def plan_stages(program: Program, reach: Reach) -> Stages:
+    """Assign every value of the body to a loop."""
     stages = Stages()
     for value in program.body:
-        _place(stages, value, split_scatter)
+        _place(stages, value, reach)
     results = [stages.ready[carry.next] for carry in program.carries]
     reads = [_last_read(stages, program, carry.value) for carry in program.carries]
     stages.commit = max([0, *results, *reads])
-    _store_results(stages, program)
+    _store_results(stages, program, reach)
     return stages
 
 
-def _place(stages: Stages, value: Value, split_scatter: bool) -> None:
+def _place(stages: Stages, value: Value, reach: Reach) -> None:
     ready = stages.ready
     start = max((ready[arg] for arg in value.args), default=0)
     if value.op in INDEXING:
         source, map_ = value.args
-        start = max(_complete(stages, source), ready[map_])
-    elif value.op == "scatter_add" and split_scatter and not is_addressable(value.args[0]):
-        start = max(_complete(stages, value.args[0]), ready[value.args[1]])
+        start = max(_complete(stages, source, reach), ready[map_])
+    elif value.op == "scatter_add" and reach.scatter == "collect":
+        start = max(_complete(stages, arg, reach) for arg in value.args)
+    elif value.op == "scatter_add" and reach.scatter == "split":
+        start = max(_complete(stages, value.args[0], reach), ready[value.args[1]])
     stages.computed[value] = start
-    ready[value] = start + (1 if value.op in (*FILLING, "sum") else 0)
+    ready[value] = start + (1 if reach.fills(value) or value.op == "sum" else 0)
     for arg in value.args:
-        _use(stages, arg, start)
+        _use(stages, arg, start, reach)
 
 
-def _complete(stages: Stages, source: Value) -> int:
+def _complete(stages: Stages, source: Value, reach: Reach) -> int:
     """The first loop in which any element of the source can be read."""
-    if is_addressable(source):
+    if reach.everywhere(source):
         return stages.ready[source]
     stages.stored.add(source)
     return stages.ready[source] + 1
 
 
-def _use(stages: Stages, value: Value, stage: int) -> None:
+def _use(stages: Stages, value: Value, stage: int, reach: Reach) -> None:
     """An elementwise use in a later loop than the one that computes the value needs an array."""
-    if not is_uniform(value) and not is_addressable(value) and stages.computed[value] < stage:
+    if not is_uniform(value) and not reach.own(value) and stages.computed[value] < stage:
         stages.stored.add(value)
 
 
@@ -104,6 +118,6 @@ def _last_read(stages: Stages, program: Program, carry: Value) -> int:
     return last
 
 
-def _store_results(stages: Stages, program: Program) -> None:
+def _store_results(stages: Stages, program: Program, reach: Reach) -> None:
     for carry in program.carries:
-        _use(stages, carry.next, stages.commit)
+        _use(stages, carry.next, stages.commit, reach)

@@ -30,7 +30,7 @@ from pdssm_compiler.schedules.emit.arithmetic import (
     arithmetic,
     part_names,
 )
-from pdssm_compiler.schedules.emit.stages import FILLING, Stages, is_uniform, plan_stages
+from pdssm_compiler.schedules.emit.stages import Reach, Stages, is_uniform, plan_stages
 from pdssm_compiler.schedules.signature import (
     CHECK_SHIFT,
     Argument,
@@ -69,7 +69,7 @@ def buffer_dtype(argument: Argument) -> str:
     return "uint16" if argument.dtype == "bfloat16" else argument.dtype
 
 
-def _widened(argument: Argument, place: str) -> str:
+def widened(argument: Argument, place: str) -> str:
     """An element of a tensor in the dtype it is computed in."""
     compute = real_dtype(argument.type)
     if argument.dtype == compute:
@@ -96,17 +96,25 @@ def _narrowed(argument: Argument, value: str) -> str:
     return f"T.Cast('{argument.dtype}', {value})"
 
 
+def serial_reach(split_scatter: bool) -> Reach:
+    """What serial loops read: every element of inputs, carries and filled arrays is in memory."""
+
+    def in_memory(value: Value) -> bool:
+        return value.is_leaf or value.op in ("scatter_add", "invert", "select", "iota")
+
+    return Reach(in_memory, in_memory, "split" if split_scatter else "fill")
+
+
 class TvmBody:
     """Writes the parts of a kernel that depend on the program."""
 
-    def __init__(
-        self, program: Program, writer: Writer, *, slots: int, split_scatter: bool
-    ) -> None:
+    def __init__(self, program: Program, writer: Writer, reach: Reach, slots: int = 1) -> None:
         self.program = program
         self.slots = slots
         self.signature = Signature(program)
         self.writer = writer
-        self.stages: Stages = plan_stages(program, split_scatter)
+        self.reach = reach
+        self.stages: Stages = plan_stages(program, reach)
         self.names = {
             value: (value.name if value.is_leaf else f"v{number}")
             for number, value in enumerate(program.body)
@@ -143,8 +151,9 @@ class TvmBody:
             for size in reversed(own):
                 dense.insert(0, step)
                 step *= size
-            shape = ", ".join([*argument.leading, *map(str, own)])
-            steps = ", ".join([*strides, *map(str, dense)])
+            # The pipeline for GPUs wants every extent in one dtype.
+            shape = ", ".join([*argument.leading, *(f"T.int64({size})" for size in own)])
+            steps = ", ".join([*strides, *(f"T.int64({step})" for step in dense)])
             width = int("".join(filter(str.isdigit, buffer_dtype(argument)))) // 8
             # TVM assumes 64-byte alignment unless told otherwise, and does not check it.
             write(
@@ -159,10 +168,14 @@ class TvmBody:
         for carry in self.program.carries:
             self._array(carry.name, carry.type, n, self.slots)
         for value in self.program.body:
-            if value in self.stages.stored or value.op in FILLING or value.op == "sum":
+            if value in self.stages.stored or self._is_filled(value):
                 self._array(self.names[value], value.type, n)
         if self.signature.checks:
             self.writer.line('worst = T.alloc_buffer((1,), "uint64", scope="local")')
+
+    def _is_filled(self, value: Value) -> bool:
+        """Whether a loop over elements fills the value, complete only after it."""
+        return value.op == "sum" or self.reach.fills(value)
 
     def _array(self, name: str, type_: Type, n: int, slots: int = 1) -> None:
         size = slots * (1 if isinstance(type_, Scalar) else n)
@@ -204,7 +217,8 @@ class TvmBody:
         with contextlib.ExitStack() as loops:
             for name, size in zip(indices[len(where) :], shape, strict=True):
                 loops.enter_context(write.block(f"for {name} in T.serial({size}):"))
-            entry = f"T.Cast('uint64', {input_.name}[{', '.join(indices)}])"
+            place = self._tensor(self._argument(input_.name), where, indices[len(where) :])
+            entry = f"T.Cast('uint64', {place})"
             write.line(f"worst[0] = T.max(worst[0], {entry})")
         bound = input_.type.bound if isinstance(input_.type, Index) else n
         token = "h" if input_.role == "head" else "b * L * H + h"
@@ -262,7 +276,7 @@ class TvmBody:
     def _clear(self, stage: int) -> None:
         """Zero what the loop of this stage fills."""
         for value in self.program.body:
-            if self.stages.computed[value] != stage or value.op not in (*FILLING, "sum"):
+            if self.stages.computed[value] != stage or not self._is_filled(value):
                 continue
             zero = f"T.{real_dtype(value.type)}(0)"
             if value.op == "sum":
@@ -349,7 +363,7 @@ class TvmBody:
                 for place, part in zip(
                     self._arrays_of(value), self._parts(value.args[0], j), strict=True
                 ):
-                    self.writer.line(f"{place}[0] = {place}[0] + {part}")
+                    self.writer.line(f"{place}[0] = {place}[0] + {self._summand(value, part)}")
         for out in self.program.token_outputs:
             if not is_uniform(out.value) and self.stages.ready[out.value] == stage:
                 argument = self._argument(out.name)
@@ -360,6 +374,10 @@ class TvmBody:
             nexts = [self._parts(carry.next, j) for carry in carries]
             for carry, parts in zip(carries, nexts, strict=True):
                 self._set_carry(carry, j, parts)
+
+    def _summand(self, total: Value, part: str) -> str:
+        """What an element adds to a part of a sum."""
+        return part
 
     def _scalar_results(self) -> None:
         for out in self.program.token_outputs:
@@ -390,7 +408,7 @@ class TvmBody:
         if value.op == "select":
             table, index = value.args
             (k,) = self.known[index]
-            place = f"{table.name}[h, {k}, {i}]"
+            place = self._tensor(self._argument(table.name), ["h"], [k, i])
             if needs_range_check(self.program.input(table.name)):
                 return (self._clamped(self._argument(table.name), place),)
             return (f"T.Cast('int32', {place})",)
@@ -432,10 +450,16 @@ class TvmBody:
     def _place(self, argument: Argument, j: str, t: str = "t") -> str:
         """An element of a tensor, the parts of a complex number left open."""
         indices = {"B": "b", "L": t, "H": "h"}
-        leading = [indices[axis] for axis in argument.leading]
-        if not isinstance(argument.type, Scalar | Index):
-            leading.append(j)
-        return f"{argument.name}[{', '.join(leading)}]"
+        own = [] if isinstance(argument.type, Scalar | Index) else [j]
+        return self._tensor(argument, [indices[axis] for axis in argument.leading], own)
+
+    def _tensor(self, argument: Argument, leading: list[str], own: list[str]) -> str:
+        """A number, a complex one's parts left open, or an integer of a tensor."""
+        return f"{argument.name}[{', '.join([*leading, *own])}]"
+
+    def _part(self, place: str, part: int) -> str:
+        """A part of a complex number."""
+        return f"{place[:-1]}, {part}]"
 
     def _load(self, name: str, j: str, type_: Type) -> Parts:
         """Expressions for an element of an input, in the dtype it is computed in."""
@@ -453,8 +477,8 @@ class TvmBody:
         return f"T.Cast('int32', T.min(T.Cast('{wide}', {place}), T.{wide}({limit})))"
 
     def _cast(self, argument: Argument, place: str) -> Parts:
-        places = [f"{place[:-1]}, {part}]" for part in (0, 1)] if argument.complex else [place]
-        return tuple(_widened(argument, item) for item in places)
+        places = [self._part(place, p) for p in (0, 1)] if argument.complex else [place]
+        return tuple(widened(argument, item) for item in places)
 
     def _load_lagged(self, input_: Input, argument: Argument, j: str) -> Parts:
         """The saved value of this program's following step, or the boundary."""
@@ -470,12 +494,10 @@ class TvmBody:
         )
 
     def _store(self, argument: Argument, leading: list[str], j: str, parts: Parts) -> None:
-        indices = list(leading)
-        if not isinstance(argument.type, Scalar):
-            indices.append(j)
+        place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
         for number, part in enumerate(parts):
-            full = ", ".join([*indices, str(number)] if argument.complex else indices)
-            self.writer.line(f"{argument.name}[{full}] = {_narrowed(argument, part)}")
+            to = self._part(place, number) if argument.complex else place
+            self.writer.line(f"{to} = {_narrowed(argument, part)}")
 
     # -- small things ---------------------------------------------------------------------------
 

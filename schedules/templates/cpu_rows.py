@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Map, Scalar, is_complex, precision
-from pdssm_compiler.schedules.emit.tvm import TvmBody
+from pdssm_compiler.schedules.emit.tvm import TvmBody, serial_reach
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
@@ -63,7 +63,7 @@ class CpuRows(Template[CpuRowsConfig]):
 
     def lower(self, program: Program, target: Target, config: CpuRowsConfig) -> KernelSource:
         writer = Writer()
-        body = TvmBody(program, writer, slots=config.max_heads, split_scatter=config.split_scatter)
+        body = TvmBody(program, writer, serial_reach(config.split_scatter), config.max_heads)
         writer.comment(f"{self.name} {config}\n{program.text}")
         writer.line("@I.ir_module")
         with writer.block("class Kernel:"):

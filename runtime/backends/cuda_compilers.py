@@ -1,0 +1,119 @@
+"""CUDA C++ to a cubin: nvcc, or NVRTC where only its library is installed. Neither needs a GPU."""
+
+import ctypes
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pdssm_compiler.runtime.errors import BackendUnavailableError
+
+_OPTIONS = ("-std=c++17", "-lineinfo", "-w")
+# The headers that TVM's text includes under NVRTC, as far as it uses them.
+_HEADERS = {
+    b"cuda/std/cstdint": b"""
+namespace cuda { namespace std {
+typedef unsigned char uint8_t; typedef unsigned short uint16_t;
+typedef unsigned int uint32_t; typedef unsigned long uint64_t;
+typedef signed char int8_t; typedef short int16_t; typedef int int32_t; typedef long int64_t;
+} }
+""",
+    b"cuda/std/type_traits": b"""
+namespace cuda { namespace std {
+template <class A, class B> struct is_same { static constexpr bool value = false; };
+template <class A> struct is_same<A, A> { static constexpr bool value = true; };
+template <class A, class B> inline constexpr bool is_same_v = is_same<A, B>::value;
+template <class A> struct is_integral { static constexpr bool value = A(1) / A(2) == A(0); };
+template <class A> struct is_signed { static constexpr bool value = A(-1) < A(0); };
+template <class A> struct is_unsigned { static constexpr bool value = A(0) < A(-1); };
+template <class A> struct is_floating_point {
+  static constexpr bool value = !is_integral<A>::value;
+};
+template <bool C, class A = void> struct enable_if {};
+template <class A> struct enable_if<true, A> { typedef A type; };
+template <bool C, class A, class B> struct conditional { typedef A type; };
+template <class A, class B> struct conditional<false, A, B> { typedef B type; };
+} }
+""",
+}
+
+
+def missing_compiler() -> str | None:
+    """None if CUDA can be compiled here, otherwise what is missing and the remedy."""
+    if shutil.which("nvcc") or _nvrtc() is not None:
+        return None
+    return (
+        "neither nvcc nor NVRTC is here: install a CUDA toolkit, or pip install nvidia-cuda-nvrtc "
+        "(torch with CUDA brings it)"
+    )
+
+
+def compile_cuda(text: str, arch: str) -> bytes:
+    """The cubin of a translation unit for an architecture such as ``sm_90``.
+
+    Raises:
+        BackendUnavailableError: no compiler, or the compiler refuses; the message has its words.
+    """
+    if shutil.which("nvcc"):
+        return _with_nvcc(text, arch)
+    library = _nvrtc()
+    if library is None:
+        raise BackendUnavailableError(str(missing_compiler()))
+    return _with_nvrtc(library, text, arch)
+
+
+def _with_nvcc(text: str, arch: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "kernel.cu", Path(folder) / "kernel.cubin"
+        source.write_text(text)
+        command = ["nvcc", f"-arch={arch}", "-cubin", *_OPTIONS, "-o", str(cubin), str(source)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise BackendUnavailableError(f"nvcc refuses a kernel for {arch}: {result.stderr}")
+        return cubin.read_bytes()
+
+
+@cache
+def _nvrtc() -> Any:
+    """NVRTC's library, None if it is not installed."""
+    names = [f"libnvrtc.so.{version}" for version in (13, 12)]
+    spec = importlib.util.find_spec("nvidia")
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        names += map(str, sorted(Path(root).glob("**/lib/libnvrtc.so.1[0-9]")))
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def _with_nvrtc(library: Any, text: str, arch: str) -> bytes:
+    program = ctypes.c_void_p()
+    headers = (ctypes.c_char_p * len(_HEADERS))(*_HEADERS.values())
+    names = (ctypes.c_char_p * len(_HEADERS))(*_HEADERS)
+    options = [f"-arch={arch}", *_OPTIONS]
+    given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    library.nvrtcCreateProgram(
+        ctypes.byref(program), text.encode(), b"kernel.cu", len(_HEADERS), headers, names
+    )
+    try:
+        if library.nvrtcCompileProgram(program, len(options), given):
+            said = _filled(library.nvrtcGetProgramLogSize, library.nvrtcGetProgramLog, program)
+            raise BackendUnavailableError(
+                f"NVRTC refuses a kernel for {arch}: {said.decode(errors='replace')}"
+            )
+        return _filled(library.nvrtcGetCUBINSize, library.nvrtcGetCUBIN, program)
+    finally:
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _filled(size_of: Any, fill: Any, program: ctypes.c_void_p) -> bytes:
+    size = ctypes.c_size_t()
+    size_of(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    fill(program, buffer)
+    return buffer.raw

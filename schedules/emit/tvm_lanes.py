@@ -1,0 +1,712 @@
+"""One token of any program on the lanes of a warp, as TVMScript for CUDA.
+
+A row belongs to one warp: element ``j`` lives in lane ``j % 32``, as that lane's element number
+``j // 32``. Lanes beyond the state size repeat its last element, so they need no guards. Elements
+of other lanes are read by shuffles where a lane holds one element, through shared memory where it
+holds several; ``scatter_add`` lets every target collect its sources, so no sum depends on timing.
+
+Inputs of the tokens come from a *ring* in shared memory that another warp fills ahead
+(:meth:`TvmLanes.produce`); of a whole tile of tokens they are first read into registers
+(:meth:`TvmLanes.hold`). Device functions are in ``lanes.cuh``.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex, is_number
+from pdssm_compiler.ir.value import Value
+from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
+from pdssm_compiler.schedules.emit.stages import Reach
+from pdssm_compiler.schedules.emit.tvm import TvmBody, buffer_dtype, real_dtype
+from pdssm_compiler.schedules.signature import Argument, needs_range_check
+from pdssm_compiler.schedules.source import Writer
+
+LANES = 32
+# The source of the device functions, which generated text calls LANE_FUNCTIONS.
+LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
+
+
+def width(argument: Argument) -> int:
+    """Bytes of one real or integer of a tensor."""
+    return int("".join(filter(str.isdigit, argument.dtype))) // 8
+
+
+def row_elements(argument: Argument, state_size: int) -> int:
+    """Reals or integers of one token of one row."""
+    count = 1
+    for size in argument.own_shape(state_size):
+        count *= size
+    return count
+
+
+class TvmLanes(TvmBody):
+    """Writes the parts of a kernel that depend on the program.
+
+    Args:
+        program: the program.
+        writer: what to write to.
+        tile: tokens of a ring slot; even.
+        slots: slots of the ring.
+    """
+
+    def __init__(self, program: Program, writer: Writer, *, tile: int, ring: int) -> None:
+        self.tile = tile
+        self.ring = ring
+        self.elements = -(-program.state_size // LANES)
+        # Whether the token's inputs are in registers, or still in the ring.
+        self.held = True
+        super().__init__(program, writer, Reach(self._everywhere, self._own, "collect"))
+        self.exchanged = self._exchanged()
+
+    # -- what is where --------------------------------------------------------------------------
+
+    @staticmethod
+    def _everywhere(value: Value) -> bool:
+        return value.op in ("select", "iota", "invert")
+
+    @staticmethod
+    def _own(value: Value) -> bool:
+        return value.is_leaf or value.op in ("select", "iota", "invert", "scatter_add")
+
+    def _exchanged(self) -> set[Value]:
+        """Values that other lanes read."""
+        found = set()
+        for value in self.program.body:
+            if value.op in ("gather", "compose"):
+                found.add(value.args[0])
+            elif value.op == "scatter_add":
+                found.add(value.args[0])
+                if value.args[1].op != "select":
+                    found.add(value.args[1])
+        return {value for value in found if not self._everywhere(value)}
+
+    @property
+    def streamed(self) -> list[Argument]:
+        """The inputs that the ring holds as they are: everything a token reads but indices."""
+        read = {value.name for value in self.program.body if value.op == "input"}
+        return [
+            argument
+            for argument in self.signature.inputs
+            if argument.role in ("token", "lagged")
+            and not isinstance(argument.type, Index)
+            and (argument.name in read or isinstance(argument.type, Map))
+        ]
+
+    @property
+    def indices(self) -> list[Value]:
+        """The indices that vary by token."""
+        return [
+            value
+            for value in self.program.body
+            if isinstance(value.type, Index) and self.program.input(value.name).role == "token"
+        ]
+
+    @property
+    def selects(self) -> list[Value]:
+        """The maps selected from tables."""
+        return [value for value in self.program.body if value.op == "select"]
+
+    def _is_collected(self, map_: Value) -> bool:
+        """Whether a selected map says what a scatter_add collects."""
+        return any(v.op == "scatter_add" and v.args[1] is map_ for v in self.program.body)
+
+    def _is_read(self, map_: Value) -> bool:
+        """Whether a selected map is used as a map."""
+        results = (*(c.next for c in self.program.carries), *self.program.roots)
+        return map_ in results or any(
+            map_ in v.args and not (v.op == "scatter_add" and v.args[0] is not map_)
+            for v in self.program.body
+        )
+
+    @property
+    def _tables(self) -> dict[str, bool]:
+        """Tables that maps are selected from, and whether scatter_add collects by them."""
+        found: dict[str, bool] = {}
+        for value in self.selects:
+            name = value.args[0].name
+            found[name] = found.get(name, False) or self._is_collected(value)
+        return found
+
+    def shared_bytes(self) -> int:
+        """Shared memory of one row."""
+        n = self.program.state_size
+        total = 16 * self.ring
+        for argument in self.streamed:
+            total += self.ring * self.tile * row_elements(argument, n) * width(argument)
+        total += 4 * self.ring * self.tile * len(self.indices)
+        for name, collected in self._tables.items():
+            size = self._table_size(name)
+            total += size * n + (size * (16 * n + 4) if collected else 0)
+        for value in self.program.body:
+            total += self._exchange_elements(value) * 8
+        return total
+
+    def _table_size(self, name: str) -> int:
+        type_ = self.program.input(name).type
+        assert isinstance(type_, Table)
+        return type_.size
+
+    def _exchange_elements(self, value: Value) -> int:
+        """Reals or integers of a value's exchange: two copies, so that the next token's writes do
+        not meet this one's reads, each with a zero behind its elements.
+        """
+        through_memory = value in self.exchanged and self.elements > 1
+        if not (through_memory or value.op == "invert"):
+            return 0
+        return 2 * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
+
+    # -- declarations ---------------------------------------------------------------------------
+
+    def parameters(self) -> list[str]:
+        """The base's tensors, then their leading strides, in reals, and the sizes."""
+        strides = [
+            f"{argument.name}_s{axis}: T.int64"
+            for argument in self.signature.arguments
+            for axis in argument.leading
+        ]
+        return [*super().parameters(), *strides, "L: T.int64", "H: T.int64"]
+
+    def buffers(self) -> None:
+        """Bind every tensor as a flat one: TVM's pipeline for GPUs takes no other strides."""
+        for argument in self.signature.arguments:
+            self._flat(argument.name, buffer_dtype(argument))
+        self._flat("error", "int64")
+
+    def _flat(self, name: str, dtype: str) -> None:
+        self.writer.line(f"{name}_n = T.int64()")
+        self.writer.line(f'{name} = T.match_buffer({name}_, ({name}_n,), "{dtype}")')
+
+    def _tensor(self, argument: Argument, leading: list[str], own: list[str]) -> str:
+        terms = [
+            f"{index} * {argument.name}_s{axis}"
+            for index, axis in zip(leading, argument.leading, strict=True)
+        ]
+        step = 2 if argument.complex else 1
+        for index in reversed(own):
+            terms.append(f"T.Cast('int64', {index}) * {step}")
+            step *= self.program.state_size
+        return f"{argument.name}[{' + '.join(terms)}]"
+
+    def _part(self, place: str, part: int) -> str:
+        return f"{place[:-1]} + {part}]"
+
+    def shared(self) -> None:
+        """Shared memory of the block's row."""
+        n = self.program.state_size
+        self._shared("arrived", "uint64", 2 * self.ring)
+        for argument in self.streamed:
+            size = self.ring * self.tile * row_elements(argument, n)
+            self._shared(f"ring_{argument.name}", buffer_dtype(argument), size)
+        for index in self.indices:
+            self._shared(f"ring_{index.name}", "int32", self.ring * self.tile)
+        for name, collected in self._tables.items():
+            size = self._table_size(name)
+            self._shared(f"table_{name}", "uint8", size * n)
+            if collected:
+                self._shared(f"fan_{name}", "uint32", size * 4 * n)
+                self._shared(f"kind_{name}", "int32", size)
+        for value in self.program.body:
+            elements = self._exchange_elements(value)
+            if elements:
+                self._shared(f"x_{self.names[value]}", real_dtype(value.type), elements)
+
+    def _shared(self, name: str, dtype: str, size: int) -> None:
+        self.writer.line(f'{name} = T.alloc_buffer(({size},), "{dtype}", scope="shared")')
+
+    def arrays(self) -> None:
+        for carry in self.program.carries:
+            self._array(carry.name, carry.type, 0)
+        for value in self.program.body:
+            kept = value in self.stages.stored and not self._own(value)
+            if kept or value.op in ("scatter_add", "sum"):
+                self._array(self.names[value], value.type, 0)
+        for argument in self.streamed:
+            size = self.tile * self._held_step(argument)
+            self._local(f"{argument.name}_held", buffer_dtype(argument), size)
+        for index in self.indices:
+            self._local(f"{index.name}_held", "int32", self.tile)
+        for value in self.selects:
+            name = self.names[value]
+            if self._is_read(value):
+                self._local(f"{name}_held", "int32", self.tile * self.elements)
+            if self._is_collected(value):
+                self._local(f"{name}_fan", "uint32", 2 * self.tile * self.elements)
+                self._local(f"{name}_kind", "int32", self.tile)
+        for input_ in self._constants():
+            self._array(f"{input_.name}_row", input_.type, 0)
+        if self.signature.checks:
+            self._local("worst", "uint64", 1)
+
+    def _array(self, name: str, type_: Type, n: int, slots: int = 1) -> None:
+        for part in part_names(name, type_):
+            size = 1 if isinstance(type_, Scalar) else self.elements
+            self._local(part, real_dtype(type_), size)
+
+    def _local(self, name: str, dtype: str, size: int) -> None:
+        self.writer.line(f'{name} = T.alloc_buffer(({size},), "{dtype}", scope="local")')
+
+    def _held_step(self, argument: Argument) -> int:
+        """Registers of an input of one token."""
+        parts = 2 if argument.complex else 1
+        return parts if isinstance(argument.type, Scalar) else parts * self.elements
+
+    def _constants(self) -> list[Input]:
+        """Numbers that are one for all tokens of a row."""
+        others = {input_.boundary for input_ in self.program.inputs}
+        others |= {carry.start_input for carry in self.program.carries}
+        return [
+            input_
+            for input_ in self.program.inputs
+            if input_.role in ("head", "row")
+            and is_number(input_.type)
+            and (input_.value in self.program.body or input_.name in others)
+        ]
+
+    # -- before the tokens ----------------------------------------------------------------------
+
+    def load_tables(self, threads: int) -> None:
+        """Copy the head's tables, checked and clamped, and clear what must be zero; by all
+        threads, before a barrier of the block.
+        """
+        n = self.program.state_size
+        for name in self._tables:
+            input_, total = self.program.input(name), self._table_size(name) * n
+            with self._strided(total, threads) as at:
+                place = self._tensor(self._argument(name), ["h"], [])
+                entry = f"T.Cast('uint64', {place[:-1]} + {at}])"
+                if needs_range_check(input_):
+                    self.writer.line(f"worst[0] = {entry}")
+                    self._report(name, "range", n, "h")
+                    entry = f"T.min({entry}, T.uint64({n - 1}))"
+                self.writer.line(f"table_{name}[{at}] = T.Cast('uint8', {entry})")
+        for value in self.program.body:
+            elements = self._exchange_elements(value)
+            if elements:
+                with self._strided(elements, threads) as at:
+                    zero = f"T.{real_dtype(value.type)}(0)"
+                    self.writer.line(f"x_{self.names[value]}[{at}] = {zero}")
+        with (
+            self.writer.block("if thread == 0:"),
+            self.writer.block(f"for s in T.serial({self.ring}):"),
+        ):
+            # Each lane of the producer arrives with its copies and for its own stores.
+            self._call("lane_barrier_init", "T.address_of(arrived[s])", str(2 * LANES))
+            self._call("lane_barrier_init", f"T.address_of(arrived[{self.ring} + s])", "1")
+
+    def prepare_tables(self, threads: int) -> None:
+        """Sources by target of every map that a scatter_add collects by; a warp a map."""
+        n, warps = self.program.state_size, threads // LANES
+        kind = "registers" if self.elements == 1 else "shared"
+        for name, collected in self._tables.items():
+            if collected:
+                size = self._table_size(name)
+                with self.writer.block(f"for step in T.serial({-(-size // warps)}):"):
+                    self.writer.line(f"k: T.let = step * {warps} + thread // {LANES}")
+                    with self.writer.block(f"if k < {size}:"):
+                        self._call(
+                            f"lane_prepare_{kind}",
+                            f"T.address_of(fan_{name}[k * {4 * n}])",
+                            f"T.address_of(kind_{name}[k])",
+                            f"T.address_of(table_{name}[k * {n}])",
+                            "lane",
+                            str(n),
+                        )
+
+    @contextmanager
+    def _strided(self, total: int, threads: int) -> Iterator[str]:
+        """A loop of all threads over ``[0, total)``."""
+        with self.writer.block(f"for step in T.serial({-(-total // threads)}):"):
+            self.writer.line(f"at: T.let = step * {threads} + thread")
+            if total % threads:
+                with self.writer.block(f"if at < {total}:"):
+                    yield "at"
+            else:
+                yield "at"
+
+    def start_row(self) -> None:
+        for input_ in self._constants():
+            argument = self._argument(input_.name)
+            names = part_names(f"{input_.name}_row", input_.type)
+            with self._over(input_.type) as j:
+                parts = self._cast(argument, self._place(argument, j))
+                for name, part in zip(names, parts, strict=True):
+                    self.writer.line(f"{name}[{self._own_index(input_.type)}] = {part}")
+        super().start_row()
+
+    def _check_constant(self, input_: Input) -> None:
+        if not isinstance(input_.type, Table):
+            super()._check_constant(input_)
+
+    def _own_index(self, type_: Type) -> str:
+        return "0" if isinstance(type_, Scalar) else "e"
+
+    # -- the ring -------------------------------------------------------------------------------
+
+    def produce(self) -> None:
+        """Fill slot ``slot`` with the tokens from ``first`` on; by one warp."""
+        for argument in self.streamed:
+            self._stream(argument)
+        for index in self.indices:
+            self._stream_index(index)
+
+    def _step(self, step: str) -> None:
+        """``t`` of a step of the program, the last step's where there are no more."""
+        last = f"T.min({step}, L - 1)"
+        forward = self.program.direction == "forward"
+        self.writer.line(f"t: T.let = {last if forward else f'L - 1 - {last}'}")
+
+    def _stream(self, argument: Argument) -> None:
+        n = self.program.state_size
+        elements = row_elements(argument, n)
+        size = elements * width(argument)
+        wide = next(step for step in (16, 8, 4, 2, 1) if size % step == 0)
+        narrow = width(argument)
+        if wide > narrow and wide >= 4:
+            with self.writer.block("if aligned != 0:"):
+                self._copies(argument, elements, wide)
+            with self.writer.block("else:"):
+                self._copies(argument, elements, narrow)
+        else:
+            self._copies(argument, elements, narrow)
+
+    def _copies(self, argument: Argument, elements: int, size: int) -> None:
+        """Copy a tile's rows in units of ``size`` bytes."""
+        each = size // width(argument)
+        units = elements // each
+        total = self.tile * units
+        loop = "T.unroll" if size == 16 else "T.serial"
+        with self.writer.block(f"for c in {loop}({-(-total // LANES)}):"):
+            self.writer.line(f"unit: T.let = c * {LANES} + lane")
+            with self._guard(f"unit < {total}", total % LANES != 0):
+                self.writer.line(f"u: T.let = unit // {units}")
+                self.writer.line(f"at: T.let = unit % {units} * {each}")
+                self._step("first + T.Cast('int64', u)")
+                to = f"ring_{argument.name}[(slot * {self.tile} + u) * {elements} + at]"
+                source = self._global(argument, "at")
+                if size >= 4:
+                    self._call(
+                        f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})"
+                    )
+                else:
+                    self.writer.line(f"{to} = {source}")
+
+    def _global(self, argument: Argument, at: str) -> str:
+        """Real or integer ``at`` of the token ``t`` of an input."""
+        t = "t"
+        if argument.role == "lagged":
+            forward = self.program.direction == "forward"
+            t = "T.min(t + 1, L - 1)" if forward else "T.max(t - 1, T.int64(0))"
+        return f"{self._tensor(argument, ['b', t, 'h'], [])[:-1]} + {at}]"
+
+    def _stream_index(self, index: Value) -> None:
+        assert isinstance(index.type, Index)
+        name, bound = index.name, index.type.bound
+        with self.writer.block(f"if lane < {self.tile}:"):
+            self.writer.line("step: T.let = first + T.Cast('int64', lane)")
+            self._step("step")
+            place = self._tensor(self._argument(name), ["b", "t", "h"], [])
+            self.writer.line(f"worst[0] = T.Cast('uint64', {place})")
+            self._report(name, "range", bound, "b * L * H + t * H + h")
+            clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
+            place = f"ring_{name}[slot * {self.tile} + lane]"
+            self.writer.line(f"{place} = T.Cast('int32', {clamped})")
+
+    def wait(self, barrier: str, parity: str) -> None:
+        """Wait until a barrier of :attr:`arrived` has passed a phase of this parity."""
+        self._call("lane_wait", f"T.address_of(arrived[{barrier}])", parity)
+
+    def arrive(self) -> None:
+        """Tell that slot ``slot`` is filled, once the copies are there."""
+        for function in ("lane_arrive_with_copies", "lane_arrive"):
+            self._call(function, "T.address_of(arrived[slot])")
+
+    def release(self) -> None:
+        """Give slot ``slot`` back."""
+        self.writer.line("T.cuda.warp_sync()")
+        with self.writer.block("if lane == 0:"):
+            self._call("lane_arrive", f"T.address_of(arrived[{self.ring} + slot])")
+
+    @contextmanager
+    def _guard(self, condition: str, needed: bool) -> Iterator[None]:
+        if not needed:
+            yield
+            return
+        with self.writer.block(f"if {condition}:"):
+            yield
+
+    def hold(self) -> None:
+        """Read the inputs of all tokens of a slot into registers."""
+        self.held, self.known = False, {}
+        with self.writer.block(f"for u in T.unroll({self.tile}):"):
+            for index in self.indices:
+                self.writer.line(f"{index.name}_held[u] = {self._ring_index(index)}")
+            for argument in self.streamed:
+                if isinstance(argument.type, Scalar):
+                    self._hold(argument, "0", "u")
+            for value in self.selects:
+                if self._is_collected(value):
+                    self.writer.line(f"{self.names[value]}_kind[u] = {self._kind(value)}")
+            with self._over(None) as j:
+                for argument in self.streamed:
+                    if not isinstance(argument.type, Scalar):
+                        self._hold(argument, j, f"(u * {self.elements} + e)")
+                for value in self.selects:
+                    self._hold_map(value, j)
+        self.held = True
+
+    def _hold(self, argument: Argument, j: str, at: str) -> None:
+        place = self._place(argument, j)
+        parts = 2 if argument.complex else 1
+        for part in range(parts):
+            source = f"{place[:-1]} + {part}]"
+            self.writer.line(f"{argument.name}_held[{at} * {parts} + {part}] = {source}")
+
+    def _hold_map(self, value: Value, j: str) -> None:
+        at = f"u * {self.elements} + e"
+        if self._is_read(value):
+            self.writer.line(f"{self.names[value]}_held[{at}] = {self._table_entry(value, j)}")
+        if self._is_collected(value):
+            for word, place in enumerate(self._fan_words(value, j)):
+                self.writer.line(f"{self.names[value]}_fan[({at}) * 2 + {word}] = {place}")
+
+    def _ring_index(self, index: Value) -> str:
+        return f"ring_{index.name}[slot * {self.tile} + u]"
+
+    def _selected(self, value: Value) -> str:
+        """Which map of its table a selected map is."""
+        index = value.args[1]
+        if index in self.known:
+            return self.known[index][0]
+        return f"{index.name}_held[u]" if index in self.indices else self._row_index(index)
+
+    def _row_index(self, index: Value) -> str:
+        """An index that is one for all tokens of a row (checked before the first)."""
+        assert isinstance(index.type, Index)
+        place = super()._place(self._argument(index.name), "")
+        limit = f"T.uint64({index.type.bound - 1})"
+        return f"T.Cast('int32', T.min(T.Cast('uint64', {place}), {limit}))"
+
+    def _table_entry(self, value: Value, j: str) -> str:
+        k, n = self._selected(value), self.program.state_size
+        return f"T.Cast('int32', table_{value.args[0].name}[{k} * {n} + {j}])"
+
+    def _kind(self, value: Value) -> str:
+        """How many sources the targets of a selected map have; see ``lane_fan_in``."""
+        return f"kind_{value.args[0].name}[{self._selected(value)}]"
+
+    def _fan_words(self, value: Value, j: str) -> Parts:
+        """The first four sources of target ``j``."""
+        k, n, name = self._selected(value), self.program.state_size, value.args[0].name
+        return tuple(f"fan_{name}[{k} * {4 * n} + {j} * 2 + {word}]" for word in (0, 1))
+
+    # -- one token ------------------------------------------------------------------------------
+
+    def _over(self, type_: Type | None) -> AbstractContextManager[str]:  # type: ignore[override]
+        return self._lanes() if not isinstance(type_, Scalar) else self._once()
+
+    @contextmanager
+    def _lanes(self) -> Iterator[str]:
+        """Every element of this lane."""
+        n = self.program.state_size
+        with self.writer.block(f"for e in T.unroll({self.elements}):"):
+            j = f"e * {LANES} + lane"
+            # Lanes beyond the last element repeat it.
+            self.writer.line(f"j: T.let = {j if n % LANES == 0 else f'T.min({j}, {n - 1})'}")
+            yield "j"
+
+    @contextmanager
+    def _once(self) -> Iterator[str]:
+        yield "0"
+
+    def _index(self, value: Value) -> None:
+        name = value.name
+        if value not in self.indices:
+            self.writer.line(f"{name}_k: T.let = {self._row_index(value)}")
+        else:
+            held = f"{name}_held[u]" if self.held else self._ring_index(value)
+            self.writer.line(f"{name}_k: T.let = {held}")
+        self.known[value] = (f"{name}_k",)
+
+    def _loop(self, stage: int) -> None:
+        super()._loop(stage)
+        here = [v for v in self.program.body if self.stages.computed[v] == stage]
+        for value in here:
+            if value.op == "sum":
+                for part in self._arrays_of(value):
+                    total = self._called("lane_sum", f"{part}[0]", returns=value.type)
+                    self.writer.line(f"{part}[0] = {total}")
+        if any(self._exchange_elements(value) for value in here):
+            self.writer.line("T.cuda.warp_sync()")
+
+    def _clear(self, stage: int) -> None:
+        inverts = False
+        for value in self.program.body:
+            if self.stages.computed[value] != stage:
+                continue
+            if value.op == "sum":
+                for part in self._arrays_of(value):
+                    self.writer.line(f"{part}[0] = T.{real_dtype(value.type)}(0)")
+            elif value.op == "invert":
+                inverts = True
+                with self._over(None) as j:
+                    self.writer.line(f"{self._exchange(value, j)} = 0")
+        if inverts:
+            self.writer.line("T.cuda.warp_sync()")
+
+    def _element(self, value: Value, j: str) -> None:
+        if value.is_leaf:
+            if value in self.exchanged:
+                self._publish(value, self._parts(value, j), j)
+            return
+        if value.op in ("select", "iota"):
+            return
+        if value.op == "invert":
+            (map_,) = self._parts(value.args[0], j)
+            self._call("lane_max", f"T.address_of({self._exchange(value, map_)})", j)
+            return
+        if value.op == "scatter_add":
+            self._collect(value, j)
+        elif value.op in ("gather", "compose"):
+            (map_,) = self._parts(value.args[1], j)
+            self._bind(value, self._elsewhere(value.args[0], map_))
+        else:
+            self._bind(value, self._expression(value))
+        if value in self.stages.stored or value in self.exchanged:
+            self._publish(value, self.known[value], j)
+
+    def _publish(self, value: Value, parts: Parts, j: str) -> None:
+        """Keep a value for later loops, and where other lanes find it."""
+        if value in self.stages.stored and not self._own(value):
+            for place, part in zip(self._arrays_of(value), parts, strict=True):
+                self.writer.line(f"{place}[e] = {part}")
+        if self._exchange_elements(value):
+            for number, part in enumerate(parts):
+                self.writer.line(f"{self._exchange(value, j, number)} = {part}")
+
+    def _exchange(self, value: Value, j: str, part: int = 0) -> str:
+        """Element ``j`` of a value in shared memory."""
+        n, parts = self.program.state_size, 2 if is_complex(value.type) else 1
+        return f"x_{self.names[value]}[(u % 2 * {n + 1} + {j}) * {parts} + {part}]"
+
+    def _elsewhere(self, value: Value, i: str) -> Parts:
+        """Element ``i`` of a value, which another lane may hold."""
+        if self._everywhere(value):
+            return self._at(value, i)
+        if self.elements > 1:
+            parts = 2 if is_complex(value.type) else 1
+            return tuple(self._exchange(value, i, part) for part in range(parts))
+        return tuple(
+            self._called("lane_shuffle", part, i, returns=value.type)
+            for part in self._parts(value, "j")
+        )
+
+    def _collect(self, value: Value, j: str) -> None:
+        """``scatter_add``: each target collects its sources."""
+        source, map_ = value.args
+        if map_.op == "select":
+            self._collect_prepared(value, j)
+        else:
+            for number, place in enumerate(self._arrays_of(value)):
+                self.writer.line(f"{place}[e] = {self._collected(source, map_, j, number)}")
+        self.known[value] = tuple(f"{place}[e]" for place in self._arrays_of(value))
+
+    def _collected(self, source: Value, map_: Value, j: str, part: int) -> str:
+        n = str(self.program.state_size)
+        if self.elements == 1:
+            (target,) = self._parts(map_, "j")
+            value = self._parts(source, "j")[part]
+            return self._called("lane_collect_registers", value, target, j, n, returns=source.type)
+        values = f"T.address_of({self._exchange(source, '0', part)})"
+        stride = "2" if is_complex(source.type) else "1"
+        targets = f"T.address_of({self._exchange(map_, '0')})"
+        return self._called(
+            "lane_collect_shared", values, stride, targets, j, n, returns=source.type
+        )
+
+    def _collect_prepared(self, value: Value, j: str) -> None:
+        source, map_ = value.args
+        n, name = self.program.state_size, map_.args[0].name
+        k = self._selected(map_)
+        at = f"(u * {self.elements} + e) * 2"
+        held = f"{self.names[map_]}_fan"
+        words = (f"{held}[{at}]", f"{held}[{at} + 1]") if self.held else self._fan_words(map_, j)
+        if self.elements == 1:
+            where, values = "registers", self._parts(source, "j")
+        else:
+            where, values = "shared", (f"T.address_of({self._exchange(source, '0')})",)
+        self._call(
+            f"lane_fan_in_{where}",
+            *(f"T.address_of({place}[e])" for place in self._arrays_of(value)),
+            *values,
+            *words,
+            f"{self.names[map_]}_kind[u]" if self.held else self._kind(map_),
+            f"T.address_of(fan_{name}[{k} * {4 * n} + {2 * n} + {j} * 2])",
+            f"T.address_of(table_{name}[{k} * {n}])",
+            j,
+            str(n),
+        )
+
+    def _summand(self, total: Value, part: str) -> str:
+        n = self.program.state_size
+        if n % LANES == 0:
+            return part
+        # The lanes that repeat the last element do not count.
+        zero = f"T.{real_dtype(total.type)}(0)"
+        return f"T.if_then_else(e * {LANES} + lane < {n}, {part}, {zero})"
+
+    # -- places ---------------------------------------------------------------------------------
+
+    def _at(self, value: Value, i: str) -> Parts:
+        if value.op == "select":
+            if self.held and i == "j":
+                return (f"{self.names[value]}_held[u * {self.elements} + e]",)
+            return (self._table_entry(value, i),)
+        if value.op == "invert":
+            return (self._exchange(value, i),)
+        if value.is_leaf or value.op == "iota":
+            return super()._at(value, i)
+        return tuple(f"{part}[e]" for part in self._arrays_of(value))
+
+    def _carry_places(self, carry: Value, j: str) -> Parts:
+        names = part_names(carry.name, carry.type)
+        return tuple(f"{name}[{self._own_index(carry.type)}]" for name in names)
+
+    def _is_streamed(self, argument: Argument) -> bool:
+        return argument.role in ("token", "lagged") and not argument.written
+
+    def _place(self, argument: Argument, j: str, t: str = "t") -> str:
+        if not self._is_streamed(argument):
+            return super()._place(argument, j, t)
+        parts = 2 if argument.complex else 1
+        own = "" if isinstance(argument.type, Scalar) else f" + e * {parts}"
+        if self.held:
+            return f"{argument.name}_held[u * {self._held_step(argument)}{own}]"
+        elements = row_elements(argument, self.program.state_size)
+        own = "" if isinstance(argument.type, Scalar) else f" + {j} * {parts}"
+        return f"ring_{argument.name}[(slot * {self.tile} + u) * {elements}{own}]"
+
+    def _load(self, name: str, j: str, type_: Type) -> Parts:
+        if self._argument(name).role in ("head", "row") and is_number(type_):
+            names = part_names(f"{name}_row", type_)
+            return tuple(f"{part}[{self._own_index(type_)}]" for part in names)
+        return super()._load(name, j, type_)
+
+    def _store(self, argument: Argument, leading: list[str], j: str, parts: Parts) -> None:
+        plain = argument.dtype == real_dtype(argument.type)
+        if not (argument.complex and plain):
+            super()._store(argument, leading, j, parts)
+            return
+        place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
+        self._call("lane_store", f"T.address_of({place})", *parts)
+
+    # -- device functions -----------------------------------------------------------------------
+
+    def _call(self, function: str, *arguments: str) -> None:
+        self.writer.line(self._called(function, *arguments))
+
+    def _called(self, function: str, *arguments: str, returns: Type | None = None) -> str:
+        given = ", ".join([f'"{function}"', *arguments, "source_code=LANE_FUNCTIONS"])
+        result = f', return_type="{real_dtype(returns)}"' if returns is not None else ""
+        return f"T.cuda.func_call({given}{result})"
