@@ -8,7 +8,8 @@ CUDA toolkit are missing.
 import json
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 
@@ -90,57 +91,46 @@ class TvmCudaKernel(Kernel):
         self, cubin: bytes, parameters: list[tuple[str, str]], source: KernelSource
     ) -> None:
         self._cubin = cubin
-        self._signature = source.signature
+        arguments = source.signature.arguments
+        self._shared_bytes = int(source.options["shared_bytes"])
         self._pack = struct.Struct("@" + "".join(_FORMATS[type_] for _, type_ in parameters)).pack
-        self._values = [self._reader(name) for name, _ in parameters]
-        self._widths = [
-            torch.empty(0, dtype=getattr(torch, a.dtype)).element_size()
-            for a in self._signature.arguments
+        # What a launch knows, by the names that generated text has for it.
+        names: list[str] = []
+        for argument in arguments:
+            names += [f"{argument.name}_ptr", *(f"{argument.name}_s{a}" for a in argument.leading)]
+        names += ["error_ptr", "rows", "L", "H", "aligned"]
+        self._in_order = itemgetter(*(names.index(name) for name, _ in parameters))
+        # Number of leading axes, and the bytes of an element where copies depend on alignment.
+        self._layouts = [
+            (
+                len(argument.leading),
+                0
+                if argument.written or argument.role not in ("token", "lagged")
+                else getattr(torch, argument.dtype).itemsize,
+            )
+            for argument in arguments
         ]
         self._loaded: DriverKernel | None = None
 
-    def _reader(self, name: str) -> Callable[[Sequence[torch.Tensor], Sizes, bool], int]:
-        """How a parameter is found from a call."""
-        sizes = {"L": 1, "H": 2}
-        if name in sizes:
-            at = sizes[name]
-            return lambda tensors, call, aligned: call[at]
-        if name == "rows":
-            return lambda tensors, call, aligned: call.batch * call.heads
-        if name == "aligned":
-            return lambda tensors, call, aligned: int(aligned)
-        names = [argument.name for argument in self._signature.arguments] + ["error"]
-        if name.endswith("_ptr"):
-            number = names.index(name.removesuffix("_ptr"))
-            return lambda tensors, call, aligned: tensors[number].data_ptr()
-        tensor, _, axis = name.rpartition("_s")
-        number = names.index(tensor)
-        position = self._signature.arguments[number].leading.index(axis)
-        return lambda tensors, call, aligned: tensors[number].stride(position)
-
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
-        rows = sizes.batch * sizes.heads
+        batch, length, heads = sizes
+        rows = batch * heads
         if rows == 0:
             return
         if self._loaded is None:
-            self._loaded = DriverKernel(self._cubin, _ENTRY)
-        aligned = all(
-            tensor.data_ptr() % 16 == 0
-            and all(
-                stride * width % 16 == 0 for stride in tensor.stride()[: len(argument.leading)]
-            )
-            for tensor, argument, width in zip(
-                tensors, self._signature.arguments, self._widths, strict=True
-            )
-            if argument.role in ("token", "lagged")
-            and not argument.written
-            and argument.own_shape(2)
-        )
-        given = [*tensors, error]
-        packed = self._pack(*(read(given, sizes, aligned) for read in self._values))
+            self._loaded = DriverKernel(self._cubin, _ENTRY, self._shared_bytes)
+        known, bits = [], 0
+        for tensor, (leading, width) in zip(tensors, self._layouts, strict=True):
+            pointer, strides = tensor.data_ptr(), tensor.stride()[:leading]
+            known += (pointer, *strides)
+            if width:
+                bits |= pointer
+                for stride in strides:
+                    bits |= stride * width
+        known += (error.data_ptr(), rows, length, heads, bits % 16 == 0)
         stream = torch.cuda.current_stream().cuda_stream
-        self._loaded.launch(rows, THREADS, packed, stream)
+        self._loaded.launch(rows, THREADS, self._pack(*self._in_order(known)), stream)
 
     def resources(self) -> dict[str, int]:
         """Registers, spilled and shared bytes, from the cubin's own notes: no device is needed."""
-        return cubin_resources(self._cubin)
+        return cubin_resources(self._cubin) | {"shared_bytes": self._shared_bytes}

@@ -215,47 +215,48 @@ __device__ __forceinline__ void lane_fan_in(T (&sums)[PARTS], const Source (&fro
 PDSSM_FAN_IN(float)
 PDSSM_FAN_IN(double)
 
-// Prepare one map of a table, by one warp: the first eight sources of each target as four words
-// `fan[2 * i], fan[2 * i + 1]` and `fan[2 * n + 2 * i], …`, and the map's kind.
+// Prepare one map of a table, by one warp: the first four sources of target `i` as 16-bit numbers
+// from `fan[2 * i]` on, the next four from `fan[2 * n + 2 * i]` on, and the map's kind. `counts`
+// is scratch for `n` numbers. A source's place is the number of sources before it.
 template <bool REGISTERS>
-__device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, const unsigned char* map,
-                                             int lane, int n) {
+__device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* counts,
+                                             const unsigned char* map, int lane, int n) {
   const unsigned none = REGISTERS ? 0x8000u : static_cast<unsigned>(n);
-  int most = 0;
-#pragma unroll 1
-  for (int i = lane; i < n; i += 32) {
-    unsigned words[4];
-    for (int w = 0; w < 4; ++w) words[w] = none | (none << 16);
-    int count = 0;
-#pragma unroll 1
-    for (int j = 0; j < n; ++j) {
-      if (map[j] == i) {
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          if (count == 2 * w) words[w] = (words[w] & 0xffff0000u) | j;
-          if (count == 2 * w + 1) words[w] = (words[w] & 0xffffu) | (j << 16);
-        }
-        ++count;
-      }
+  for (int word = lane; word < 4 * n; word += 32) fan[word] = none | (none << 16);
+  for (int i = lane; i < n; i += 32) counts[i] = 0;
+  __syncwarp();
+  unsigned short* sources = reinterpret_cast<unsigned short*>(fan);
+  for (int first = 0; first < n; first += 32) {
+    const int j = first + lane;
+    const bool here = j < n;
+    const unsigned all = __ballot_sync(0xffffffffu, here);
+    const int target = here ? map[j] : 0;
+    unsigned peers = 0;
+    if (here) {
+      peers = __match_any_sync(all, target);
+      const int place = counts[target] + __popc(peers & ((1u << lane) - 1));
+      if (place < 8) sources[(place < 4 ? 0 : 4 * n - 4) + 4 * target + place] = j;
     }
-    fan[2 * i] = words[0];
-    fan[2 * i + 1] = words[1];
-    fan[2 * n + 2 * i] = words[2];
-    fan[2 * n + 2 * i + 1] = words[3];
-    most = count > most ? count : most;
+    __syncwarp();
+    // One of those with the same target counts them all.
+    if (here && lane == __ffs(peers) - 1) counts[target] += __popc(peers);
+    __syncwarp();
   }
+  int most = 0;
+  for (int i = lane; i < n; i += 32) most = max(most, counts[i]);
   most = __reduce_max_sync(0xffffffffu, most);
   if (lane == 0) *kind = most > 8 ? 2 : most > 4 ? 1 : 0;
+  __syncwarp();
 }
 
-__device__ __forceinline__ void lane_prepare_registers(unsigned* fan, int* kind,
+__device__ __forceinline__ void lane_prepare_registers(unsigned* fan, int* kind, int* counts,
                                                        const unsigned char* map, int lane, int n) {
-  lane_prepare<true>(fan, kind, map, lane, n);
+  lane_prepare<true>(fan, kind, counts, map, lane, n);
 }
 
-__device__ __forceinline__ void lane_prepare_shared(unsigned* fan, int* kind,
+__device__ __forceinline__ void lane_prepare_shared(unsigned* fan, int* kind, int* counts,
                                                     const unsigned char* map, int lane, int n) {
-  lane_prepare<false>(fan, kind, map, lane, n);
+  lane_prepare<false>(fan, kind, counts, map, lane, n);
 }
 
 #endif

@@ -30,7 +30,7 @@ LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
 
 def width(argument: Argument) -> int:
     """Bytes of one real or integer of a tensor."""
-    return int("".join(filter(str.isdigit, argument.dtype))) // 8
+    return _bytes(argument.dtype)
 
 
 def row_elements(argument: Argument, state_size: int) -> int:
@@ -41,6 +41,15 @@ def row_elements(argument: Argument, state_size: int) -> int:
     return count
 
 
+def _bytes(dtype: str) -> int:
+    return int("".join(filter(str.isdigit, dtype))) // 8
+
+
+def _padded(size: int) -> int:
+    """The next multiple of what the widest copy is aligned to."""
+    return -(-size // 16) * 16
+
+
 class TvmLanes(TvmBody):
     """Writes the parts of a kernel that depend on the program.
 
@@ -48,15 +57,22 @@ class TvmLanes(TvmBody):
         program: the program.
         writer: what to write to.
         tile: tokens of a ring slot; even.
-        slots: slots of the ring.
+        ring: slots of the ring.
+        sets: sets of registers for the inputs of a tile, 1 or 2.
     """
 
-    def __init__(self, program: Program, writer: Writer, *, tile: int, ring: int) -> None:
+    def __init__(
+        self, program: Program, writer: Writer, *, tile: int, ring: int, sets: int
+    ) -> None:
         self.tile = tile
+        self.sets = sets
+        self.warps = 2
         self.ring = ring
         self.elements = -(-program.state_size // LANES)
-        # Whether the token's inputs are in registers, or still in the ring.
-        self.held = True
+        # What generated text calls the slot in hand.
+        self.slot = "slot"
+        # Which set of registers has the token's inputs; None: they are in the ring.
+        self.held: int | None = 0
         super().__init__(program, writer, Reach(self._everywhere, self._own, "collect"))
         self.exchanged = self._exchanged()
 
@@ -129,20 +145,6 @@ class TvmLanes(TvmBody):
             found[name] = found.get(name, False) or self._is_collected(value)
         return found
 
-    def shared_bytes(self) -> int:
-        """Shared memory of one row."""
-        n = self.program.state_size
-        total = 16 * self.ring
-        for argument in self.streamed:
-            total += self.ring * self.tile * row_elements(argument, n) * width(argument)
-        total += 4 * self.ring * self.tile * len(self.indices)
-        for name, collected in self._tables.items():
-            size = self._table_size(name)
-            total += size * n + (size * (16 * n + 4) if collected else 0)
-        for value in self.program.body:
-            total += self._exchange_elements(value) * 8
-        return total
-
     def _table_size(self, name: str) -> int:
         type_ = self.program.input(name).type
         assert isinstance(type_, Table)
@@ -193,27 +195,46 @@ class TvmLanes(TvmBody):
         return f"{place[:-1]} + {part}]"
 
     def shared(self) -> None:
-        """Shared memory of the block's row."""
+        """Shared memory of the block's row: one allocation, which TVM allows, cut into buffers."""
+        buffers = list(self._shared_buffers())
+        write = self.writer.line
+        total = self.shared_bytes()
+        write(f'pool = T.alloc_buffer(({total},), "uint8", scope="shared.dyn")')
+        at = 0
+        for name, dtype, size in buffers:
+            each = _bytes(dtype)
+            write(
+                f'{name} = T.decl_buffer(({size},), "{dtype}", data=pool.data, '
+                f'elem_offset={at // each}, scope="shared.dyn")'
+            )
+            at += _padded(size * each)
+
+    def shared_bytes(self) -> int:
+        """Shared memory of one row."""
+        return sum(_padded(size * _bytes(dtype)) for _, dtype, size in self._shared_buffers())
+
+    def _shared_buffers(self) -> Iterator[tuple[str, str, int]]:
+        """Name, dtype and elements of every buffer in shared memory."""
         n = self.program.state_size
-        self._shared("arrived", "uint64", 2 * self.ring)
+        yield ("arrived", "uint64", 2 * self.ring)
         for argument in self.streamed:
             size = self.ring * self.tile * row_elements(argument, n)
-            self._shared(f"ring_{argument.name}", buffer_dtype(argument), size)
+            yield (f"ring_{argument.name}", buffer_dtype(argument), size)
         for index in self.indices:
-            self._shared(f"ring_{index.name}", "int32", self.ring * self.tile)
+            yield (f"ring_{index.name}", "int32", self.ring * self.tile)
         for name, collected in self._tables.items():
             size = self._table_size(name)
-            self._shared(f"table_{name}", "uint8", size * n)
+            yield (f"table_{name}", "uint8", size * n)
             if collected:
-                self._shared(f"fan_{name}", "uint32", size * 4 * n)
-                self._shared(f"kind_{name}", "int32", size)
+                yield (f"fan_{name}", "uint32", size * 4 * n)
+                yield (f"kind_{name}", "int32", size)
+        if any(self._tables.values()):
+            # Scratch of each warp that prepares a table.
+            yield ("counts", "int32", self.warps * n)
         for value in self.program.body:
             elements = self._exchange_elements(value)
             if elements:
-                self._shared(f"x_{self.names[value]}", real_dtype(value.type), elements)
-
-    def _shared(self, name: str, dtype: str, size: int) -> None:
-        self.writer.line(f'{name} = T.alloc_buffer(({size},), "{dtype}", scope="shared")')
+                yield (f"x_{self.names[value]}", real_dtype(value.type), elements)
 
     def arrays(self) -> None:
         for carry in self.program.carries:
@@ -222,22 +243,31 @@ class TvmLanes(TvmBody):
             kept = value in self.stages.stored and not self._own(value)
             if kept or value.op in ("scatter_add", "sum"):
                 self._array(self.names[value], value.type, 0)
-        for argument in self.streamed:
-            size = self.tile * self._held_step(argument)
-            self._local(f"{argument.name}_held", buffer_dtype(argument), size)
+        for registers in range(self.sets):
+            self._registers(registers)
         for index in self.indices:
-            self._local(f"{index.name}_held", "int32", self.tile)
-        for value in self.selects:
-            name = self.names[value]
-            if self._is_read(value):
-                self._local(f"{name}_held", "int32", self.tile * self.elements)
-            if self._is_collected(value):
-                self._local(f"{name}_fan", "uint32", 2 * self.tile * self.elements)
-                self._local(f"{name}_kind", "int32", self.tile)
+            self._local(f"{index.name}_next", self._argument(index.name).dtype, 1)
+        for argument in self.streamed:
+            self._local(f"{argument.name}_from", "int64", 1)
         for input_ in self._constants():
             self._array(f"{input_.name}_row", input_.type, 0)
         if self.signature.checks:
             self._local("worst", "uint64", 1)
+
+    def _registers(self, number: int) -> None:
+        """A set of registers for the inputs of a tile."""
+        for argument in self.streamed:
+            size = self.tile * self._held_step(argument)
+            self._local(f"{argument.name}_held{number}", buffer_dtype(argument), size)
+        for index in self.indices:
+            self._local(f"{index.name}_k{number}", "int32", self.tile)
+        for value in self.selects:
+            name = self.names[value]
+            if self._is_read(value):
+                self._local(f"{name}_held{number}", "int32", self.tile * self.elements)
+            if self._is_collected(value):
+                self._local(f"{name}_fan{number}", "uint32", 2 * self.tile * self.elements)
+                self._local(f"{name}_kind{number}", "int32", self.tile)
 
     def _array(self, name: str, type_: Type, n: int, slots: int = 1) -> None:
         for part in part_names(name, type_):
@@ -295,9 +325,9 @@ class TvmLanes(TvmBody):
             self._call("lane_barrier_init", "T.address_of(arrived[s])", str(2 * LANES))
             self._call("lane_barrier_init", f"T.address_of(arrived[{self.ring} + s])", "1")
 
-    def prepare_tables(self, threads: int) -> None:
+    def prepare_tables(self) -> None:
         """Sources by target of every map that a scatter_add collects by; a warp a map."""
-        n, warps = self.program.state_size, threads // LANES
+        n, warps = self.program.state_size, self.warps
         kind = "registers" if self.elements == 1 else "shared"
         for name, collected in self._tables.items():
             if collected:
@@ -309,6 +339,7 @@ class TvmLanes(TvmBody):
                             f"lane_prepare_{kind}",
                             f"T.address_of(fan_{name}[k * {4 * n}])",
                             f"T.address_of(kind_{name}[k])",
+                            f"T.address_of(counts[thread // {LANES} * {n}])",
                             f"T.address_of(table_{name}[k * {n}])",
                             "lane",
                             str(n),
@@ -358,32 +389,62 @@ class TvmLanes(TvmBody):
         self.writer.line(f"t: T.let = {last if forward else f'L - 1 - {last}'}")
 
     def _stream(self, argument: Argument) -> None:
-        n = self.program.state_size
-        elements = row_elements(argument, n)
-        size = elements * width(argument)
-        wide = next(step for step in (16, 8, 4, 2, 1) if size % step == 0)
+        """Copy a tile of an input, as wide as its layout allows."""
+        elements = row_elements(argument, self.program.state_size)
         narrow = width(argument)
-        if wide > narrow and wide >= 4:
-            with self.writer.block("if aligned != 0:"):
-                self._copies(argument, elements, wide)
-            with self.writer.block("else:"):
-                self._copies(argument, elements, narrow)
-        else:
+        wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
+        if wide <= narrow or wide < 4:
             self._copies(argument, elements, narrow)
+            return
+        units = elements * narrow // wide
+        even = self.tile * units % LANES == 0 and (LANES % units == 0 or units % LANES == 0)
+        # A lagged input is one step ahead of its token.
+        last = self.tile + (1 if argument.role == "lagged" else 0)
+        within = f" and first + {last} <= L" if even else ""
+        with self.writer.block(f"if aligned != 0{within}:"):
+            if even:
+                self._even_copies(argument, elements, wide)
+            else:
+                self._copies(argument, elements, wide)
+        with self.writer.block("else:"):
+            self._copies(argument, elements, narrow)
+
+    def _even_copies(self, argument: Argument, elements: int, size: int) -> None:
+        """Copy a whole tile, every lane the same place of a token each time: its addresses are
+        one origin and constant steps. The warp that copies is timed by its address arithmetic.
+        """
+        each = size // width(argument)
+        units = elements // each
+        across, along = max(1, LANES // units), max(1, units // LANES)
+        name = argument.name
+        self.writer.line(f"{name}_u: T.let = lane // {min(units, LANES)}")
+        self.writer.line(f"{name}_at: T.let = lane % {min(units, LANES)} * {each}")
+        step = f"first + T.Cast('int64', {name}_u)"
+        if argument.role == "lagged":
+            step += " + 1"
+        forward = self.program.direction == "forward"
+        t, sign = (step, "+") if forward else (f"L - 1 - ({step})", "-")
+        origin = self._tensor(argument, ["b", f"({t})", "h"], [])[len(name) + 1 : -1]
+        self.writer.line(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
+        ring = f"ring_{name}[({self.slot} * {self.tile} + {name}_u) * {elements} + {name}_at"
+        for copy in range(self.tile * units // LANES):
+            token, at = copy // along * across, copy % along * LANES * each
+            to = f"{ring} + {token * elements + at}]"
+            source = f"{name}[{name}_from[0] {sign} {token} * {name}_sL + {at}]"
+            self._call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
 
     def _copies(self, argument: Argument, elements: int, size: int) -> None:
         """Copy a tile's rows in units of ``size`` bytes."""
         each = size // width(argument)
         units = elements // each
         total = self.tile * units
-        loop = "T.unroll" if size == 16 else "T.serial"
-        with self.writer.block(f"for c in {loop}({-(-total // LANES)}):"):
+        with self.writer.block(f"for c in T.serial({-(-total // LANES)}):"):
             self.writer.line(f"unit: T.let = c * {LANES} + lane")
             with self._guard(f"unit < {total}", total % LANES != 0):
                 self.writer.line(f"u: T.let = unit // {units}")
                 self.writer.line(f"at: T.let = unit % {units} * {each}")
                 self._step("first + T.Cast('int64', u)")
-                to = f"ring_{argument.name}[(slot * {self.tile} + u) * {elements} + at]"
+                to = f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements} + at]"
                 source = self._global(argument, "at")
                 if size >= 4:
                     self._call(
@@ -400,17 +461,26 @@ class TvmLanes(TvmBody):
             t = "T.min(t + 1, L - 1)" if forward else "T.max(t - 1, T.int64(0))"
         return f"{self._tensor(argument, ['b', t, 'h'], [])[:-1]} + {at}]"
 
+    def prefetch(self) -> None:
+        """Load the indices of the tokens from ``first`` on, which :meth:`produce` will need; what
+        else it needs is copied asynchronously.
+        """
+        for index in self.indices:
+            with self.writer.block(f"if lane < {self.tile}:"):
+                self._step("first + T.Cast('int64', lane)")
+                place = self._tensor(self._argument(index.name), ["b", "t", "h"], [])
+                # As it is stored: a conversion would wait for the load.
+                self.writer.line(f"{index.name}_next[0] = {place}")
+
     def _stream_index(self, index: Value) -> None:
         assert isinstance(index.type, Index)
         name, bound = index.name, index.type.bound
         with self.writer.block(f"if lane < {self.tile}:"):
-            self.writer.line("step: T.let = first + T.Cast('int64', lane)")
-            self._step("step")
-            place = self._tensor(self._argument(name), ["b", "t", "h"], [])
-            self.writer.line(f"worst[0] = T.Cast('uint64', {place})")
+            self._step("first + T.Cast('int64', lane)")
+            self.writer.line(f"worst[0] = T.Cast('uint64', {name}_next[0])")
             self._report(name, "range", bound, "b * L * H + t * H + h")
             clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
-            place = f"ring_{name}[slot * {self.tile} + lane]"
+            place = f"ring_{name}[{self.slot} * {self.tile} + lane]"
             self.writer.line(f"{place} = T.Cast('int32', {clamped})")
 
     def wait(self, barrier: str, parity: str) -> None:
@@ -420,13 +490,13 @@ class TvmLanes(TvmBody):
     def arrive(self) -> None:
         """Tell that slot ``slot`` is filled, once the copies are there."""
         for function in ("lane_arrive_with_copies", "lane_arrive"):
-            self._call(function, "T.address_of(arrived[slot])")
+            self._call(function, f"T.address_of(arrived[{self.slot}])")
 
     def release(self) -> None:
         """Give slot ``slot`` back."""
         self.writer.line("T.cuda.warp_sync()")
         with self.writer.block("if lane == 0:"):
-            self._call("lane_arrive", f"T.address_of(arrived[{self.ring} + slot])")
+            self._call("lane_arrive", f"T.address_of(arrived[{self.ring} + {self.slot}])")
 
     @contextmanager
     def _guard(self, condition: str, needed: bool) -> Iterator[None]:
@@ -436,50 +506,51 @@ class TvmLanes(TvmBody):
         with self.writer.block(f"if {condition}:"):
             yield
 
-    def hold(self) -> None:
-        """Read the inputs of all tokens of a slot into registers."""
-        self.held, self.known = False, {}
+    def hold(self, registers: int) -> None:
+        """Read the inputs of all tokens of slot ``slot`` into a set of registers."""
+        self.held, self.known = None, {}
         with self.writer.block(f"for u in T.unroll({self.tile}):"):
             for index in self.indices:
-                self.writer.line(f"{index.name}_held[u] = {self._ring_index(index)}")
+                name = f"{index.name}_k{registers}"
+                self.writer.line(f"{name}[u] = {self._ring_index(index)}")
+                self.known[index] = (f"{name}[u]",)
             for argument in self.streamed:
                 if isinstance(argument.type, Scalar):
-                    self._hold(argument, "0", "u")
+                    self._hold(argument, "0", "u", registers)
             for value in self.selects:
                 if self._is_collected(value):
-                    self.writer.line(f"{self.names[value]}_kind[u] = {self._kind(value)}")
+                    name = f"{self.names[value]}_kind{registers}"
+                    self.writer.line(f"{name}[u] = {self._kind(value)}")
             with self._over(None) as j:
                 for argument in self.streamed:
                     if not isinstance(argument.type, Scalar):
-                        self._hold(argument, j, f"(u * {self.elements} + e)")
+                        self._hold(argument, j, f"(u * {self.elements} + e)", registers)
                 for value in self.selects:
-                    self._hold_map(value, j)
-        self.held = True
+                    self._hold_map(value, j, registers)
+        self.held = registers
 
-    def _hold(self, argument: Argument, j: str, at: str) -> None:
+    def _hold(self, argument: Argument, j: str, at: str, registers: int) -> None:
         place = self._place(argument, j)
         parts = 2 if argument.complex else 1
         for part in range(parts):
-            source = f"{place[:-1]} + {part}]"
-            self.writer.line(f"{argument.name}_held[{at} * {parts} + {part}] = {source}")
+            held = f"{argument.name}_held{registers}[{at} * {parts} + {part}]"
+            self.writer.line(f"{held} = {place[:-1]} + {part}]")
 
-    def _hold_map(self, value: Value, j: str) -> None:
-        at = f"u * {self.elements} + e"
+    def _hold_map(self, value: Value, j: str, registers: int) -> None:
+        at, name = f"u * {self.elements} + e", self.names[value]
         if self._is_read(value):
-            self.writer.line(f"{self.names[value]}_held[{at}] = {self._table_entry(value, j)}")
+            self.writer.line(f"{name}_held{registers}[{at}] = {self._table_entry(value, j)}")
         if self._is_collected(value):
             for word, place in enumerate(self._fan_words(value, j)):
-                self.writer.line(f"{self.names[value]}_fan[({at}) * 2 + {word}] = {place}")
+                self.writer.line(f"{name}_fan{registers}[({at}) * 2 + {word}] = {place}")
 
     def _ring_index(self, index: Value) -> str:
-        return f"ring_{index.name}[slot * {self.tile} + u]"
+        return f"ring_{index.name}[{self.slot} * {self.tile} + u]"
 
     def _selected(self, value: Value) -> str:
         """Which map of its table a selected map is."""
         index = value.args[1]
-        if index in self.known:
-            return self.known[index][0]
-        return f"{index.name}_held[u]" if index in self.indices else self._row_index(index)
+        return self.known[index][0] if index in self.known else self._row_index(index)
 
     def _row_index(self, index: Value) -> str:
         """An index that is one for all tokens of a row (checked before the first)."""
@@ -525,7 +596,7 @@ class TvmLanes(TvmBody):
         if value not in self.indices:
             self.writer.line(f"{name}_k: T.let = {self._row_index(value)}")
         else:
-            held = f"{name}_held[u]" if self.held else self._ring_index(value)
+            held = self._ring_index(value) if self.held is None else f"{name}_k{self.held}[u]"
             self.writer.line(f"{name}_k: T.let = {held}")
         self.known[value] = (f"{name}_k",)
 
@@ -630,8 +701,11 @@ class TvmLanes(TvmBody):
         n, name = self.program.state_size, map_.args[0].name
         k = self._selected(map_)
         at = f"(u * {self.elements} + e) * 2"
-        held = f"{self.names[map_]}_fan"
-        words = (f"{held}[{at}]", f"{held}[{at} + 1]") if self.held else self._fan_words(map_, j)
+        words, kind = self._fan_words(map_, j), self._kind(map_)
+        if self.held is not None:
+            held = f"{self.names[map_]}_fan{self.held}"
+            words = (f"{held}[{at}]", f"{held}[{at} + 1]")
+            kind = f"{self.names[map_]}_kind{self.held}[u]"
         if self.elements == 1:
             where, values = "registers", self._parts(source, "j")
         else:
@@ -641,7 +715,7 @@ class TvmLanes(TvmBody):
             *(f"T.address_of({place}[e])" for place in self._arrays_of(value)),
             *values,
             *words,
-            f"{self.names[map_]}_kind[u]" if self.held else self._kind(map_),
+            kind,
             f"T.address_of(fan_{name}[{k} * {4 * n} + {2 * n} + {j} * 2])",
             f"T.address_of(table_{name}[{k} * {n}])",
             j,
@@ -660,8 +734,8 @@ class TvmLanes(TvmBody):
 
     def _at(self, value: Value, i: str) -> Parts:
         if value.op == "select":
-            if self.held and i == "j":
-                return (f"{self.names[value]}_held[u * {self.elements} + e]",)
+            if self.held is not None and i == "j":
+                return (f"{self.names[value]}_held{self.held}[u * {self.elements} + e]",)
             return (self._table_entry(value, i),)
         if value.op == "invert":
             return (self._exchange(value, i),)
@@ -681,11 +755,11 @@ class TvmLanes(TvmBody):
             return super()._place(argument, j, t)
         parts = 2 if argument.complex else 1
         own = "" if isinstance(argument.type, Scalar) else f" + e * {parts}"
-        if self.held:
-            return f"{argument.name}_held[u * {self._held_step(argument)}{own}]"
+        if self.held is not None:
+            return f"{argument.name}_held{self.held}[u * {self._held_step(argument)}{own}]"
         elements = row_elements(argument, self.program.state_size)
         own = "" if isinstance(argument.type, Scalar) else f" + {j} * {parts}"
-        return f"ring_{argument.name}[(slot * {self.tile} + u) * {elements}{own}]"
+        return f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements}{own}]"
 
     def _load(self, name: str, j: str, type_: Type) -> Parts:
         if self._argument(name).role in ("head", "row") and is_number(type_):

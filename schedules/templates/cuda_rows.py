@@ -18,8 +18,8 @@ from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
 
 THREADS = 2 * LANES
-# What a block may have without asking for more.
-_SHARED_BYTES = 48 * 1024
+# More leaves too few rows on a processor.
+_SHARED_BYTES = 96 * 1024
 # Elements of a lane: more do not fit its registers.
 _MOST_ELEMENTS = 8
 # Values of all tokens of a tile together; more takes long to compile.
@@ -33,10 +33,12 @@ class CudaRowsConfig:
     Attributes:
         tile: tokens of a slot, whose inputs are in registers together; even.
         slots: slots of the ring.
+        sets: 1, or 2 to read the next tile's inputs into registers while a tile is computed.
     """
 
     tile: int
     slots: int
+    sets: int = 1
 
 
 class CudaRows(Template[CudaRowsConfig]):
@@ -49,41 +51,45 @@ class CudaRows(Template[CudaRowsConfig]):
 
     def space(self, program: Program, target: Target) -> Iterator[CudaRowsConfig]:
         for tile in (2, 4, 8, 16):
-            for slots in (2, 3, 4, 6):
-                yield CudaRowsConfig(tile, slots)
+            for slots in (3, 4, 6, 8):
+                for sets in (1, 2):
+                    yield CudaRowsConfig(tile, slots, sets)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
         for tile in (16, 8, 4, 2):
-            for slots in (4, 3, 2):
+            for slots in (4, 3):
                 config = CudaRowsConfig(tile, slots)
                 if self.feasible(program, target, config) is None:
                     return config
-        return CudaRowsConfig(2, 2)
+        return CudaRowsConfig(2, 3)
 
     def feasible(self, program: Program, target: Target, config: CudaRowsConfig) -> str | None:
         if target.kind != "cuda":
             return f"{self.name} is for NVIDIA GPUs, not for {target}"
         if config.tile < 2 or config.tile % 2 or config.tile > LANES:
             return f"tile must be even, from 2 to {LANES}, not {config.tile}"
-        if config.slots < 2:
-            return f"slots is at least 2, not {config.slots}"
+        if config.slots < 3:
+            return f"slots is at least 3, not {config.slots}"
         if program.state_size > _MOST_ELEMENTS * LANES:
             return f"a state size of {program.state_size} is more than one warp holds"
-        body = TvmLanes(program, Writer(), tile=config.tile, ring=config.slots)
+        body = TvmLanes(program, Writer(), tile=config.tile, ring=config.slots, sets=config.sets)
         shared = body.shared_bytes()
-        if shared > _SHARED_BYTES:
-            return f"{shared} bytes of shared memory are more than {_SHARED_BYTES}"
-        held = config.tile * _words(program, body)
-        if held > target.registers - 95 and config.tile > 2:
+        most = min(_SHARED_BYTES, target.shared_memory)
+        if shared > most:
+            return f"{shared} bytes of shared memory are more than {most}"
+        if config.sets not in (1, 2):
+            return f"sets is 1 or 2, not {config.sets}"
+        held = config.sets * config.tile * _words(program, body)
+        if held > target.registers - 80 and config.tile > 2:
             return f"the inputs of {config.tile} tokens take {held} registers a thread"
-        values = config.tile * body.elements * len(program.body)
+        values = config.sets * config.tile * body.elements * len(program.body)
         if values > _MOST_VALUES and config.tile > 2:
             return f"unrolling {config.tile} tokens of {len(program.body)} values is too long"
         return None
 
     def lower(self, program: Program, target: Target, config: CudaRowsConfig) -> KernelSource:
         writer = Writer()
-        body = TvmLanes(program, writer, tile=config.tile, ring=config.slots)
+        body = TvmLanes(program, writer, tile=config.tile, ring=config.slots, sets=config.sets)
         writer.comment(f"{self.name} {config}\n{program.text}")
         parameters = ", ".join([*body.parameters(), "rows: T.int32", "aligned: T.int32"])
         writer.line("@I.ir_module")
@@ -100,7 +106,14 @@ class CudaRows(Template[CudaRowsConfig]):
                 ):
                     self._block(writer, body, config)
         return KernelSource(
-            "tvm-cuda", writer.text, "scan", program, self.name, asdict(config), target
+            "tvm-cuda",
+            writer.text,
+            "scan",
+            program,
+            self.name,
+            asdict(config),
+            target,
+            {"shared_bytes": body.shared_bytes()},
         )
 
     def _block(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
@@ -117,41 +130,99 @@ class CudaRows(Template[CudaRowsConfig]):
         writer.line("h: T.let = at_h[0]")
         body.load_tables(THREADS)
         writer.line("T.cuda.cta_sync()")
-        body.prepare_tables(THREADS)
+        body.prepare_tables()
         writer.line("T.cuda.cta_sync()")
-        writer.line(f"tiles: T.let = T.Cast('int32', (L + {config.tile - 1}) // {config.tile})")
-        each = "for number in T.serial(tiles):"
-        with writer.block(f"if thread < {LANES}:"), writer.block(each):
-            self._slot(writer, config)
+        # Groups of as many tiles as there are sets of registers, then the tokens left. A set is
+        # filled while another is in use, so there is always a tile behind the last group.
+        group = config.sets * config.tile
+        writer.line(f"groups: T.let = T.Cast('int32', L // {group})")
+        tiles = f"T.Cast('int32', (L + {config.tile - 1}) // {config.tile})"
+        if config.sets == 2:
+            tiles = f"T.if_then_else(L > 0, T.max({tiles}, 2 * groups + 1), 0)"
+        writer.line(f"tiles: T.let = {tiles}")
+        with writer.block(f"if thread < {LANES}:"):
+            self._fetch(writer, body, config)
+        with writer.block("else:"):
+            self._compute(writer, body, config)
+
+    def _fetch(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
+        """The warp that fills the ring."""
+        with writer.block("if tiles > 0:"):
+            writer.line("first: T.let = T.int64(0)")
+            body.prefetch()
+        with writer.block("for number in T.serial(tiles):"):
+            self._slot(writer, body, config, "number", "now")
+            writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
             # A slot's first use waits for nothing: the barrier's phase before its first.
-            body.wait(f"{config.slots} + slot", f"number // {config.slots} % 2 ^ 1")
+            body.wait(f"{config.slots} + {body.slot}", f"number // {config.slots} % 2 ^ 1")
             body.produce()
             body.arrive()
-        with writer.block("else:"):
-            body.start_row()
-            writer.line(f"whole: T.let = T.Cast('int32', L // {config.tile})")
-            with writer.block("for number in T.serial(whole):"):
-                self._slot(writer, config)
-                body.wait("slot", f"number // {config.slots} % 2")
-                body.hold()
+            # Into the registers that were just read, so that nothing waits for these loads
+            # before the next tile does.
+            with writer.block("if number + 1 < tiles:"):
+                writer.line(f"first: T.let = T.Cast('int64', number + 1) * {config.tile}")
+                body.prefetch()
+
+    def _compute(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
+        """The warp that runs the tokens."""
+        body.start_row()
+        if config.sets == 2:
+            with writer.block("if groups > 0:"):
+                self._take(writer, body, config, "0", 0)
                 body.release()
-                self._tokens(writer, body, f"T.unroll({config.tile})")
-            # The tokens that do not fill a tile are read where they are.
-            body.held = False
-            with writer.block("if whole < tiles:"):
-                writer.line("number: T.let = whole")
-                self._slot(writer, config)
-                body.wait("slot", f"number // {config.slots} % 2")
-                self._tokens(writer, body, "T.serial(T.Cast('int32', L - first))")
-            body.end_row()
+        with writer.block("for group in T.serial(groups):"):
+            for registers in range(config.sets):
+                self._tile(writer, body, config, registers)
+        # The tokens left are read where they are.
+        body.held = None
+        with writer.block(f"for left in T.serial(tiles - {config.sets} * groups):"):
+            writer.line(f"number: T.let = {config.sets} * groups + left")
+            self._slot(writer, body, config, "number", "now")
+            body.wait(body.slot, f"number // {config.slots} % 2")
+            writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
+            count = f"T.min(T.Cast('int32', L - first), {config.tile})"
+            self._tokens(writer, body, "first", f"T.serial({count})")
+            body.release()
+        body.end_row()
 
-    def _slot(self, writer: Writer, config: CudaRowsConfig) -> None:
-        writer.line(f"slot: T.let = number % {config.slots}")
-        writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
+    def _take(
+        self, writer: Writer, body: TvmLanes, config: CudaRowsConfig, number: str, registers: int
+    ) -> None:
+        """Wait for a tile and read it into a set of registers."""
+        self._slot(writer, body, config, number, str(registers))
+        body.wait(body.slot, f"({number}) // {config.slots} % 2")
+        body.hold(registers)
 
-    def _tokens(self, writer: Writer, body: TvmLanes, loop: str) -> None:
+    def _tile(
+        self, writer: Writer, body: TvmLanes, config: CudaRowsConfig, registers: int
+    ) -> None:
+        """Run a tile from a set of registers; with two, the next tile comes into the other.
+
+        Then the slot is given back after the tokens, so that nothing stands between its reads and
+        their arithmetic, and the compiler may mix the two.
+        """
+        this = f"(group * {config.sets} + {registers})"
+        taken = this if config.sets == 1 else f"({this} + 1)"
+        self._take(writer, body, config, taken, (registers + 1) % config.sets)
+        if config.sets == 1:
+            body.release()
+        body.held = registers
+        first = f"T.Cast('int64', {this}) * {config.tile}"
+        self._tokens(writer, body, first, f"T.unroll({config.tile})")
+        if config.sets == 2:
+            with writer.block(f"if {taken} < 2 * groups:"):
+                body.release()
+
+    def _slot(
+        self, writer: Writer, body: TvmLanes, config: CudaRowsConfig, number: str, name: str
+    ) -> None:
+        """The slot of a tile, under a name of its own."""
+        body.slot = f"slot_{name}"
+        writer.line(f"{body.slot}: T.let = ({number}) % {config.slots}")
+
+    def _tokens(self, writer: Writer, body: TvmLanes, first: str, loop: str) -> None:
         with writer.block(f"for u in {loop}:"):
-            step = "first + T.Cast('int64', u)"
+            step = f"{first} + T.Cast('int64', u)"
             forward = body.program.direction == "forward"
             writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")
             body.token()
