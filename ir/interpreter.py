@@ -91,7 +91,7 @@ def _read_inputs(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
             continue
         if input_.name not in inputs:
             raise IRError(f"no array for %{input_.name}")
-        array = np.asarray(inputs[input_.name]).astype(_dtype(input_.type))
+        array: np.ndarray = np.asarray(inputs[input_.name]).astype(_dtype(input_.type))
         own = _own_shape(input_.type, program.state_size)
         leading = {"head": 1, "row": 2}.get(input_.role, 3)
         if array.ndim != leading + len(own) or array.shape[leading:] != own:

@@ -42,8 +42,9 @@ def _slots(text: str) -> tuple[list[Slot], list[Slot]]:
     return inputs, [Slot.of(argument, n) for argument in outputs]
 
 
-@torch.library.register_fake("pdssm_compiler::scan")
-def _fake(program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool):  # type: ignore[no-untyped-def]
+def _fake(
+    program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool
+) -> list[torch.Tensor]:
     slots, outputs = _slots(program)
     sizes = sizes_of(slots, inputs)
     device = one_device(program, inputs)
@@ -107,6 +108,7 @@ def _backward(
     return None, [found.get(f"grad_{name}") for name in names], None, None
 
 
+torch.library.register_fake("pdssm_compiler::scan", _fake)
 torch.library.register_autograd("pdssm_compiler::scan", _backward, setup_context=_setup_context)
 
 __all__ = ["adjoint_of", "differentiable", "output_names", "scan"]
