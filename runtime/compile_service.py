@@ -71,12 +71,11 @@ def choose(program: Program, target: Target, config: Any = None) -> Schedule:
                     raise NoTemplateError(f"{config} cannot run on {target}: {problem}")
                 return Schedule(template, config, "explicit config")
         raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
-    found = candidates(program, target)
-    for template, problem in found:
+    found = candidates(program, target, Problem())
+    for template, chosen, problem in found:
         if problem is None:
-            chosen = template.heuristic(program, target, Problem())
             return Schedule(template, chosen, "heuristic")
-    tried = "; ".join(f"{template.name}: {problem}" for template, problem in found)
+    tried = "; ".join(f"{template.name}: {problem}" for template, _, problem in found)
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "
         f"{tried or 'there is none for this kind of device'}"

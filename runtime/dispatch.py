@@ -12,7 +12,7 @@ from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 
 from pdssm_compiler.runtime.ops import scan
-from pdssm_compiler.runtime.plan import run
+from pdssm_compiler.runtime.plan import check_layouts, run
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -25,8 +25,10 @@ def call(text: str, tensors: Sequence[torch.Tensor], config: str = "") -> list[t
         tensors: its inputs, in order.
         config: an explicit schedule, or "".
     """
-    if not torch.compiler.is_compiling() and _is_plain(tensors):
-        return run(text, tensors, config)
+    if not torch.compiler.is_compiling():
+        if _is_plain(tensors):
+            return run(text, tensors, config)
+        check_layouts(text, tensors)
     return scan(text, list(tensors), config, False)
 
 

@@ -15,7 +15,7 @@ import torch
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.runtime.binding import Slot, allocate, sizes_of
+from pdssm_compiler.runtime.binding import Slot, allocate, check
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -31,7 +31,8 @@ scan = torch.ops.pdssm_compiler.scan.default
 
 
 @lru_cache(maxsize=4096)
-def _slots(text: str) -> tuple[list[Slot], list[Slot]]:
+def slots_of(text: str) -> tuple[list[Slot], list[Slot]]:
+    """What the operator's inputs and its results look like, by a program's text."""
     program = program_of(text)
     n = program.state_size
     signature = Signature(program)
@@ -45,9 +46,9 @@ def _slots(text: str) -> tuple[list[Slot], list[Slot]]:
 def _fake(
     program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool
 ) -> list[torch.Tensor]:
-    slots, outputs = _slots(program)
-    sizes = sizes_of(slots, inputs)
+    slots, outputs = slots_of(program)
     device = one_device(program, inputs)
+    sizes = check(slots, inputs)
     return [allocate(slot, sizes, device) for slot in outputs]
 
 
@@ -111,4 +112,4 @@ def _backward(
 torch.library.register_fake("pdssm_compiler::scan", _fake)
 torch.library.register_autograd("pdssm_compiler::scan", _backward, setup_context=_setup_context)
 
-__all__ = ["adjoint_of", "differentiable", "output_names", "scan"]
+__all__ = ["adjoint_of", "differentiable", "output_names", "scan", "slots_of"]

@@ -73,7 +73,10 @@ def lower(
         name = f"scan.{stage.value}"
         if name not in compiled.files:
             stages = ", ".join(sorted(n.removeprefix("scan.") for n in compiled.files))
-            raise StageError(f"{compiled.target} has no stage {stage.value!r}; it has {stages}")
+            raise StageError(
+                f"{compiled.target} has no stage {stage.value!r}; it has {stages}: name one of "
+                f"them, or another --target"
+            )
         typer.echo(compiled.files[name].decode(), nl=False)
 
 
