@@ -5,10 +5,10 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from pdssm_compiler.cli.consoles import messages, results
 from pdssm_compiler.ir.errors import PdssmError
 
 
@@ -48,11 +48,11 @@ def run(
     corpus = load_corpus(files or None, max_bytes=max_mib << 20)
     patterns = _patterns(regex, pattern)
     machines = {name: build_bimachine(byte_automaton(text)) for name, text in patterns.items()}
-    console = Console()
+    console = results()
     for line in corpus.skipped:
-        Console(stderr=True).print(f"skipped: {line}", markup=False)
+        messages().print(f"skipped: {line}", markup=False)
     reports = {}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=messages(), transient=True) as progress:
         for name, machine in machines.items():
             task = progress.add_task(name, total=corpus.total_bytes)
             reports[name] = search(
