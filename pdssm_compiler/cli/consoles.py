@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import TextIO
 
 from rich.console import Console
 
@@ -11,10 +12,14 @@ _WIDTH = 200
 
 def results() -> Console:
     """Standard output, for what was asked for."""
-    told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if told else _WIDTH)
+    return _console(sys.stdout, stderr=False)
 
 
 def messages() -> Console:
     """Standard error, for progress and what was left out."""
-    return Console(stderr=True)
+    return _console(sys.stderr, stderr=True)
+
+
+def _console(stream: TextIO, stderr: bool) -> Console:
+    told = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if told else _WIDTH)

@@ -50,7 +50,7 @@ def run(
     machines = {name: build_bimachine(byte_automaton(text)) for name, text in patterns.items()}
     console = results()
     for line in corpus.skipped:
-        messages().print(f"skipped: {line}", markup=False)
+        messages().print(f"skipped: {line}", markup=False, soft_wrap=True)
     reports = {}
     with Progress(console=messages(), transient=True) as progress:
         for name, machine in machines.items():
@@ -67,10 +67,11 @@ def run(
         f"{len(corpus.texts)} texts, {corpus.total_bytes / 2**20:.1f} MiB, on {where} ({what}, "
         f"{torch.get_num_threads()} threads); {ran.template} {ran.config} by {ran.reason}",
         markup=False,
+        soft_wrap=True,
     )
     console.print(_table(reports))
     _plot(reports, str(where), plot)
-    console.print(f"plot: {plot}", markup=False)
+    console.print(f"plot: {plot}", markup=False, soft_wrap=True)
     if not all(report.exact for report in reports.values()):
         raise typer.Exit(1)
 
