@@ -31,6 +31,10 @@ Files = dict[str, bytes]
 _ENTRY = "entry.json"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LOCK_SECONDS = 120.0
+# What a process that died has left behind. Staging takes well under a second, and a lock is held
+# while one kernel is compiled; whatever is older than this is nobody's.
+_LEFTOVERS = ("staged-*", "discarded-*", "probe-*", "*.lock")
+_LEFT_AFTER_SECONDS = 3600.0
 
 
 class KernelCache:
@@ -93,6 +97,7 @@ class KernelCache:
                         raise
                     raise FileExistsError from error
             self._evict()
+            self._sweep()
         except OSError as error:
             self._warn(
                 "store",
@@ -179,6 +184,19 @@ class KernelCache:
                 return
             total -= size
             self._discard(folder)
+
+    def _sweep(self) -> None:
+        """Remove what processes that died have left behind."""
+        before = time.time() - _LEFT_AFTER_SECONDS
+        for pattern in _LEFTOVERS:
+            for path in self.root.glob(pattern):
+                # Another process may be sweeping as well.
+                with contextlib.suppress(OSError):
+                    if path.lstat().st_mtime < before:
+                        if path.is_dir():
+                            shutil.rmtree(path, ignore_errors=True)
+                        else:
+                            path.unlink()
 
     def _warn(self, topic: str, message: str) -> None:
         if topic not in self._warned:

@@ -7,6 +7,8 @@ the two.)
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -135,7 +137,8 @@ def build(program: Program, target: Target, alignment: int = 0, config: Any = No
     key = key_of(source, alignment)
     start = time.perf_counter()
     files, origin = obtain(source, key, alignment, default_cache())
-    kernel = BACKENDS[source.backend].load(source, alignment, files)
+    with _room_needed(source):
+        kernel = BACKENDS[source.backend].load(source, alignment, files)
     seconds = time.perf_counter() - start
     return BuiltKernel(source, kernel, schedule, key, origin, seconds)
 
@@ -164,4 +167,17 @@ def obtain(
 
 
 def _compile(source: KernelSource, alignment: int) -> dict[str, bytes]:
-    return BACKENDS[source.backend].compile(source, alignment)
+    with _room_needed(source):
+        return BACKENDS[source.backend].compile(source, alignment)
+
+
+@contextmanager
+def _room_needed(source: KernelSource) -> Iterator[None]:
+    """Compilers hand files on through a temporary folder."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendUnavailableError(
+            f"cannot compile for {source.target}: {error}; set TMPDIR to a folder that can be "
+            f"written and has room"
+        ) from error
