@@ -7,6 +7,7 @@ Whatever the file system refuses, the work goes on without the cache, and says s
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,8 @@ Files = dict[str, bytes]
 _ENTRY = "entry.json"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LOCK_SECONDS = 120.0
+# The size of a usual entry.
+_PROBE_BYTES = 128 * 1024
 # What a process that died has left behind. Staging takes well under a second, and a lock is held
 # while one kernel is compiled; whatever is older than this is nobody's.
 _LEFTOVERS = ("staged-*", "discarded-*", "probe-*", "*.lock")
@@ -88,14 +91,12 @@ class KernelCache:
                 "created": time.time(),
             }
             (staged / _ENTRY).write_text(json.dumps(record, indent=1, sort_keys=True))
-            # Fails if the entry is there already, which is as good.
-            with contextlib.suppress(FileExistsError):
-                try:
-                    staged.rename(self._folder(key))
-                except OSError as error:
-                    if not self._folder(key).is_dir():
-                        raise
-                    raise FileExistsError from error
+            try:
+                staged.rename(self._folder(key))
+            except OSError as error:
+                # The entry was there already, which is as good; it may be gone again by now.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
             self._evict()
             self._sweep()
         except OSError as error:
@@ -129,11 +130,17 @@ class KernelCache:
 
     def writable(self) -> str | None:
         """None if entries can be written, otherwise why not."""
+        probe: Path | None = None
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            Path(tempfile.mkdtemp(prefix="probe-", dir=self.root)).rmdir()
+            probe = Path(tempfile.mkdtemp(prefix="probe-", dir=self.root))
+            # A full disk still takes an empty folder.
+            (probe / "entry").write_bytes(bytes(_PROBE_BYTES))
         except OSError as error:
             return f"no: {error}"
+        finally:
+            if probe is not None:
+                shutil.rmtree(probe, ignore_errors=True)
         return None
 
     def entries(self) -> list[tuple[KernelKey, Path, int]]:

@@ -1,10 +1,13 @@
 """What every command prints to: how wide it is, and a reader that goes away."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from pdssm_compiler.runtime import settings
 from tests.cli.conftest import Command
 
 
@@ -42,3 +45,17 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         running.wait(120)
     assert complaint == ""
     assert running.returncode == 1
+
+
+def test_a_warning_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code = "from pdssm_compiler.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compile", "-N", "3", "-K", "2", "--target", "cpu"],
+        env=os.environ | {settings.CACHE_DIR: str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pdssm-compiler: kernels are not cached: [Errno ")

@@ -244,6 +244,23 @@ def test_without_a_temporary_folder_nothing_is_compiled(
         build_in(tmp_path, monkeypatch)
 
 
+def test_whether_it_is_writable(
+    cache: KernelCache, unusable: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache.writable() is None
+    assert list(cache.root.iterdir()) == []
+    for path in unusable.values():
+        assert str(KernelCache(path, LARGE).writable()).startswith("no: [Errno ")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # A full disk makes folders, and holds nothing in them.
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert cache.writable() == f"no: [Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
+    assert list(cache.root.iterdir()) == []
+
+
 def make_old(path: Path) -> None:
     os.utime(path, (time.time() - 7200,) * 2)
 

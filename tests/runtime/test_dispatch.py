@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from pdssm_compiler import pd_scan
 from pdssm_compiler.arguments import read_call, text_of
@@ -98,6 +99,24 @@ def test_mixed_devices(grad: bool) -> None:
     given["diagonal"].requires_grad_(grad)
     with pytest.raises(ArgumentError, match=r"on one device: .*diagonal on cpu, .*drive on meta"):
         pd_scan(**given)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "drive", "initial_state"])
+def test_forward_mode_is_refused_not_lost(name: str) -> None:
+    given = call()
+    message = "a scan has no forward-mode derivative .*: use reverse mode"
+
+    def scanned(tensor: torch.Tensor) -> torch.Tensor:
+        return pd_scan(**given | {name: tensor})[0]
+
+    with pytest.raises(ArgumentError, match=message):
+        torch.func.jvp(scanned, (given[name],), (torch.ones_like(given[name]),))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(given[name], torch.ones_like(given[name]))
+        with pytest.raises(ArgumentError, match=message):
+            scanned(dual)
+        # What carries no tangent is as always.
+        assert torch.equal(scanned(given[name].clone()), pd_scan(**given)[0])
 
 
 def test_inference_mode() -> None:
