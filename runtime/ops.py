@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.binding import Slot, allocate, check
+from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -95,7 +97,13 @@ def _backward(
     wrt = tuple(name for name, tensor, need in zip(names, saved, needed, strict=False) if need)
     if not wrt or not arriving:
         return None, [None] * ctx.count, None, None
-    derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)))
+    try:
+        derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)))
+    except PassError as error:
+        raise ArgumentError(
+            f"the gradient of a scan has no gradient of its own here ({error}); differentiate "
+            f"pdssm_compiler.reference.pd_scan for second derivatives"
+        ) from error
     reads = {
         **values,
         **{f"grad_{name}": grad for name, grad in arriving.items()},

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -116,3 +117,15 @@ def test_the_top_packages_modules_do_not_go_through_its_lazy_names() -> None:
             for name in imported(path):
                 lazy = name.startswith("pdssm_compiler.") and name.count(".") == 1
                 assert not lazy or name in modules, f"{path} imports {name}"
+
+
+def test_the_wheel_has_every_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        module_name(package, path)
+        for package in PACKAGES
+        for path in sources(package)
+        if path.name == "__init__.py"
+    }
+    assert set(setuptools["packages"]) == found | {"pdssm_compiler.autotune_logs"}
+    assert "py.typed" in setuptools["package-data"]["pdssm_compiler"]
