@@ -34,6 +34,7 @@ test: $(READY)
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m tests.types
 
 stress: $(READY)
 	$(PY) -m pytest tests --hypothesis-profile=stress -n $(WORKERS) --timeout 3600

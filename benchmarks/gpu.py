@@ -5,7 +5,10 @@ once, each output once; selections and dictionaries are not counted).
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,8 +19,7 @@ from benchmarks.problems import SUITE, Shape, random_problem
 from benchmarks.provenance import provenance, store
 from benchmarks.timing import device_times
 from benchmarks.torch_loop import torch_loop
-from pdssm_compiler.runtime.explain import explain
-from pdssm_compiler.runtime.plan import plans
+from pdssm_compiler.runtime.plan import Plan
 
 # Bytes an element: diagonal, drive in and states out; diagonal, states, gradient in and two out.
 _BYTES = {"forward": 24, "backward": 40}
@@ -40,23 +42,48 @@ def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dic
     def forward() -> torch.Tensor:
         return pdssm_compiler.pd_scan(*inputs, **problem.maps, map_class=map_class)[0]
 
-    rows = [_row(shape, map_class, "forward", device_times(forward, runs), roof)]
+    with plans_run() as ran:
+        forward()
+    rows = [_row(shape, map_class, ran, device_times(forward, runs), roof)]
     leaves = [tensor.requires_grad_() for tensor in inputs]
     states = forward()
     grad = torch.randn_like(states)
-    times = device_times(
-        lambda: torch.autograd.grad(states, leaves, grad, retain_graph=True), runs
-    )
-    rows.append(_row(shape, map_class, "backward", times, roof))
+
+    def backward() -> None:
+        torch.autograd.grad(states, leaves, grad, retain_graph=True)
+
+    with plans_run() as ran:
+        backward()
+    rows.append(_row(shape, map_class, ran, device_times(backward, runs), roof))
     pdssm_compiler.check()
     return rows
 
 
-def _row(shape: Shape, map_class: str, direction: str, times: dict, roof: float) -> dict:
+@contextmanager
+def plans_run() -> Iterator[list[Plan]]:
+    """The plans that calls inside run, in order; plans are kept for all calls of a program, so
+    the last one made may be another's.
+    """
+    ran: list[Plan] = []
+    run = Plan.run
+
+    def recorded(plan: Plan, *arguments: Any, **options: Any) -> list[torch.Tensor]:
+        ran.append(plan)
+        return run(plan, *arguments, **options)
+
+    Plan.run = recorded  # type: ignore[method-assign]
+    try:
+        yield ran
+    finally:
+        Plan.run = run  # type: ignore[method-assign]
+
+
+def _row(shape: Shape, map_class: str, ran: list[Plan], times: dict, roof: float) -> dict:
+    # The call's own plan runs first, and runs its helpers (an inverted dictionary) inside.
+    plan, *helpers = ran
+    direction = plan.program.direction
     moved = _BYTES[direction] * shape.elements
     rate = moved / (times["ms"] / 1e3)
-    ran = explain()
-    plan = next(p for p in reversed(plans()) if p.program.direction == direction)
     return {
         "shape": shape.name,
         "maps": map_class,
@@ -65,9 +92,10 @@ def _row(shape: Shape, map_class: str, direction: str, times: dict, roof: float)
         "floor_ms": moved / roof * 1e3,
         "gb_per_s": rate / 1e9,
         "of_roof": rate / roof,
+        "program": plan.program.fingerprint,
         "config": plan.built.source.config,
         "resources": plan.built.kernel.resources(),
-        "kernels": len(ran),
+        "helpers": len(helpers),
     }
 
 

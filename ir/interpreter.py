@@ -9,7 +9,7 @@ import numpy as np
 
 from pdssm_compiler.ir.errors import IRError
 from pdssm_compiler.ir.ops import OPS
-from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.program import LEADING_AXES, Input, Program
 from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex, is_number
 from pdssm_compiler.ir.value import Value
 
@@ -91,9 +91,9 @@ def _read_inputs(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
             continue
         if input_.name not in inputs:
             raise IRError(f"no array for %{input_.name}")
-        array = np.asarray(inputs[input_.name]).astype(_dtype(input_.type))
+        array: np.ndarray = np.asarray(inputs[input_.name]).astype(_dtype(input_.type))
         own = _own_shape(input_.type, program.state_size)
-        leading = {"head": 1, "row": 2}.get(input_.role, 3)
+        leading = len(LEADING_AXES[input_.role])
         if array.ndim != leading + len(own) or array.shape[leading:] != own:
             raise IRError(f"%{input_.name} has the shape {array.shape}")
         bound = input_.type.bound if isinstance(input_.type, Index) else program.state_size
@@ -110,12 +110,10 @@ def _read_inputs(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
 
 def _check_rows(program: Program, arrays: Arrays) -> None:
     """Every input has the same ``B``, ``T`` and ``H``: NumPy would broadcast a 1."""
-    batch, length, heads = _sizes(program, arrays)
+    sizes = dict(zip("BLH", _sizes(program, arrays), strict=True))
     for input_ in program.inputs:
         if input_.inverse_of is None:
-            leading = {"head": (heads,), "row": (batch, heads)}.get(
-                input_.role, (batch, length, heads)
-            )
+            leading = tuple(sizes[axis] for axis in LEADING_AXES[input_.role])
             shape = arrays[input_.name].shape
             if shape[: len(leading)] != leading:
                 raise IRError(f"%{input_.name} has the shape {shape}; its rows are {leading}")

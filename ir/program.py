@@ -19,7 +19,14 @@ Role = Literal["token", "head", "row", "lagged"]
 Direction = Literal["forward", "backward"]
 Start = Literal["zero", "one", "identity"]
 
-ROLES: tuple[Role, ...] = ("token", "head", "row", "lagged")
+# The axes of a tensor before its type's own, by its role; ``L`` is the length T.
+LEADING_AXES: dict[Role, tuple[str, ...]] = {
+    "token": ("B", "L", "H"),
+    "head": ("H",),
+    "row": ("B", "H"),
+    "lagged": ("B", "L", "H"),
+}
+ROLES: tuple[Role, ...] = tuple(LEADING_AXES)
 STARTS: tuple[Start, ...] = ("zero", "one", "identity")
 
 
@@ -30,11 +37,10 @@ class Input:
     Attributes:
         name: how the body and the caller call it.
         type: what one read gives.
-        role: where the tensor varies, and so its shape before the type's own axes.
-            ``token``: ``[B, T, H]``; ``head``: ``[H]``; ``row``: ``[B, H]``.
-            ``lagged``: ``[B, T, H]``, a forward result read by its adjoint: the value of the step
-            that the forward program ran before this one, which is this program's *following*
-            step; at this program's last step it is ``boundary``.
+        role: where the tensor varies, and so its shape before the type's own axes
+            (:data:`LEADING_AXES`). ``lagged``: a forward result read by its adjoint: the value of
+            the step that the forward program ran before this one, which is this program's
+            *following* step; at this program's last step it is ``boundary``.
         storage: what the tensor holds.
         boundary: for ``lagged``, the row input that holds the value before the first step; None
             for zero.

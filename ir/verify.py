@@ -53,8 +53,8 @@ def _sizes(program: Program) -> Iterator[str]:
 
 
 def _names(program: Program) -> Iterator[str]:
-    read = [part.name for part in (*program.inputs, *program.carries)]
-    written = [part.name for part in (*program.token_outputs, *program.final_outputs)]
+    read = [i.name for i in program.inputs] + [c.name for c in program.carries]
+    written = [o.name for o in program.token_outputs] + [f.name for f in program.final_outputs]
     for names in (read, written):
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"%{name} is declared twice"

@@ -12,6 +12,7 @@ import torch
 
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import MAP_CLASSES
+from pdssm_compiler.runtime.binding import check_layout
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import ELEMENTS, MAP_DTYPES, PAYLOADS, one_of
 
@@ -93,39 +94,56 @@ def read_call(
     Raises:
         ArgumentError: what is wrong, with which argument, and the remedy.
     """
-    arguments = (diagonal, drive, dictionary, selection, destination)
-    options = (map_class, orientation, initial_state, output_final_state)
-    if torch.compiler.is_compiling():
-        return _read_call(*arguments, *options)
-    try:
-        key: tuple[Hashable, ...] = (
-            diagonal.dtype,
-            diagonal.shape[3:],
-            drive.dtype,
-            drive.dim(),
-            None if dictionary is None else (dictionary.dtype, dictionary.shape[1:]),
-            None if selection is None else (selection.dtype, selection.dim()),
-            None if destination is None else (destination.dtype, destination.dim()),
-            None if initial_state is None else (initial_state.dtype, initial_state.dim()),
-            map_class,
-            orientation,
-            output_final_state,
-        )
-        seen = _seen.get(key)
-    except (AttributeError, TypeError):
-        # Not tensors: said properly below.
-        return _read_call(*arguments, *options)
-    if seen is not None:
-        spec, text = seen
-        return PdCall(spec, text, _in_order(*arguments, initial_state), False)
-    request = _read_call(*arguments, *options)
-    if not request.as_pairs and all(
-        tensor is given
-        for tensor, given in zip(
-            request.tensors, _in_order(*arguments, initial_state), strict=True
-        )
-    ):
-        _seen[key] = (request.spec, request.text)
+    key: tuple[Hashable, ...] | None = None
+    if not torch.compiler.is_compiling():
+        try:
+            key = (
+                diagonal.dtype,
+                diagonal.shape[3:],
+                drive.dtype,
+                drive.dim(),
+                None if dictionary is None else (dictionary.dtype, dictionary.shape[1:]),
+                None if selection is None else (selection.dtype, selection.dim()),
+                None if destination is None else (destination.dtype, destination.dim()),
+                None if initial_state is None else (initial_state.dtype, initial_state.dim()),
+                map_class,
+                orientation,
+                output_final_state,
+            )
+            seen = _seen.get(key)
+        except (AttributeError, TypeError, RuntimeError):
+            # Not tensors, or not dense ones: said properly below.
+            key = seen = None
+        if seen is not None:
+            spec, text = seen
+            given = (diagonal, drive, dictionary, selection, destination, initial_state)
+            return PdCall(spec, text, _in_order(*given), False)
+    given = (diagonal, drive, dictionary, selection, destination, initial_state)
+    diagonal, drive, payload, as_pairs = _numbers(diagonal, drive)
+    map_class = one_of("map_class", map_class, MAP_CLASSES)
+    orientation = one_of("orientation", orientation, ("column", "row"))
+    source, size, maps, chosen = _maps(dictionary, selection, destination)
+    if initial_state is not None:
+        initial_state = as_complex("initial_state", initial_state, 3)
+    spec = PdScan(
+        diagonal.shape[3],
+        size,
+        ELEMENTS[diagonal.dtype],
+        source,  # type: ignore[arg-type]
+        map_class if source != "none" else "general",  # type: ignore[arg-type]
+        orientation,  # type: ignore[arg-type]
+        initial_state is not None,
+        _truth("output_final_state", output_final_state),
+        "",
+        payload,
+        maps,
+        chosen,
+    )
+    read = (diagonal, drive, dictionary, selection, destination, initial_state)
+    request = PdCall(spec, text_of(spec), _in_order(*read), as_pairs)
+    unchanged = all(mine is theirs for mine, theirs in zip(read, given, strict=True))
+    if key is not None and unchanged and not as_pairs:
+        _seen[key] = (spec, request.text)
     return request
 
 
@@ -142,75 +160,59 @@ def _in_order(
     return [tensor for tensor in tensors if tensor is not None]
 
 
-def _read_call(
-    diagonal: torch.Tensor,
-    drive: torch.Tensor,
-    dictionary: torch.Tensor | None,
-    selection: torch.Tensor | None,
-    destination: torch.Tensor | None,
-    map_class: str,
-    orientation: str,
-    initial_state: torch.Tensor | None,
-    output_final_state: bool,
-) -> PdCall:
-    """Check a call and say what it needs.
-
-    Raises:
-        ArgumentError: what is wrong, with which argument, and the remedy.
-    """
+def _numbers(
+    diagonal: torch.Tensor, drive: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, str, bool]:
+    """The two as the program reads them, the storage of the drive, and whether it is pairs."""
     diagonal = as_complex("diagonal", diagonal, 4)
-    payload, as_pairs = "", False
-    if isinstance(drive, torch.Tensor) and drive.dtype in PAYLOADS:
-        _rank("drive", drive, 5)
-        payload, as_pairs = PAYLOADS[drive.dtype], True
-    else:
-        as_pairs = isinstance(drive, torch.Tensor) and not drive.is_complex()
-        drive = as_complex("drive", drive, 4)
-        if drive.dtype != diagonal.dtype:
-            raise ArgumentError(
-                f"diagonal and drive must have one precision, got {diagonal.dtype} and "
-                f"{drive.dtype}; convert one with .to()"
-            )
-    if payload and diagonal.dtype != torch.complex64:
-        raise ArgumentError(
-            f"a {drive.dtype} drive goes with a float32 diagonal, got {diagonal.dtype}"
-        )
-    state_size = diagonal.shape[3]
-    if state_size == 0:
+    if diagonal.shape[3] == 0:
         raise ArgumentError(
             "the state size N is 0: diagonal needs at least one state, [B, T, H, N]"
         )
-    one_of("map_class", map_class, MAP_CLASSES)
-    one_of("orientation", orientation, ("column", "row"))
-    source, size, maps, chosen = _maps(dictionary, selection, destination)
-    if initial_state is not None:
-        initial_state = as_complex("initial_state", initial_state, 3)
-    spec = PdScan(
-        state_size,
-        size,
-        ELEMENTS[diagonal.dtype],
-        source,  # type: ignore[arg-type]
-        map_class if source != "none" else "general",  # type: ignore[arg-type]
-        orientation,  # type: ignore[arg-type]
-        initial_state is not None,
-        bool(output_final_state),
-        "",
-        payload,
-        maps,
-        chosen,
-    )
-    given = (diagonal, drive, dictionary, selection, destination, initial_state)
-    return PdCall(spec, text_of(spec), _in_order(*given), as_pairs)
+    if isinstance(drive, torch.Tensor) and drive.dtype in PAYLOADS:
+        check_layout("drive", drive)
+        _rank("drive", drive, 5)
+        if diagonal.dtype != torch.complex64:
+            raise ArgumentError(
+                f"a {drive.dtype} drive goes with a float32 diagonal, got {diagonal.dtype}; "
+                f"convert one with .to()"
+            )
+        return diagonal, drive, PAYLOADS[drive.dtype], True
+    as_pairs = isinstance(drive, torch.Tensor) and not drive.is_complex()
+    drive = as_complex("drive", drive, 4)
+    if drive.dtype != diagonal.dtype:
+        raise ArgumentError(
+            f"diagonal and drive must have one precision, got {diagonal.dtype} and "
+            f"{drive.dtype}; convert one with .to()"
+        )
+    return diagonal, drive, "", as_pairs
+
+
+def _truth(name: str, value: object) -> bool:
+    """An option that is on or off; what has no truth value, such as an array, is refused."""
+    try:
+        return bool(value)
+    except (ValueError, RuntimeError, TypeError):
+        raise ArgumentError(
+            f"{name} must be True or False, got {type(value).__name__}; pass one of the two"
+        ) from None
+
+
+def _is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise ArgumentError(
+            f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor makes one"
+        )
+    check_layout(name, value)
 
 
 def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
     """A complex tensor from a complex one, or from a real one of pairs ``[..., 2]``.
 
     Raises:
-        ArgumentError: not a tensor, another dtype, or another rank.
+        ArgumentError: not a dense tensor, another dtype, or another rank.
     """
-    if not isinstance(tensor, torch.Tensor):
-        raise ArgumentError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    _is_tensor(name, tensor)
     if tensor.dtype in ELEMENTS:
         if tensor.dim() != rank:
             _rank(name, tensor, rank)
@@ -236,7 +238,8 @@ def _rank(name: str, tensor: torch.Tensor, rank: int) -> None:
     last_is_pair = not axes.endswith("2]") or tensor.shape[-1:] == (2,)
     if tensor.dim() != rank or not last_is_pair:
         raise ArgumentError(
-            f"{name} must have the shape {axes} for dtype {tensor.dtype}, got {list(tensor.shape)}"
+            f"{name} must have the shape {axes} for dtype {tensor.dtype}, got "
+            f"{list(tensor.shape)}; reshape it"
         )
 
 
@@ -249,20 +252,15 @@ def _maps(
     if destination is not None:
         if dictionary is not None or selection is not None:
             raise ArgumentError(
-                "destination is given instead of dictionary and selection, not with them"
+                "destination is given instead of dictionary and selection, not with them; leave "
+                "out one or the others"
             )
         return "token", None, _integer("destination", destination, 4), "i32"
     if dictionary is None and selection is None:
         return "none", None, "i32", "i32"
     if dictionary is None or selection is None:
-        given, missing = (
-            ("dictionary", "selection")
-            if selection is None
-            else (
-                "selection",
-                "dictionary",
-            )
-        )
+        named = ("dictionary", "selection")
+        given, missing = named if selection is None else reversed(named)
         raise ArgumentError(f"{given} is given without {missing}; a scan needs both or neither")
     maps = _integer("dictionary", dictionary, 3)
     chosen = _integer("selection", selection, 3)
@@ -273,14 +271,16 @@ def _maps(
 
 
 def _integer(name: str, tensor: torch.Tensor, rank: int) -> str:
-    if not isinstance(tensor, torch.Tensor):
-        raise ArgumentError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    _is_tensor(name, tensor)
     storage = MAP_DTYPES.get(tensor.dtype)
     if storage is None:
         raise ArgumentError(
-            f"{name} has the unsupported dtype {tensor.dtype}: use uint8, int16, int32 or int64"
+            f"{name} has the unsupported dtype {tensor.dtype}: use uint8, int16, int32 or int64, "
+            f"by .to()"
         )
     if tensor.dim() != rank:
         axes = {"dictionary": "[H, K, N]", "selection": "[B, T, H]"}.get(name, "[B, T, H, N]")
-        raise ArgumentError(f"{name} must have the shape {axes}, got {list(tensor.shape)}")
+        raise ArgumentError(
+            f"{name} must have the shape {axes}, got {list(tensor.shape)}; reshape it"
+        )
     return storage

@@ -58,7 +58,9 @@ def compile(
         BackendUnavailableError: what compiling needs is missing.
     """
     if not isinstance(spec, ScanSpec):
-        raise ArgumentError(f"spec must be a ScanSpec, got {type(spec).__name__}")
+        raise ArgumentError(
+            f"spec must be a ScanSpec, got {type(spec).__name__}; make one with ScanSpec(N, K)"
+        )
     one_of("map_dtype", map_dtype, tuple(MAP_DTYPES))
     one_of("selection_dtype", selection_dtype, tuple(MAP_DTYPES))
     program_spec = spec.program_spec(
@@ -174,13 +176,14 @@ class CompiledScan:
             mine, given = getattr(wanted, name), getattr(found, name)
             if mine != given:
                 raise ArgumentError(
-                    f"the tensors have {name} {given!r}, but the scan was compiled for {mine!r}"
+                    f"the tensors have {name} {given!r}, but the scan was compiled for {mine!r}; "
+                    f"compile another specification"
                 )
         here = target_of(diagonal.device)
         if str(here) != str(self.target):
             raise ArgumentError(
                 f"the tensors are on {diagonal.device} ({here}), but the scan was compiled for "
-                f"{self.target}"
+                f"{self.target}; move them, or compile for target={str(diagonal.device)!r}"
             )
 
     @cached_property

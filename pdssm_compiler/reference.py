@@ -2,6 +2,12 @@
 
 import torch
 
+from pdssm_compiler.arguments import read_call
+from pdssm_compiler.runtime.binding import check
+from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
+from pdssm_compiler.runtime.ops import slots_of
+from pdssm_compiler.runtime.plan import check_layouts, one_device
+
 
 def pd_scan(
     diagonal: torch.Tensor,
@@ -15,23 +21,37 @@ def pd_scan(
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """:func:`pdssm_compiler.pd_scan`, token by token in torch; ``map_class`` changes nothing.
+    """:func:`pdssm_compiler.pd_scan`, token by token in torch.
 
-    Shapes, dtypes and results as there. It runs on any device, in any float precision, and
-    autograd differentiates it.
+    Shapes, dtypes, results and errors as there. It runs on any device, and autograd
+    differentiates it. ``map_class`` is verified and changes nothing else.
     """
-    as_pairs = not drive.is_complex()
-    d = diagonal if diagonal.is_complex() else torch.view_as_complex(diagonal.contiguous())
-    b = drive
-    if as_pairs:
-        b = torch.view_as_complex(drive.to(d.real.dtype).contiguous())
+    call = read_call(
+        diagonal,
+        drive,
+        dictionary,
+        selection,
+        destination,
+        map_class,
+        orientation,
+        initial_state,
+        output_final_state,
+    )
+    check_layouts(call.text, call.tensors)
+    one_device(call.text, call.tensors)
+    check(slots_of(call.text)[0], call.tensors)
+    for name, maps in (("dictionary", dictionary), ("destination", destination)):
+        if maps is not None:
+            _in_range(name, maps, call.spec.state_size)
+            _as_promised(name, maps, map_class)
+    if dictionary is not None and selection is not None:
+        _in_range("selection", selection, dictionary.shape[1])
+
+    d, b = _complex(diagonal, diagonal.dtype), _complex(drive, diagonal.dtype)
     batch, length, heads, size = b.shape
     state = b.new_zeros(batch, heads, size)
     if initial_state is not None:
-        state = initial_state
-        if not state.is_complex():
-            state = torch.view_as_complex(state.contiguous())
-
+        state = _complex(initial_state, diagonal.dtype)
     head = torch.arange(heads, device=b.device)
     states = []
     for t in range(length):
@@ -50,7 +70,33 @@ def pd_scan(
 
     out = torch.stack(states, dim=1) if states else b.new_zeros(batch, 0, heads, size)
     final = state if output_final_state else None
-    if as_pairs:
+    if not drive.is_complex():
         out = torch.view_as_real(out).to(drive.dtype)
         final = None if final is None else torch.view_as_real(final)
     return out, final
+
+
+def _complex(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Real pairs ``[..., 2]``, in the precision of a dtype, as complex numbers."""
+    if tensor.is_complex():
+        return tensor
+    return torch.view_as_complex(tensor.to(dtype.to_real()).contiguous())
+
+
+def _in_range(name: str, entries: torch.Tensor, bound: int) -> None:
+    wrong = ((entries < 0) | (entries >= bound)).nonzero()
+    if len(wrong):
+        at = wrong[0].tolist()
+        raise IndexRangeError(
+            f"{name}{at} = {entries[tuple(at)].item()}: entries must lie in [0, {bound})"
+        )
+
+
+def _as_promised(name: str, maps: torch.Tensor, map_class: str) -> None:
+    found = maps.sort(dim=-1).values if map_class == "permutation" else maps
+    one_to_one = torch.arange(maps.shape[-1], device=maps.device)
+    if map_class != "general" and not (found == one_to_one).all():
+        raise PromiseError(
+            f"{name} is not the {map_class} that map_class promised; give maps that are, or pass "
+            f"map_class='general'"
+        )

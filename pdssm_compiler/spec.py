@@ -1,7 +1,9 @@
 """What a user says about a scan: :class:`ScanSpec`."""
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +19,14 @@ MAP_DTYPES: dict[torch.dtype, str] = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
+
+
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "map_source": ("dictionary", "token", "none"),
+    "map_class": MAP_CLASSES,
+    "orientation": ("column", "row"),
+}
+OptionT = TypeVar("OptionT")
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,9 @@ class ScanSpec:
     orientation: Orientation = "column"
 
     def __post_init__(self) -> None:
-        _positive("state_size", self.state_size)
+        self._set("state_size", _positive("state_size", self.state_size))
+        for name, allowed in _OPTIONS.items():
+            self._set(name, one_of(name, getattr(self, name), allowed))
         if self.map_source == "dictionary" and self.dictionary_size is None:
             raise ArgumentError(
                 "dictionary_size is needed with map_source='dictionary'; pass it, or choose "
@@ -61,15 +73,17 @@ class ScanSpec:
             )
         for name in ("dictionary_size", "chunk_length"):
             if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
-        one_of("map_source", self.map_source, ("dictionary", "token", "none"))
-        one_of("map_class", self.map_class, MAP_CLASSES)
-        one_of("orientation", self.orientation, ("column", "row"))
+                self._set(name, _positive(name, getattr(self, name)))
         one_of("dtype", self.dtype, tuple(ELEMENTS))
         if self.payload_dtype is not None:
             one_of("payload_dtype", self.payload_dtype, tuple(PAYLOADS))
             if self.dtype != torch.complex64:
-                raise ArgumentError("payload_dtype needs dtype=torch.complex64")
+                raise ArgumentError(
+                    f"payload_dtype needs dtype=torch.complex64, got {self.dtype}; leave one out"
+                )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     def program_spec(
         self, *, initial_state: bool, final_state: bool, maps: str = "i32", selection: str = "i32"
@@ -96,20 +110,29 @@ class ScanSpec:
 _LARGEST = 1 << 16
 
 
-def _positive(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if value > _LARGEST and name != "chunk_length":
-        raise ArgumentError(f"{name} must be at most {_LARGEST}, got {value}")
+def _positive(name: str, value: Any) -> int:
+    """A size as a plain int: NumPy's integers would print otherwise."""
+    try:
+        size = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = -1
+    if size < 1:
+        raise ArgumentError(
+            f"{name} must be a whole number of at least 1, got {value!r}; pass an int"
+        )
+    if size > _LARGEST and name != "chunk_length":
+        raise ArgumentError(f"{name} must be at most {_LARGEST}, got {size}; use a smaller one")
+    return size
 
 
-def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Check an option.
+def one_of(name: str, value: Any, allowed: Sequence[OptionT]) -> OptionT:
+    """The allowed value that an option is equal to.
 
     Raises:
-        ArgumentError: not one of the allowed values.
+        ArgumentError: none of them.
     """
-    if value not in allowed:
-        raise ArgumentError(
-            f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}"
-        )
+    for choice in allowed:
+        # An array compares element by element, and has no truth value.
+        if isinstance(value, type(choice)) and value == choice:
+            return choice
+    raise ArgumentError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")

@@ -39,7 +39,7 @@ class Slot:
         name: for messages.
         dtype: the caller's dtype; complex for ``c64`` and ``c128``.
         role: see :class:`~pdssm_compiler.ir.program.Input`.
-        leading: how many axes come before its own.
+        axes: names of the axes that come before its own, by its role.
         own: sizes of its own axes, the parts of a complex number left out if the dtype is complex.
         dense: the strides of those axes, of reals if the dtype is complex.
     """
@@ -47,7 +47,7 @@ class Slot:
     name: str
     dtype: torch.dtype
     role: str
-    leading: int
+    axes: tuple[str, ...]
     own: tuple[int, ...]
     dense: tuple[int, ...]
 
@@ -62,7 +62,12 @@ class Slot:
             dense.insert(0, step)
             step *= size
         own = shape[:-1] if dtype.is_complex else shape
-        return cls(argument.name, dtype, argument.role, len(argument.leading), own, tuple(dense))
+        return cls(argument.name, dtype, argument.role, argument.leading, own, tuple(dense))
+
+    @cached_property
+    def leading(self) -> int:
+        """How many axes come before its own."""
+        return len(self.axes)
 
     @cached_property
     def strict(self) -> bool:
@@ -115,23 +120,41 @@ def bind(
     Raises:
         ArgumentError: wrong number, dtype, rank or size; the message says what was expected.
     """
+    sizes = check(slots, tensors)
+    return [slot.kernel_view(t) for slot, t in zip(slots, tensors, strict=True)], sizes
+
+
+def check(slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> Sizes:
+    """Refuse tensors that do not fit their slots; gives the sizes of the call.
+
+    Raises:
+        ArgumentError: wrong number, dtype, rank or size; the message says what was expected.
+    """
     sizes = sizes_of(slots, tensors)
     batch, length, heads = sizes
-    # The leading sizes of each role; a warm call does nothing else per tensor but compare.
-    expected = {
-        "token": (batch, length, heads),
-        "lagged": (batch, length, heads),
-        "row": (batch, heads),
-        "head": (heads,),
-    }
-    bound: list[torch.Tensor] = []
+    leading = {("B", "L", "H"): (batch, length, heads), ("B", "H"): (batch, heads)}
+    leading["H",] = (heads,)
     for slot, tensor in zip(slots, tensors, strict=True):
         if tensor.dtype is not slot.dtype:
-            raise ArgumentError(f"{slot.name} must be {slot.dtype}, got {tensor.dtype}")
-        if tensor.shape != expected[slot.role] + slot.own:
-            raise ArgumentError(_shape_message(slot, tensor, sizes))
-        bound.append(slot.kernel_view(tensor))
-    return bound, sizes
+            raise ArgumentError(
+                f"{slot.name} must be {slot.dtype}, got {tensor.dtype}; convert it with "
+                f".to({slot.dtype})"
+            )
+        if tensor.shape != leading[slot.axes] + slot.own:
+            raise ArgumentError(_size_message(slot, tensor, slots, sizes))
+    return sizes
+
+
+def check_layout(name: str, tensor: torch.Tensor) -> None:
+    """Refuse what has no strides to be read by.
+
+    Raises:
+        ArgumentError: a sparse, MKL-DNN or nested tensor.
+    """
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        layout = "nested" if tensor.is_nested else tensor.layout
+        remedy = "pad it to a dense one" if tensor.is_nested else "convert it with .to_dense()"
+        raise ArgumentError(f"{name} must be a dense tensor, got a {layout} one; {remedy}")
 
 
 def sizes_of(slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> Sizes:
@@ -143,33 +166,40 @@ def sizes_of(slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> Sizes:
     if len(slots) != len(tensors):
         names = ", ".join(slot.name for slot in slots)
         raise ArgumentError(f"expected {len(slots)} tensors ({names}), got {len(tensors)}")
-    slot, tensor = next(
-        (slot, tensor)
-        for slot, tensor in zip(slots, tensors, strict=True)
-        if slot.role in ("token", "lagged")
-    )
+    first = _first_of_tokens(slots)
+    slot, tensor = slots[first], tensors[first]
     if tensor.dim() != slot.leading + len(slot.own):
-        raise ArgumentError(_shape_message(slot, tensor, None))
+        raise ArgumentError(f"{_wanted(slot)}, got {list(tensor.shape)}; reshape it")
     return Sizes(*tensor.shape[:3])
 
 
-def _shape_message(slot: Slot, tensor: torch.Tensor, sizes: Sizes | None) -> str:
-    axes = {"row": ["B", "H"], "head": ["H"]}.get(slot.role, ["B", "T", "H"])
-    shape = [*axes, *map(str, slot.own)]
-    message = f"{slot.name} must have the shape [{', '.join(shape)}]"
-    if sizes is not None:
-        known = {"B": sizes.batch, "T": sizes.length, "H": sizes.heads}
-        message += f" = [{', '.join(str(known.get(axis, axis)) for axis in shape)}]"
-    return f"{message}, got {list(tensor.shape)}"
+def _first_of_tokens(slots: Sequence[Slot]) -> int:
+    """The tensor that says what ``B``, ``T`` and ``H`` are."""
+    return next(n for n, slot in enumerate(slots) if "L" in slot.axes)
+
+
+def _wanted(slot: Slot) -> str:
+    axes = ["T" if axis == "L" else axis for axis in slot.axes]
+    return f"{slot.name} must have the shape [{', '.join([*axes, *map(str, slot.own)])}]"
+
+
+def _size_message(slot: Slot, tensor: torch.Tensor, slots: Sequence[Slot], sizes: Sizes) -> str:
+    first = slots[_first_of_tokens(slots)]
+    want, got = list(shape_of(slot, sizes)), list(tensor.shape)
+    remedy = "reshape it" if slot is first else f"make it agree with {first.name}"
+    return f"{_wanted(slot)} = {want}, got {got}; {remedy}"
+
+
+def shape_of(slot: Slot, sizes: Sizes) -> tuple[int, ...]:
+    """The shape a slot's tensor has in a call of these sizes."""
+    batch, length, heads = sizes
+    known = {"B": batch, "L": length, "H": heads}
+    return (*[known[axis] for axis in slot.axes], *slot.own)
 
 
 def allocate(slot: Slot, sizes: Sizes, device: torch.device) -> torch.Tensor:
     """An uninitialised output."""
-    if slot.role == "row":
-        shape = (sizes.batch, sizes.heads, *slot.own)
-    else:
-        shape = (sizes.batch, sizes.length, sizes.heads, *slot.own)
-    output = torch.empty(shape, dtype=slot.dtype, device=device)
+    output = torch.empty(shape_of(slot, sizes), dtype=slot.dtype, device=device)
     # A fake tensor has no memory to ask for.
     if device.type == "cpu" and type(output) is torch.Tensor and output.nbytes >= LARGE:
         advise_large(output)

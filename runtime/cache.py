@@ -32,6 +32,12 @@ Files = dict[str, bytes]
 _ENTRY = "entry.json"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LOCK_SECONDS = 120.0
+# The size of a usual entry.
+_PROBE_BYTES = 128 * 1024
+# What a process that died has left behind. Staging takes well under a second, and a lock is held
+# while one kernel is compiled; whatever is older than this is nobody's.
+_LEFTOVERS = ("staged-*", "discarded-*", "probe-*", "*.lock")
+_LEFT_AFTER_SECONDS = 3600.0
 
 
 class KernelCache:
@@ -89,10 +95,11 @@ class KernelCache:
             try:
                 staged.rename(self._folder(key))
             except OSError as error:
-                # The entry is there already (or was a moment ago), which is as good.
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                # The entry was there already, which is as good; it may be gone again by now.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             self._evict()
+            self._sweep()
         except OSError as error:
             self._warn(
                 "store",
@@ -124,11 +131,17 @@ class KernelCache:
 
     def writable(self) -> str | None:
         """None if entries can be written, otherwise why not."""
+        probe: Path | None = None
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            Path(tempfile.mkdtemp(prefix="probe-", dir=self.root)).rmdir()
+            probe = Path(tempfile.mkdtemp(prefix="probe-", dir=self.root))
+            # A full disk still takes an empty folder.
+            (probe / "entry").write_bytes(bytes(_PROBE_BYTES))
         except OSError as error:
             return f"no: {error}"
+        finally:
+            if probe is not None:
+                shutil.rmtree(probe, ignore_errors=True)
         return None
 
     def entries(self) -> list[tuple[KernelKey, Path, int]]:
@@ -179,6 +192,19 @@ class KernelCache:
                 return
             total -= size
             self._discard(folder)
+
+    def _sweep(self) -> None:
+        """Remove what processes that died have left behind."""
+        before = time.time() - _LEFT_AFTER_SECONDS
+        for pattern in _LEFTOVERS:
+            for path in self.root.glob(pattern):
+                # Another process may be sweeping as well.
+                with contextlib.suppress(OSError):
+                    if path.lstat().st_mtime < before:
+                        if path.is_dir():
+                            shutil.rmtree(path, ignore_errors=True)
+                        else:
+                            path.unlink()
 
     def _warn(self, topic: str, message: str) -> None:
         if topic not in self._warned:

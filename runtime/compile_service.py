@@ -7,6 +7,8 @@ the two.)
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,12 +73,11 @@ def choose(program: Program, target: Target, config: Any = None) -> Schedule:
                     raise NoTemplateError(f"{config} cannot run on {target}: {problem}")
                 return Schedule(template, config, "explicit config")
         raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
-    found = candidates(program, target)
-    for template, problem in found:
+    found = candidates(program, target, Problem())
+    for template, chosen, problem in found:
         if problem is None:
-            chosen = template.heuristic(program, target, Problem())
             return Schedule(template, chosen, "heuristic")
-    tried = "; ".join(f"{template.name}: {problem}" for template, problem in found)
+    tried = "; ".join(f"{template.name}: {problem}" for template, _, problem in found)
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "
         f"{tried or 'there is none for this kind of device'}"
@@ -136,7 +137,8 @@ def build(program: Program, target: Target, alignment: int = 0, config: Any = No
     key = key_of(source, alignment)
     start = time.perf_counter()
     files, origin = obtain(source, key, alignment, default_cache())
-    kernel = BACKENDS[source.backend].load(source, alignment, files)
+    with _room_needed(source):
+        kernel = BACKENDS[source.backend].load(source, alignment, files)
     seconds = time.perf_counter() - start
     return BuiltKernel(source, kernel, schedule, key, origin, seconds)
 
@@ -165,4 +167,17 @@ def obtain(
 
 
 def _compile(source: KernelSource, alignment: int) -> dict[str, bytes]:
-    return BACKENDS[source.backend].compile(source, alignment)
+    with _room_needed(source):
+        return BACKENDS[source.backend].compile(source, alignment)
+
+
+@contextmanager
+def _room_needed(source: KernelSource) -> Iterator[None]:
+    """Compilers hand files on through a temporary folder."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendUnavailableError(
+            f"cannot compile for {source.target}: {error}; set TMPDIR to a folder that can be "
+            f"written and has room"
+        ) from error

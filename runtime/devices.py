@@ -1,6 +1,7 @@
 """Torch devices to targets."""
 
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -22,7 +23,8 @@ def target_of(device: torch.device) -> Target:
             f"no backend for {device.type!r} devices; move the tensors to a CPU or a CUDA or "
             f"ROCm GPU"
         )
-    properties = torch.cuda.get_device_properties(device)
+    # Torch's stub does not know every property.
+    properties: Any = torch.cuda.get_device_properties(device)
     if torch.version.hip:
         arch, kind = properties.gcnArchName.split(":")[0], "hip"
     else:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
+from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import scan
-from pdssm_compiler.runtime.plan import run
+from pdssm_compiler.runtime.plan import check_layouts, run
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -25,12 +27,17 @@ def call(text: str, tensors: Sequence[torch.Tensor], config: str = "") -> list[t
         tensors: its inputs, in order.
         config: an explicit schedule, or "".
     """
-    if not torch.compiler.is_compiling() and _is_plain(tensors):
-        return run(text, tensors, config)
+    if not torch.compiler.is_compiling():
+        if _is_plain(tensors):
+            return run(text, tensors, config)
+        check_layouts(text, tensors)
+        _refuse_tangents(tensors)
     return scan(text, list(tensors), config, False)
 
 
 def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:
+    if forward_ad._current_level >= 0:
+        return False
     grad = torch.is_grad_enabled()
     # Meta tensors have the operator's fake kernel, but no plan.
     if tensors and tensors[0].is_meta:
@@ -39,3 +46,18 @@ def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:
         if type(tensor) not in _PLAIN or (grad and tensor.requires_grad):
             return False
     return _len_torch_dispatch_stack() == 0 and peek_interpreter_stack() is None
+
+
+def _refuse_tangents(tensors: Sequence[torch.Tensor]) -> None:
+    """Forward-mode differentiation would lose the tangents and say nothing.
+
+    Raises:
+        ArgumentError: a tensor carries one.
+    """
+    if forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise ArgumentError(
+            "a scan has no forward-mode derivative (jvp, jacfwd): use reverse mode (grad, vjp, "
+            "jacrev), or pdssm_compiler.reference.pd_scan"
+        )

@@ -25,15 +25,23 @@ _WORDS = 4096
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose maps a helper program checks: what the user calls them, and the axes of its tokens.
+    """Whose maps a helper program checks.
 
     Attributes:
         name: the user's name of the tensor.
-        axes: what the helper's ``b, t, h`` are to the user, e.g. ``("", "k", "h")``.
+        axes: the tensor's leading axes as the user knows them, each with the axis of the helper's
+            tokens ``[B, T, H]`` that it is, e.g. ``(("h", 2), ("k", 1))``.
     """
 
     name: str
-    axes: tuple[str, str, str]
+    axes: tuple[tuple[str, int], ...]
+
+    def place(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """An index into the helper's tokens, as one into the user's tensor."""
+        return (*(index[axis] for _, axis in self.axes), *index[3:])
+
+
+_TOKENS = (("b", 0), ("t", 1), ("h", 2))
 
 
 class Reporter:
@@ -87,7 +95,8 @@ class Reporter:
             wrong = ((tensor < 0) | (tensor >= bound)).nonzero()
             if len(wrong):
                 index = tuple(wrong[0].tolist())
-                return IndexRangeError(f"{name}{list(index)} = {tensor[index].item()}: {remedy}")
+                told = list(self._subject.place(index) if self._subject else index)
+                return IndexRangeError(f"{name}{told} = {tensor[index].item()}: {remedy}")
         head = token % max(1, sizes.heads)
         where = f" (head {head})" if input_.role == "head" else self._place(token, sizes)
         return IndexRangeError(f"{name}{where} has an entry out of range: {remedy}")
@@ -95,8 +104,8 @@ class Reporter:
     def _place(self, token: int, sizes: Sizes) -> str:
         heads, length = max(1, sizes.heads), max(1, sizes.length)
         values = (token // (heads * length), token // heads % length, token % heads)
-        axes = self._subject.axes if self._subject else ("b", "t", "h")
-        parts = [f"{axis}={value}" for axis, value in zip(axes, values, strict=True) if axis]
+        axes = self._subject.axes if self._subject else _TOKENS
+        parts = [f"{name}={values[axis]}" for name, axis in axes]
         return f"[{', '.join(parts)}]"
 
 

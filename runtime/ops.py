@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.runtime.binding import Slot, allocate, sizes_of
+from pdssm_compiler.runtime.binding import Slot, allocate, check
+from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -31,7 +33,8 @@ scan = torch.ops.pdssm_compiler.scan.default
 
 
 @lru_cache(maxsize=4096)
-def _slots(text: str) -> tuple[list[Slot], list[Slot]]:
+def slots_of(text: str) -> tuple[list[Slot], list[Slot]]:
+    """What the operator's inputs and its results look like, by a program's text."""
     program = program_of(text)
     n = program.state_size
     signature = Signature(program)
@@ -42,11 +45,12 @@ def _slots(text: str) -> tuple[list[Slot], list[Slot]]:
     return inputs, [Slot.of(argument, n) for argument in outputs]
 
 
-@torch.library.register_fake("pdssm_compiler::scan")
-def _fake(program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool):  # type: ignore[no-untyped-def]
-    slots, outputs = _slots(program)
-    sizes = sizes_of(slots, inputs)
+def _fake(
+    program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool
+) -> list[torch.Tensor]:
+    slots, outputs = slots_of(program)
     device = one_device(program, inputs)
+    sizes = check(slots, inputs)
     return [allocate(slot, sizes, device) for slot in outputs]
 
 
@@ -93,7 +97,13 @@ def _backward(
     wrt = tuple(name for name, tensor, need in zip(names, saved, needed, strict=False) if need)
     if not wrt or not arriving:
         return None, [None] * ctx.count, None, None
-    derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)))
+    try:
+        derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)))
+    except PassError as error:
+        raise ArgumentError(
+            f"the gradient of a scan has no gradient of its own here ({error}); differentiate "
+            f"pdssm_compiler.reference.pd_scan for second derivatives"
+        ) from error
     reads = {
         **values,
         **{f"grad_{name}": grad for name, grad in arriving.items()},
@@ -107,6 +117,7 @@ def _backward(
     return None, [found.get(f"grad_{name}") for name in names], None, None
 
 
+torch.library.register_fake("pdssm_compiler::scan", _fake)
 torch.library.register_autograd("pdssm_compiler::scan", _backward, setup_context=_setup_context)
 
-__all__ = ["adjoint_of", "differentiable", "output_names", "scan"]
+__all__ = ["adjoint_of", "differentiable", "output_names", "scan", "slots_of"]

@@ -17,10 +17,10 @@ from pdssm_compiler.ir.passes.specialise import (
     promise_program,
     unverified_promises,
 )
-from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.program import LEADING_AXES, Input, Program
 from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.binding import Slot, allocate, bind
+from pdssm_compiler.runtime.binding import Slot, allocate, bind, check_layout
 from pdssm_compiler.runtime.compile_service import BuiltKernel, build, read_config
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -187,12 +187,12 @@ def _as_tokens(maps: torch.Tensor, input_: Input) -> torch.Tensor:
 
 
 def _helper(input_: Input, program: Program, device: torch.device) -> Plan:
+    """The plan of a program over the maps of an input, laid out by :func:`_as_tokens`."""
+    tokens = {"B": ("b", 0), "L": ("t", 1), "H": ("h", 2)}
+    axes = tuple(tokens[axis] for axis in LEADING_AXES[input_.role])
     if isinstance(input_.type, Table):
-        name = input_.inverse_of or input_.name
-        subject = Subject(name, ("", "k", "h"))
-    else:
-        axes = {"row": ("b", "", "h"), "head": ("", "", "h")}.get(input_.role, ("b", "t", "h"))
-        subject = Subject(input_.name, axes)  # type: ignore[arg-type]
+        axes = (*axes, ("k", 1))
+    subject = Subject(input_.inverse_of or input_.name, axes)
     return Plan(program, device, 0, subject)
 
 
@@ -219,14 +219,20 @@ def run(
     """Run a program on the device its tensors are on.
 
     Raises:
-        ArgumentError: no tensors, or tensors on several devices.
+        ArgumentError: no tensors, tensors on several devices, or sparse ones.
     """
     device = one_device(text, tensors)
-    if device.type == "cpu":
-        return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
-    device_words.raise_any()
-    aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-    return plan_for(text, device, 16 if aligned else 0, config).run(tensors, trusted=trusted)
+    try:
+        if device.type == "cpu":
+            return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
+        device_words.raise_any()
+        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+        return plan_for(text, device, 16 if aligned else 0, config).run(tensors, trusted=trusted)
+    except RuntimeError:
+        # A sparse tensor has no strides or no memory to ask for, and fails somewhere inside. It is
+        # looked for only then, so that no other call pays for it.
+        check_layouts(text, tensors)
+        raise
 
 
 def one_device(text: str, tensors: Sequence[torch.Tensor]) -> torch.device:
@@ -242,6 +248,16 @@ def one_device(text: str, tensors: Sequence[torch.Tensor]) -> torch.device:
             )
             raise ArgumentError(f"all tensors must be on one device: {placed}")
     return device
+
+
+def check_layouts(text: str, tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse sparse and other tensors without strides, which no operator takes.
+
+    Raises:
+        ArgumentError: names the tensor.
+    """
+    for input_, tensor in zip(caller_inputs(program_of(text)), tensors, strict=False):
+        check_layout(input_.name, tensor)
 
 
 def plans() -> list[Plan]:

@@ -19,8 +19,6 @@ from pdssm_compiler.runtime.pages import LARGE, advise_large
 Prepared = tuple[list[torch.Tensor], list[torch.Tensor], Sizes]
 Prepare = Callable[[Sequence[torch.Tensor]], Prepared | None]
 
-_LEADING = {"row": ("B", "H"), "head": ("H",)}
-
 
 def warm_call(
     inputs: Sequence[Slot], outputs: Sequence[Slot], order: Sequence[int], device: torch.device
@@ -52,7 +50,7 @@ def source(
 ) -> str:
     """The function's text."""
     names = [f"t{number}" for number in range(len(inputs))]
-    tokens = next(n for n, slot in enumerate(inputs) if slot.role in ("token", "lagged"))
+    tokens = next(n for n, slot in enumerate(inputs) if "L" in slot.axes)
     rank = inputs[tokens].leading + len(inputs[tokens].own)
     lines = [
         "def prepare(tensors):",
@@ -94,8 +92,7 @@ def _unusual(number: int, slot: Slot) -> list[str]:
 
 
 def _shape(slot: Slot) -> str:
-    axes = [*_LEADING.get(slot.role, ("B", "L", "H")), *map(str, slot.own)]
-    return ", ".join(axes) + ","
+    return ", ".join([*slot.axes, *map(str, slot.own)]) + ","
 
 
 def _real(name: str, slot: Slot) -> str:

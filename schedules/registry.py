@@ -1,10 +1,10 @@
 """Every template, and which can run a program on a target."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Template
+from pdssm_compiler.schedules.templates.base import Problem, Template
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
@@ -14,15 +14,26 @@ TEMPLATES: dict[str, Template[Any]] = {
 }
 
 
-def candidates(program: Program, target: Target) -> list[tuple[Template[Any], str | None]]:
-    """Each template for the target's kind of device, with the reason its heuristic config cannot
-    run the program there, None if it can.
-    """
-    from pdssm_compiler.schedules.templates.base import Problem
+class Candidate(NamedTuple):
+    """A template for a kind of device, and how it would run a program there.
 
+    Attributes:
+        template: the template.
+        config: what its heuristic says.
+        problem: None if it can run the program so, otherwise the reason it cannot.
+    """
+
+    template: Template[Any]
+    config: Any
+    problem: str | None
+
+
+def candidates(program: Program, target: Target, problem: Problem) -> list[Candidate]:
+    """Each template for the target's kind of device."""
     found = []
     for template in TEMPLATES.values():
         if target.kind in template.kinds:
-            config = template.heuristic(program, target, Problem())
-            found.append((template, template.feasible(program, target, config)))
+            config = template.heuristic(program, target, problem)
+            refused = template.feasible(program, target, config)
+            found.append(Candidate(template, config, refused))
     return found

@@ -7,7 +7,7 @@ outputs, then its final outputs, each sorted by name, then the error word.
 from dataclasses import dataclass
 from functools import cached_property
 
-from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, Role
 from pdssm_compiler.ir.types import STORAGE_OF_PARTS, Index, Map, Scalar, Table, Type, is_complex
 
 # An error word holds the number of a check (from 1) and the token, b·T·H + t·H + h, it failed at.
@@ -38,15 +38,14 @@ class Argument:
         name: as in the program.
         type: what one element read or written is.
         storage: what the tensor holds.
-        role: ``token``, ``lagged``, ``row`` or ``head``: its leading axes ``[B, T, H]``,
-            ``[B, T, H]``, ``[B, H]`` or ``[H]``.
+        role: what its leading axes are (:data:`~pdssm_compiler.ir.program.LEADING_AXES`).
         written: whether it is an output.
     """
 
     name: str
     type: Type
     storage: str
-    role: str
+    role: Role
     written: bool = False
 
     @property
@@ -62,7 +61,7 @@ class Argument:
     @property
     def leading(self) -> tuple[str, ...]:
         """Names of the axes before the type's own, each with a free stride; ``L`` is T."""
-        return {"head": ("H",), "row": ("B", "H")}.get(self.role, ("B", "L", "H"))
+        return LEADING_AXES[self.role]
 
     def own_shape(self, state_size: int) -> tuple[int, ...]:
         """The type's own axes, dense, the parts of a complex number among them."""

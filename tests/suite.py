@@ -1,7 +1,8 @@
 """``python -m tests.suite``: the whole suite, as ``make test`` runs it.
 
 Two runs of pytest: Triton decides when it is imported whether kernels run in its interpreter, so
-those tests need a process of their own. Lint comes first where ruff is installed.
+those tests need a process of their own. Lint and types come first, where ruff and mypy are
+installed.
 """
 
 import argparse
@@ -27,6 +28,7 @@ def main() -> None:
     results = [
         _run([sys.executable, "-m", "ruff", "check", "."], needs="ruff"),
         _run([sys.executable, "-m", "ruff", "format", "--check", "."], needs="ruff"),
+        _run([sys.executable, "-m", "tests.types"], needs="mypy"),
         _run([*pytest, "tests/triton_interpreter"], interpreted, needs="triton"),
         _run([*pytest, "tests", "--ignore=tests/triton_interpreter"]),
     ]

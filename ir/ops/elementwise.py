@@ -123,7 +123,7 @@ define(
         "constant",
         0,
         _constant_type,
-        lambda n, a: np.float64(a["value"]),
+        lambda n, a: np.asarray(a["value"]),
         lambda g, v: (),
         attributes=("value", "element"),
     )

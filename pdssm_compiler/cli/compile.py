@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pdssm_compiler.cli import options as o
+from pdssm_compiler.cli.consoles import results
 from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.spec import ScanSpec
 
 
+@o.takes_spec
 def compile_command(
+    spec: ScanSpec,
     target: Annotated[
         list[str] | None,
         typer.Option(help="cpu, cuda, sm_90, gfx942, …; may be given several times."),
@@ -19,13 +22,6 @@ def compile_command(
     out: Annotated[
         Path | None, typer.Option(help="A folder to write each kernel's files to.")
     ] = None,
-    state_size: o.StateSize = 32,
-    dictionary_size: o.DictionarySize = 32,
-    dtype: o.DtypeOption = o.Dtype.complex64,
-    payload_dtype: o.PayloadOption = None,
-    map_source: o.MapSourceOption = o.MapSource.dictionary,
-    map_class: o.MapClassOption = o.MapClass.general,
-    orientation: o.OrientationOption = o.Orientation.column,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
 ) -> None:
@@ -33,15 +29,6 @@ def compile_command(
     from pdssm_compiler.compiled import compile
     from pdssm_compiler.runtime.backends import BACKENDS
 
-    spec = o.spec_of(
-        state_size,
-        dictionary_size,
-        dtype,
-        payload_dtype,
-        map_source,
-        map_class,
-        orientation,
-    )
     columns = ("registers", "spilled", "shared_bytes", "barriers")
     table = Table("target", "kernel", "template", "config", "bytes", *columns)
     for name in target or [None]:  # type: ignore[list-item]
@@ -58,7 +45,7 @@ def compile_command(
             table.add_row(str(compiled.target), kind, source.template, config, str(size), *cells)
             if out is not None:
                 _write(out / f"{compiled.target.arch}-{kind}", files)
-    Console().print(table)
+    results().print(table)
     if out is not None:
         typer.echo(f"files written to {out}")
 

@@ -6,8 +6,9 @@ import shutil
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from pdssm_compiler.cli.consoles import results
 
 _PACKAGES = ("torch", "triton", "apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit", "numpy")
 
@@ -16,7 +17,7 @@ def doctor() -> None:
     """Say which devices, packages, caches and toolchains are here, and whether scans work on
     each device. Exit status 1 if one does not.
     """
-    console = Console()
+    console = results()
     console.print(_packages())
     console.print(_cache())
     works, table = _devices()

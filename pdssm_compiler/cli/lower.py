@@ -7,6 +7,7 @@ import typer
 
 from pdssm_compiler.cli import options as o
 from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.spec import ScanSpec
 
 
 class Stage(StrEnum):
@@ -26,22 +27,22 @@ class Stage(StrEnum):
     amdgcn = "amdgcn"
 
 
+# What every target has; the others are of Triton's compiler.
+_PROGRAMS = (Stage.ir, Stage.specialised, Stage.adjoint, Stage.summary)
+_OURS = (*_PROGRAMS, Stage.schedule, Stage.source, Stage.backward_source)
+
+
 class StageError(PdssmError, ValueError):
     """The target has no such stage."""
 
 
+@o.takes_spec
 def lower(
+    spec: ScanSpec,
     stage: Annotated[Stage, typer.Argument(help="What to print.")] = Stage.ir,
     target: Annotated[
         str | None, typer.Option(help="cpu, cuda, or an architecture such as sm_90 or gfx942.")
     ] = None,
-    state_size: o.StateSize = 32,
-    dictionary_size: o.DictionarySize = 32,
-    dtype: o.DtypeOption = o.Dtype.complex64,
-    payload_dtype: o.PayloadOption = None,
-    map_source: o.MapSourceOption = o.MapSource.dictionary,
-    map_class: o.MapClassOption = o.MapClass.general,
-    orientation: o.OrientationOption = o.Orientation.column,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
 ) -> None:
@@ -50,16 +51,7 @@ def lower(
     """
     from pdssm_compiler.compiled import compile
 
-    spec = o.spec_of(
-        state_size,
-        dictionary_size,
-        dtype,
-        payload_dtype,
-        map_source,
-        map_class,
-        orientation,
-    )
-    if stage in (Stage.ir, Stage.specialised, Stage.adjoint, Stage.summary):
+    if stage in _PROGRAMS:
         typer.echo(_program(stage, spec, initial_state, final_state), nl=False)
         return
     compiled = compile(spec, target, initial_state=initial_state, output_final_state=final_state)
@@ -72,12 +64,16 @@ def lower(
     else:
         name = f"scan.{stage.value}"
         if name not in compiled.files:
-            stages = ", ".join(sorted(n.removeprefix("scan.") for n in compiled.files))
-            raise StageError(f"{compiled.target} has no stage {stage.value!r}; it has {stages}")
+            theirs = [s for s in Stage if f"scan.{s.value}" in compiled.files]
+            stages = ", ".join(s.value for s in (*_OURS, *theirs))
+            raise StageError(
+                f"{compiled.target} has no stage {stage.value!r}; name one of its own ({stages}) "
+                f"or another --target, such as sm_90 or gfx942"
+            )
         typer.echo(compiled.files[name].decode(), nl=False)
 
 
-def _program(stage: Stage, spec, initial_state: bool, final_state: bool) -> str:  # type: ignore[no-untyped-def]
+def _program(stage: Stage, spec: ScanSpec, initial_state: bool, final_state: bool) -> str:
     """A stage that needs no target."""
     from pdssm_compiler.ir.passes import adjoint, specialise, summarise
     from pdssm_compiler.ir.programs import pd_scan

@@ -1,7 +1,9 @@
 """Options that several commands share: a specification, told on the command line."""
 
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -64,21 +66,50 @@ FinalState = Annotated[bool, typer.Option("--final-state", help="Write the last 
 
 
 def spec_of(
-    state_size: int,
-    dictionary_size: int,
-    dtype: Dtype,
-    payload: Payload | None,
-    map_source: MapSource,
-    map_class: MapClass,
-    orientation: Orientation,
+    state_size: StateSize = 32,
+    dictionary_size: DictionarySize = 32,
+    dtype: DtypeOption = Dtype.complex64,
+    payload_dtype: PayloadOption = None,
+    map_source: MapSourceOption = MapSource.dictionary,
+    map_class: MapClassOption = MapClass.general,
+    orientation: OrientationOption = Orientation.column,
 ) -> ScanSpec:
     """The specification that the options describe."""
     return ScanSpec(
         state_size,
         dictionary_size if map_source is MapSource.dictionary else None,
         dtype=getattr(torch, dtype.value),
-        payload_dtype=getattr(torch, payload.value) if payload else None,
+        payload_dtype=getattr(torch, payload_dtype.value) if payload_dtype else None,
         map_source=map_source.value,
         map_class=map_class.value,
         orientation=orientation.value,
     )
+
+
+def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter ``spec`` is told by the options of :func:`spec_of`.
+
+    If the parameter has a default, that is what it is where ``--state-size`` is not given.
+    """
+    own = dict(inspect.signature(command).parameters)
+    spec = own.pop("spec")
+    told = dict(inspect.signature(spec_of).parameters)
+    optional = spec.default is not inspect.Parameter.empty
+    if optional:
+        size = told["state_size"]
+        perhaps = Annotated[int | None, *size.annotation.__metadata__]
+        told["state_size"] = size.replace(annotation=perhaps, default=None)
+
+    def with_options(**given: Any) -> None:
+        options = {name: given.pop(name) for name in told}
+        if optional and options["state_size"] is None:
+            command(**given)
+        else:
+            command(spec=spec_of(**options), **given)
+
+    # Typer reads a command's options from these.
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own.values(), *told.values())]
+    with_options.__doc__ = command.__doc__
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from pdssm_compiler.cli.consoles import messages, results
 from pdssm_compiler.ir.errors import PdssmError
 
 
@@ -48,11 +48,11 @@ def run(
     corpus = load_corpus(files or None, max_bytes=max_mib << 20)
     patterns = _patterns(regex, pattern)
     machines = {name: build_bimachine(byte_automaton(text)) for name, text in patterns.items()}
-    console = Console()
+    console = results()
     for line in corpus.skipped:
-        Console(stderr=True).print(f"skipped: {line}", markup=False)
+        messages().print(f"skipped: {line}", markup=False, soft_wrap=True)
     reports = {}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=messages(), transient=True) as progress:
         for name, machine in machines.items():
             task = progress.add_task(name, total=corpus.total_bytes)
             reports[name] = search(
@@ -67,10 +67,11 @@ def run(
         f"{len(corpus.texts)} texts, {corpus.total_bytes / 2**20:.1f} MiB, on {where} ({what}, "
         f"{torch.get_num_threads()} threads); {ran.template} {ran.config} by {ran.reason}",
         markup=False,
+        soft_wrap=True,
     )
     console.print(_table(reports))
     _plot(reports, str(where), plot)
-    console.print(f"plot: {plot}", markup=False)
+    console.print(f"plot: {plot}", markup=False, soft_wrap=True)
     if not all(report.exact for report in reports.values()):
         raise typer.Exit(1)
 

@@ -386,7 +386,9 @@ class TritonBody:
             carry = self.program.carry(final.carry)
             argument = self._argument(final.name)
             self._store(argument, f"{final.name}_at", part_names(carry.name, carry.type))
-        for number, (subject, promise) in enumerate(self._promises()):
+        # Ranges last: a map that leaves its range breaks its promise as well, and the word that
+        # is written last stays.
+        for number, (subject, promise) in reversed(list(enumerate(self._promises()))):
             self.writer.line(f"at = tl.max(broken_{number}, axis=1)")
             self._report(subject, promise, "at >= 0", "b * L * H + at * H + h")
 

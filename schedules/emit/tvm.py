@@ -508,9 +508,15 @@ class TvmBody:
         )
 
     def _report(self, subject: str, promise: str, bound: int, token: str) -> None:
-        """Write the error word if ``worst[0]`` is not below the bound."""
+        """Write the error word if ``worst[0]`` is not below the bound.
+
+        A map that leaves its range breaks its promise as well: what is said then is the range.
+        """
         number = self.signature.check_number(ReportedCheck(subject, promise))
-        with self.writer.block(f"if worst[0] >= T.uint64({bound}):"):
+        wrong = f"worst[0] >= T.uint64({bound})"
+        if promise != "range":
+            wrong = f"{wrong} and error[0] == T.int64(0)"
+        with self.writer.block(f"if {wrong}:"):
             self.writer.line(f"error[0] = T.int64({number << CHECK_SHIFT}) + ({token})")
 
 

@@ -58,6 +58,24 @@ def test_broken_promise(source: str, orientation: str, device: torch.device) -> 
         pdssm_compiler.check()
 
 
+@pytest.mark.parametrize("map_class", ["permutation", "identity"])
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("source", ["dictionary", "token"])
+def test_an_index_out_of_range_is_no_broken_promise(
+    source: str, orientation: str, map_class: str, device: torch.device
+) -> None:
+    call = _call(device, source)
+    name, at, place = {
+        "dictionary": ("dictionary", (2, 1, 3), r"\[h=2, k=1\]|dictionary \(head 2\)"),
+        "token": ("destination", (0, 7, 1, 5), r"\[b=0, t=7, h=1\]"),
+    }[source]
+    call[name] = torch.arange(8, dtype=torch.int32, device=device).expand(call[name].shape)
+    call[name] = _wrong(call[name], 8, *at)
+    pdssm_compiler.pd_scan(**call, map_class=map_class, orientation=orientation)
+    with pytest.raises(pdssm_compiler.IndexRangeError, match=place):
+        pdssm_compiler.check()
+
+
 def test_the_next_call_raises_and_the_one_after_works(device: torch.device) -> None:
     good = _call(device)
     want, _ = pdssm_compiler.pd_scan(**good)

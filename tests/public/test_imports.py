@@ -1,13 +1,21 @@
-"""What importing and calling the package loads: a fresh process tells."""
+"""Which way imports point, and what importing and calling the package loads."""
 
 import json
 import subprocess
 import sys
+import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import pdssm_compiler
+from tests.imports import PACKAGES, imported, module_name, sources
 
 ROOT = Path(pdssm_compiler.__file__).parent.parent
+
+# What each package may import of the others; the top package, of all.
+BELOW = {"ir": set(), "schedules": {"ir"}, "runtime": {"ir", "schedules"}}
 
 SCAN = """
 import torch, pdssm_compiler
@@ -58,3 +66,66 @@ def test_pd_scan_on_a_warm_cache_does_not_import_tvm() -> None:
     warm, messages = loaded_by(SCAN)
     assert "disk" in messages
     assert not {"tvm", "triton"} & warm
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_imports_point_one_way(package: str) -> None:
+    allowed = BELOW[package] | {package}
+    for path in sources(package):
+        for name in imported(path):
+            if name.startswith("pdssm_compiler"):
+                parts = [*name.split("."), ""]
+                assert parts[1] in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["ir", "schedules"])
+def test_no_tensor_library_below_the_runtime(package: str) -> None:
+    for path in sources(package):
+        roots = {name.partition(".")[0] for name in imported(path)}
+        assert not roots & {"torch", "triton", "tvm", "tvm_ffi"}, path
+
+
+def test_the_top_package_imports_nothing_when_it_is_imported() -> None:
+    found = set(imported(PACKAGES[""] / "__init__.py", at_import=True))
+    assert found == {"importlib.import_module", "typing.TYPE_CHECKING", "typing.Any"}
+
+
+def test_only_the_command_line_imports_the_command_line() -> None:
+    for path in sources(""):
+        inside = "cli" in path.parent.parts or path.name == "__main__.py"
+        for name in imported(path):
+            assert inside or not name.startswith("pdssm_compiler.cli"), f"{path} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    files = {module_name(p, path): path for p in PACKAGES for path in sources(p)}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        # What is imported is a module, or a name in one.
+        reached = (
+            found if found in files else found.rpartition(".")[0]
+            for found in imported(path, at_import=True)
+        )
+        graph[name] = {found for found in reached if found in files}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, naming the cycle
+
+
+def test_the_top_packages_modules_do_not_go_through_its_lazy_names() -> None:
+    modules = {module_name(p, path) for p in PACKAGES for path in sources(p)}
+    for path in sources(""):
+        if path.name != "__init__.py" or path.parent != PACKAGES[""]:
+            for name in imported(path):
+                lazy = name.startswith("pdssm_compiler.") and name.count(".") == 1
+                assert not lazy or name in modules, f"{path} imports {name}"
+
+
+def test_the_wheel_has_every_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        module_name(package, path)
+        for package in PACKAGES
+        for path in sources(package)
+        if path.name == "__init__.py"
+    }
+    assert set(setuptools["packages"]) == found | {"pdssm_compiler.autotune_logs"}
+    assert "py.typed" in setuptools["package-data"]["pdssm_compiler"]

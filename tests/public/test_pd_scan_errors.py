@@ -1,8 +1,11 @@
 """``pd_scan``: what it says when a call is wrong, before a kernel runs and from inside one."""
 
 import importlib.util
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from pdssm_compiler import (
     IndexRangeError,
     PromiseError,
     pd_scan,
+    reference,
 )
 from tests.public.scans import Case, Draw, Tensors, inputs
 
@@ -22,11 +26,19 @@ START = torch.zeros(2, 3, 4, dtype=torch.complex64)
 GIVEN = {"diagonal": COMPLEX, "drive": COMPLEX}
 DICTIONARY = {**GIVEN, "dictionary": MAPS, "selection": CHOSEN}
 
+
+def quietly(make: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+    """A tensor of a layout that torch warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(*arguments)
+
+
 # Each: the arguments, and pieces of the message.
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "diagonal no tensor": (
         {**GIVEN, "diagonal": [1.0]},
-        ("diagonal must be a torch.Tensor, got list",),
+        ("diagonal must be a torch.Tensor, got list; torch.as_tensor makes one",),
     ),
     "diagonal dtype": (
         {**GIVEN, "diagonal": COMPLEX.real.half()},
@@ -38,11 +50,17 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "diagonal rank": (
         {**GIVEN, "diagonal": COMPLEX[0]},
-        ("diagonal must have the shape [B, T, H, N]", "torch.complex64, got [5, 3, 4]"),
+        (
+            "diagonal must have the shape [B, T, H, N]",
+            "torch.complex64, got [5, 3, 4]; reshape it",
+        ),
     ),
     "pairs without a pair": (
         {**GIVEN, "diagonal": COMPLEX.real},
-        ("diagonal must have the shape [B, T, H, N, 2]", "torch.float32, got [2, 5, 3, 4]"),
+        (
+            "diagonal must have the shape [B, T, H, N, 2]",
+            "torch.float32, got [2, 5, 3, 4]; reshape it",
+        ),
     ),
     "payload without a pair": (
         {**GIVEN, "drive": COMPLEX.real.bfloat16()},
@@ -54,7 +72,7 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "payload with a double diagonal": (
         {"diagonal": COMPLEX.to(torch.complex128), "drive": torch.zeros(2, 5, 3, 4, 2).half()},
-        ("a torch.float16 drive goes with a float32 diagonal, got torch.complex128",),
+        ("a torch.float16 drive goes with a float32 diagonal, got torch.complex128; convert one",),
     ),
     "no states": (
         {"diagonal": COMPLEX[..., :0], "drive": COMPLEX[..., :0]},
@@ -70,7 +88,10 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "both sources": (
         {**DICTIONARY, "destination": COMPLEX.real.int()},
-        ("destination is given instead of dictionary and selection, not with them",),
+        (
+            "destination is given instead of dictionary and selection, not with them",
+            "leave out one or the others",
+        ),
     ),
     "no selection": (
         {**GIVEN, "dictionary": MAPS},
@@ -86,60 +107,113 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "dictionary no tensor": (
         {**DICTIONARY, "dictionary": "maps"},
-        ("dictionary must be a torch.Tensor, got str",),
+        ("dictionary must be a torch.Tensor, got str; torch.as_tensor makes one",),
     ),
     "selection dtype": (
         {**DICTIONARY, "selection": CHOSEN.float()},
-        ("selection has the unsupported dtype torch.float32", "uint8, int16, int32 or int64"),
+        (
+            "selection has the unsupported dtype torch.float32",
+            "uint8, int16, int32 or int64, by .to()",
+        ),
     ),
     "dictionary rank": (
         {**DICTIONARY, "dictionary": MAPS[0]},
-        ("dictionary must have the shape [H, K, N], got [6, 4]",),
+        ("dictionary must have the shape [H, K, N], got [6, 4]; reshape it",),
     ),
     "selection rank": (
         {**DICTIONARY, "selection": CHOSEN[0]},
-        ("selection must have the shape [B, T, H], got [5, 3]",),
+        ("selection must have the shape [B, T, H], got [5, 3]; reshape it",),
     ),
     "destination rank": (
         {**GIVEN, "destination": CHOSEN},
-        ("destination must have the shape [B, T, H, N], got [2, 5, 3]",),
+        ("destination must have the shape [B, T, H, N], got [2, 5, 3]; reshape it",),
     ),
     "initial state no tensor": (
         {**GIVEN, "initial_state": 0},
-        ("initial_state must be a torch.Tensor, got int",),
+        ("initial_state must be a torch.Tensor, got int; torch.as_tensor makes one",),
     ),
     "initial state rank": (
         {**GIVEN, "initial_state": COMPLEX},
-        ("initial_state must have the shape [B, H, N]", "got [2, 5, 3, 4]"),
+        ("initial_state must have the shape [B, H, N]", "got [2, 5, 3, 4]", "reshape it"),
     ),
     "initial state pairs": (
         {**GIVEN, "initial_state": START.real},
-        ("initial_state must have the shape [B, H, N, 2]", "torch.float32, got [2, 3, 4]"),
+        (
+            "initial_state must have the shape [B, H, N, 2]",
+            "torch.float32, got [2, 3, 4]; reshape it",
+        ),
     ),
     # From here on by the sizes.
     "drive size": (
         {**GIVEN, "drive": COMPLEX[:, :4]},
-        ("drive must have the shape [B, T, H, 4] = [2, 5, 3, 4], got [2, 4, 3, 4]",),
+        (
+            "drive must have the shape [B, T, H, 4] = [2, 5, 3, 4], got [2, 4, 3, 4]",
+            "; make it agree with diagonal",
+        ),
     ),
     "drive state size": (
         {**GIVEN, "drive": COMPLEX[..., :3]},
-        ("drive must have the shape [B, T, H, 4] = [2, 5, 3, 4], got [2, 5, 3, 3]",),
+        (
+            "drive must have the shape [B, T, H, 4] = [2, 5, 3, 4], got [2, 5, 3, 3]",
+            "; make it agree with diagonal",
+        ),
     ),
     "dictionary heads": (
         {**DICTIONARY, "dictionary": MAPS[:2]},
-        ("dictionary must have the shape [H, 6, 4] = [3, 6, 4], got [2, 6, 4]",),
+        (
+            "dictionary must have the shape [H, 6, 4] = [3, 6, 4], got [2, 6, 4]",
+            "; make it agree with diagonal",
+        ),
     ),
     "selection length": (
         {**DICTIONARY, "selection": CHOSEN[:, :1]},
-        ("selection must have the shape [B, T, H] = [2, 5, 3], got [2, 1, 3]",),
+        (
+            "selection must have the shape [B, T, H] = [2, 5, 3], got [2, 1, 3]",
+            "; make it agree with diagonal",
+        ),
     ),
     "initial state size": (
         {**GIVEN, "initial_state": START[:1]},
-        ("initial_state must have the shape [B, H, 4] = [2, 3, 4], got [1, 3, 4]",),
+        (
+            "initial_state must have the shape [B, H, 4] = [2, 3, 4], got [1, 3, 4]",
+            "; make it agree with diagonal",
+        ),
     ),
     "initial state dtype": (
         {**GIVEN, "initial_state": START.to(torch.complex128)},
-        ("initial_state must be torch.complex64, got torch.complex128",),
+        ("initial_state must be torch.complex64, got torch.complex128; convert it with .to(",),
+    ),
+    "sparse": (
+        {**GIVEN, "drive": COMPLEX.to_sparse()},
+        ("drive must be a dense tensor, got a torch.sparse_coo one", "with .to_dense()"),
+    ),
+    "sparse rows": (
+        {**DICTIONARY, "selection": quietly(CHOSEN.to_sparse_csr)},
+        ("selection must be a dense tensor, got a torch.sparse_csr one", "with .to_dense()"),
+    ),
+    "MKL-DNN": (
+        {**GIVEN, "diagonal": torch.zeros(2, 5, 3, 4, 2).to_mkldnn()},
+        ("diagonal must be a dense tensor, got a torch._mkldnn one", "with .to_dense()"),
+    ),
+    "nested": (
+        {**GIVEN, "diagonal": quietly(torch.nested.nested_tensor, [COMPLEX.real[0]])},
+        ("diagonal must be a dense tensor, got a nested one; pad it",),
+    ),
+    "NumPy's array": (
+        {**GIVEN, "drive": COMPLEX.numpy()},
+        ("drive must be a torch.Tensor, got ndarray; torch.as_tensor makes one",),
+    ),
+    "map class of several": (
+        {**GIVEN, "map_class": np.array(["general", "identity"])},
+        ("map_class must be one of 'general', 'permutation', 'identity'; got array(",),
+    ),
+    "orientation of several": (
+        {**GIVEN, "orientation": np.array(["row", "column"])},
+        ("orientation must be one of 'column', 'row'; got array(",),
+    ),
+    "a final state of several": (
+        {**GIVEN, "output_final_state": np.array([True, False])},
+        ("output_final_state must be True or False, got ndarray; pass one of the two",),
     ),
     "two devices": (
         {**GIVEN, "drive": COMPLEX.to("meta")},
@@ -156,11 +230,12 @@ def test_arguments(wrong: str, differentiated: bool) -> None:
     diagonal = arguments["diagonal"]
     if differentiated and isinstance(diagonal, torch.Tensor):
         arguments["diagonal"] = diagonal.detach().clone().requires_grad_()
-    with pytest.raises(ArgumentError) as caught:
-        pd_scan(**arguments)
-    assert isinstance(caught.value, ValueError)
-    for piece in pieces:
-        assert piece in str(caught.value)
+    for scan in (pd_scan, reference.pd_scan):
+        with pytest.raises(ArgumentError) as caught:
+            scan(**arguments)
+        assert isinstance(caught.value, ValueError)
+        for piece in pieces:
+            assert piece in str(caught.value)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (2, 5, 0), (0, 0, 0)], ids=str)
@@ -176,6 +251,29 @@ def test_empty_calls(source: str, shape: tuple[int, int, int]) -> None:
     (states.abs().sum() + final.real.sum()).backward()
     assert tensors["diagonal"].grad.shape == tensors["diagonal"].shape
     assert torch.equal(tensors["initial_state"].grad, torch.ones_like(final))
+
+
+@pytest.mark.parametrize("name", DICTIONARY)
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_a_sparse_tensor_after_a_dense_one(
+    name: str, layout: torch.layout, differentiated: bool
+) -> None:
+    given = dict(DICTIONARY)
+    given["diagonal"] = COMPLEX.clone().requires_grad_(differentiated)
+    pd_scan(**given)  # so the call is one that was seen before
+    given[name] = given[name].detach().to_sparse(layout=layout)
+    if name == "diagonal":
+        given["drive"] = COMPLEX.clone().requires_grad_(differentiated)
+    with pytest.raises(ArgumentError, match=f"{name} must be a dense tensor, got a torch.sparse"):
+        pd_scan(**given)
+
+
+def test_numpys_scalars_are_options_like_pythons() -> None:
+    plain = pd_scan(**DICTIONARY, orientation="row", output_final_state=True)
+    options = {"orientation": np.str_("row"), "output_final_state": np.bool_(True)}
+    for mine, theirs in zip(pd_scan(**DICTIONARY, **options), plain, strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def wrong_entry(source: str, name: str, at: tuple[int, ...], value: int) -> Tensors:
@@ -194,11 +292,12 @@ def test_index_out_of_range(value: int, grad: bool) -> None:
     ):
         tensors = wrong_entry(source, name, at, value)
         tensors["drive"].requires_grad_(grad)
-        with pytest.raises(IndexRangeError) as caught:
-            pd_scan(**tensors)
-        want = f"{name}{list(at)} = {value}: entries must lie in [0, {bound})"
-        assert str(caught.value) == want
-        assert isinstance(caught.value, IndexError)
+        for scan in (pd_scan, reference.pd_scan):
+            with pytest.raises(IndexRangeError) as caught:
+                scan(**tensors)
+            want = f"{name}{list(at)} = {value}: entries must lie in [0, {bound})"
+            assert str(caught.value) == want
+            assert isinstance(caught.value, IndexError)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
@@ -240,7 +339,7 @@ def test_broken_promises(source: str, orientation: str, map_class: str) -> None:
     pd_scan(**tensors, **case.options)
     name, at, place = {
         "token": ("destination", (1, 4, 2), r"\[b=1, t=4, h=2\]"),
-        "dictionary": ("dictionary", (2, 1), r"\[k=1, h=2\]"),
+        "dictionary": ("dictionary", (2, 1), r"\[h=2, k=1\]"),
     }[source]
     wrong = [1, 0, 2, 3] if map_class == "identity" else [0, 1, 1, 3]
     tensors[name][at] = torch.tensor(wrong, dtype=torch.int32)
@@ -251,6 +350,29 @@ def test_broken_promises(source: str, orientation: str, map_class: str) -> None:
             match=rf"{name}{place} is not the {map_class} that map_class promised; give maps",
         ):
             pd_scan(**tensors, **case.options)
+        with pytest.raises(
+            PromiseError, match=f"{name} is not the {map_class} that map_class promised; give maps"
+        ):
+            reference.pd_scan(**tensors, **case.options)
+
+
+@pytest.mark.parametrize("value", [-1, 4, 2**31 - 1])
+@pytest.mark.parametrize("map_class", ["permutation", "identity"])
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("source", ["token", "dictionary"])
+def test_an_index_out_of_range_is_no_broken_promise(
+    source: str, orientation: str, map_class: str, value: int
+) -> None:
+    case = Case(4, source, orientation, map_class)
+    tensors = inputs(case, Draw(2, 5, 3, "identity", "disk", 0))
+    name, at = {"token": ("destination", (1, 2, 2)), "dictionary": ("dictionary", (2, 1))}[source]
+    tensors[name][(*at, 3)] = value
+    for grad in (False, True):
+        tensors["drive"].requires_grad_(grad)
+        for scan in (pd_scan, reference.pd_scan):
+            with pytest.raises(IndexRangeError) as caught:
+                scan(**tensors, **case.options)
+            assert str(caught.value) == f"{name}{[*at, 3]} = {value}: entries must lie in [0, 4)"
 
 
 @pytest.mark.parametrize("package", ["tvm", "tvm_ffi", "tvm_ffi_orcjit"])
@@ -266,6 +388,26 @@ def test_a_missing_backend(package: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert f"the Python package {package} is missing: install pdssm-compiler" in str(caught.value)
     monkeypatch.undo()
     assert torch.equal(pd_scan(tensor, tensor)[0], tensor)
+
+
+META = {name: tensor.to("meta") for name, tensor in DICTIONARY.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("drive", META["drive"][:, :4], "drive must have the shape"),
+        ("dictionary", META["dictionary"][:2], "dictionary must have the shape"),
+        ("selection", META["selection"][:1], "selection must have the shape"),
+        ("initial_state", START.to("meta", torch.complex128), "must be torch.complex64, got"),
+        ("initial_state", START, "all tensors must be on one device"),
+    ],
+)
+def test_meta_tensors_are_checked(name: str, wrong: torch.Tensor, message: str) -> None:
+    for grad in (False, True):
+        given = {**META, "diagonal": META["diagonal"].clone().requires_grad_(grad)}
+        with pytest.raises(ArgumentError, match=message):
+            pd_scan(**{**given, name: wrong})
 
 
 def test_meta_tensors_give_shapes() -> None:

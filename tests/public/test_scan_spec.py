@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,12 +10,35 @@ from pdssm_compiler import ArgumentError, ScanSpec
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "state_size": ({"state_size": 0}, "state_size must be a whole number of at least 1, got 0"),
+    "state_size": (
+        {"state_size": 0},
+        "state_size must be a whole number of at least 1, got 0; pass an int",
+    ),
     "no integer": (
         {"state_size": 4.0},
-        "state_size must be a whole number of at least 1, got 4.0",
+        "state_size must be a whole number of at least 1, got 4.0; pass an int",
     ),
-    "bool": ({"state_size": True}, "state_size must be a whole number of at least 1, got True"),
+    "bool": (
+        {"state_size": True},
+        "state_size must be a whole number of at least 1, got True; pass an int",
+    ),
+    "an array": (
+        {"state_size": np.array([4, 4])},
+        "state_size must be a whole number of at least 1, got array([4, 4]); pass an int",
+    ),
+    "too large": (
+        {"state_size": 1 << 17},
+        "state_size must be at most 65536, got 131072; use a smaller one",
+    ),
+    "map_source of several": (
+        {"state_size": 4, "map_source": np.array(["none", "token"])},
+        "map_source must be one of 'dictionary', 'token', 'none'; got array(['none', 'token'], "
+        "dtype='<U5')",
+    ),
+    "NumPy's dtype": (
+        {"state_size": 4, "map_source": "token", "dtype": np.complex64},
+        "dtype must be one of torch.complex64, torch.complex128; got <class 'numpy.complex64'>",
+    ),
     "no dictionary": (
         {"state_size": 4},
         "dictionary_size is needed with map_source='dictionary'; pass it, or choose "
@@ -22,11 +46,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "dictionary_size": (
         {"state_size": 4, "dictionary_size": -1},
-        "dictionary_size must be a whole number of at least 1, got -1",
+        "dictionary_size must be a whole number of at least 1, got -1; pass an int",
     ),
     "chunk_length": (
         {"state_size": 4, "dictionary_size": 2, "chunk_length": 0},
-        "chunk_length must be a whole number of at least 1, got 0",
+        "chunk_length must be a whole number of at least 1, got 0; pass an int",
     ),
     "map_source": (
         {"state_size": 4, "map_source": "head"},
@@ -55,7 +79,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
             "dtype": torch.complex128,
             "payload_dtype": torch.float16,
         },
-        "payload_dtype needs dtype=torch.complex64",
+        "payload_dtype needs dtype=torch.complex64, got torch.complex128; leave one out",
     ),
 }
 
@@ -66,6 +90,12 @@ def test_refuses(wrong: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         ScanSpec(**arguments)
     assert str(caught.value) == message
+
+
+def test_numpys_integers_and_strings_are_pythons() -> None:
+    found = ScanSpec(np.int64(4), np.uint8(2), np.int32(8), orientation=np.str_("row"))
+    assert found == ScanSpec(4, 2, 8, orientation="row")
+    assert repr(found) == repr(ScanSpec(4, 2, 8, orientation="row"))
 
 
 def test_is_a_value() -> None:

@@ -39,32 +39,41 @@ def test_bind_gives_views_and_sizes() -> None:
 @pytest.mark.parametrize(
     ("position", "wrong", "message"),
     [
-        (0, torch.zeros(2, 5, 3, N), "z must be torch.complex64, got torch.float32"),
-        (2, torch.zeros(2, 5, 3).int(), "index must be torch.uint8, got torch.int32"),
+        (
+            0,
+            torch.zeros(2, 5, 3, N),
+            "z must be torch.complex64, got torch.float32; convert it with .to(torch.complex64)",
+        ),
+        (
+            2,
+            torch.zeros(2, 5, 3).int(),
+            "index must be torch.uint8, got torch.int32; convert it with .to(torch.uint8)",
+        ),
         (
             0,
             torch.zeros(2, 5, 3, N + 1, dtype=torch.complex64),
-            "z must have the shape [B, T, H, 4] = [2, 5, 3, 4], got [2, 5, 3, 5]",
+            "z must have the shape [B, T, H, 4] = [2, 5, 3, 4], got [2, 5, 3, 5]; reshape it",
         ),
         (
             0,
             torch.zeros(5, 3, N, dtype=torch.complex64),
-            "z must have the shape [B, T, H, 4], got [5, 3, 4]",
+            "z must have the shape [B, T, H, 4], got [5, 3, 4]; reshape it",
         ),
         (
             1,
             torch.zeros(2, 3, N, dtype=torch.int32),
-            "table must have the shape [H, 3, 4] = [3, 3, 4], got [2, 3, 4]",
+            "table must have the shape [H, 3, 4] = [3, 3, 4], got [2, 3, 4]; make it agree with z",
         ),
         (
             2,
             torch.zeros(2, 5, 3, 1, dtype=torch.uint8),
-            "index must have the shape [B, T, H] = [2, 5, 3], got [2, 5, 3, 1]",
+            "index must have the shape [B, T, H] = [2, 5, 3], got [2, 5, 3, 1]; make it "
+            "agree with z",
         ),
         (
             3,
             torch.zeros(1, 3, N, dtype=torch.complex64),
-            "start must have the shape [B, H, 4] = [2, 3, 4], got [1, 3, 4]",
+            "start must have the shape [B, H, 4] = [2, 3, 4], got [1, 3, 4]; make it agree with z",
         ),
     ],
 )

@@ -1,10 +1,13 @@
 """The kernel cache: what is stored comes back, or is a miss that is told."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.cache import KernelCache
-from pdssm_compiler.runtime.errors import CacheWarning
+from pdssm_compiler.runtime.errors import BackendUnavailableError, CacheWarning
 from tests.runtime.kernels import KEY, build_in, key
 
 FILES = {"kernel.o": bytes(range(256)), "source.py": b"# text\n"}
@@ -172,6 +175,145 @@ def test_an_unusable_folder_is_done_without_and_said_once(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert build_in(unusable[which], monkeypatch).origin == "compiled"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("place", ["write_bytes", "write_text", "mkdir", "rename"])
+def test_a_full_disk_is_done_without_and_said_once(
+    place: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(settings.CACHE_DIR, str(folder))
+
+    def refuse(path: Path, *_: Any, **__: Any) -> None:
+        if folder in (path, *path.parents):
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *_, **__)
+
+    real = getattr(Path, place)
+    monkeypatch.setattr(Path, place, refuse)
+    with pytest.warns(CacheWarning) as caught:
+        assert build_in(folder, monkeypatch).origin == "compiled"
+    (warning,) = caught
+    assert f"kernels are not cached: [Errno {code}]" in str(warning.message)
+    assert f"set {settings.CACHE_DIR} to a folder that can be written" in str(warning.message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_in(folder, monkeypatch).origin == "compiled"
+    monkeypatch.setattr(Path, place, real)
+    # Nothing half-written is left to be read, and once there is room again it is used.
+    assert not list(folder.glob("staged-*"))
+    assert build_in(folder, monkeypatch).origin == "compiled"
+    assert build_in(folder, monkeypatch).origin == "disk"
+
+
+def test_a_read_only_cache_still_serves_its_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    build_in(folder, monkeypatch)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        # The tests may run as root, whom no permission stops.
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def refuse_there(suffix: Any = None, prefix: Any = None, dir: Any = None) -> str:
+        return refuse() if dir == folder else real(suffix, prefix, dir)
+
+    real = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse_there)
+    for module, name in ((Path, "mkdir"), (Path, "rename"), (os, "utime")):
+        monkeypatch.setattr(module, name, refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_in(folder, monkeypatch).origin == "disk"
+    with pytest.warns(CacheWarning, match="kernels are not cached") as caught:
+        assert build_in(folder, monkeypatch, state_size=6).origin == "compiled"
+    assert len(caught) == 1
+
+
+def test_without_a_temporary_folder_nothing_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(BackendUnavailableError, match=r"No space left on device.*; set TMPDIR to"):
+        build_in(tmp_path, monkeypatch)
+
+
+def test_whether_it_is_writable(
+    cache: KernelCache, unusable: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache.writable() is None
+    assert list(cache.root.iterdir()) == []
+    for path in unusable.values():
+        assert str(KernelCache(path, LARGE).writable()).startswith("no: [Errno ")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # A full disk makes folders, and holds nothing in them.
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert cache.writable() == f"no: [Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
+    assert list(cache.root.iterdir()) == []
+
+
+def make_old(path: Path) -> None:
+    os.utime(path, (time.time() - 7200,) * 2)
+
+
+def test_what_dead_processes_left_is_removed(cache: KernelCache) -> None:
+    cache.store(key(1), FILES)
+    left = ["staged-dead", "discarded-dead", "probe-dead", f"{KEY.digest}.lock"]
+    working = ["staged-alive", "discarded-alive", f"{key(2).digest}.lock"]
+    for name in (*left, *working):
+        path = cache.root / name
+        if name.endswith(".lock"):
+            path.touch()
+        else:
+            path.mkdir()
+            (path / "kernel.o").write_bytes(FILES["kernel.o"])
+        if name in left:
+            make_old(path)
+    # A file of somebody else's is not ours to remove.
+    (cache.root / "notes.txt").touch()
+    make_old(cache.root / "notes.txt")
+    make_old(cache.root / key(1).digest)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.store(KEY, FILES)
+    names = {path.name for path in cache.root.iterdir()}
+    assert names == {*working, "notes.txt", KEY.digest, key(1).digest}
+    assert cache.load(key(1)) == FILES
+
+
+KILLED = """
+import os, pathlib
+pathlib.Path.rename = lambda *_: os._exit(9)
+"""
+
+
+def test_a_process_killed_while_it_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache"
+    environment = os.environ | {settings.CACHE_DIR: str(folder)}
+    killed = subprocess.run([sys.executable, "-c", KILLED + BUILD], env=environment)
+    assert killed.returncode == 9
+    (staged,) = folder.glob("staged-*")
+    (lock,) = folder.glob("*.lock")
+    # Its lock went with it: nothing waits, and nothing it wrote is taken for an entry.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_in(folder, monkeypatch).origin == "compiled"
+    assert staged.exists()
+    make_old(staged)
+    make_old(lock)
+    build_in(folder, monkeypatch, state_size=6)
+    assert not staged.exists()
+    assert not lock.exists()
+    assert build_in(folder, monkeypatch).origin == "disk"
 
 
 def test_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

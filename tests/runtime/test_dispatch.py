@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
-from pdssm_compiler import pd_scan
+from pdssm_compiler import pd_scan, reference
 from pdssm_compiler.arguments import read_call, text_of
 from pdssm_compiler.runtime import plan
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -98,6 +99,37 @@ def test_mixed_devices(grad: bool) -> None:
     given["diagonal"].requires_grad_(grad)
     with pytest.raises(ArgumentError, match=r"on one device: .*diagonal on cpu, .*drive on meta"):
         pd_scan(**given)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "drive", "initial_state"])
+def test_forward_mode_is_refused_not_lost(name: str) -> None:
+    given = call()
+    message = "a scan has no forward-mode derivative .*: use reverse mode"
+
+    def scanned(tensor: torch.Tensor) -> torch.Tensor:
+        return pd_scan(**given | {name: tensor})[0]
+
+    with pytest.raises(ArgumentError, match=message):
+        torch.func.jvp(scanned, (given[name],), (torch.ones_like(given[name]),))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(given[name], torch.ones_like(given[name]))
+        with pytest.raises(ArgumentError, match=message):
+            scanned(dual)
+        # What carries no tangent is as always.
+        assert torch.equal(scanned(given[name].clone()), pd_scan(**given)[0])
+
+
+def test_second_derivatives_are_refused_with_the_way_out() -> None:
+    def second(scan: Any) -> torch.Tensor:
+        given = call()
+        leaf = given["diagonal"].requires_grad_()
+        loss = scan(**given)[0].abs().sum()
+        (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        return torch.autograd.grad(first.abs().sum(), leaf)[0]
+
+    with pytest.raises(ArgumentError, match=r"no gradient of its own here .*reference\.pd_scan"):
+        second(pd_scan)
+    assert second(reference.pd_scan).isfinite().all()
 
 
 def test_inference_mode() -> None:

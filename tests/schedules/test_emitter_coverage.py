@@ -1,29 +1,14 @@
 """Every op has a rule in every emitter, and nothing below ``schedules/`` knows a program."""
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import pdssm_compiler
-import pdssm_compiler.ir
-import pdssm_compiler.runtime
-import pdssm_compiler.schedules
 from pdssm_compiler.ir import programs
 from pdssm_compiler.ir.ops import OPS
 from pdssm_compiler.schedules.emit import arithmetic, triton, tvm
-
-PACKAGES = {
-    name: Path(package.__path__[0])
-    for name, package in (
-        ("ir", pdssm_compiler.ir),
-        ("schedules", pdssm_compiler.schedules),
-        ("runtime", pdssm_compiler.runtime),
-    )
-}
-# What each package may import of the others.
-BELOW = {"ir": set(), "schedules": {"ir"}, "runtime": {"ir", "schedules"}}
+from tests.imports import imported, sources
 
 
 @pytest.mark.parametrize("emitter", [tvm, triton], ids=["tvm", "triton"])
@@ -35,39 +20,6 @@ def test_every_op_has_a_rule(emitter: object) -> None:
 def test_every_function_has_a_spelling() -> None:
     for dialect in (tvm.DIALECT, triton.DIALECT):
         assert set(dialect.functions) == set(arithmetic.FUNCTIONS)
-
-
-def sources(package: str) -> list[Path]:
-    found = sorted(PACKAGES[package].rglob("*.py"))
-    assert found
-    return found
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Full names of the modules, and of the names, that a file imports anywhere."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-@pytest.mark.parametrize("package", BELOW)
-def test_imports_point_one_way(package: str) -> None:
-    allowed = BELOW[package] | {package}
-    for path in sources(package):
-        for name in imported(path):
-            if name.startswith("pdssm_compiler"):
-                parts = [*name.split("."), ""]
-                assert parts[1] in allowed, f"{path} imports {name}"
-
-
-@pytest.mark.parametrize("package", ["ir", "schedules"])
-def test_no_tensor_library_below_the_runtime(package: str) -> None:
-    for path in sources(package):
-        roots = {name.partition(".")[0] for name in imported(path)}
-        assert not roots & {"torch", "triton", "tvm", "tvm_ffi"}, path
 
 
 def names_of_programs() -> set[str]:

@@ -1,5 +1,7 @@
 """Templates: what their heuristics choose and what ``feasible`` refuses, and why."""
 
+from typing import Any
+
 import pytest
 
 from pdssm_compiler.ir import Program
@@ -37,7 +39,7 @@ def test_heuristic_is_feasible_or_the_refusal_is_clear(target: str, map_class: s
             asked = program(state_size, map_class, backward)
             # Only the scatter's quadratic tile is ever too large.
             quadratic = map_class == "general" and not backward and target != "cpu"
-            refused = [problem for _, problem in candidates(asked, named) if problem]
+            refused = [c.problem for c in candidates(asked, named, Problem()) if c.problem]
             if refused:
                 assert quadratic
                 assert state_size > 128
@@ -111,8 +113,24 @@ def test_config_errors() -> None:
 
 
 def test_candidates_are_of_the_targets_kind() -> None:
-    assert [template.name for template, _ in candidates(program(8), H100)] == ["triton-rows"]
-    assert [template.name for template, _ in candidates(program(8), cpu_target())] == ["cpu-rows"]
+    for target, name in ((H100, "triton-rows"), (cpu_target(), "cpu-rows")):
+        (found,) = candidates(program(8), target, Problem())
+        assert found.template.name == name
+        assert found.template.accepts(found.config)
+
+
+def test_choosing_asks_each_heuristic_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for template in (CpuRows, TritonRows):
+        real = template.heuristic
+
+        def counted(self: Any, *arguments: Any, _real: Any = real) -> Any:
+            asked.append(self.name)
+            return _real(self, *arguments)
+
+        monkeypatch.setattr(template, "heuristic", counted)
+    choose(program(8), cpu_target())
+    assert asked == ["cpu-rows"]
 
 
 def test_unknown_target() -> None:

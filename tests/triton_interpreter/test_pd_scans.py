@@ -129,3 +129,12 @@ def test_a_broken_promise(config: TritonRowsConfig) -> None:
     assert "destination[b=1, t=2, h=1] is not the permutation that map_class promised" in str(
         error
     )
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("value", [-1, 5, 2**31 - 1])
+def test_an_index_out_of_range_is_no_broken_promise(value: int, config: TritonRowsConfig) -> None:
+    spec = PdScan(5, None, map_source="token", map_class="permutation")
+    error = reported(spec, "destination", (1, 2, 1, 3), value, config)
+    assert isinstance(error, IndexRangeError)
+    assert "destination[b=1, t=2, h=1] has an entry out of range" in str(error)

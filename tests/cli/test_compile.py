@@ -1,0 +1,61 @@
+"""``pdssm-compiler compile``: kernels for targets that are absent, and what they take there."""
+
+from pathlib import Path
+
+from tests.cli.conftest import Command, error_line
+
+GPUS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """The rows of a printed table, by its headings."""
+    lines = [line for line in table.splitlines() if line[:1] in "┃│"]
+    cells = [
+        [cell.strip() for cell in line.strip("┃│").replace("┃", "│").split("│")] for line in lines
+    ]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+
+
+def test_every_gpu_with_what_its_kernels_take(pdssm: Command) -> None:
+    targets = [word for name in GPUS for word in ("--target", name)]
+    done = pdssm("compile", "-N", 16, "-K", 4, "--map-class", "permutation", *targets)
+    assert done.status == 0
+    found = rows(done.out)
+    told = [(row["target"].partition(":")[2], row["kernel"]) for row in found]
+    assert told == [(name, kind) for name in GPUS for kind in ("forward", "backward")]
+    for row in found:
+        assert row["template"] == "triton-rows"
+        assert int(row["registers"]) > 0
+        assert int(row["spilled"]) == 0
+        assert int(row["barriers"]) == 0
+        assert int(row["bytes"]) > 0
+
+
+def test_files_are_written(pdssm: Command, tmp_path: Path) -> None:
+    out = tmp_path / "kernels"
+    done = pdssm("compile", "-N", 4, "-K", 3, "--target", "sm_90", "--target", "cpu", "--out", out)
+    assert done.status == 0
+    assert f"files written to {out}" in done.out
+    assert (out / "sm_90-forward" / "scan.cubin").read_bytes()[:4] == b"\x7fELF"
+    assert b".target sm_90" in (out / "sm_90-backward" / "scan.ptx").read_bytes()
+    (cpu,) = (folder for folder in out.glob("*-forward") if folder.name != "sm_90-forward")
+    assert {path.name for path in cpu.iterdir()} == {"kernel.o", "source.py"}
+
+
+def test_without_a_target_it_is_this_machine(pdssm: Command) -> None:
+    done = pdssm("compile", "-N", 4, "--map-source", "none")
+    assert [row["kernel"] for row in rows(done.out)] == ["forward", "backward"]
+
+
+def test_errors(pdssm: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = error_line(pdssm("compile", "-N", 4, "-K", 3, "--out", tmp_path / "file"))
+    assert message.startswith(f"cannot write to {tmp_path / 'file'}")
+    assert message.endswith("; choose --out")
+    assert error_line(pdssm("compile", "--target", "tpu")).startswith(
+        "unknown target 'tpu'; known"
+    )
+    message = error_line(pdssm("compile", "--payload-dtype", "float16", "--dtype", "complex128"))
+    assert message == (
+        "payload_dtype needs dtype=torch.complex64, got torch.complex128; leave one out"
+    )

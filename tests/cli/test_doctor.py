@@ -1,0 +1,60 @@
+"""``pdssm-compiler doctor``: what it says of this machine, and of one where something fails."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdssm_compiler import verification
+from pdssm_compiler.runtime import settings
+from pdssm_compiler.runtime.backends import BACKENDS
+from tests.cli.conftest import Command
+
+
+def test_packages_cache_devices_and_toolchains(pdssm: Command) -> None:
+    done = pdssm("doctor")
+    assert done.status == 0
+    for package in ("pdssm-compiler", "torch", "triton", "apache-tvm", "apache-tvm-ffi", "numpy"):
+        assert importlib.metadata.version(package) in done.out
+    assert str(settings.cache_dir()) in done.out
+    assert "works: a scan and its gradients agree with the reference" in done.out
+    for title in ("Packages", "Kernel cache", "Devices", "Toolchains"):
+        assert title in done.out
+
+
+@pytest.mark.filterwarnings("ignore:kernels are not cached")
+def test_a_cache_that_is_off_or_cannot_be_written(
+    pdssm: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path / "file"))
+    done = pdssm("doctor")
+    assert done.status == 0
+    assert "no: [Errno" in done.out
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
+    assert "off (PDSSM_CACHE=0)" in pdssm("doctor").out
+
+
+def test_a_device_that_does_not_work(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such instruction")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "verify_spec", broken)
+        done = pdssm("doctor")
+    assert done.status == 1
+    assert "RuntimeError: no such instruction" in done.out
+    with monkeypatch.context() as patch:
+        wrong = verification.Verification(verification.default_spec(), 3.0, 0.5)
+        patch.setattr(verification, "verify_spec", lambda *_, **__: wrong)
+        done = pdssm("doctor")
+    assert done.status == 1
+    assert "wrong: 3.0 times the allowed error" in done.out
+
+
+def test_a_missing_backend(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(BACKENDS["tvm"]), "unavailable", lambda _: "tvm is missing: get it")
+    done = pdssm("doctor")
+    assert done.status == 1
+    assert "tvm is missing: get it" in done.out

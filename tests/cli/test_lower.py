@@ -1,0 +1,99 @@
+"""``pdssm-compiler lower``: every stage of every kind of target; what is said of the others."""
+
+import pytest
+
+from pdssm_compiler import ScanSpec, compile
+from pdssm_compiler.cli.lower import Stage
+from pdssm_compiler.ir import parse_program
+from pdssm_compiler.ir.passes import adjoint, specialise, summarise
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from tests.cli.conftest import Command, error_line
+
+SIZES = ("-N", 4, "-K", 3)
+PROGRAM = pd_scan(PdScan(4, 3))
+NVIDIA = {"ttir", "ttgir", "llir", "ptx"}
+AMD = {"ttir", "ttgir", "llir", "amdgcn"}
+OWN = {"ir", "specialised", "adjoint", "summary", "schedule", "source", "backward-source"}
+# A line that only that stage has.
+MARKS = {
+    "ttir": "tt.func public @scan",
+    "ttgir": "ttg.num-warps",
+    "llir": "target datalayout",
+    "ptx": ".target sm_90",
+    "amdgcn": ".amdgcn_target",
+}
+
+
+def test_programs(pdssm: Command) -> None:
+    for stage, program in (
+        ("ir", PROGRAM),
+        ("specialised", specialise(PROGRAM)),
+        ("adjoint", adjoint(PROGRAM).program),
+    ):
+        done = pdssm("lower", stage, *SIZES)
+        assert done.status == 0
+        assert parse_program(done.out) == program
+    assert pdssm("lower", *SIZES).out == PROGRAM.text
+
+
+def test_options_reach_the_program(pdssm: Command) -> None:
+    done = pdssm(
+        "lower", "specialised", "-N", 5, "--map-source", "token", "--map-class", "permutation",
+        "--orientation", "column", "--dtype", "complex128", "--initial-state", "--final-state",
+    )  # fmt: skip
+    spec = PdScan(5, None, "c128", "token", "permutation", "column", True, True)
+    assert parse_program(done.out) == specialise(pd_scan(spec))
+    done = pdssm("lower", "ir", *SIZES, "--payload-dtype", "bfloat16", "--orientation", "row")
+    assert parse_program(done.out) == pd_scan(
+        PdScan(4, 3, orientation="row", payload_storage="cb32")
+    )
+
+
+def test_the_summary_is_three_programs(pdssm: Command) -> None:
+    done = pdssm("lower", "summary", *SIZES)
+    texts = done.out.split("# ")[1:]
+    assert [text.partition("\n")[0] for text in texts] == ["fold", "combine", "apply"]
+    summary = summarise(PROGRAM)
+    found = [parse_program(text.partition("\n")[2].strip() + "\n") for text in texts]
+    assert found == [summary.fold, summary.combine, summary.apply]
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90", "gfx942"])
+def test_schedule_and_sources(target: str, pdssm: Command) -> None:
+    scan = compile(ScanSpec(4, 3), target)
+    asked = (*SIZES, "--target", target)
+    assert pdssm("lower", "schedule", *asked).out == scan.explain() + "\n"
+    assert pdssm("lower", "source", *asked).out == scan.source.text
+    assert pdssm("lower", "backward-source", *asked).out == scan.backward_source.text
+
+
+@pytest.mark.parametrize(
+    ("target", "stages"), [("cpu", set()), ("sm_90", NVIDIA), ("gfx942", AMD)]
+)
+def test_the_compilers_own_stages(target: str, stages: set[str], pdssm: Command) -> None:
+    assert {stage.value for stage in Stage} == OWN | NVIDIA | AMD
+    for stage in sorted(NVIDIA | AMD):
+        done = pdssm("lower", stage, *SIZES, "--target", target)
+        if stage in stages:
+            assert done.status == 0
+            assert MARKS[stage] in done.out
+        else:
+            message = error_line(done)
+            assert f"has no stage '{stage}'; name one of its own (ir, specialised, " in message
+            assert "or another --target, such as sm_90 or gfx942" in message
+            for other in stages:
+                assert f"{other}" in message
+
+
+def test_errors(pdssm: Command) -> None:
+    assert error_line(pdssm("lower", "ir", "-N", 0)) == (
+        "state_size must be a whole number of at least 1, got 0; pass an int"
+    )
+    assert error_line(pdssm("lower", "source", "--target", "sm_99")).startswith(
+        "unknown target 'sm_99'; known targets: cpu, sm_80, "
+    )
+    message = error_line(pdssm("lower", "source", "-N", 500, "--target", "sm_90"))
+    assert message.startswith("no template can run a state size of 500 on cuda:sm_90: triton-rows")
+    done = pdssm("lower", "assembly")
+    assert done.status == 2
+    assert "'assembly' is not one of" in done.err

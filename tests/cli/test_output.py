@@ -1,0 +1,61 @@
+"""What every command prints to: how wide it is, and a reader that goes away."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pdssm_compiler.runtime import settings
+from tests.cli.conftest import Command
+
+
+def test_a_pipe_gets_whole_rows(pdssm: Command) -> None:
+    done = pdssm("compile", "-N", 4, "-K", 3, "--target", "sm_90")
+    heading, forward, backward = (line for line in done.out.splitlines() if line[0] in "┃│")
+    assert len(heading) > 100
+    assert "shared_bytes" in heading
+    for row in (forward, backward):
+        assert "num_warps=1" in row
+        assert "…" not in row
+
+
+def test_columns_say_how_wide(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    done = pdssm("compile", "-N", 4, "-K", 3, "--target", "sm_90")
+    assert max(map(len, done.out.splitlines())) <= 60
+
+
+def test_help_names_every_command(pdssm: Command) -> None:
+    done = pdssm("--help")
+    assert done.status == 0
+    for command in ("doctor", "lower", "compile", "verify", "run"):
+        assert f"  {command} " in done.out
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = "from pdssm_compiler.cli import main; main()"
+    command = [sys.executable, "-c", code, "lower", "source", "--map-source", "none"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        complaint = running.stderr.read().decode()
+        running.wait(120)
+    assert complaint == ""
+    assert running.returncode == 1
+
+
+def test_a_warning_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code = "from pdssm_compiler.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compile", "-N", "3", "-K", "2", "--target", "cpu"],
+        env=os.environ | {settings.CACHE_DIR: str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pdssm-compiler: kernels are not cached: [Errno ")

@@ -1,0 +1,42 @@
+"""``pdssm-compiler verify``: right kernels pass, wrong ones do not."""
+
+from typing import Any
+
+import pytest
+
+from pdssm_compiler import ScanSpec, verification
+from tests.cli.conftest import Command, error_line
+
+
+def test_one_specification(pdssm: Command) -> None:
+    done = pdssm("verify", "-N", 7, "-K", 3, "--orientation", "row", "--seeds", 2)
+    assert done.status == 0
+    assert "N=7 K=3 dictionary general row complex64" in done.out
+    assert "│ ok" in done.out
+
+
+def test_a_set(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [ScanSpec(3, 2), ScanSpec(5, map_source="none")]
+    monkeypatch.setattr(verification, "default_specs", lambda: specs)
+    done = pdssm("verify", "--seeds", 1)
+    assert done.status == 0
+    assert "N=3 K=2 dictionary general column complex64" in done.out
+    assert "N=5 none complex64" in done.out
+
+
+def test_a_wrong_kernel(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_and_a_half(spec: ScanSpec, *_: Any) -> verification.Verification:
+        return verification.Verification(spec, 0.1, 1.5)
+
+    monkeypatch.setattr(verification, "verify_spec", one_and_a_half)
+    done = pdssm("verify", "-N", 3)
+    assert done.status == 1
+    assert "1.500" in done.out
+    assert "│ WRONG" in done.out
+    assert "1 of 1 specifications are wrong" in done.out
+
+
+def test_devices_that_are_not_there(pdssm: Command) -> None:
+    assert error_line(pdssm("verify", "--device", "gpu0")).startswith("unknown device 'gpu0'; use")
+    assert error_line(pdssm("verify", "--device", "cuda:99")).startswith("torch sees no device")
+    assert error_line(pdssm("verify", "--device", "meta")).startswith("no backend for the device")

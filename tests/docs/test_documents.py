@@ -1,0 +1,87 @@
+"""What the documents show is so: their snippets run, their commands parse, their links lead on."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pdssm_compiler.cli.app import app
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = blocks(ROOT / "README.md", "python")
+    scope: dict[str, object] = {}
+    exec(compile(first, "README.md", "exec"), scope)
+    assert scope["states"].shape == (2, 100, 4, 32)
+    assert scope["final"].shape == (2, 4, 32)
+    assert scope["diagonal"].grad.shape == scope["diagonal"].shape
+    assert ", by heuristic; " in capsys.readouterr().out
+    exec(compile(second, "README.md", "exec"), {})
+    text = capsys.readouterr().out
+    for piece in ("scan N=32 forward", "scan N=32 backward", "@triton.jit", "by heuristic"):
+        assert piece in text
+
+
+def commands() -> list[str]:
+    lines = "\n".join(b for path in DOCUMENTS for b in blocks(path, "sh")).splitlines()
+    found = [line.partition(" # ")[0].strip() for line in lines]
+    return [line for line in found if line.startswith("pdssm-compiler ")]
+
+
+def test_there_are_commands() -> None:
+    shown = {line.split()[1] for line in commands()}
+    assert shown == {"doctor", "lower", "compile", "verify", "run"}
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_commands_options_are_there(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    command = typer.main.get_command(app).commands[name]
+    # Raises for an option that is not there, or a value it does not take.
+    assert command.make_context(name, arguments).command is command
+
+
+def test_the_printed_program_is_the_one_in_the_page() -> None:
+    page = (ROOT / "docs" / "ir.md").read_text()
+    assert "`pdssm-compiler lower ir -N 4 -K 3` prints" in page
+    assert f"```\n{pd_scan(PdScan(4, 3)).text}```" in page
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_named_files_are_there(path: Path) -> None:
+    text = path.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    for link in links:
+        assert (path.parent / link).exists(), link
+    # Paths of this repository that stand in the text.
+    tops = "ir|schedules|runtime|pdssm_compiler|tests|benchmarks|examples|docs"
+    for name in re.findall(rf"`((?:{tops})/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_setting_has_its_line() -> None:
+    source = (ROOT / "runtime" / "settings.py").read_text()
+    names = set(re.findall(r'"(PDSSM_\w+)"', source))
+    assert len(names) >= 3
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = [re.match(r"[\w-]+", requirement)[0] for requirement in asked]
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    assert [name for name in names if not re.search(rf"\b{name}\b", page)] == []

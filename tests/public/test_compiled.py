@@ -1,0 +1,195 @@
+"""``compile``: a scan made ahead of its first call, what it shows, and what it refuses."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+
+from pdssm_compiler import (
+    ArgumentError,
+    BackendUnavailableError,
+    CompiledScan,
+    NoTemplateError,
+    ScanSpec,
+    compile,
+    pd_scan,
+)
+from pdssm_compiler.ir import passes, programs
+from pdssm_compiler.runtime import compile_service
+from pdssm_compiler.schedules.target import UnknownTargetError, named_target
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from tests.public.scans import Case, Draw, Tensors, inputs
+
+SPEC = ScanSpec(7, 3)
+
+
+def call(batch: int = 2, length: int = 5, heads: int = 3, case: Case | None = None) -> Tensors:
+    case = case or Case(7, "dictionary")
+    maps = "random" if case.map_class == "general" else case.map_class
+    return inputs(case, Draw(batch, length, heads, maps, "disk", 1))
+
+
+@pytest.mark.parametrize("source", ["dictionary", "token", "none"])
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("map_class", ["general", "permutation", "identity"])
+def test_it_is_called_like_pd_scan(source: str, orientation: str, map_class: str) -> None:
+    size = 3 if source == "dictionary" else None
+    spec = ScanSpec(7, size, map_source=source, map_class=map_class, orientation=orientation)
+    scan = compile(spec, "cpu")
+    case = Case(7, source, orientation, map_class)
+    for sizes in ((2, 5, 3), (1, 1, 1), (3, 0, 2), (0, 4, 1)):
+        tensors = call(*sizes, case)
+        want = pd_scan(**tensors, **case.options, output_final_state=True)
+        for mine, theirs in zip(scan(**tensors, output_final_state=True), want, strict=True):
+            assert torch.equal(mine, theirs)
+        states, final = scan(**tensors)
+        assert final is None
+        assert torch.equal(states, want[0])
+
+
+def test_it_is_differentiable() -> None:
+    scan, tensors = compile(SPEC, "cpu"), call()
+    found = []
+    for function in (scan, pd_scan):
+        leaves = {n: t.clone().requires_grad_(t.is_complex()) for n, t in tensors.items()}
+        states, final = function(**leaves, output_final_state=True)
+        (states.abs().sum() + final.abs().sum()).backward()
+        found.append([t.grad for t in leaves.values() if t.is_complex()])
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_no_other_length_compiles_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = compile(ScanSpec(13, 3), "cpu", initial_state=True)
+    case = Case(13, "dictionary")
+    scan(**call(case=case))
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(compile_service, "obtain", refuse)
+    for batch, length, heads in ((1, 1, 1), (2, 100, 5), (3, 7, 2)):
+        assert scan(**call(batch, length, heads, case))[0].shape == (batch, length, heads, 13)
+
+
+def test_what_it_shows() -> None:
+    scan = compile(SPEC, "cpu", initial_state=True)
+    program = programs.pd_scan(programs.PdScan(7, 3, initial_state=True))
+    assert scan.program == program
+    assert scan.specialised == passes.specialise(program)
+    assert scan.adjoint.program == passes.adjoint(program).program
+    assert scan.summary.combine == passes.summarise(program).combine
+    assert scan.source.text == scan.files["source.py"].decode()
+    assert "@T.prim_func" in scan.source.text
+    assert scan.schedule.template.name == "cpu-rows"
+    assert scan.explain() == (
+        f"forward: cpu-rows {scan.schedule.config} on cpu:{scan.target.arch}, by heuristic\n"
+        f"backward: cpu-rows {scan.backward_schedule.config} on cpu:{scan.target.arch}, by "
+        f"heuristic"
+    )
+    assert repr(scan).startswith("CompiledScan(ScanSpec(state_size=7, dictionary_size=3")
+
+
+def test_a_config_of_ones_own() -> None:
+    scan = compile(SPEC, "cpu", config=CpuRowsConfig(2, False))
+    assert scan.schedule.reason == "explicit config"
+    assert "CpuRowsConfig(max_heads=2, split_scatter=False)" in scan.explain()
+    assert torch.equal(scan(**call())[0], pd_scan(**call())[0])
+    with pytest.raises(NoTemplateError, match="max_heads is at least 1, not 0"):
+        compile(SPEC, "cpu", config=CpuRowsConfig(0))
+    with pytest.raises(NoTemplateError, match="'fast' is not a config of any template"):
+        compile(SPEC, "cpu", config="fast")
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942", named_target("sm_80")], ids=str)
+def test_a_gpu_that_is_absent(target: Any) -> None:
+    scan = compile(SPEC, target, output_final_state=True)
+    assert isinstance(scan, CompiledScan)
+    assert scan.kernel().resources()["registers"] > 0
+    assert {"scan.ttir", "scan.ttgir", "scan.llir"} < set(scan.files)
+    with pytest.raises(ArgumentError) as caught:
+        scan(**call())
+    assert str(caught.value).startswith("the tensors are on cpu (cpu:")
+    assert f"but the scan was compiled for {scan.target}; move them, or" in str(caught.value)
+
+
+WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
+    "no spec": ((7,), {}, ArgumentError, "spec must be a ScanSpec, got int; make one with"),
+    "unknown target": (
+        (SPEC, "sm_99"), {}, UnknownTargetError, "unknown target 'sm_99'; known targets: cpu, "
+    ),
+    "no target": (
+        (SPEC, 90), {}, ArgumentError, "target must be a torch device or an architecture such as"
+    ),
+    "a device without a backend": (
+        (SPEC, torch.device("meta")), {}, ArgumentError, "no backend for 'meta' devices; move"
+    ),
+    "map dtype": (
+        (SPEC, "cpu"), {"map_dtype": torch.float32}, ArgumentError, "map_dtype must be one of"
+    ),
+    "selection dtype": (
+        (SPEC, "cpu"), {"selection_dtype": "int"}, ArgumentError, "selection_dtype must be one of"
+    ),
+    "too large for a GPU": (
+        (ScanSpec(1000, 3), "sm_90"), {}, NoTemplateError, "no template can run a state size of"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_compiled(wrong: str) -> None:
+    arguments, options, error, message = WRONG[wrong]
+    with pytest.raises(error) as caught:
+        compile(*arguments, **options)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is there")
+def test_a_gpu_of_this_machine_that_has_none() -> None:
+    with pytest.raises(ArgumentError, match="'cuda' needs a GPU that torch can see; name an arch"):
+        compile(SPEC, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (Case(8, "dictionary"), "the tensors have state_size 8, but the scan was compiled for 7"),
+        (
+            Case(7, "dictionary", dictionary_size=4),
+            "have dictionary_size 4, but .* for 3; compile",
+        ),
+        (Case(7, "dictionary", dtype=torch.complex128), "have element 'c128', but .* for 'c64'"),
+        (Case(7, "token"), "have dictionary_size None, but"),
+    ],
+    ids=str,
+)
+def test_tensors_of_another_specification(case: Case, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        compile(SPEC, "cpu")(**call(case=case))
+
+
+@pytest.mark.parametrize(("name", "given"), [("map_class", "identity"), ("orientation", "row")])
+def test_options_of_another_specification(name: str, given: str) -> None:
+    scan = compile(SPEC, "cpu")
+    message = f"{name}='{given}', but the scan was compiled for '{getattr(SPEC, name)}'; compile"
+    with pytest.raises(ArgumentError, match=message):
+        scan(**call(), **{name: given})
+    scan(**call(), **{name: getattr(SPEC, name)})
+
+
+def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "triton" else found(name)
+    )
+    with pytest.raises(BackendUnavailableError) as caught:
+        compile(ScanSpec(11, map_source="none"), "sm_100")
+    assert str(caught.value) == (
+        "cannot compile for cuda:sm_100: the Python package triton is missing: pip install triton "
+        "(Linux only)"
+    )
+    # A CPU needs none.
+    tensor = torch.ones(1, 2, 1, 11, dtype=torch.complex64)
+    scan = compile(ScanSpec(11, map_source="none"), "cpu")
+    assert torch.equal(scan(tensor, tensor)[0][0, :, 0, 0], torch.tensor([1, 2]) + 0j)
