@@ -25,6 +25,7 @@ from pdssm_compiler.runtime.compile_service import BuiltKernel, build, read_conf
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.faults import Reporter, Subject, device_words, host_word
+from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -131,7 +132,7 @@ class Plan:
         outputs = (
             out
             if out is not None
-            else [allocate(slot, sizes, self.device) for slot in self._outputs]
+            else [allocate(slot, sizes, self.device, new_output) for slot in self._outputs]
         )
         if sizes.batch == 0 or sizes.heads == 0:
             return list(outputs)

@@ -6,6 +6,7 @@ checks are written out once for each plan, as source text. Whatever is unusual i
 generated function give None, and the loops take over, with their messages.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot
-from pdssm_compiler.runtime.pages import LARGE, advise_large
+from pdssm_compiler.runtime.output_pool import LARGE, new_output
 
 # Kernel arguments, what the caller gets, sizes.
 Prepared = tuple[list[torch.Tensor], list[torch.Tensor], Sizes]
@@ -39,7 +40,7 @@ def warm_call(
         "view_as_real": torch.view_as_real,
         "Sizes": Sizes,
         "device": device,
-        "advise_large": advise_large,
+        "new_output": new_output,
     }
     scope |= {f"dtype_{n}": slot.dtype for n, slot in enumerate(inputs)}
     scope |= {f"out_dtype_{n}": slot.dtype for n, slot in enumerate(outputs)}
@@ -68,10 +69,13 @@ def source(
     for number, slot in enumerate(inputs):
         lines += [f"    if {' or '.join(_unusual(number, slot))}:", "        return None"]
     for number, slot in enumerate(outputs):
-        made = f"empty(({_shape(slot)}), dtype=out_dtype_{number}, device=device)"
-        lines.append(f"    o{number} = {made}")
+        how = f"({_shape(slot)}), dtype=out_dtype_{number}, device=device"
+        made = f"empty({how})"
         if device.type == "cpu":
-            lines += [f"    if o{number}.nbytes >= {LARGE}:", f"        advise_large(o{number})"]
+            each = math.prod(slot.own) * slot.dtype.itemsize
+            small = f"{' * '.join(_leading(slot))} < {-(-LARGE // each)}"
+            made = f"{made} if {small} else new_output({how})"
+        lines.append(f"    o{number} = {made}")
     arguments = [_real(f"t{position}", inputs[position]) for position in order]
     arguments += [_real(f"o{number}", slot) for number, slot in enumerate(outputs)]
     results = ", ".join(f"o{number}" for number in range(len(outputs)))
@@ -93,8 +97,12 @@ def _unusual(number: int, slot: Slot) -> list[str]:
     return found
 
 
+def _leading(slot: Slot) -> tuple[str, ...]:
+    return _LEADING.get(slot.role, ("B", "L", "H"))
+
+
 def _shape(slot: Slot) -> str:
-    axes = [*_LEADING.get(slot.role, ("B", "L", "H")), *map(str, slot.own)]
+    axes = [*_leading(slot), *map(str, slot.own)]
     return ", ".join(axes) + ","
 
 
