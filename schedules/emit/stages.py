@@ -6,6 +6,7 @@ computed, so its source must be complete: a stage earlier, in an array. A scatte
 and a sum are complete only after their loop. This module finds the fewest stages.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from pdssm_compiler.ir.program import Program
@@ -27,12 +28,16 @@ class Stages:
             of the loop before which it is known.
         ready: the first loop in which element ``j`` of a value can be used.
         stored: values that live in an array because a later loop, or another element, needs them.
+        seeds: scatter-adds whose array starts from another value instead of zero.
+        sums: what such an array holds in the end, and whose array it is.
         commit: the loop at whose end the carries take their next values.
     """
 
     computed: dict[Value, int] = field(default_factory=dict)
     ready: dict[Value, int] = field(default_factory=dict)
     stored: set[Value] = field(default_factory=set)
+    seeds: dict[Value, Value] = field(default_factory=dict)
+    sums: dict[Value, Value] = field(default_factory=dict)
     commit: int = 0
 
 
@@ -41,9 +46,9 @@ def is_uniform(value: Value) -> bool:
     return isinstance(value.type, Scalar | Index | Table)
 
 
-def is_addressable(value: Value) -> bool:
+def is_addressable(stages: Stages, value: Value) -> bool:
     """Whether any element of the value can be read from memory as soon as it is ready."""
-    return value.is_leaf or value.op in (*FILLING, "select", "iota")
+    return value.is_leaf or value.op in (*FILLING, "select", "iota") or value in stages.sums
 
 
 def plan_stages(program: Program, split_scatter: bool) -> Stages:
@@ -55,6 +60,7 @@ def plan_stages(program: Program, split_scatter: bool) -> Stages:
             the loop that scatters, which cannot.
     """
     stages = Stages()
+    _seed(stages, program)
     for value in program.body:
         _place(stages, value, split_scatter)
     results = [stages.ready[carry.next] for carry in program.carries]
@@ -64,14 +70,34 @@ def plan_stages(program: Program, split_scatter: bool) -> Stages:
     return stages
 
 
+def _seed(stages: Stages, program: Program) -> None:
+    """Find ``add(scatter_add(…), leaf)`` where nothing else needs the scattered sum: adding the
+    leaf first saves a loop that zeroes and one read of the array.
+    """
+    uses = Counter(arg for value in program.body for arg in value.args)
+    uses.update(carry.next for carry in program.carries)
+    uses.update(output.value for output in program.token_outputs)
+    for value in program.body:
+        if value.op != "add":
+            continue
+        for filled, leaf in (value.args, value.args[::-1]):
+            only = filled.op == "scatter_add" and uses[filled] == 1
+            if only and leaf.is_leaf and filled.type == leaf.type:
+                stages.seeds[filled] = leaf
+                stages.sums[value] = filled
+                break
+
+
 def _place(stages: Stages, value: Value, split_scatter: bool) -> None:
     ready = stages.ready
     start = max((ready[arg] for arg in value.args), default=0)
     if value.op in INDEXING:
         source, map_ = value.args
         start = max(_complete(stages, source), ready[map_])
-    elif value.op == "scatter_add" and split_scatter and not is_addressable(value.args[0]):
-        start = max(_complete(stages, value.args[0]), ready[value.args[1]])
+    elif value.op == "scatter_add" and split_scatter:
+        source, map_ = value.args
+        if not is_addressable(stages, source):
+            start = max(_complete(stages, source), ready[map_])
     stages.computed[value] = start
     ready[value] = start + (1 if value.op in (*FILLING, "sum") else 0)
     for arg in value.args:
@@ -80,7 +106,7 @@ def _place(stages: Stages, value: Value, split_scatter: bool) -> None:
 
 def _complete(stages: Stages, source: Value) -> int:
     """The first loop in which any element of the source can be read."""
-    if is_addressable(source):
+    if is_addressable(stages, source):
         return stages.ready[source]
     stages.stored.add(source)
     return stages.ready[source] + 1
@@ -88,7 +114,9 @@ def _complete(stages: Stages, source: Value) -> int:
 
 def _use(stages: Stages, value: Value, stage: int) -> None:
     """An elementwise use in a later loop than the one that computes the value needs an array."""
-    if not is_uniform(value) and not is_addressable(value) and stages.computed[value] < stage:
+    if is_uniform(value) or is_addressable(stages, value):
+        return
+    if stages.computed[value] < stage:
         stages.stored.add(value)
 
 

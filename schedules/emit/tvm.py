@@ -315,14 +315,17 @@ class TvmBody:
                 self._bind(value, self._expression(value))
 
     def _clear(self, stage: int) -> None:
-        """Zero what the loop of this stage fills."""
+        """First values of what the loop of this stage fills."""
         for value in self.program.body:
             if self.stages.computed[value] != stage or value.op not in (*FILLING, "sum"):
                 continue
             zero = f"T.{real_dtype(value.type)}(0)"
             with self._over(value.type) as j:
-                for place in self._array_places(value, "0" if value.op == "sum" else j):
-                    self.writer.line(f"{place} = {zero}")
+                places = self._array_places(value, "0" if value.op == "sum" else j)
+                seed = self.stages.seeds.get(value)
+                firsts = self._at(seed, j) if seed else (zero,) * len(places)
+                for place, first in zip(places, firsts, strict=True):
+                    self.writer.line(f"{place} = {first}")
 
     def _loop(self, stage: int) -> None:
         """The loop of one stage."""
@@ -372,7 +375,7 @@ class TvmBody:
 
     def _element(self, value: Value, j: str) -> None:
         """Element ``j`` of a value, in the loop that computes it."""
-        if value.is_leaf or value.op in ("select", "iota"):
+        if value.is_leaf or value.op in ("select", "iota") or value in self.stages.sums:
             return
         if value.op == "scatter_add":
             (map_,) = self._parts(value.args[1], j)
@@ -442,7 +445,7 @@ class TvmBody:
             return (f"T.Cast('int32', {place})",)
         if value.op == "carry":
             return self._carry_places(value, i)
-        return self._array_places(value, i)
+        return self._array_places(self.stages.sums.get(value, value), i)
 
     def _carry_places(self, carry: Value, j: str) -> Parts:
         """Element ``j`` of a carry of the row in ``slot``."""
