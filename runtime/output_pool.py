@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections import deque
 
+import numpy as np
 import torch
 
 from pdssm_compiler.runtime.pages import advise_large
@@ -22,6 +23,17 @@ from pdssm_compiler.runtime.settings import pool_limit
 
 # Below this, allocators reuse memory that is mapped already.
 LARGE = 4 << 20
+
+
+# What stands for a dtype in numpy, which has no bfloat16.
+_NUMPY = {
+    torch.float16: np.float16,
+    torch.bfloat16: np.int16,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.complex64: np.complex64,
+    torch.complex128: np.complex128,
+}
 
 
 class OutputPool:
@@ -32,20 +44,24 @@ class OutputPool:
     """
 
     def __init__(self) -> None:
-        self._free: list[torch.Tensor] = []
-        self._returned: deque[torch.Tensor] = deque()
+        self._free: list[np.ndarray] = []
+        self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
+        self._returned: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised contiguous CPU tensor."""
-        count = math.prod(shape)
-        block = self._take(count * dtype.itemsize)
-        # torch keeps this array, and no other reference to it, for as long as the storage lives.
-        lent = block.numpy()
-        storage = torch.from_numpy(lent).untyped_storage()
-        weakref.finalize(lent, self._give_back, block).atexit = False
-        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        return torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
+        block = self._take(math.prod(shape) * dtype.itemsize)
+        # torch keeps this array, and nothing else does, for as long as the storage lives.
+        array = np.ndarray(shape, _NUMPY[dtype], block)
+        reference = weakref.ref(array, self._give_back)
+        self._lent[id(reference)] = (reference, block)
+        tensor = torch.from_numpy(array)
+        if tensor.dtype is dtype:
+            return tensor
+        # Not tensor.view(dtype), which autograd would treat as a part of another tensor.
+        strides = tensor.stride()
+        return torch.empty(0, dtype=dtype).set_(tensor.untyped_storage(), 0, shape, strides)
 
     @property
     def kept_bytes(self) -> int:
@@ -60,7 +76,7 @@ class OutputPool:
         self._lock = threading.Lock()
         self._free = []
 
-    def _take(self, needed: int) -> torch.Tensor:
+    def _take(self, needed: int) -> np.ndarray:
         size = rounded(needed)
         found = None
         with self._lock:
@@ -69,12 +85,10 @@ class OutputPool:
                     found = self._free.pop(number)
                     break
         self._settle()
-        if found is None:
-            found = torch.empty(size, dtype=torch.uint8)
-            advise_large(found)
-        return found
+        return _mapped(size) if found is None else found
 
-    def _give_back(self, block: torch.Tensor) -> None:
+    def _give_back(self, reference: "weakref.ref[np.ndarray]") -> None:
+        _, block = self._lent.pop(id(reference))
         self._returned.append(block)
         self._settle()
 
@@ -92,6 +106,13 @@ class OutputPool:
                     dropped.append(self._free.pop(0))
             finally:
                 self._lock.release()
+
+
+def _mapped(size: int) -> np.ndarray:
+    """A new block, aligned as torch aligns."""
+    memory = torch.empty(size, dtype=torch.uint8)
+    advise_large(memory)
+    return memory.numpy()
 
 
 def rounded(size: int) -> int:
