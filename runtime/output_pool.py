@@ -9,6 +9,7 @@ The tensors are ordinary ones over memory of numpy's kind: all a user can tell i
 storage cannot be resized in place.
 """
 
+import atexit
 import math
 import os
 import threading
@@ -48,6 +49,7 @@ class OutputPool:
         self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
         self._returned: deque[np.ndarray] = deque()
         self._lock = threading.Lock()
+        self._closed = False
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised contiguous CPU tensor."""
@@ -76,6 +78,13 @@ class OutputPool:
         self._lock = threading.Lock()
         self._free = []
 
+    def close(self) -> None:
+        """Keep nothing from now on: when the interpreter ends, what the pool calls may be gone
+        before the last tensor is.
+        """
+        self._closed = True
+        self.forget()
+
     def _take(self, needed: int) -> np.ndarray:
         size = rounded(needed)
         found = None
@@ -89,8 +98,9 @@ class OutputPool:
 
     def _give_back(self, reference: "weakref.ref[np.ndarray]") -> None:
         _, block = self._lent.pop(id(reference))
-        self._returned.append(block)
-        self._settle()
+        if not self._closed:
+            self._returned.append(block)
+            self._settle()
 
     def _settle(self) -> None:
         """Take in what came back, and let go of the oldest over the limit. Whoever holds the lock
@@ -124,6 +134,7 @@ def rounded(size: int) -> int:
 
 
 output_pool = OutputPool()
+atexit.register(output_pool.close)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=output_pool.forget)

@@ -6,6 +6,8 @@ import io
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -242,6 +244,16 @@ def test_a_forked_child() -> None:
     assert child.exitcode == 0
     # The child wrote a copy of its own.
     assert (tensor == 4).all()
+
+
+def test_a_tensor_that_outlives_the_pool() -> None:
+    code = (
+        "import torch, pdssm_compiler\n"
+        "numbers = torch.ones(2, 2000, 8, 32, dtype=torch.complex64)\n"
+        "torch.kept, _ = pdssm_compiler.pd_scan(numbers, numbers)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_deterministic_mode_is_torch_s_own() -> None:
