@@ -4,7 +4,7 @@ A kernel's leading axes ``[B, T, H]`` may have any strides, 0 included; the axes
 dense. What is not is copied, but an axis that is only expanded is never written out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,6 @@ import torch
 
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.pages import LARGE, advise_large
 from pdssm_compiler.schedules.signature import Argument
 
 TORCH_DTYPES = {
@@ -197,10 +196,11 @@ def shape_of(slot: Slot, sizes: Sizes) -> tuple[int, ...]:
     return (*[known[axis] for axis in slot.axes], *slot.own)
 
 
-def allocate(slot: Slot, sizes: Sizes, device: torch.device) -> torch.Tensor:
-    """An uninitialised output."""
-    output = torch.empty(shape_of(slot, sizes), dtype=slot.dtype, device=device)
-    # A fake tensor has no memory to ask for.
-    if device.type == "cpu" and type(output) is torch.Tensor and output.nbytes >= LARGE:
-        advise_large(output)
-    return output
+def allocate(
+    slot: Slot,
+    sizes: Sizes,
+    device: torch.device,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> torch.Tensor:
+    """An uninitialised output, made by ``empty``."""
+    return empty(shape_of(slot, sizes), dtype=slot.dtype, device=device)

@@ -11,9 +11,6 @@ import sys
 
 import torch
 
-# Below this, allocators reuse memory that is mapped already.
-LARGE = 4 << 20
-
 _MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)
 _libc = None
 if sys.platform == "linux" and _MADV_HUGEPAGE is not None:

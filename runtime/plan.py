@@ -25,6 +25,7 @@ from pdssm_compiler.runtime.compile_service import BuiltKernel, build, read_conf
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.faults import Reporter, Subject, device_words, host_word
+from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -61,6 +62,8 @@ class Plan:
     ) -> None:
         self.program = program
         self.device = device
+        # Asking a device for its type makes a string.
+        self._on_cpu = device.type == "cpu"
         self.built: BuiltKernel = build(program, target_of(device), alignment, read_config(config))
         lowered = self.built.source.program
         n = program.state_size
@@ -92,7 +95,7 @@ class Plan:
         simple = not (self._inverses or self._promises)
         if simple and not any(slot.strict for slot in (*self._slots, *self._outputs)):
             self._warm = warm_call(self._slots, self._outputs, self._order, device)
-        if device.type != "cpu":
+        if not self._on_cpu:
             self._word, self._last = device_words.claim(self._reporter)
 
     def run(
@@ -131,7 +134,7 @@ class Plan:
         outputs = (
             out
             if out is not None
-            else [allocate(slot, sizes, self.device) for slot in self._outputs]
+            else [allocate(slot, sizes, self.device, new_output) for slot in self._outputs]
         )
         if sizes.batch == 0 or sizes.heads == 0:
             return list(outputs)
@@ -162,7 +165,7 @@ class Plan:
         sizes: Sizes,
         tensors: Sequence[torch.Tensor],
     ) -> None:
-        if self.device.type == "cpu":
+        if self._on_cpu:
             self.built.kernel.launch(arguments, host_word.tensor, sizes)
             word = int(host_word.array[0])
             if word:
@@ -223,7 +226,7 @@ def run(
     """
     device = one_device(text, tensors)
     try:
-        if device.type == "cpu":
+        if tensors[0].is_cpu:
             return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
         device_words.raise_any()
         aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)

@@ -13,8 +13,10 @@ from pdssm_compiler.runtime.errors import SettingError
 CACHE_DIR = "PDSSM_CACHE_DIR"
 CACHE_ENABLED = "PDSSM_CACHE"
 CACHE_LIMIT = "PDSSM_CACHE_LIMIT"
+POOL_LIMIT = "PDSSM_POOL_LIMIT"
 
 _DEFAULT_LIMIT = 1 << 30
+_DEFAULT_POOL = 256 << 20
 
 
 def cache_dir() -> Path:
@@ -34,9 +36,23 @@ def cache_limit() -> int:
     Raises:
         SettingError: not a whole number of bytes.
     """
-    text = os.environ.get(CACHE_LIMIT)
+    return _bytes(CACHE_LIMIT, _DEFAULT_LIMIT)
+
+
+def pool_limit() -> int:
+    """Most bytes of freed CPU outputs kept for the next ones, ``PDSSM_POOL_LIMIT``; 256 MiB unless
+    told, and 0 keeps none.
+
+    Raises:
+        SettingError: not a whole number of bytes.
+    """
+    return _bytes(POOL_LIMIT, _DEFAULT_POOL)
+
+
+def _bytes(name: str, default: int) -> int:
+    text = os.environ.get(name)
     if text is None:
-        return _DEFAULT_LIMIT
+        return default
     if not text.isdecimal():
-        raise SettingError(f"{CACHE_LIMIT} is a whole number of bytes, not {text!r}")
+        raise SettingError(f"{name} is a whole number of bytes, not {text!r}")
     return int(text)

@@ -6,6 +6,7 @@ checks are written out once for each plan, as source text. Whatever is unusual i
 generated function give None, and the loops take over, with their messages.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot
-from pdssm_compiler.runtime.pages import LARGE, advise_large
+from pdssm_compiler.runtime.output_pool import LARGE, new_output
 
 # Kernel arguments, what the caller gets, sizes.
 Prepared = tuple[list[torch.Tensor], list[torch.Tensor], Sizes]
@@ -34,10 +35,12 @@ def warm_call(
     text = source(inputs, outputs, order, device)
     scope: dict[str, Any] = {
         "empty": torch.empty,
+        "empty_like": torch.empty_like,
+        "dense": torch.contiguous_format,
         "view_as_real": torch.view_as_real,
         "Sizes": Sizes,
         "device": device,
-        "advise_large": advise_large,
+        "new_output": new_output,
     }
     scope |= {f"dtype_{n}": slot.dtype for n, slot in enumerate(inputs)}
     scope |= {f"out_dtype_{n}": slot.dtype for n, slot in enumerate(outputs)}
@@ -59,22 +62,33 @@ def source(
         f"    {', '.join(names)}, = tensors",
         f"    if t{tokens}.dim() != {rank}:",
         "        return None",
-        f"    B, L, H = t{tokens}.shape[:3]",
+        f"    B, L, H{', _' * (rank - 3)} = t{tokens}.shape",
         "    if not (B and L and H):",
         "        return None",
     ]
     for number, slot in enumerate(inputs):
         lines += [f"    if {' or '.join(_unusual(number, slot))}:", "        return None"]
     for number, slot in enumerate(outputs):
-        made = f"empty(({_shape(slot)}), dtype=out_dtype_{number}, device=device)"
-        lines.append(f"    o{number} = {made}")
+        how = f"({_shape(slot)}), dtype=out_dtype_{number}, device=device"
+        # The arguments of empty take longer to read than the allocation.
+        same = next((n for n, other in enumerate(inputs) if _alike(slot, other)), None)
+        made = f"empty({how})" if same is None else f"empty_like(t{same}, memory_format=dense)"
         if device.type == "cpu":
-            lines += [f"    if o{number}.nbytes >= {LARGE}:", f"        advise_large(o{number})"]
+            each = math.prod(slot.own) * slot.dtype.itemsize
+            small = f"{' * '.join(slot.axes)} < {-(-LARGE // each)}"
+            made = f"{made} if {small} else new_output({how})"
+        lines.append(f"    o{number} = {made}")
     arguments = [_real(f"t{position}", inputs[position]) for position in order]
     arguments += [_real(f"o{number}", slot) for number, slot in enumerate(outputs)]
     results = ", ".join(f"o{number}" for number in range(len(outputs)))
     lines.append(f"    return [{', '.join(arguments)}], [{results}], Sizes(B, L, H)")
     return "\n".join(lines) + "\n"
+
+
+def _alike(slot: Slot, other: Slot) -> bool:
+    """Whether a dense tensor of one slot has the sizes and the dtype of the other's."""
+    mine = (slot.axes, slot.own, slot.dtype)
+    return mine == (other.axes, other.own, other.dtype)
 
 
 def _unusual(number: int, slot: Slot) -> list[str]:

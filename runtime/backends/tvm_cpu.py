@@ -47,7 +47,9 @@ class TvmCpu(Backend):
         module = tvm.script.from_source(source.text, {"T": tir_script, "I": module_script})
         processor = tvm.get_global_func("target.llvm_get_system_cpu")()
         target = tvm.target.Target({"kind": "llvm", "mcpu": processor, "opt-level": 3})
-        executable = tvm.compile(module, target=target)
+        # Storage rewriting would drop what keeps small arrays on the stack.
+        with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
+            executable = tvm.compile(module, target=target)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / _OBJECT
             executable.mod.write_to_file(str(path), "o")

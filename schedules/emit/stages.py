@@ -7,6 +7,7 @@ complete only after their loop, and so is a scatter-add that adds into an array;
 its sources reads like a gather. This module finds the fewest stages.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,12 +29,16 @@ class Stages:
             of the loop before which it is known.
         ready: the first loop in which element ``j`` of a value can be used.
         stored: values that live in an array because a later loop, or another element, needs them.
+        seeds: scatter-adds whose array starts from another value instead of zero.
+        sums: what such an array holds in the end, and whose array it is.
         commit: the loop at whose end the carries take their next values.
     """
 
     computed: dict[Value, int] = field(default_factory=dict)
     ready: dict[Value, int] = field(default_factory=dict)
     stored: set[Value] = field(default_factory=set)
+    seeds: dict[Value, Value] = field(default_factory=dict)
+    sums: dict[Value, Value] = field(default_factory=dict)
     commit: int = 0
 
 
@@ -67,6 +72,8 @@ class Reach:
 def plan_stages(program: Program, reach: Reach) -> Stages:
     """Assign every value of the body to a loop."""
     stages = Stages()
+    if reach.scatter != "collect":
+        _seed(stages, program)
     for value in program.body:
         _place(stages, value, reach)
     results = [stages.ready[carry.next] for carry in program.carries]
@@ -74,6 +81,24 @@ def plan_stages(program: Program, reach: Reach) -> Stages:
     stages.commit = max([0, *results, *reads])
     _store_results(stages, program, reach)
     return stages
+
+
+def _seed(stages: Stages, program: Program) -> None:
+    """Find ``add(scatter_add(…), leaf)`` where nothing else needs the scattered sum: adding the
+    leaf first saves a loop that zeroes and one read of the array.
+    """
+    uses = Counter(arg for value in program.body for arg in value.args)
+    uses.update(carry.next for carry in program.carries)
+    uses.update(output.value for output in program.token_outputs)
+    for value in program.body:
+        if value.op != "add":
+            continue
+        for filled, leaf in (value.args, value.args[::-1]):
+            only = filled.op == "scatter_add" and uses[filled] == 1
+            if only and leaf.is_leaf and filled.type == leaf.type:
+                stages.seeds[filled] = leaf
+                stages.sums[value] = filled
+                break
 
 
 def _place(stages: Stages, value: Value, reach: Reach) -> None:
@@ -94,7 +119,7 @@ def _place(stages: Stages, value: Value, reach: Reach) -> None:
 
 def _complete(stages: Stages, source: Value, reach: Reach) -> int:
     """The first loop in which any element of the source can be read."""
-    if reach.everywhere(source):
+    if reach.everywhere(source) or source in stages.sums:
         return stages.ready[source]
     stages.stored.add(source)
     return stages.ready[source] + 1
@@ -102,7 +127,9 @@ def _complete(stages: Stages, source: Value, reach: Reach) -> int:
 
 def _use(stages: Stages, value: Value, stage: int, reach: Reach) -> None:
     """An elementwise use in a later loop than the one that computes the value needs an array."""
-    if not is_uniform(value) and not reach.own(value) and stages.computed[value] < stage:
+    if is_uniform(value) or reach.own(value) or value in stages.sums:
+        return
+    if stages.computed[value] < stage:
         stages.stored.add(value)
 
 

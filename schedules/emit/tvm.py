@@ -9,6 +9,7 @@ the error word, so that no input, however wrong, makes a kernel leave its tensor
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 
 from pdssm_compiler.ir.program import Carry, Input, Program
@@ -69,6 +70,11 @@ def buffer_dtype(argument: Argument) -> str:
     return "uint16" if argument.dtype == "bfloat16" else argument.dtype
 
 
+def width_of(dtype: str) -> int:
+    """Bytes of a dtype by its name."""
+    return int("".join(filter(str.isdigit, dtype))) // 8
+
+
 def widened(argument: Argument, place: str) -> str:
     """An element of a tensor in the dtype it is computed in."""
     compute = real_dtype(argument.type)
@@ -105,6 +111,16 @@ def serial_reach(split_scatter: bool) -> Reach:
     return Reach(in_memory, in_memory, "split" if split_scatter else "fill")
 
 
+# Arrays on the stack can live in registers and share no address bits by accident; TVM's workspace
+# starts each on a page of its own, and a load then waits for stores to other arrays. The smallest
+# stacks of threads have 128 KiB.
+_STACK_BYTES = 64 * 1024
+# Bytes of a cache line.
+_LINE = 64
+# TVM keeps such an allocation as it is; it makes calls to its workspace of others.
+_ON_STACK = ', annotations={"disable_lower_builtin": True}'
+
+
 class TvmBody:
     """Writes the parts of a kernel that depend on the program."""
 
@@ -121,6 +137,8 @@ class TvmBody:
         }
         # Parts known in the loop (or, for scalars, the token) being written.
         self.known: dict[Value, Parts] = {}
+        total = sum(math.prod(shape) * width_of(dtype) for _, shape, dtype in self._arrays())
+        self._placement = _ON_STACK if total <= _STACK_BYTES else ""
         self.last_stage = max(
             [
                 self.stages.commit,
@@ -154,7 +172,7 @@ class TvmBody:
             # The pipeline for GPUs wants every extent in one dtype.
             shape = ", ".join([*argument.leading, *(f"T.int64({size})" for size in own)])
             steps = ", ".join([*strides, *(f"T.int64({step})" for step in dense)])
-            width = int("".join(filter(str.isdigit, buffer_dtype(argument)))) // 8
+            width = width_of(buffer_dtype(argument))
             # TVM assumes 64-byte alignment unless told otherwise, and does not check it.
             write(
                 f"{argument.name} = T.match_buffer({argument.name}_, ({shape},), "
@@ -163,25 +181,41 @@ class TvmBody:
         write('error = T.match_buffer(error_, (1,), "int64", align=8)')
 
     def arrays(self) -> None:
-        """Local arrays: carries, stored values, filled values, accumulators."""
+        """Local arrays: carries, stored values, filled values, accumulators.
+
+        The parts of a carry lie in arrays of their own, which vector loops read without shuffles.
+        The parts of a value lie side by side: a scatter takes both in one access.
+        """
+        for name, shape, dtype in self._arrays():
+            self.local(name, shape, dtype)
+        if self.signature.checks:
+            self.local("worst", (1,), "uint64")
+
+    def local(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Declare memory of the running thread."""
+        sizes = ", ".join(map(str, shape))
+        self.writer.line(
+            f'{name} = T.alloc_buffer(({sizes},), "{dtype}", scope="local"{self._placement})'
+        )
+
+    def _arrays(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Name, shape and dtype of every local array."""
         n = self.program.state_size
+        found = []
         for carry in self.program.carries:
-            self._array(carry.name, carry.type, n, self.slots)
+            size = self.slots * (1 if isinstance(carry.type, Scalar) else n)
+            for part in part_names(carry.name, carry.type):
+                found.append((part, (size,), real_dtype(carry.type)))
         for value in self.program.body:
             if value in self.stages.stored or self._is_filled(value):
-                self._array(self.names[value], value.type, n)
-        if self.signature.checks:
-            self.writer.line('worst = T.alloc_buffer((1,), "uint64", scope="local")')
+                size = 1 if isinstance(value.type, Scalar) else n
+                shape = (size, 2) if is_complex(value.type) else (size,)
+                found.append((self.names[value], shape, real_dtype(value.type)))
+        return found
 
     def _is_filled(self, value: Value) -> bool:
         """Whether a loop over elements fills the value, complete only after it."""
         return value.op == "sum" or self.reach.fills(value)
-
-    def _array(self, name: str, type_: Type, n: int, slots: int = 1) -> None:
-        size = slots * (1 if isinstance(type_, Scalar) else n)
-        for part in part_names(name, type_):
-            dtype = real_dtype(type_)
-            self.writer.line(f'{part} = T.alloc_buffer(({size},), "{dtype}", scope="local")')
 
     # -- around the tokens ----------------------------------------------------------------------
 
@@ -232,6 +266,27 @@ class TvmBody:
             with self._over(carry.type) as j:
                 self._store(argument, ["b", "h"], j, self._carry_places(carry.value, j))
 
+    def prefetch(self, ahead: int) -> None:
+        """Ask for the vectors of the token ``ahead`` of this one, written ones to be owned.
+
+        The hardware's own prefetch stops at the end of a page, and a store that misses holds up
+        every later one.
+        """
+        forward = self.program.direction == "forward"
+        at = f"T.min(t + {ahead}, L - 1)" if forward else f"T.max(t - {ahead}, 0)"
+        for argument in self.signature.arguments:
+            if "L" not in argument.leading or isinstance(argument.type, Scalar | Index):
+                continue
+            size, *parts = argument.own_shape(self.program.state_size)
+            step = max(1, _LINE // (width_of(buffer_dtype(argument)) * math.prod(parts)))
+            place = self._place(argument, ", ".join([f"line * {step}", *("0" for _ in parts)]), at)
+            # Address; to write or not; for all levels of the cache; data.
+            how = f"T.int32({int(argument.written)}), T.int32(3), T.int32(1)"
+            with self.writer.block(f"for line in T.serial({-(-size // step)}):"):
+                self.writer.line(
+                    f'T.call_llvm_intrin("void", "llvm.prefetch", T.address_of({place}), {how})'
+                )
+
     # -- one token ------------------------------------------------------------------------------
 
     def token(self) -> None:
@@ -269,23 +324,22 @@ class TvmBody:
             elif value.op == "carry":
                 self._bind(value, self._carry_places(value, "0"))
             elif value.op == "sum":
-                self.known[value] = tuple(f"{part}[0]" for part in self._arrays_of(value))
+                self.known[value] = self._array_places(value, "0")
             else:
                 self._bind(value, self._expression(value))
 
     def _clear(self, stage: int) -> None:
-        """Zero what the loop of this stage fills."""
+        """First values of what the loop of this stage fills."""
         for value in self.program.body:
             if self.stages.computed[value] != stage or not self._is_filled(value):
                 continue
             zero = f"T.{real_dtype(value.type)}(0)"
-            if value.op == "sum":
-                for part in self._arrays_of(value):
-                    self.writer.line(f"{part}[0] = {zero}")
-            else:
-                with self._over(value.type) as j:
-                    for part in self._arrays_of(value):
-                        self.writer.line(f"{part}[{j}] = {zero}")
+            with self._over(value.type) as j:
+                places = self._array_places(value, "0" if value.op == "sum" else j)
+                seed = self.stages.seeds.get(value)
+                firsts = self._at(seed, j) if seed else (zero,) * len(places)
+                for place, first in zip(places, firsts, strict=True):
+                    self.writer.line(f"{place} = {first}")
 
     def _loop(self, stage: int) -> None:
         """The loop of one stage."""
@@ -294,7 +348,7 @@ class TvmBody:
         if reports:
             for number, _ in enumerate(reports):
                 name = f"worst_{stage}_{number}"
-                self.writer.line(f'{name} = T.alloc_buffer((1,), "uint32", scope="local")')
+                self.local(name, (1,), "uint32")
                 self.writer.line(f"{name}[0] = T.uint32(0)")
         with self._over(None) as j:
             for value in self.program.body:
@@ -335,14 +389,11 @@ class TvmBody:
 
     def _element(self, value: Value, j: str) -> None:
         """Element ``j`` of a value, in the loop that computes it."""
-        if value.is_leaf or value.op in ("select", "iota"):
+        if value.is_leaf or value.op in ("select", "iota") or value in self.stages.sums:
             return
         if value.op == "scatter_add":
             (map_,) = self._parts(value.args[1], j)
-            for place, part in zip(
-                self._arrays_of(value), self._parts(value.args[0], j), strict=True
-            ):
-                self.writer.line(f"{place}[{map_}] = {place}[{map_}] + {part}")
+            self._add(self._array_places(value, map_), self._parts(value.args[0], j))
         elif value.op == "invert":
             (map_,) = self._parts(value.args[0], j)
             self.writer.line(f"{self.names[value]}[{map_}] = {j}")
@@ -353,17 +404,17 @@ class TvmBody:
             else:
                 self._bind(value, self._expression(value))
             if value in self.stages.stored:
-                for place, part in zip(self._arrays_of(value), self.known[value], strict=True):
-                    self.writer.line(f"{place}[{j}] = {part}")
+                places = self._array_places(value, j)
+                for place, part in zip(places, self.known[value], strict=True):
+                    self.writer.line(f"{place} = {part}")
 
     def _vector_results(self, stage: int, j: str) -> None:
         """Token outputs and sums that are complete here, then the carries."""
         for value in self.program.body:
             if value.op == "sum" and self.stages.computed[value] == stage:
-                for place, part in zip(
-                    self._arrays_of(value), self._parts(value.args[0], j), strict=True
-                ):
-                    self.writer.line(f"{place}[0] = {place}[0] + {self._summand(value, part)}")
+                parts = self._parts(value.args[0], j)
+                summands = tuple(self._summand(value, part) for part in parts)
+                self._add(self._array_places(value, "0"), summands)
         for out in self.program.token_outputs:
             if not is_uniform(out.value) and self.stages.ready[out.value] == stage:
                 argument = self._argument(out.name)
@@ -414,7 +465,7 @@ class TvmBody:
             return (f"T.Cast('int32', {place})",)
         if value.op == "carry":
             return self._carry_places(value, i)
-        return tuple(f"{part}[{i}]" for part in self._arrays_of(value))
+        return self._array_places(self.stages.sums.get(value, value), i)
 
     def _carry_places(self, carry: Value, j: str) -> Parts:
         """Element ``j`` of a carry of the row in ``slot``."""
@@ -439,8 +490,16 @@ class TvmBody:
         args = [self._parts(arg, "j") for arg in value.args]
         return rule(args) if rule else arithmetic(value, args, DIALECT)
 
-    def _arrays_of(self, value: Value) -> Parts:
-        return part_names(self.names[value], value.type)
+    def _array_places(self, value: Value, i: str) -> Parts:
+        """Element ``i`` of a value's array, part by part."""
+        name = self.names[value]
+        if is_complex(value.type):
+            return f"{name}[{i}, 0]", f"{name}[{i}, 1]"
+        return (f"{name}[{i}]",)
+
+    def _add(self, places: Parts, parts: Parts) -> None:
+        for place, part in zip(places, parts, strict=True):
+            self.writer.line(f"{place} = {place} + {part}")
 
     # -- memory ---------------------------------------------------------------------------------
 

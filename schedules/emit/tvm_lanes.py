@@ -19,7 +19,7 @@ from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex,
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
 from pdssm_compiler.schedules.emit.stages import Reach
-from pdssm_compiler.schedules.emit.tvm import TvmBody, buffer_dtype, real_dtype
+from pdssm_compiler.schedules.emit.tvm import TvmBody, buffer_dtype, real_dtype, width_of
 from pdssm_compiler.schedules.signature import Argument, needs_range_check
 from pdssm_compiler.schedules.source import Writer
 
@@ -30,7 +30,7 @@ LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
 
 def width(argument: Argument) -> int:
     """Bytes of one real or integer of a tensor."""
-    return _bytes(argument.dtype)
+    return width_of(argument.dtype)
 
 
 def row_elements(argument: Argument, state_size: int) -> int:
@@ -39,10 +39,6 @@ def row_elements(argument: Argument, state_size: int) -> int:
     for size in argument.own_shape(state_size):
         count *= size
     return count
-
-
-def _bytes(dtype: str) -> int:
-    return int("".join(filter(str.isdigit, dtype))) // 8
 
 
 def _padded(size: int) -> int:
@@ -202,7 +198,7 @@ class TvmLanes(TvmBody):
         write(f'pool = T.alloc_buffer(({total},), "uint8", scope="shared.dyn")')
         at = 0
         for name, dtype, size in buffers:
-            each = _bytes(dtype)
+            each = width_of(dtype)
             write(
                 f'{name} = T.decl_buffer(({size},), "{dtype}", data=pool.data, '
                 f'elem_offset={at // each}, scope="shared.dyn")'
@@ -211,7 +207,7 @@ class TvmLanes(TvmBody):
 
     def shared_bytes(self) -> int:
         """Shared memory of one row."""
-        return sum(_padded(size * _bytes(dtype)) for _, dtype, size in self._shared_buffers())
+        return sum(_padded(size * width_of(dtype)) for _, dtype, size in self._shared_buffers())
 
     def _shared_buffers(self) -> Iterator[tuple[str, str, int]]:
         """Name, dtype and elements of every buffer in shared memory."""
@@ -605,9 +601,9 @@ class TvmLanes(TvmBody):
         here = [v for v in self.program.body if self.stages.computed[v] == stage]
         for value in here:
             if value.op == "sum":
-                for part in self._arrays_of(value):
-                    total = self._called("lane_sum", f"{part}[0]", returns=value.type)
-                    self.writer.line(f"{part}[0] = {total}")
+                for place in self._array_places(value, "0"):
+                    total = self._called("lane_sum", place, returns=value.type)
+                    self.writer.line(f"{place} = {total}")
         if any(self._exchange_elements(value) for value in here):
             self.writer.line("T.cuda.warp_sync()")
 
@@ -617,8 +613,8 @@ class TvmLanes(TvmBody):
             if self.stages.computed[value] != stage:
                 continue
             if value.op == "sum":
-                for part in self._arrays_of(value):
-                    self.writer.line(f"{part}[0] = T.{real_dtype(value.type)}(0)")
+                for place in self._array_places(value, "0"):
+                    self.writer.line(f"{place} = T.{real_dtype(value.type)}(0)")
             elif value.op == "invert":
                 inverts = True
                 with self._over(None) as j:
@@ -650,8 +646,8 @@ class TvmLanes(TvmBody):
     def _publish(self, value: Value, parts: Parts, j: str) -> None:
         """Keep a value for later loops, and where other lanes find it."""
         if value in self.stages.stored and not self._own(value):
-            for place, part in zip(self._arrays_of(value), parts, strict=True):
-                self.writer.line(f"{place}[e] = {part}")
+            for place, part in zip(self._array_places(value, j), parts, strict=True):
+                self.writer.line(f"{place} = {part}")
         if self._exchange_elements(value):
             for number, part in enumerate(parts):
                 self.writer.line(f"{self._exchange(value, j, number)} = {part}")
@@ -679,9 +675,9 @@ class TvmLanes(TvmBody):
         if map_.op == "select":
             self._collect_prepared(value, j)
         else:
-            for number, place in enumerate(self._arrays_of(value)):
-                self.writer.line(f"{place}[e] = {self._collected(source, map_, j, number)}")
-        self.known[value] = tuple(f"{place}[e]" for place in self._arrays_of(value))
+            for number, place in enumerate(self._array_places(value, j)):
+                self.writer.line(f"{place} = {self._collected(source, map_, j, number)}")
+        self.known[value] = self._array_places(value, j)
 
     def _collected(self, source: Value, map_: Value, j: str, part: int) -> str:
         n = str(self.program.state_size)
@@ -712,7 +708,7 @@ class TvmLanes(TvmBody):
             where, values = "shared", (f"T.address_of({self._exchange(source, '0')})",)
         self._call(
             f"lane_fan_in_{where}",
-            *(f"T.address_of({place}[e])" for place in self._arrays_of(value)),
+            *(f"T.address_of({place})" for place in self._array_places(value, j)),
             *values,
             *words,
             kind,
@@ -741,7 +737,12 @@ class TvmLanes(TvmBody):
             return (self._exchange(value, i),)
         if value.is_leaf or value.op == "iota":
             return super()._at(value, i)
-        return tuple(f"{part}[e]" for part in self._arrays_of(value))
+        return self._array_places(value, i)
+
+    def _array_places(self, value: Value, i: str) -> Parts:
+        """This lane's own element, whatever ``i``: others are reached by :meth:`_elsewhere`."""
+        at = self._own_index(value.type)
+        return tuple(f"{part}[{at}]" for part in part_names(self.names[value], value.type))
 
     def _carry_places(self, carry: Value, j: str) -> Parts:
         names = part_names(carry.name, carry.type)

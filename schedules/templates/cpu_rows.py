@@ -31,10 +31,12 @@ class CpuRowsConfig:
         max_heads: heads of one sequence that a thread takes through a token together, at most; a
             launch takes fewer where threads would be idle.
         split_scatter: compute what is scattered in a vector loop of its own.
+        prefetch: how many tokens ahead memory is asked for; 0 leaves it to the processor.
     """
 
     max_heads: int
     split_scatter: bool = True
+    prefetch: int = 1
 
 
 class CpuRows(Template[CpuRowsConfig]):
@@ -48,7 +50,8 @@ class CpuRows(Template[CpuRowsConfig]):
     def space(self, program: Program, target: Target) -> Iterator[CpuRowsConfig]:
         for max_heads in (1, 2, 4, 8, 16, 32):
             for split_scatter in (True, False):
-                yield CpuRowsConfig(max_heads, split_scatter)
+                for prefetch in (1, 0, 2):
+                    yield CpuRowsConfig(max_heads, split_scatter, prefetch)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CpuRowsConfig:
         fitting = _CARRY_BYTES // max(1, carry_bytes(program))
@@ -59,6 +62,8 @@ class CpuRows(Template[CpuRowsConfig]):
             return f"{self.name} is for CPUs, not for {target}"
         if config.max_heads < 1:
             return f"max_heads is at least 1, not {config.max_heads}"
+        if config.prefetch < 0:
+            return f"prefetch is a number of tokens, not {config.prefetch}"
         return None
 
     def lower(self, program: Program, target: Target, config: CpuRowsConfig) -> KernelSource:
@@ -68,11 +73,17 @@ class CpuRows(Template[CpuRowsConfig]):
         writer.line("@I.ir_module")
         with writer.block("class Kernel:"):
             for entry, loop in (("scan", "T.parallel"), ("scan_serial", "T.serial")):
-                self._function(writer, body, program, entry, loop)
+                self._function(writer, body, program, config, entry, loop)
         return KernelSource("tvm", writer.text, "scan", program, self.name, asdict(config), target)
 
     def _function(
-        self, writer: Writer, body: TvmBody, program: Program, entry: str, loop: str
+        self,
+        writer: Writer,
+        body: TvmBody,
+        program: Program,
+        config: CpuRowsConfig,
+        entry: str,
+        loop: str,
     ) -> None:
         """One entry: ``scan`` on the threads of TVM's pool, ``scan_serial`` on the caller's.
 
@@ -90,7 +101,7 @@ class CpuRows(Template[CpuRowsConfig]):
                 # Blocks are shared out evenly; the last of a sequence may have fewer heads. What a
                 # division gives is kept in variables: TVM would repeat it in every index.
                 for name in ("blocks", "share", "first", "count", "at", "first_head", "slots"):
-                    writer.line(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
+                    body.local(name, (1,), "int64")
                 writer.line("blocks[0] = (H + heads - 1) // heads")
                 writer.line("share[0] = (B * blocks[0] + tasks - 1) // tasks")
                 writer.line("first[0] = share[0] * task")
@@ -106,6 +117,8 @@ class CpuRows(Template[CpuRowsConfig]):
                         forward = program.direction == "forward"
                         writer.line(f"t: T.let = {'step' if forward else 'L - 1 - step'}")
                         with _each_row(writer):
+                            if config.prefetch:
+                                body.prefetch(config.prefetch)
                             body.token()
                     with _each_row(writer):
                         body.end_row()

@@ -49,3 +49,14 @@ def test_default_cache_follows_the_settings(
     assert (cache.root, cache.limit) == (tmp_path, 77)
     # One object a folder, so that a warning is given once.
     assert default_cache() is cache
+
+
+def test_pool_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PDSSM_POOL_LIMIT", raising=False)
+    assert settings.pool_limit() == 2**28
+    for text in ("0", "4096"):
+        monkeypatch.setenv("PDSSM_POOL_LIMIT", text)
+        assert settings.pool_limit() == int(text)
+    monkeypatch.setenv("PDSSM_POOL_LIMIT", "lots")
+    with pytest.raises(ValueError, match="POOL_LIMIT is a whole number of bytes, not 'lots'"):
+        settings.pool_limit()
