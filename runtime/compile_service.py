@@ -52,13 +52,16 @@ class BuiltKernel:
     seconds: float
 
 
-def choose(program: Program, target: Target, config: Any = None) -> Schedule:
+def choose(
+    program: Program, target: Target, config: Any = None, problem: Problem | None = None
+) -> Schedule:
     """The schedule for a specialised program.
 
     Args:
         program: the specialised program.
         target: what it shall run on.
         config: a template's config, to be taken as it is.
+        problem: the sizes to choose for, as far as they are known.
 
     Raises:
         NoTemplateError: no template, or not the given config, can run the program there.
@@ -66,17 +69,18 @@ def choose(program: Program, target: Target, config: Any = None) -> Schedule:
     if config is not None:
         for template in TEMPLATES.values():
             if template.accepts(config):
-                problem = template.feasible(program, target, config)
-                if problem:
-                    raise NoTemplateError(f"{config} cannot run on {target}: {problem}")
+                refused = template.feasible(program, target, config)
+                if refused:
+                    raise NoTemplateError(f"{config} cannot run on {target}: {refused}")
                 return Schedule(template, config, "explicit config")
         raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
-    found = candidates(program, target)
-    for template, problem in found:
-        if problem is None:
-            chosen = template.heuristic(program, target, Problem())
+    problem = problem or Problem()
+    found = candidates(program, target, problem)
+    for template, refused in found:
+        if refused is None:
+            chosen = template.heuristic(program, target, problem)
             return Schedule(template, chosen, "heuristic")
-    tried = "; ".join(f"{template.name}: {problem}" for template, problem in found)
+    tried = "; ".join(f"{template.name}: {refused}" for template, refused in found)
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "
         f"{tried or 'there is none for this kind of device'}"
@@ -112,10 +116,12 @@ def read_config(text: str) -> Any:
         raise NoTemplateError(f"not a config of {name}: {fields!r} ({error})") from None
 
 
-def lower(program: Program, target: Target, config: Any = None) -> tuple[KernelSource, Schedule]:
+def lower(
+    program: Program, target: Target, config: Any = None, problem: Problem | None = None
+) -> tuple[KernelSource, Schedule]:
     """Specialise a program, choose its schedule and generate its source."""
     lowered = specialise(program)
-    schedule = choose(lowered, target, config)
+    schedule = choose(lowered, target, config, problem)
     return schedule.template.lower(lowered, target, schedule.config), schedule
 
 

@@ -30,6 +30,9 @@ def dtype_of(storage: str) -> str:
     return _DTYPES[STORAGE_OF_PARTS.get(storage, storage)]
 
 
+_LEADING = {"head": ("H",), "row": ("B", "H"), "chunk": ("B", "C", "H")}
+
+
 @dataclass(frozen=True)
 class Argument:
     """One tensor of a kernel.
@@ -38,8 +41,9 @@ class Argument:
         name: as in the program.
         type: what one element read or written is.
         storage: what the tensor holds.
-        role: ``token``, ``lagged``, ``row`` or ``head``: its leading axes ``[B, T, H]``,
-            ``[B, T, H]``, ``[B, H]`` or ``[H]``.
+        role: ``token``, ``lagged``, ``row``, ``head`` or ``chunk``: its leading axes
+            ``[B, T, H]``, ``[B, T, H]``, ``[B, H]``, ``[H]`` or ``[B, C, H]``, ``C`` the chunks of
+            a row.
         written: whether it is an output.
     """
 
@@ -62,7 +66,7 @@ class Argument:
     @property
     def leading(self) -> tuple[str, ...]:
         """Names of the axes before the type's own, each with a free stride; ``L`` is T."""
-        return {"head": ("H",), "row": ("B", "H")}.get(self.role, ("B", "L", "H"))
+        return _LEADING.get(self.role, ("B", "L", "H"))
 
     def own_shape(self, state_size: int) -> tuple[int, ...]:
         """The type's own axes, dense, the parts of a complex number among them."""
@@ -91,14 +95,25 @@ class ReportedCheck:
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments and checks of a program's kernel."""
+    """The arguments and checks of a program's kernel.
+
+    Attributes:
+        program: what the kernel runs.
+        of_chunks: names of row inputs and final outputs that have an axis of chunks.
+        reports: whether the kernel reports its checks.
+    """
 
     program: Program
+    of_chunks: frozenset[str] = frozenset()
+    reports: bool = True
 
     @cached_property
     def inputs(self) -> tuple[Argument, ...]:
         """Tensors read."""
-        return tuple(Argument(i.name, i.type, i.storage, i.role) for i in self.program.inputs)
+        return tuple(
+            Argument(i.name, i.type, i.storage, "chunk" if i.name in self.of_chunks else i.role)
+            for i in self.program.inputs
+        )
 
     @cached_property
     def token_outputs(self) -> tuple[Argument, ...]:
@@ -112,7 +127,13 @@ class Signature:
     def final_outputs(self) -> tuple[Argument, ...]:
         """Tensors written after the last token."""
         return tuple(
-            Argument(f.name, self.program.carry(f.carry).type, f.storage, "row", True)
+            Argument(
+                f.name,
+                self.program.carry(f.carry).type,
+                f.storage,
+                "chunk" if f.name in self.of_chunks else "row",
+                True,
+            )
             for f in self.program.final_outputs
         )
 
@@ -124,6 +145,8 @@ class Signature:
     @cached_property
     def checks(self) -> tuple[ReportedCheck, ...]:
         """The checks, in the order of their numbers (the first is 1)."""
+        if not self.reports:
+            return ()
         ranges = [
             ReportedCheck(i.name, "range") for i in self.program.inputs if needs_range_check(i)
         ]

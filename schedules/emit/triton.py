@@ -9,7 +9,8 @@ Every index that comes from outside is clamped where it is read, and its range r
 error word.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from pdssm_compiler.ir.program import Carry, Input, Program
 from pdssm_compiler.ir.types import (
@@ -93,13 +94,20 @@ def real_dtype(type_: Type) -> str:
 
 
 class TritonBody:
-    """Writes the parts of a kernel that depend on the program."""
+    """Writes the parts of a kernel that depend on the program.
 
-    def __init__(self, program: Program, writer: Writer) -> None:
-        self.program = program
-        self.signature = Signature(program)
+    Args:
+        signature: the kernel's arguments and checks.
+        writer: where to.
+        split: whether a program runs one chunk of its rows, ``span`` tokens, instead of them all.
+    """
+
+    def __init__(self, signature: Signature, writer: Writer, split: bool = False) -> None:
+        self.program: Program = signature.program
+        self.signature = signature
         self.writer = writer
-        self._numbers = {value: number for number, value in enumerate(program.body)}
+        self.split = split
+        self._numbers = {value: number for number, value in enumerate(self.program.body)}
         self.known: dict[Value, Parts] = {}
 
     # -- declarations ---------------------------------------------------------------------------
@@ -120,7 +128,9 @@ class TritonBody:
         return [*names, "error"]
 
     def rows(self) -> None:
-        """Which rows and lanes this program has; needs ``rows`` and ``H``."""
+        """Which rows and lanes this program has, and if split which tokens, ``begin`` to ``end``;
+        needs ``rows``, ``H`` and if split ``L`` and ``span``.
+        """
         write = self.writer.line
         write("row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
         write("live = row < rows")
@@ -130,10 +140,14 @@ class TritonBody:
         write("part = tl.arange(0, 2)")
         write(f"inside = live[:, None] & (j < {self.program.state_size})[None, :]")
         write("lane = tl.broadcast_to(j[None, :], (ROWS, BLOCK))")
+        if self.split:
+            write("chunk = tl.program_id(1).to(tl.int64)")
+            write("begin = chunk * span")
+            write("end = tl.minimum(begin + span, L)")
 
     def pointers(self) -> None:
         """The tile of addresses of every tensor at token 0."""
-        indices = {"B": "b", "H": "h"}
+        indices = {"B": "b", "C": "chunk", "H": "h"}
         for argument in self.signature.arguments:
             terms = [
                 f"{indices[axis]} * {argument.name}_s{axis}"
@@ -159,8 +173,9 @@ class TritonBody:
                 self.writer.line(f"{name} = {part}")
         for input_ in self.program.inputs:
             if isinstance(input_.type, Table):
-                if needs_range_check(input_):
-                    self._check_table(input_, input_.type)
+                if self._is_reported(input_.name, "range"):
+                    with self._only("chunk == 0"):
+                        self._check_table(input_, input_.type)
             elif input_.role in ("head", "row") and self._is_read(input_):
                 self.load(input_.value, "", "0")
                 self.finish(input_.value, "", "0")
@@ -202,7 +217,7 @@ class TritonBody:
 
     def _check_constant(self, input_: Input) -> None:
         """An index or a map that is one for all tokens of a row."""
-        if not needs_range_check(input_):
+        if not self._is_reported(input_.name, "range"):
             return
         raw = self.raw_names(input_.value, "")[0]
         bound = input_.type.bound if isinstance(input_.type, Index) else self._n
@@ -216,6 +231,15 @@ class TritonBody:
         """Whether an index as it was loaded lies outside ``[0, bound)``."""
         wrong = f"{raw} >= {bound}"
         return wrong if input_.storage == "u8" else f"({raw} < 0) | ({wrong})"
+
+    @contextmanager
+    def _only(self, condition: str) -> Iterator[None]:
+        """What one chunk does for all of its row."""
+        if not self.split:
+            yield
+            return
+        with self.writer.block(f"if {condition}:"):
+            yield
 
     def _name(self, value: Value) -> str:
         return value.name if value.is_leaf else f"v{self._numbers[value]}"
@@ -382,10 +406,12 @@ class TritonBody:
 
     def end_rows(self) -> None:
         """Final outputs, and the reports of what was checked over all tokens."""
+        last = "end == L" if self.program.direction == "forward" else "begin == 0"
         for final in self.program.final_outputs:
             carry = self.program.carry(final.carry)
             argument = self._argument(final.name)
-            self._store(argument, f"{final.name}_at", part_names(carry.name, carry.type))
+            with nullcontext() if argument.role == "chunk" else self._only(last):
+                self._store(argument, f"{final.name}_at", part_names(carry.name, carry.type))
         for number, (subject, promise) in enumerate(self._promises()):
             self.writer.line(f"at = tl.max(broken_{number}, axis=1)")
             self._report(subject, promise, "at >= 0", "b * L * H + at * H + h")
@@ -394,6 +420,8 @@ class TritonBody:
 
     def _promises(self) -> list[tuple[str, str]]:
         """Checks made element by element over all tokens: maps' ranges, then promises."""
+        if not self.signature.reports:
+            return []
         maps = [
             (i.name, "range")
             for i in self.program.inputs
@@ -401,8 +429,13 @@ class TritonBody:
         ]
         return maps + [(check.subject, check.promise) for check in self.program.checks]
 
+    def _is_reported(self, subject: str, promise: str) -> bool:
+        return ReportedCheck(subject, promise) in self.signature.checks
+
     def _range_checks(self, slot: str) -> None:
         for value in self.indices():
+            if not self._is_reported(value.name, "range"):
+                continue
             input_ = self.program.input(value.name)
             bad = self._outside(self.raw_names(value, slot)[0], input_, self._bound(value))
             self._report(value.name, "range", bad, "b * L * H + t * H + h")
@@ -413,6 +446,8 @@ class TritonBody:
                 self.writer.line(f"broken_{number} = tl.where({bad}, t, broken_{number})")
 
     def _promise_checks(self) -> None:
+        if not self.signature.reports:
+            return
         first = len(self._promises()) - len(self.program.checks)
         for number, check in enumerate(self.program.checks, start=first):
             (name,) = self.known[check.map]

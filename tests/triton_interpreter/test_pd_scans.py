@@ -13,11 +13,10 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
 from pdssm_compiler.runtime.faults import Reporter
-from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.ir.agreement import cotangents_for
 from tests.kernels import assert_runs, rounded, tensors_of
 from tests.strategies import Sizes, arrays_for
-from tests.triton_interpreter.interpreted import CONFIGS, Interpreted
+from tests.triton_interpreter.interpreted import CONFIGS, Config, Interpreted
 
 KINDS = [
     PdScan(1, None, map_source="none", element="c128", initial_state=True, final_state=True),
@@ -53,7 +52,7 @@ def spec_id(spec: PdScan) -> str:
     seed=st.integers(0, 999),
 )
 def test_values_and_gradients(
-    spec: PdScan, state_size: int, config: TritonRowsConfig, sizes: Sizes, seed: int
+    spec: PdScan, state_size: int, config: Config, sizes: Sizes, seed: int
 ) -> None:
     program = pd_scan(replace(spec, state_size=state_size))
     derived = adjoint(program)
@@ -71,7 +70,7 @@ SIZES = Sizes(2, 4, 2)
 
 
 def reported(
-    spec: PdScan, name: str, at: tuple[int, ...], value: object, config: TritonRowsConfig
+    spec: PdScan, name: str, at: tuple[int, ...], value: object, config: Config
 ) -> Exception:
     """The error of a call with one wrong entry; the tensors' own memory is never left."""
     program = pd_scan(spec)
@@ -87,7 +86,7 @@ def reported(
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("value", [-1, 5, 2**31 - 1, -(2**31)])
-def test_range_errors(value: int, config: TritonRowsConfig) -> None:
+def test_range_errors(value: int, config: Config) -> None:
     table = PdScan(5, 3)
     error = reported(table, "dictionary", (1, 2, 4), value, config)
     assert isinstance(error, IndexRangeError)
@@ -122,7 +121,7 @@ def test_range_errors_of_other_dtypes(storage: str) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_a_broken_promise(config: TritonRowsConfig) -> None:
+def test_a_broken_promise(config: Config) -> None:
     spec = PdScan(5, None, map_source="token", map_class="permutation")
     error = reported(spec, "destination", (1, 2, 1), np.array([0, 1, 1, 3, 4]), config)
     assert isinstance(error, PromiseError)

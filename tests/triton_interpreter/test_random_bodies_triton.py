@@ -4,16 +4,15 @@ from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program, interpret
 from pdssm_compiler.ir.passes import adjoint
-from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.ir.agreement import cotangents_for
 from tests.kernels import LAYOUTS, assert_runs, few
 from tests.strategies import Sizes, affine_programs, arrays_for, programs, seeds
-from tests.triton_interpreter.interpreted import CONFIGS, Interpreted
+from tests.triton_interpreter.interpreted import CONFIGS, Config, Interpreted
 
 SHAPES = (Sizes(2, 3, 2), Sizes(1, 5, 3), Sizes(1, 1, 1), Sizes(2, 0, 1))
 
 
-def assert_interpreted(program: Program, seed: int, config: TritonRowsConfig) -> None:
+def assert_interpreted(program: Program, seed: int, config: Config) -> None:
     """Forward and backward, in every shape and layout."""
     derived = adjoint(program)
     forward, backward = (Interpreted(p, config) for p in (derived.forward, derived.program))
@@ -35,15 +34,15 @@ configs = st.sampled_from(CONFIGS)
 
 
 @few(14, program=programs(precision=32, max_ops=14), seed=seeds(), config=configs)
-def test_float32(program: Program, seed: int, config: TritonRowsConfig) -> None:
+def test_float32(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
 
 
 @few(6, program=programs(precision=64), seed=seeds(), config=configs)
-def test_float64(program: Program, seed: int, config: TritonRowsConfig) -> None:
+def test_float64(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
 
 
 @few(5, program=affine_programs(precision=64), seed=seeds(), config=configs)
-def test_affine(program: Program, seed: int, config: TritonRowsConfig) -> None:
+def test_affine(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
