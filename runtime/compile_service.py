@@ -1,8 +1,8 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the first template that can run the program. (Tuned configs will stand between
-the two.)
+the heuristic of the first template that can run the program, those that suit the sizes first.
+(Tuned configs will stand between the two.)
 """
 
 import json
@@ -138,7 +138,15 @@ def build(program: Program, target: Target, alignment: int = 0, config: Any = No
         NoTemplateError: no schedule.
         BackendUnavailableError: what the backend needs is missing here.
     """
-    source, schedule = lower(program, target, config)
+    lowered = specialise(program)
+    return build_schedule(lowered, target, choose(lowered, target, config), alignment)
+
+
+def build_schedule(
+    program: Program, target: Target, schedule: Schedule, alignment: int
+) -> BuiltKernel:
+    """The kernel of a specialised program by a schedule; see :func:`build`."""
+    source = schedule.template.lower(program, target, schedule.config)
     key = key_of(source, alignment)
     start = time.perf_counter()
     files, origin = obtain(source, key, alignment, default_cache())

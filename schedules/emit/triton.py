@@ -57,8 +57,7 @@ DIALECT = Dialect(
 
 # Functions that Triton lacks, or that lose their small values: written into a kernel's source
 # when its program uses them.
-HELPERS = {
-    "tanh": """
+_TANH = """
 @triton.jit
 def tanh(x):
     # A continued fraction near zero, where 1 - e^-2x would cancel.
@@ -68,8 +67,8 @@ def tanh(x):
     decayed = tl.exp(-2.0 * tl.abs(x))
     far = (1.0 - decayed) / (1.0 + decayed)
     return tl.where(tl.abs(x) < 0.5, near, tl.where(x < 0.0, -far, far))
-""",
-    "softplus": """
+"""
+_SOFTPLUS = """
 @triton.jit
 def softplus(x):
     # log(1 + u), by the series of atanh where 1 + u would round u away.
@@ -80,7 +79,48 @@ def softplus(x):
     tail = 1.0 / 5.0 + s * (1.0 / 7.0 + s * (1.0 / 9.0 + s * tail))
     near = 2.0 * r * (1.0 + s * (1.0 / 3.0 + s * tail))
     return tl.maximum(x, 0.0) + tl.where(u < 0.25, near, tl.log(1.0 + u))
-""",
+"""
+_BY_TARGET = """
+@triton.jit
+def by_target(to, lane):
+    # The sources sorted by where they go, and where each of them goes.
+    key = tl.sort(to * BLOCK + lane, dim=1)
+    return key % BLOCK, key // BLOCK
+"""
+# A target's sources are neighbours once they are sorted, so their sum is the last of a running sum
+# that starts anew with each target. Its cost is the same whatever collides, and so is its order.
+_SEGMENTS = """
+@triton.jit
+def segments(to, lane):
+    # For the sorted sources: which they are, and whether each is its target's first. For the
+    # targets: where the last source of each is, and whether it has any.
+    order, target = by_target(to, lane)
+    before = tl.gather(target, tl.maximum(lane - 1, 0), axis=1)
+    first = ((lane == 0) | (before != target)).to(tl.int32)
+    # How many sources go to this lane or one before it, by bisection.
+    count = tl.zeros_like(lane)
+    for level in tl.static_range(LEVELS):
+        step = BLOCK >> (level + 1)
+        probe = tl.gather(target, count + (step - 1), axis=1)
+        count = tl.where(probe <= lane, count + step, count)
+    count = tl.where(tl.gather(target, count, axis=1) <= lane, count + 1, count)
+    last = tl.maximum(count - 1, 0)
+    return order, first, last, tl.gather(target, last, axis=1) == lane
+
+@triton.jit
+def add_1(first_a, a, first_b, b):
+    return first_a | first_b, tl.where(first_b != 0, b, a + b)
+
+@triton.jit
+def add_2(first_a, a_re, a_im, first_b, b_re, b_im):
+    new = first_b != 0
+    return first_a | first_b, tl.where(new, b_re, a_re + b_re), tl.where(new, b_im, a_im + b_im)
+"""
+HELPERS: dict[str, tuple[str, ...]] = {
+    "tanh": (_TANH,),
+    "softplus": (_SOFTPLUS,),
+    "invert": (_BY_TARGET,),
+    "scatter_add": (_BY_TARGET, _SEGMENTS),
 }
 
 
@@ -115,7 +155,7 @@ class TritonBody:
     def helpers(self) -> Iterable[str]:
         """Source of the functions the body calls."""
         used = {value.op for value in self.program.body}
-        return [source for op, source in HELPERS.items() if op in used]
+        return [source for op, sources in HELPERS.items() if op in used for source in sources]
 
     def parameters(self) -> list[str]:
         """Names of the kernel's parameters before the skeleton's own: each tensor's pointer and
@@ -395,14 +435,7 @@ class TritonBody:
             return
         rule = STRUCTURE_RULES.get(value.op)
         args = [self.known[arg] for arg in value.args]
-        if value.op in ("scatter_add", "invert"):
-            self._hits(value.args[-1])
         self._bind(value, rule(self, value, args) if rule else arithmetic(value, args, DIALECT))
-
-    def _hits(self, map_: Value) -> None:
-        """Where source ``j`` (axis 1) goes to row ``i`` (axis 2)."""
-        (name,) = self.known[map_]
-        self.writer.line(f"hits = {name}[:, :, None] == j[None, None, :]")
 
     def end_rows(self) -> None:
         """Final outputs, and the reports of what was checked over all tokens."""
@@ -482,7 +515,20 @@ def _gather(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
 
 
 def _scatter_add(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
-    return tuple(f"tl.sum(tl.where(hits, {part}[:, :, None], 0.0), axis=1)" for part in args[0])
+    parts, (map_,) = args
+    if body.program.state_size == 1:
+        return parts
+    body.writer.line(f"order, first_of, last_of, hit = segments({map_}, lane)")
+    names = tuple(f"summed_{number}" for number, _ in enumerate(parts))
+    moved = [f"tl.gather({part}, order, axis=1)" for part in parts]
+    scanned = f"tl.associative_scan((first_of, {', '.join(moved)}), 1, add_{len(parts)})"
+    body.writer.line(f"_, {', '.join(names)} = {scanned}")
+    return tuple(f"tl.where(hit, tl.gather({name}, last_of, axis=1), 0.0)" for name in names)
+
+
+def _invert(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
+    ((map_,),) = args
+    return (map_,) if body.program.state_size == 1 else (f"by_target({map_}, lane)[0]",)
 
 
 STRUCTURE_RULES: dict[str, Rule] = {
@@ -495,7 +541,7 @@ STRUCTURE_RULES: dict[str, Rule] = {
     "gather": _gather,
     "compose": _gather,
     "scatter_add": _scatter_add,
-    "invert": lambda body, value, args: ("tl.max(tl.where(hits, j[None, :, None], 0), axis=1)",),
+    "invert": _invert,
     "iota": lambda body, value, args: ("lane",),
 }
 

@@ -20,6 +20,7 @@ def write_header(
     writer.line()
     writer.line(f"ROWS = tl.constexpr({rows})")
     writer.line(f"BLOCK = tl.constexpr({block})")
+    writer.line(f"LEVELS = tl.constexpr({block.bit_length() - 1})")
     writer.line()
     for helper in dict.fromkeys(helper for body in bodies for helper in body.helpers()):
         for line in helper.strip("\n").splitlines():

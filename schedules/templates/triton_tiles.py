@@ -36,8 +36,8 @@ def shapes(program: Program, target: Target) -> Iterator[tuple[int, int, int]]:
 def preferred_shapes(program: Program, target: Target) -> Iterator[tuple[int, int, int]]:
     """The same, the best first, without measuring.
 
-    One warp a program spreads few rows over many processors; more warps only where a scatter's
-    tile would not fit one warp's registers.
+    One warp a program spreads few rows over many processors; more warps only where a tile would
+    not fit one warp's registers.
     """
     rows = rows_of_a_warp(program, target)
     for num_warps in (1, 2, 4, 8):
@@ -51,8 +51,7 @@ def limit(program: Program, target: Target, rows: int, num_warps: int, unroll: i
         return f"rows must be a power of two, not {rows}"
     block = block_of(program)
     threads = num_warps * target.warp_size
-    spread = any(value.op in ("scatter_add", "invert") for value in program.body)
-    tile = rows * block * (block if spread else 1)
+    tile = rows * block
     if tile > _MOST_ELEMENTS * threads:
         return (
             f"a tile of {tile} elements is more than {_MOST_ELEMENTS} for each of {threads} "
@@ -65,10 +64,12 @@ def limit(program: Program, target: Target, rows: int, num_warps: int, unroll: i
     held = leaves * unroll * 2 * rows * block // threads
     if held > target.registers and unroll > 1:
         return f"loading {unroll} tokens together needs {held} registers a thread"
-    if unroll * len(program.body) > _MOST_VALUES and unroll > 1:
-        return f"unrolling {unroll} tokens of {len(program.body)} values is too long"
-    if spread and unroll * tile > 256 * threads and unroll > 1:
-        return f"unrolling {unroll} tokens repeats a tile of {tile} elements too often"
+    # What sorts a map is as long as a bitonic network of the block.
+    levels = block.bit_length() - 1
+    sorts = sum(value.op in ("scatter_add", "invert") for value in program.body)
+    values = len(program.body) + sorts * levels * (levels + 1) // 2
+    if unroll * values > _MOST_VALUES and unroll > 1:
+        return f"unrolling {unroll} tokens of {values} values is too long"
     return None
 
 
