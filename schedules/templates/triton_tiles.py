@@ -64,10 +64,11 @@ def limit(program: Program, target: Target, rows: int, num_warps: int, unroll: i
     held = leaves * unroll * 2 * rows * block // threads
     if held > target.registers and unroll > 1:
         return f"loading {unroll} tokens together needs {held} registers a thread"
-    # What sorts a map is as long as a bitonic network of the block.
+    # What sorts a map is a bitonic network over the elements that a thread holds.
     levels = block.bit_length() - 1
+    network = levels * (levels + 1) // 2 * max(1, tile // threads)
     sorts = sum(value.op in ("scatter_add", "invert") for value in program.body)
-    values = len(program.body) + sorts * levels * (levels + 1) // 2
+    values = len(program.body) + sorts * network
     if unroll * values > _MOST_VALUES and unroll > 1:
         return f"unrolling {unroll} tokens of {values} values is too long"
     return None
