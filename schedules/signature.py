@@ -4,7 +4,7 @@ Emitters write it, the runtime obeys it. Arguments are the program's inputs, the
 outputs, then its final outputs, each sorted by name, then the error word.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pdssm_compiler.ir.program import Input, Program
@@ -80,6 +80,19 @@ class Argument:
         return (*shape, 2) if self.complex else shape
 
 
+def sorted_form(maps: Argument) -> tuple[Argument, Argument]:
+    """Where the sources of each target stand, for maps ``[…, N]``: two int32 tensors of their
+    shape.
+
+    ``<name>_order``: the sources sorted by where they go, each twice its number, plus 1 for the
+    first that goes to its target. ``<name>_last``: for each target, the place of its last source
+    among them, -1 if it has none.
+    """
+    return tuple(  # type: ignore[return-value]
+        replace(maps, name=f"{maps.name}_{part}", storage="i32") for part in ("order", "last")
+    )
+
+
 @dataclass(frozen=True)
 class ReportedCheck:
     """A check a kernel makes while it runs.
@@ -100,11 +113,14 @@ class Signature:
     Attributes:
         program: what the kernel runs.
         of_chunks: names of row inputs and final outputs that have an axis of chunks.
+        sorted_maps: names of inputs and final outputs that hold maps, whose sorted form the kernel
+            reads or writes as well; see :meth:`sorted_form`.
         reports: whether the kernel reports its checks.
     """
 
     program: Program
     of_chunks: frozenset[str] = frozenset()
+    sorted_maps: frozenset[str] = frozenset()
     reports: bool = True
 
     @cached_property
@@ -140,7 +156,9 @@ class Signature:
     @cached_property
     def arguments(self) -> tuple[Argument, ...]:
         """All tensors, in calling order."""
-        return (*self.inputs, *self.token_outputs, *self.final_outputs)
+        declared = (*self.inputs, *self.token_outputs, *self.final_outputs)
+        forms = (sorted_form(a) for a in declared if a.name in self.sorted_maps)
+        return (*declared, *(part for form in forms for part in form))
 
     @cached_property
     def checks(self) -> tuple[ReportedCheck, ...]:

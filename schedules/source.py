@@ -20,15 +20,16 @@ class Phase:
 
     Attributes:
         entry: the function's name.
-        signature: its arguments: those of the whole source by name, and scratch.
+        arguments: its tensors: those of the whole source by name, and scratch.
         runs: what one program of its grid goes through in order: ``tokens`` of a block of rows;
             ``chunk``: those of one chunk of a block of rows; ``summaries``: a step for each chunk
-            of a block of rows.
+            of a block of rows; ``map``: one map of the table that is the first argument, for a
+            block of heads.
     """
 
     entry: str
-    signature: Signature
-    runs: Literal["tokens", "chunk", "summaries"] = "tokens"
+    arguments: tuple[Argument, ...]
+    runs: Literal["tokens", "chunk", "summaries", "map"] = "tokens"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class KernelSource:
         target: what it is for.
         options: what the backend's compiler is told.
         phases: the functions to run, where there are several.
-        scratch: tensors that one phase writes for the next, ``[B, C, H, …]``.
+        scratch: tensors that one phase writes for the next; their roles are ``chunk`` or ``head``.
         chunking: how rows are cut into chunks, where they are.
     """
 
@@ -69,7 +70,7 @@ class KernelSource:
     @property
     def launches(self) -> tuple[Phase, ...]:
         """Every function, in the order they run."""
-        return self.phases or (Phase(self.entry, self.signature),)
+        return self.phases or (Phase(self.entry, self.signature.arguments),)
 
 
 class Writer:

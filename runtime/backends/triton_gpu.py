@@ -133,12 +133,16 @@ class Launcher:
         self._rows: int = source.config["rows"]
         self._chunking = source.chunking
         self._scratch = [
-            (argument.own_shape(source.program.state_size), getattr(torch, argument.dtype))
+            (
+                argument.role,
+                argument.own_shape(source.program.state_size),
+                getattr(torch, argument.dtype),
+            )
             for argument in source.scratch
         ]
         names = [argument.name for argument in (*source.signature.arguments, *source.scratch)]
         self._phases = [
-            (function, phase.runs, phase.signature.arguments, _places(phase, names))
+            (function, phase, _places(phase, names))
             for function, phase in zip(functions, source.launches, strict=True)
         ]
 
@@ -149,30 +153,35 @@ class Launcher:
         if rows == 0:
             return
         blocks = -(-rows // self._rows)
-        span, chunks = 0, 1
+        span, chunks = length, 1
         if self._chunking is not None:
             span = self._chunking.length(blocks, length)
             chunks = self._chunking.chunks(span, length)
+        if self._scratch:
+            leading = {"chunk": (batch, chunks, heads), "head": (heads,)}
             device = tensors[0].device
             tensors = list(tensors)
-            for own, dtype in self._scratch:
-                shape = (batch, chunks, heads, *own)
-                tensors.append(self._empty(shape, dtype=dtype, device=device))
-        for function, runs, arguments, places in self._phases:
+            for role, own, dtype in self._scratch:
+                tensors.append(self._empty((*leading[role], *own), dtype=dtype, device=device))
+        for function, phase, places in self._phases:
             values: list[Any] = []
-            for argument, place in zip(arguments, places, strict=True):
+            for argument, place in zip(phase.arguments, places, strict=True):
                 tensor = tensors[place]
                 values.append(tensor)
                 values += leading_strides(argument, tensor)
-            values += (error, rows, chunks if runs == "summaries" else length, heads)
-            if runs == "chunk":
+            values += (error, rows, chunks if phase.runs == "summaries" else length, heads)
+            grid = (blocks, 1, 1)
+            if phase.runs == "chunk":
                 values.append(span)
-            function[(blocks, chunks if runs == "chunk" else 1, 1)](*values)
+                grid = (blocks, chunks, 1)
+            elif phase.runs == "map":
+                grid = (-(-heads // self._rows), phase.arguments[0].type.size, 1)
+            function[grid](*values)
 
 
 def _places(phase: Phase, names: Sequence[str]) -> list[int]:
     """Where a phase's arguments stand among all tensors."""
-    return [names.index(argument.name) for argument in phase.signature.arguments]
+    return [names.index(argument.name) for argument in phase.arguments]
 
 
 def leading_strides(argument: Argument, tensor: torch.Tensor) -> list[int]:
@@ -189,7 +198,7 @@ def ast_source(source: KernelSource, phase: Phase, alignment: int) -> Any:
     from triton.compiler import ASTSource
 
     signature: dict[str, str] = {}
-    for argument in phase.signature.arguments:
+    for argument in phase.arguments:
         signature[argument.name] = _POINTERS[argument.dtype]
         signature.update({f"{argument.name}_s{axis}": "i64" for axis in argument.leading})
     signature["error"] = "*i64"

@@ -37,6 +37,7 @@ from pdssm_compiler.schedules.signature import (
     ReportedCheck,
     Signature,
     needs_range_check,
+    sorted_form,
 )
 from pdssm_compiler.schedules.source import Writer
 
@@ -149,12 +150,16 @@ class TritonBody:
         self.split = split
         self._numbers = {value: number for number, value in enumerate(self.program.body)}
         self.known: dict[Value, Parts] = {}
+        # What the sorted forms of maps were loaded to.
+        self.sorted_maps: dict[Value, str] = {}
 
     # -- declarations ---------------------------------------------------------------------------
 
     def helpers(self) -> Iterable[str]:
         """Source of the functions the body calls."""
         used = {value.op for value in self.program.body}
+        if self.signature.sorted_maps:
+            used.add("scatter_add")
         return [source for op, sources in HELPERS.items() if op in used for source in sources]
 
     def parameters(self) -> list[str]:
@@ -316,13 +321,10 @@ class TritonBody:
         Nothing waits for the memory here: what has to be computed from it is left to
         :meth:`finish`, when the token's turn has come. (A selected map does wait for its index.)
         """
-        names = self.raw_names(value, slot)
-        if value.op == "select":
-            table, index = value.args
-            k = self._clamped(self.raw_names(index, slot)[0], self._bound(index))
-            place = f"{table.name}_at + {k}[:, None] * {self._n}"
-            self.writer.line(f"{names[0]} = tl.load({place}, mask=inside, other=0)")
+        if isinstance(value.type, Map):
+            self._load_map(value, slot, t)
             return
+        names = self.raw_names(value, slot)
         input_ = self.program.input(value.name)
         argument = self._argument(input_.name)
         place, mask = f"{input_.name}_at", self._mask(argument)
@@ -337,9 +339,44 @@ class TritonBody:
             loaded = f"tl.split({loaded})"
         self.writer.line(f"{', '.join(names)} = {loaded}")
 
+    def _load_map(self, value: Value, slot: str, t: str) -> None:
+        """A map as it is, its sorted form, or both, as the body needs them."""
+        name, offset = value.args[0].name if value.op == "select" else value.name, ""
+        if value.op == "select":
+            index = value.args[1]
+            k = self._clamped(self.raw_names(index, slot)[0], self._bound(index))
+            offset = f" + {k}[:, None] * {self._n}"
+        (raw,) = self.raw_names(value, slot)
+        for part, filler in (("", 0), ("_order", 0), ("_last", -1)):
+            if not self._needs(value, part != ""):
+                continue
+            argument = self._argument(f"{name}{part}")
+            if "L" in argument.leading:
+                offset = f" + ({t}) * {self._step(argument)}"
+            place = f"{argument.name}_at{offset}"
+            self.writer.line(f"{raw}{part} = tl.load({place}, mask=inside, other={filler})")
+
+    def _needs(self, map_: Value, sorted_: bool) -> bool:
+        """Whether the body reads a map in its sorted form (a scatter does, where there is one), or
+        as it is.
+        """
+        name = map_.args[0].name if map_.op == "select" else map_.name
+        if name not in self.signature.sorted_maps:
+            return not sorted_
+        users = {value.op for value in self.program.body if map_ in value.args}
+        if sorted_:
+            return "scatter_add" in users
+        return users != {"scatter_add"} or map_ in self.program.roots
+
     def finish(self, value: Value, slot: str, t: str) -> None:
         """Make the parts of a loaded value known: widened, clamped, or the boundary's."""
         names = self.raw_names(value, slot)
+        if isinstance(value.type, Map) and self._needs(value, True):
+            self.sorted_maps[value] = names[0]
+            if not self._needs(value, False):
+                # Nothing asks for it, but it is not to be computed either.
+                self.known[value] = ()
+                return
         if isinstance(value.type, Index):
             self._bind(value, (self._clamped(names[0], self._bound(value)),))
         elif isinstance(value.type, Map):
@@ -445,9 +482,18 @@ class TritonBody:
             argument = self._argument(final.name)
             with nullcontext() if argument.role == "chunk" else self._only(last):
                 self._store(argument, f"{final.name}_at", part_names(carry.name, carry.type))
+                if final.name in self.signature.sorted_maps:
+                    self._store_sorted(argument, carry.name)
         for number, (subject, promise) in enumerate(self._promises()):
             self.writer.line(f"at = tl.max(broken_{number}, axis=1)")
             self._report(subject, promise, "at >= 0", "b * L * H + at * H + h")
+
+    def _store_sorted(self, maps: Argument, name: str) -> None:
+        """The sorted form of a map."""
+        order, last = sorted_form(maps)
+        self.writer.line(f"order, first_of, last_of, hit = segments({name}, lane)")
+        self._store(order, f"{order.name}_at", ("order * 2 + first_of",))
+        self._store(last, f"{last.name}_at", ("tl.where(hit, last_of, -1)",))
 
     # -- checks ---------------------------------------------------------------------------------
 
@@ -515,14 +561,20 @@ def _gather(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
 
 
 def _scatter_add(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
-    parts, (map_,) = args
+    parts, map_ = args
     if body.program.state_size == 1:
         return parts
-    body.writer.line(f"order, first_of, last_of, hit = segments({map_}, lane)")
+    write = body.writer.line
+    raw = body.sorted_maps.get(value.args[1])
+    if raw is None:
+        write(f"order, first_of, last_of, hit = segments({map_[0]}, lane)")
+    else:
+        write(f"order, first_of = {raw}_order >> 1, {raw}_order & 1")
+        write(f"last_of, hit = tl.maximum({raw}_last, 0), {raw}_last >= 0")
     names = tuple(f"summed_{number}" for number, _ in enumerate(parts))
     moved = [f"tl.gather({part}, order, axis=1)" for part in parts]
     scanned = f"tl.associative_scan((first_of, {', '.join(moved)}), 1, add_{len(parts)})"
-    body.writer.line(f"_, {', '.join(names)} = {scanned}")
+    write(f"_, {', '.join(names)} = {scanned}")
     return tuple(f"tl.where(hit, tl.gather({name}, last_of, axis=1), 0.0)" for name in names)
 
 

@@ -3,7 +3,8 @@
 Three functions, one after the other. ``fold`` makes each chunk's summary, one program a chunk and
 block of rows. ``carry`` goes through the summaries of its rows in order and leaves the carry
 before each chunk. ``scan`` is the program itself, one program a chunk and block of rows, from that
-carry on. Tokens are read twice, so where rows alone fill the device triton-rows is faster.
+carry on. Tokens are read twice, so where rows alone fill the device triton-rows is faster. Tables
+whose maps may collide are sorted before (``sort_…``).
 
 How long a chunk is, is decided at each launch: see :class:`Chunking`.
 """
@@ -16,8 +17,14 @@ from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.chunking import Chunking
 from pdssm_compiler.schedules.emit.triton import TritonBody
-from pdssm_compiler.schedules.emit.triton_kernel import write_function, write_header
-from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.emit.triton_kernel import (
+    maps_to_sort,
+    tables_to_sort,
+    write_function,
+    write_header,
+    write_sorts,
+)
+from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource, Phase, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
@@ -95,26 +102,32 @@ class TritonChunks(Template[TritonChunksConfig]):
             if getattr(config, name) < 1:
                 return f"{name} is at least 1, not {getattr(config, name)}"
         try:
-            parts = in_chunks(program)
+            signatures = _signatures(in_chunks(program))
         except PassError as error:
             return f"chunks have no summary: {error}"
-        for part in (parts.fold, parts.carry, parts.resume):
-            refused = limit(part, target, config.rows, config.num_warps, config.unroll)
+        for signature in signatures:
+            refused = limit(signature, target, config.rows, config.num_warps, config.unroll)
             if refused:
                 return refused
         return None
 
     def lower(self, program: Program, target: Target, config: TritonChunksConfig) -> KernelSource:
         parts = in_chunks(program)
-        phases = _phases(parts)
+        fold, carry, scan = _signatures(parts)
         writer = Writer()
-        bodies = [TritonBody(p.signature, writer, p.runs == "chunk") for p in phases]
+        bodies = [
+            TritonBody(fold, writer, split=True),
+            TritonBody(carry, writer),
+            TritonBody(scan, writer, split=True),
+        ]
         title = f"{self.name} {config}\n{program.text}"
         write_header(writer, title, config.rows, block_of(program), bodies)
-        for phase, body in zip(phases, bodies, strict=True):
+        sorts, tables = write_sorts(bodies[2])
+        for entry, body in zip(("fold", "carry", "scan"), bodies, strict=True):
             writer.line()
-            writer.comment(phase.signature.program.text)
-            write_function(phase.entry, body, config.unroll)
+            writer.comment(body.program.text)
+            write_function(entry, body, config.unroll)
+        between = [a for a in (*fold.arguments, *scan.arguments) if a.role == "chunk"]
         return KernelSource(
             "triton",
             writer.text,
@@ -124,25 +137,24 @@ class TritonChunks(Template[TritonChunksConfig]):
             asdict(config),
             target,
             compiler_options(config.num_warps),
-            phases,
-            _scratch(phases),
+            (
+                *sorts,
+                Phase("fold", fold.arguments, "chunk"),
+                Phase("carry", carry.arguments, "summaries"),
+                Phase("scan", scan.arguments, "chunk"),
+            ),
+            (*tables, *between),
             Chunking(config.programs, config.least_chunk, config.unroll, program.chunk_length),
         )
 
 
-def _phases(parts: InChunks) -> tuple[Phase, ...]:
-    """The functions. Only the last reports: the others read what it reads."""
-    fold = Signature(parts.fold, frozenset(parts.summaries), reports=False)
-    carry = Signature(parts.carry, reports=False)
-    scan = Signature(parts.resume, frozenset({parts.incoming}))
+def _signatures(parts: InChunks) -> tuple[Signature, Signature, Signature]:
+    """Of the three functions. Only the last reports: the others read what it reads."""
+    # A summary's map is sorted where it is made, side by side; the carry goes in order.
+    maps = maps_to_sort(parts.carry) & frozenset(parts.summaries)
+    tables = tables_to_sort(parts.resume)
     return (
-        Phase("fold", fold, "chunk"),
-        Phase("carry", carry, "summaries"),
-        Phase("scan", scan, "chunk"),
+        Signature(parts.fold, frozenset(parts.summaries), maps | tables, reports=False),
+        Signature(parts.carry, sorted_maps=maps, reports=False),
+        Signature(parts.resume, frozenset({parts.incoming}), tables),
     )
-
-
-def _scratch(phases: tuple[Phase, ...]) -> tuple[Argument, ...]:
-    """What one phase writes for the next."""
-    fold, carry, _ = (phase.signature for phase in phases)
-    return (*fold.final_outputs, *carry.token_outputs)

@@ -5,6 +5,8 @@ read or written once. What ``unroll`` tokens need that no token before them comp
 together, so that memory is waited for once in ``unroll`` tokens. (Loading a token's inputs some
 tokens ahead and handing registers on from token to token was tried and is slower: a copy of a
 register waits for the load that fills it. docs/gpu-log.md has the figures.)
+
+Tables whose maps may collide are sorted by a small function before (``sort_…``).
 """
 
 from collections.abc import Iterator
@@ -12,9 +14,14 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.emit.triton import TritonBody
-from pdssm_compiler.schedules.emit.triton_kernel import write_function, write_header
+from pdssm_compiler.schedules.emit.triton_kernel import (
+    tables_to_sort,
+    write_function,
+    write_header,
+    write_sorts,
+)
 from pdssm_compiler.schedules.signature import Signature
-from pdssm_compiler.schedules.source import KernelSource, Writer
+from pdssm_compiler.schedules.source import KernelSource, Phase, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
 from pdssm_compiler.schedules.templates.triton_tiles import (
@@ -64,13 +71,15 @@ class TritonRows(Template[TritonRowsConfig]):
     def feasible(self, program: Program, target: Target, config: TritonRowsConfig) -> str | None:
         if target.kind not in self.kinds:
             return f"{self.name} is for GPUs, not for {target}"
-        return limit(program, target, config.rows, config.num_warps, config.unroll)
+        return limit(_signature(program), target, config.rows, config.num_warps, config.unroll)
 
     def lower(self, program: Program, target: Target, config: TritonRowsConfig) -> KernelSource:
         writer = Writer()
-        body = TritonBody(Signature(program), writer)
+        signature = _signature(program)
+        body = TritonBody(signature, writer)
         title = f"{self.name} {config}\n{program.text}"
         write_header(writer, title, config.rows, block_of(program), [body])
+        sorts, scratch = write_sorts(body)
         write_function("scan", body, config.unroll)
         return KernelSource(
             "triton",
@@ -81,4 +90,10 @@ class TritonRows(Template[TritonRowsConfig]):
             asdict(config),
             target,
             compiler_options(config.num_warps),
+            (*sorts, Phase("scan", signature.arguments)),
+            scratch,
         )
+
+
+def _signature(program: Program) -> Signature:
+    return Signature(program, sorted_maps=tables_to_sort(program))

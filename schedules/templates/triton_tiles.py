@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.target import Target
 
 # Elements of one tile a thread may hold before the compiler spills (measured: registers reported
@@ -45,8 +46,11 @@ def preferred_shapes(program: Program, target: Target) -> Iterator[tuple[int, in
             yield rows, num_warps, unroll
 
 
-def limit(program: Program, target: Target, rows: int, num_warps: int, unroll: int) -> str | None:
-    """None if a program fits in such tiles, otherwise what does not, in one line."""
+def limit(
+    signature: Signature, target: Target, rows: int, num_warps: int, unroll: int
+) -> str | None:
+    """None if a kernel fits in such tiles, otherwise what does not, in one line."""
+    program = signature.program
     if rows < 1 or rows & (rows - 1):
         return f"rows must be a power of two, not {rows}"
     block = block_of(program)
@@ -64,14 +68,27 @@ def limit(program: Program, target: Target, rows: int, num_warps: int, unroll: i
     held = leaves * unroll * 2 * rows * block // threads
     if held > target.registers and unroll > 1:
         return f"loading {unroll} tokens together needs {held} registers a thread"
-    # What sorts a map is a bitonic network over the elements that a thread holds.
-    levels = block.bit_length() - 1
-    network = levels * (levels + 1) // 2 * max(1, tile // threads)
-    sorts = sum(value.op in ("scatter_add", "invert") for value in program.body)
-    values = len(program.body) + sorts * network
+    values = len(program.body) + _steps_of_sorts(signature, max(1, tile // threads))
     if unroll * values > _MOST_VALUES and unroll > 1:
         return f"unrolling {unroll} tokens of {values} values is too long"
     return None
+
+
+def _steps_of_sorts(signature: Signature, elements: int) -> int:
+    """What scatters and inverses come to in values: a bitonic network over the elements that a
+    thread holds, for maps that were not sorted before, and a running sum.
+    """
+    levels = block_of(signature.program).bit_length() - 1
+    network = elements * levels * (levels + 1) // 2
+    steps = 0
+    for value in signature.program.body:
+        if value.op == "invert":
+            steps += network
+        elif value.op == "scatter_add":
+            map_ = value.args[1]
+            name = map_.args[0].name if map_.op == "select" else dict(map_.attributes).get("name")
+            steps += levels + (0 if name in signature.sorted_maps else network)
+    return steps
 
 
 def compiler_options(num_warps: int) -> dict[str, Any]:
