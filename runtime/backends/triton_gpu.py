@@ -175,7 +175,7 @@ class Launcher:
                 values.append(span)
                 grid = (blocks, chunks, 1)
             elif phase.runs == "map":
-                grid = (-(-heads // self._rows), phase.arguments[0].type.size, 1)
+                grid = (phase.arguments[0].type.size, -(-heads // self._rows), 1)
             function[grid](*values)
 
 

@@ -84,11 +84,11 @@ def _write_sort(writer: Writer, table: Argument, state_size: int) -> Phase:
     write()
     write("@triton.jit")
     with writer.block(f"def {entry}({', '.join([*parameters, 'error', *size_names(False)])}):"):
-        write("h = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
+        write("h = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
         write("j = tl.arange(0, BLOCK)")
         write(f"inside = (h < H)[:, None] & (j < {state_size})[None, :]")
         write("lane = tl.broadcast_to(j[None, :], (ROWS, BLOCK))")
-        write(f"here = lane + tl.program_id(1) * {state_size}")
+        write(f"here = lane + tl.program_id(0) * {state_size}")
         table_, order, last = (f"{a.name} + h[:, None] * {a.name}_sH + here" for a in arguments)
         write(f"loaded = tl.load({table_}, mask=inside, other=0)")
         write(f"loaded = tl.minimum(tl.maximum(loaded, 0), {state_size - 1}).to(tl.int32)")

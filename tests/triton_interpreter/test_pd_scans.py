@@ -111,7 +111,7 @@ def reported(
     return Reporter(kernel.source.program).error(word, KernelSizes(*SIZES))
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[0], CHUNKS[2]], ids=str)
+@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2]], ids=str)
 @pytest.mark.parametrize("value", [-1, 5, 2**31 - 1, -(2**31)])
 def test_range_errors(value: int, config: Config) -> None:
     table = PdScan(5, 3)
@@ -147,7 +147,7 @@ def test_range_errors_of_other_dtypes(storage: str) -> None:
     assert isinstance(error, IndexRangeError)
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[0], CHUNKS[2]], ids=str)
+@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2]], ids=str)
 def test_a_broken_promise(config: Config) -> None:
     spec = PdScan(5, None, map_source="token", map_class="permutation")
     error = reported(spec, "destination", (1, 2, 1), np.array([0, 1, 1, 3, 4]), config)

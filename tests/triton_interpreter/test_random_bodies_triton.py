@@ -56,7 +56,7 @@ def test_affine(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
 
 
-@few(8, program=affine_programs(precision=64), seed=seeds(), config=st.sampled_from(CHUNKS))
+@few(5, program=affine_programs(precision=64), seed=seeds(), config=st.sampled_from(CHUNKS))
 def test_affine_in_chunks(program: Program, seed: int, config: Config) -> None:
     """The adjoint reads, at a chunk's last step, what was saved in the next one."""
     derived = adjoint_over_tokens(program)
