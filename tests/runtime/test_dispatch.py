@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pdssm_compiler import pd_scan
 from pdssm_compiler.arguments import read_call, text_of
-from pdssm_compiler.runtime import kernels, plan
+from pdssm_compiler.runtime import kernels
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import scan
 from tests.public.scans import Case, Draw, Tensors, inputs
