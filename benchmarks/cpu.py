@@ -85,7 +85,7 @@ def call_overhead(calls: int = 2000, blocks: int = 15) -> dict[str, float]:
     tensors = [problem.diagonal, problem.dictionary, problem.drive, problem.selection]
     bound, sizes = bind(plan._slots, tensors)
     out = torch.view_as_real(torch.empty_like(problem.drive))
-    launch = plan.built.kernel.launch
+    launch = plan.kernels.of(sizes).kernel.launch
 
     def kernel() -> None:
         launch([*bound, out], host_word.tensor, sizes)

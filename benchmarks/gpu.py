@@ -1,12 +1,12 @@
 """``python -m benchmarks.gpu``: the Triton kernels against the memory roof of this GPU.
 
 The roof is a large copy in the same run; a floor is the fewest bytes a scan can move (each input
-once, each output once; selections and dictionaries are not counted).
+once, each output once; selections and dictionaries are not counted). Every template that can run a
+shape is timed; a star marks the one that a plain call takes.
 """
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from benchmarks.problems import SUITE, Shape, random_problem
 from benchmarks.provenance import provenance, store
 from benchmarks.timing import device_times
 from benchmarks.torch_loop import torch_loop
-from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.arguments import read_call
+from pdssm_compiler.ir.passes import specialise
+from pdssm_compiler.ir.program import Input
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.compile_service import BuiltKernel, config_text
+from pdssm_compiler.runtime.devices import target_of
+from pdssm_compiler.runtime.ops import adjoint_of
+from pdssm_compiler.runtime.plan import caller_inputs, plan_for, program_of, run
+from pdssm_compiler.schedules.registry import candidates
+from pdssm_compiler.schedules.templates.base import Problem
 
 # Bytes an element: diagonal, drive in and states out; diagonal, states, gradient in and two out.
 _BYTES = {"forward": 24, "backward": 40}
@@ -34,54 +43,65 @@ def copy_roof(gib: float = 2.0) -> float:
 
 
 def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dict]:
-    """Forward and backward of one shape."""
+    """Forward and backward of one shape, by every template that can run it."""
     problem = random_problem(shape, torch.device("cuda"), permutation=permutation)
     map_class = "permutation" if permutation else "general"
-    inputs = [problem.diagonal, problem.drive]
-
-    def forward() -> torch.Tensor:
-        return pdssm_compiler.pd_scan(*inputs, **problem.maps, map_class=map_class)[0]
-
-    with plans_run() as ran:
-        forward()
-    rows = [_row(shape, map_class, ran, device_times(forward, runs), roof)]
-    leaves = [tensor.requires_grad_() for tensor in inputs]
-    states = forward()
-    grad = torch.randn_like(states)
-
-    def backward() -> None:
-        torch.autograd.grad(states, leaves, grad, retain_graph=True)
-
-    with plans_run() as ran:
-        backward()
-    rows.append(_row(shape, map_class, ran, device_times(backward, runs), roof))
+    request = read_call(
+        problem.diagonal,
+        problem.drive,
+        problem.dictionary,
+        problem.selection,
+        None,
+        map_class,
+        "column",
+        None,
+        False,
+    )
+    (states,) = run(request.text, request.tensors)
+    derived = adjoint_of(request.text, ("diagonal", "drive"), ("states",))
+    reads = {i.name: t for i, t in zip(_inputs(request.text), request.tensors, strict=True)}
+    reads |= {"grad_states": torch.randn_like(states)}
+    reads |= dict.fromkeys(derived.saved, states)
+    backward = derived.program.text
+    calls = {
+        "forward": (request.text, request.tensors),
+        "backward": (backward, [reads[input_.name] for input_ in _inputs(backward)]),
+    }
+    rows = []
+    for direction, (text, tensors) in calls.items():
+        chosen = _built(text, tensors, "").schedule.config
+        for config in _configs(text, tensors[0].device):
+            # Promises were verified by the call above.
+            call = partial(run, text, tensors, config_text(config), trusted=True)
+            times = device_times(call, runs)
+            built = _built(text, tensors, config_text(config))
+            row = _row(shape, map_class, direction, times, roof, built)
+            rows.append(row | {"chosen": config == chosen})
     pdssm_compiler.check()
     return rows
 
 
-@contextmanager
-def plans_run() -> Iterator[list[Plan]]:
-    """The plans that calls inside run, in order; plans are kept for all calls of a program, so
-    the last one made may be another's.
-    """
-    ran: list[Plan] = []
-    run = Plan.run
-
-    def recorded(plan: Plan, *arguments: Any, **options: Any) -> list[torch.Tensor]:
-        ran.append(plan)
-        return run(plan, *arguments, **options)
-
-    Plan.run = recorded  # type: ignore[method-assign]
-    try:
-        yield ran
-    finally:
-        Plan.run = run  # type: ignore[method-assign]
+def _inputs(text: str) -> tuple[Input, ...]:
+    return caller_inputs(program_of(text))
 
 
-def _row(shape: Shape, map_class: str, ran: list[Plan], times: dict, roof: float) -> dict:
-    # The call's own plan runs first, and runs its helpers (an inverted dictionary) inside.
-    plan, *helpers = ran
-    direction = plan.program.direction
+def _configs(text: str, device: torch.device) -> list[Any]:
+    """The heuristic config of each template that can run a program."""
+    program, target = specialise(program_of(text)), target_of(device)
+    found = candidates(program, target, Problem())
+    return [candidate.config for candidate in found if candidate.problem is None]
+
+
+def _built(text: str, tensors: list[torch.Tensor], config: str) -> BuiltKernel:
+    """The kernel of a call; tensors that torch allocates are aligned."""
+    plan = plan_for(text, tensors[0].device, 16, config)
+    shape = next(tensor.shape for tensor in tensors if tensor.is_complex())
+    return plan.kernels.of(Sizes(*shape[:3]))
+
+
+def _row(
+    shape: Shape, map_class: str, direction: str, times: dict, roof: float, built: BuiltKernel
+) -> dict:
     moved = _BYTES[direction] * shape.elements
     rate = moved / (times["ms"] / 1e3)
     return {
@@ -92,10 +112,10 @@ def _row(shape: Shape, map_class: str, ran: list[Plan], times: dict, roof: float
         "floor_ms": moved / roof * 1e3,
         "gb_per_s": rate / 1e9,
         "of_roof": rate / roof,
-        "program": plan.program.fingerprint,
-        "config": plan.built.source.config,
-        "resources": plan.built.kernel.resources(),
-        "helpers": len(helpers),
+        "program": built.source.program.fingerprint,
+        "template": built.source.template,
+        "config": built.source.config,
+        "resources": built.kernel.resources(),
     }
 
 
@@ -132,20 +152,22 @@ def main() -> None:
     }
     title = f"{record['device']}, copy roof {roof / 1e9:.0f} GB/s"
     table = Table(
-        "shape", "maps", "direction", "ms", "least–most", "floor", "of roof", "regs", title=title
-    )
+        "shape", "maps", "direction", "template", "ms", "least–most", "floor", "of roof", "regs",
+        title=title,
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             row["shape"],
             row["maps"],
             row["direction"],
+            row["template"] + (" *" if row["chosen"] else ""),
             f"{row['ms']:.3f}",
             f"{row['least_ms']:.3f}–{row['most_ms']:.3f}",
             f"{row['floor_ms']:.3f}",
             f"{row['of_roof']:.0%}",
             str(row["resources"].get("registers", "")),
         )
-    console = Console(width=110)
+    console = Console(width=130)
     console.print(table)
     for loop in loops:
         console.print(f"torch loop, {loop['shape']} forward: {loop['ms']:.0f} ms (scaled)")

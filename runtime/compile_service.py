@@ -1,8 +1,8 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the first template that can run the program. (Tuned configs will stand between
-the two.)
+the heuristic of the first template that can run the program, those that suit the sizes first.
+(Tuned configs will stand between the two.)
 """
 
 import json
@@ -54,13 +54,16 @@ class BuiltKernel:
     seconds: float
 
 
-def choose(program: Program, target: Target, config: Any = None) -> Schedule:
+def choose(
+    program: Program, target: Target, config: Any = None, problem: Problem | None = None
+) -> Schedule:
     """The schedule for a specialised program.
 
     Args:
         program: the specialised program.
         target: what it shall run on.
         config: a template's config, to be taken as it is.
+        problem: the sizes to choose for, as far as they are known.
 
     Raises:
         NoTemplateError: no template, or not the given config, can run the program there.
@@ -68,16 +71,17 @@ def choose(program: Program, target: Target, config: Any = None) -> Schedule:
     if config is not None:
         for template in TEMPLATES.values():
             if template.accepts(config):
-                problem = template.feasible(program, target, config)
-                if problem:
-                    raise NoTemplateError(f"{config} cannot run on {target}: {problem}")
+                refused = template.feasible(program, target, config)
+                if refused:
+                    raise NoTemplateError(f"{config} cannot run on {target}: {refused}")
                 return Schedule(template, config, "explicit config")
         raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
-    found = candidates(program, target, Problem())
-    for template, chosen, problem in found:
-        if problem is None:
+    problem = problem or Problem()
+    found = candidates(program, target, problem)
+    for template, chosen, refused in found:
+        if refused is None:
             return Schedule(template, chosen, "heuristic")
-    tried = "; ".join(f"{template.name}: {problem}" for template, _, problem in found)
+    tried = "; ".join(f"{template.name}: {refused}" for template, _, refused in found)
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "
         f"{tried or 'there is none for this kind of device'}"
@@ -113,10 +117,12 @@ def read_config(text: str) -> Any:
         raise NoTemplateError(f"not a config of {name}: {fields!r} ({error})") from None
 
 
-def lower(program: Program, target: Target, config: Any = None) -> tuple[KernelSource, Schedule]:
+def lower(
+    program: Program, target: Target, config: Any = None, problem: Problem | None = None
+) -> tuple[KernelSource, Schedule]:
     """Specialise a program, choose its schedule and generate its source."""
     lowered = specialise(program)
-    schedule = choose(lowered, target, config)
+    schedule = choose(lowered, target, config, problem)
     return schedule.template.lower(lowered, target, schedule.config), schedule
 
 
@@ -133,7 +139,15 @@ def build(program: Program, target: Target, alignment: int = 0, config: Any = No
         NoTemplateError: no schedule.
         BackendUnavailableError: what the backend needs is missing here.
     """
-    source, schedule = lower(program, target, config)
+    lowered = specialise(program)
+    return build_schedule(lowered, target, choose(lowered, target, config), alignment)
+
+
+def build_schedule(
+    program: Program, target: Target, schedule: Schedule, alignment: int
+) -> BuiltKernel:
+    """The kernel of a specialised program by a schedule; see :func:`build`."""
+    source = schedule.template.lower(program, target, schedule.config)
     key = key_of(source, alignment)
     start = time.perf_counter()
     files, origin = obtain(source, key, alignment, default_cache())

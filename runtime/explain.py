@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from pdssm_compiler.runtime.compile_service import BuiltKernel
 from pdssm_compiler.runtime.key import KernelKey
 from pdssm_compiler.runtime.plan import Plan, plans
 
@@ -40,9 +41,8 @@ class Explanation:
         )
 
 
-def explain_plan(plan: Plan) -> Explanation:
-    """The story of one plan."""
-    built = plan.built
+def explain_kernel(plan: Plan, built: BuiltKernel) -> Explanation:
+    """The story of one kernel of a plan."""
     return Explanation(
         program=plan.program.text,
         device=str(plan.device),
@@ -58,4 +58,4 @@ def explain_plan(plan: Plan) -> Explanation:
 
 def explain() -> list[Explanation]:
     """Every kernel this process has called so far, oldest first."""
-    return [explain_plan(plan) for plan in plans()]
+    return [explain_kernel(plan, built) for plan in plans() for built in plan.kernels.built]

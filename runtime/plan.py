@@ -1,8 +1,10 @@
 """Plans: everything a call of one program on one device needs, made once.
 
-The first call of a program on a device makes its plan: the program is lowered, compiled or loaded,
-and the small programs it depends on (inverted dictionaries, verified promises) get plans of their
-own. Later calls look the plan up and launch: no file, no lock, no parsing.
+The first call of a program on a device makes its plan: the program is lowered, and the small
+programs it depends on (inverted dictionaries, verified promises) get plans of their own. Its
+kernel is compiled or loaded when it is first called; calls of other sizes may want another
+(:mod:`pdssm_compiler.runtime.kernels`). Later calls look plan and kernel up and launch: no file,
+no lock, no parsing.
 """
 
 import threading
@@ -21,10 +23,11 @@ from pdssm_compiler.ir.program import LEADING_AXES, Input, Program
 from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot, allocate, bind, check_layout
-from pdssm_compiler.runtime.compile_service import BuiltKernel, build, read_config
+from pdssm_compiler.runtime.compile_service import read_config
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.faults import Reporter, Subject, device_words, host_word
+from pdssm_compiler.runtime.kernels import Kernels
 from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -64,8 +67,8 @@ class Plan:
         self.device = device
         # Asking a device for its type makes a string.
         self._on_cpu = device.type == "cpu"
-        self.built: BuiltKernel = build(program, target_of(device), alignment, read_config(config))
-        lowered = self.built.source.program
+        self.kernels = Kernels(program, target_of(device), alignment, read_config(config))
+        lowered = self.kernels.program
         n = program.state_size
         given = caller_inputs(program)
         self._slots = [Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in given]
@@ -165,8 +168,9 @@ class Plan:
         sizes: Sizes,
         tensors: Sequence[torch.Tensor],
     ) -> None:
+        kernel = self.kernels.of(sizes).kernel
         if self._on_cpu:
-            self.built.kernel.launch(arguments, host_word.tensor, sizes)
+            kernel.launch(arguments, host_word.tensor, sizes)
             word = int(host_word.array[0])
             if word:
                 host_word.array[0] = 0
@@ -175,7 +179,7 @@ class Plan:
         else:
             self._last[0] = sizes
             with torch.cuda.device(self.device):
-                self.built.kernel.launch(arguments, self._word, sizes)
+                kernel.launch(arguments, self._word, sizes)
 
 
 def _as_tokens(maps: torch.Tensor, input_: Input) -> torch.Tensor:

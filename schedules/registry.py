@@ -7,10 +7,11 @@ from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
+from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 TEMPLATES: dict[str, Template[Any]] = {
-    template.name: template for template in (CpuRows(), CudaRows(), TritonRows())
+    template.name: template for template in (CpuRows(), CudaRows(), TritonChunks(), TritonRows())
 }
 
 
@@ -29,11 +30,11 @@ class Candidate(NamedTuple):
 
 
 def candidates(program: Program, target: Target, problem: Problem) -> list[Candidate]:
-    """Each template for the target's kind of device."""
+    """Each template for the target's kind of device, those for problems of this size first."""
     found = []
     for template in TEMPLATES.values():
         if target.kind in template.kinds:
             config = template.heuristic(program, target, problem)
             refused = template.feasible(program, target, config)
             found.append(Candidate(template, config, refused))
-    return found
+    return sorted(found, key=lambda entry: not entry.template.suits(program, target, problem))

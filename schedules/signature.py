@@ -4,7 +4,7 @@ Emitters write it, the runtime obeys it. Arguments are the program's inputs, the
 outputs, then its final outputs, each sorted by name, then the error word.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, Role
@@ -30,6 +30,10 @@ def dtype_of(storage: str) -> str:
     return _DTYPES[STORAGE_OF_PARTS.get(storage, storage)]
 
 
+# The leading axes of scratch that has a place for each chunk of a row.
+_CHUNKS = ("B", "C", "H")
+
+
 @dataclass(frozen=True)
 class Argument:
     """One tensor of a kernel.
@@ -38,7 +42,8 @@ class Argument:
         name: as in the program.
         type: what one element read or written is.
         storage: what the tensor holds.
-        role: what its leading axes are (:data:`~pdssm_compiler.ir.program.LEADING_AXES`).
+        role: what its leading axes are (:data:`~pdssm_compiler.ir.program.LEADING_AXES`), or
+            ``chunk``: ``[B, C, H]``, ``C`` the chunks of a row.
         written: whether it is an output.
     """
 
@@ -61,7 +66,7 @@ class Argument:
     @property
     def leading(self) -> tuple[str, ...]:
         """Names of the axes before the type's own, each with a free stride; ``L`` is T."""
-        return LEADING_AXES[self.role]
+        return _CHUNKS if self.role == "chunk" else LEADING_AXES[self.role]
 
     def own_shape(self, state_size: int) -> tuple[int, ...]:
         """The type's own axes, dense, the parts of a complex number among them."""
@@ -73,6 +78,19 @@ class Argument:
             case _:
                 shape = (state_size,)
         return (*shape, 2) if self.complex else shape
+
+
+def sorted_form(maps: Argument) -> tuple[Argument, Argument]:
+    """Where the sources of each target stand, for maps ``[…, N]``: two int32 tensors of their
+    shape.
+
+    ``<name>_order``: the sources sorted by where they go, each twice its number, plus 1 for the
+    first that goes to its target. ``<name>_last``: for each target, the place of its last source
+    among them, -1 if it has none.
+    """
+    return tuple(  # type: ignore[return-value]
+        replace(maps, name=f"{maps.name}_{part}", storage="i32") for part in ("order", "last")
+    )
 
 
 @dataclass(frozen=True)
@@ -90,14 +108,28 @@ class ReportedCheck:
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments and checks of a program's kernel."""
+    """The arguments and checks of a program's kernel.
+
+    Attributes:
+        program: what the kernel runs.
+        of_chunks: names of row inputs and final outputs that have an axis of chunks.
+        sorted_maps: names of inputs and final outputs that hold maps, whose sorted form the kernel
+            reads or writes as well; see :meth:`sorted_form`.
+        reports: whether the kernel reports its checks.
+    """
 
     program: Program
+    of_chunks: frozenset[str] = frozenset()
+    sorted_maps: frozenset[str] = frozenset()
+    reports: bool = True
 
     @cached_property
     def inputs(self) -> tuple[Argument, ...]:
         """Tensors read."""
-        return tuple(Argument(i.name, i.type, i.storage, i.role) for i in self.program.inputs)
+        return tuple(
+            Argument(i.name, i.type, i.storage, "chunk" if i.name in self.of_chunks else i.role)
+            for i in self.program.inputs
+        )
 
     @cached_property
     def token_outputs(self) -> tuple[Argument, ...]:
@@ -111,18 +143,28 @@ class Signature:
     def final_outputs(self) -> tuple[Argument, ...]:
         """Tensors written after the last token."""
         return tuple(
-            Argument(f.name, self.program.carry(f.carry).type, f.storage, "row", True)
+            Argument(
+                f.name,
+                self.program.carry(f.carry).type,
+                f.storage,
+                "chunk" if f.name in self.of_chunks else "row",
+                True,
+            )
             for f in self.program.final_outputs
         )
 
     @cached_property
     def arguments(self) -> tuple[Argument, ...]:
         """All tensors, in calling order."""
-        return (*self.inputs, *self.token_outputs, *self.final_outputs)
+        declared = (*self.inputs, *self.token_outputs, *self.final_outputs)
+        forms = (sorted_form(a) for a in declared if a.name in self.sorted_maps)
+        return (*declared, *(part for form in forms for part in form))
 
     @cached_property
     def checks(self) -> tuple[ReportedCheck, ...]:
         """The checks, in the order of their numbers (the first is 1)."""
+        if not self.reports:
+            return ()
         ranges = [
             ReportedCheck(i.name, "range") for i in self.program.inputs if needs_range_check(i)
         ]

@@ -7,10 +7,29 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.schedules.chunking import Chunking
+from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.target import Target
 
 Backend = Literal["tvm", "tvm-cuda", "triton"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the functions that a source runs one after the other.
+
+    Attributes:
+        entry: the function's name.
+        arguments: its tensors: those of the whole source by name, and scratch.
+        runs: what one program of its grid goes through in order: ``tokens`` of a block of rows;
+            ``chunk``: those of one chunk of a block of rows; ``summaries``: a step for each chunk
+            of a block of rows; ``map``: one map of the table that is the first argument, for a
+            block of heads.
+    """
+
+    entry: str
+    arguments: tuple[Argument, ...]
+    runs: Literal["tokens", "chunk", "summaries", "map"] = "tokens"
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,9 @@ class KernelSource:
         config: the template's config, as a dict.
         target: what it is for.
         options: what the backend's compiler is told.
+        phases: the functions to run, where there are several.
+        scratch: tensors that one phase writes for the next; their roles are ``chunk`` or ``head``.
+        chunking: how rows are cut into chunks, where they are.
     """
 
     backend: Backend
@@ -36,11 +58,19 @@ class KernelSource:
     config: dict[str, Any]
     target: Target
     options: dict[str, Any] = field(default_factory=dict)
+    phases: tuple[Phase, ...] = ()
+    scratch: tuple[Argument, ...] = ()
+    chunking: Chunking | None = None
 
     @property
     def signature(self) -> Signature:
         """The calling convention."""
         return Signature(self.program)
+
+    @property
+    def launches(self) -> tuple[Phase, ...]:
+        """Every function, in the order they run."""
+        return self.phases or (Phase(self.entry, self.signature.arguments),)
 
 
 class Writer:

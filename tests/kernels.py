@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program, interpret
+from pdssm_compiler.ir.passes import Adjoint, adjoint
 from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.runtime.binding import TORCH_DTYPES
 from tests.strategies import Sizes
@@ -87,6 +88,15 @@ def repeated(program: Program, arrays: Arrays) -> Arrays:
         else np.broadcast_to(array[:1], array.shape).copy()
         for name, array in arrays.items()
     }
+
+
+def adjoint_over_tokens(program: Program) -> Adjoint:
+    """The adjoint for what varies over tokens and for what carries start from: the gradients that
+    are not summed over tokens, whose sums would be carries of their own.
+    """
+    tokens = [i.name for i in program.inputs if i.role == "token" and is_number(i.type)]
+    starts = [carry.start_input for carry in program.carries if carry.start_input]
+    return adjoint(program, [*tokens, *starts])
 
 
 Run = Callable[[Program, list[torch.Tensor], Sizes], list[torch.Tensor]]

@@ -1,8 +1,18 @@
 """Passes: programs to programs. Each module documents its ``before → after`` and its reason."""
 
 from pdssm_compiler.ir.passes.adjoint import Adjoint, adjoint
+from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.passes.simplify import simplify
 from pdssm_compiler.ir.passes.specialise import specialise
 from pdssm_compiler.ir.passes.summarise import Summary, summarise
 
-__all__ = ["Adjoint", "Summary", "adjoint", "simplify", "specialise", "summarise"]
+__all__ = [
+    "Adjoint",
+    "InChunks",
+    "Summary",
+    "adjoint",
+    "in_chunks",
+    "simplify",
+    "specialise",
+    "summarise",
+]

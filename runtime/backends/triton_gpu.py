@@ -17,8 +17,9 @@ import torch
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.errors import BackendUnavailableError
-from pdssm_compiler.schedules.signature import Argument, Signature
-from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.emit.triton_kernel import size_names
+from pdssm_compiler.schedules.signature import Argument
+from pdssm_compiler.schedules.source import KernelSource, Phase
 from pdssm_compiler.schedules.target import Target
 
 _SOURCE = "source.py"
@@ -54,71 +55,134 @@ class TritonGpu(Backend):
             raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
         import triton
 
+        files: dict[str, bytes] = {}
+        records = []
         with tempfile.TemporaryDirectory() as folder, _compile_lock:
             before = triton.knobs.cache.dir
             triton.knobs.cache.dir = folder
             try:
-                compiled = triton.compile(
-                    ast_source(source, alignment),
-                    target=_gpu_target(source.target),
-                    options=source.options,
-                )
+                for phase in source.launches:
+                    compiled = triton.compile(
+                        ast_source(source, phase, alignment),
+                        target=_gpu_target(source.target),
+                        options=source.options,
+                    )
+                    # Named by the function they were made from.
+                    group = {n: Path(p).read_bytes() for n, p in compiled.metadata_group.items()}
+                    records.append({"hash": compiled.hash, "names": sorted(group)})
+                    files |= group
             finally:
                 triton.knobs.cache.dir = before
-            group = {n: Path(p).read_bytes() for n, p in compiled.metadata_group.items()}
-        record = {"hash": compiled.hash, "names": sorted(group)}
-        return {
-            **group,
-            _SOURCE: source.text.encode(),
-            _GROUP: json.dumps(record).encode(),
-        }
+        return files | {_SOURCE: source.text.encode(), _GROUP: json.dumps(records).encode()}
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
         from triton.compiler import CompiledKernel
 
-        record = json.loads(files[_GROUP])
-        with tempfile.TemporaryDirectory() as folder:
-            paths = {}
-            for name in record["names"]:
-                paths[name] = str(Path(folder) / name)
-                Path(paths[name]).write_bytes(files[name])
-            compiled = CompiledKernel(ast_source(source, alignment), paths, record["hash"])
-        return TritonKernel(compiled, source)
+        functions = []
+        for phase, record in zip(source.launches, json.loads(files[_GROUP]), strict=True):
+            with tempfile.TemporaryDirectory() as folder:
+                paths = {}
+                for name in record["names"]:
+                    paths[name] = str(Path(folder) / name)
+                    Path(paths[name]).write_bytes(files[name])
+                made_from = ast_source(source, phase, alignment)
+                functions.append(CompiledKernel(made_from, paths, record["hash"]))
+        return TritonKernel(functions, source)
 
 
 class TritonKernel(Kernel):
-    """A compiled kernel, loaded onto the current device at its first launch."""
+    """Compiled functions, loaded onto the current device at their first launch."""
 
-    def __init__(self, compiled: Any, source: KernelSource) -> None:
-        self._compiled = compiled
-        self._signature = source.signature
-        self._rows = source.config["rows"]
+    def __init__(self, functions: Sequence[Any], source: KernelSource) -> None:
+        self._functions = functions
+        self._entries = [phase.entry for phase in source.launches]
+        self._launcher = Launcher(functions, source)
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
-        rows = sizes.batch * sizes.heads
-        if rows == 0:
-            return
-        arguments = kernel_arguments(self._signature, tensors, error, sizes)
-        self._compiled[(-(-rows // self._rows), 1, 1)](*arguments)
+        self._launcher(tensors, error, sizes)
 
     def resources(self) -> dict[str, int]:
-        """Registers and spilled bytes a thread, shared bytes and barriers of the kernel.
+        """Registers and spilled bytes a thread, shared bytes and barriers: of each function, as
+        ``fold.registers``, where there are several, and the most that any takes.
 
         Read from the assembly's own notes, so no device is needed.
         """
-        return assembly_resources(self._compiled)
+        found = [assembly_resources(function) for function in self._functions]
+        most = {name: max(each[name] for each in found) for name in found[0]}
+        if len(found) == 1:
+            return most
+        named = zip(self._entries, found, strict=True)
+        return most | {f"{e}.{name}": value for e, each in named for name, value in each.items()}
 
 
-def kernel_arguments(
-    signature: Signature, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes
-) -> list[Any]:
-    """The arguments of a generated function: pointers with leading strides, then sizes."""
-    arguments: list[Any] = []
-    for argument, tensor in zip(signature.arguments, tensors, strict=True):
-        arguments.append(tensor)
-        arguments += leading_strides(argument, tensor)
-    rows = sizes.batch * sizes.heads
-    return [*arguments, error, rows, sizes.length, sizes.heads]
+class Launcher:
+    """Runs a source's functions one after the other, on one stream.
+
+    Scratch comes from torch's allocator at each call: it is the stream's own, and a CUDA graph
+    that captures the call keeps it.
+
+    Args:
+        functions: what each phase launches, ``function[grid](*arguments)``.
+        source: what they were made from.
+        empty: makes scratch, as :func:`torch.empty` does.
+    """
+
+    def __init__(
+        self, functions: Sequence[Any], source: KernelSource, empty: Any = torch.empty
+    ) -> None:
+        self._empty = empty
+        self._rows: int = source.config["rows"]
+        self._chunking = source.chunking
+        self._scratch = [
+            (
+                argument.role,
+                argument.own_shape(source.program.state_size),
+                getattr(torch, argument.dtype),
+            )
+            for argument in source.scratch
+        ]
+        names = [argument.name for argument in (*source.signature.arguments, *source.scratch)]
+        self._phases = [
+            (function, phase, _places(phase, names))
+            for function, phase in zip(functions, source.launches, strict=True)
+        ]
+
+    def __call__(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        """Launch; see :meth:`Kernel.launch`."""
+        batch, length, heads = sizes
+        rows = batch * heads
+        if rows == 0:
+            return
+        blocks = -(-rows // self._rows)
+        span, chunks = length, 1
+        if self._chunking is not None:
+            span = self._chunking.length(blocks, length)
+            chunks = self._chunking.chunks(span, length)
+        if self._scratch:
+            leading = {"chunk": (batch, chunks, heads), "head": (heads,)}
+            device = tensors[0].device
+            tensors = list(tensors)
+            for role, own, dtype in self._scratch:
+                tensors.append(self._empty((*leading[role], *own), dtype=dtype, device=device))
+        for function, phase, places in self._phases:
+            values: list[Any] = []
+            for argument, place in zip(phase.arguments, places, strict=True):
+                tensor = tensors[place]
+                values.append(tensor)
+                values += leading_strides(argument, tensor)
+            values += (error, rows, chunks if phase.runs == "summaries" else length, heads)
+            grid = (blocks, 1, 1)
+            if phase.runs == "chunk":
+                values.append(span)
+                grid = (blocks, chunks, 1)
+            elif phase.runs == "map":
+                grid = (phase.arguments[0].type.size, -(-heads // self._rows), 1)
+            function[grid](*values)
+
+
+def _places(phase: Phase, names: Sequence[str]) -> list[int]:
+    """Where a phase's arguments stand among all tensors."""
+    return [names.index(argument.name) for argument in phase.arguments]
 
 
 def leading_strides(argument: Argument, tensor: torch.Tensor) -> list[int]:
@@ -127,18 +191,19 @@ def leading_strides(argument: Argument, tensor: torch.Tensor) -> list[int]:
     return [stride // 2 for stride in strides] if argument.complex else list(strides)
 
 
-def ast_source(source: KernelSource, alignment: int) -> Any:
-    """What Triton compiles: the function and its signature.
+def ast_source(source: KernelSource, phase: Phase, alignment: int) -> Any:
+    """What Triton compiles: a phase's function and its signature.
 
     Sizes and strides are int64 and never specialised on, so no length compiles twice.
     """
     from triton.compiler import ASTSource
 
     signature: dict[str, str] = {}
-    for argument in source.signature.arguments:
+    for argument in phase.arguments:
         signature[argument.name] = _POINTERS[argument.dtype]
         signature.update({f"{argument.name}_s{axis}": "i64" for axis in argument.leading})
-    signature.update({"error": "*i64", "rows": "i64", "L": "i64", "H": "i64"})
+    signature["error"] = "*i64"
+    signature.update(dict.fromkeys(size_names(phase.runs == "chunk"), "i64"))
     attributes = {}
     if alignment:
         attributes = {
@@ -146,7 +211,7 @@ def ast_source(source: KernelSource, alignment: int) -> Any:
             for position, (name, type_) in enumerate(signature.items())
             if type_.startswith("*") and name != "error"
         }
-    return ASTSource(module_of(source).scan, signature, {}, attributes)
+    return ASTSource(getattr(module_of(source), phase.entry), signature, {}, attributes)
 
 
 def module_of(source: KernelSource) -> types.ModuleType:

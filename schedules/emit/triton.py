@@ -9,7 +9,8 @@ Every index that comes from outside is clamped where it is read, and its range r
 error word.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from pdssm_compiler.ir.program import Carry, Input, Program
 from pdssm_compiler.ir.types import (
@@ -36,6 +37,7 @@ from pdssm_compiler.schedules.signature import (
     ReportedCheck,
     Signature,
     needs_range_check,
+    sorted_form,
 )
 from pdssm_compiler.schedules.source import Writer
 
@@ -56,8 +58,7 @@ DIALECT = Dialect(
 
 # Functions that Triton lacks, or that lose their small values: written into a kernel's source
 # when its program uses them.
-HELPERS = {
-    "tanh": """
+_TANH = """
 @triton.jit
 def tanh(x):
     # A continued fraction near zero, where 1 - e^-2x would cancel.
@@ -67,8 +68,8 @@ def tanh(x):
     decayed = tl.exp(-2.0 * tl.abs(x))
     far = (1.0 - decayed) / (1.0 + decayed)
     return tl.where(tl.abs(x) < 0.5, near, tl.where(x < 0.0, -far, far))
-""",
-    "softplus": """
+"""
+_SOFTPLUS = """
 @triton.jit
 def softplus(x):
     # log(1 + u), by the series of atanh where 1 + u would round u away.
@@ -79,7 +80,48 @@ def softplus(x):
     tail = 1.0 / 5.0 + s * (1.0 / 7.0 + s * (1.0 / 9.0 + s * tail))
     near = 2.0 * r * (1.0 + s * (1.0 / 3.0 + s * tail))
     return tl.maximum(x, 0.0) + tl.where(u < 0.25, near, tl.log(1.0 + u))
-""",
+"""
+_BY_TARGET = """
+@triton.jit
+def by_target(to, lane):
+    # The sources sorted by where they go, and where each of them goes.
+    key = tl.sort(to * BLOCK + lane, dim=1)
+    return key % BLOCK, key // BLOCK
+"""
+# A target's sources are neighbours once they are sorted, so their sum is the last of a running sum
+# that starts anew with each target. Its cost is the same whatever collides, and so is its order.
+_SEGMENTS = """
+@triton.jit
+def segments(to, lane):
+    # For the sorted sources: which they are, and whether each is its target's first. For the
+    # targets: where the last source of each is, and whether it has any.
+    order, target = by_target(to, lane)
+    before = tl.gather(target, tl.maximum(lane - 1, 0), axis=1)
+    first = ((lane == 0) | (before != target)).to(tl.int32)
+    # How many sources go to this lane or one before it, by bisection.
+    count = tl.zeros_like(lane)
+    for level in tl.static_range(LEVELS):
+        step = BLOCK >> (level + 1)
+        probe = tl.gather(target, count + (step - 1), axis=1)
+        count = tl.where(probe <= lane, count + step, count)
+    count = tl.where(tl.gather(target, count, axis=1) <= lane, count + 1, count)
+    last = tl.maximum(count - 1, 0)
+    return order, first, last, tl.gather(target, last, axis=1) == lane
+
+@triton.jit
+def add_1(first_a, a, first_b, b):
+    return first_a | first_b, tl.where(first_b != 0, b, a + b)
+
+@triton.jit
+def add_2(first_a, a_re, a_im, first_b, b_re, b_im):
+    new = first_b != 0
+    return first_a | first_b, tl.where(new, b_re, a_re + b_re), tl.where(new, b_im, a_im + b_im)
+"""
+HELPERS: dict[str, tuple[str, ...]] = {
+    "tanh": (_TANH,),
+    "softplus": (_SOFTPLUS,),
+    "invert": (_BY_TARGET,),
+    "scatter_add": (_BY_TARGET, _SEGMENTS),
 }
 
 
@@ -93,21 +135,32 @@ def real_dtype(type_: Type) -> str:
 
 
 class TritonBody:
-    """Writes the parts of a kernel that depend on the program."""
+    """Writes the parts of a kernel that depend on the program.
 
-    def __init__(self, program: Program, writer: Writer) -> None:
-        self.program = program
-        self.signature = Signature(program)
+    Args:
+        signature: the kernel's arguments and checks.
+        writer: where to.
+        split: whether a program runs one chunk of its rows, ``span`` tokens, instead of them all.
+    """
+
+    def __init__(self, signature: Signature, writer: Writer, split: bool = False) -> None:
+        self.program: Program = signature.program
+        self.signature = signature
         self.writer = writer
-        self._numbers = {value: number for number, value in enumerate(program.body)}
+        self.split = split
+        self._numbers = {value: number for number, value in enumerate(self.program.body)}
         self.known: dict[Value, Parts] = {}
+        # What the sorted forms of maps were loaded to.
+        self.sorted_maps: dict[Value, str] = {}
 
     # -- declarations ---------------------------------------------------------------------------
 
     def helpers(self) -> Iterable[str]:
         """Source of the functions the body calls."""
         used = {value.op for value in self.program.body}
-        return [source for op, source in HELPERS.items() if op in used]
+        if self.signature.sorted_maps:
+            used.add("scatter_add")
+        return [source for op, sources in HELPERS.items() if op in used for source in sources]
 
     def parameters(self) -> list[str]:
         """Names of the kernel's parameters before the skeleton's own: each tensor's pointer and
@@ -120,7 +173,9 @@ class TritonBody:
         return [*names, "error"]
 
     def rows(self) -> None:
-        """Which rows and lanes this program has; needs ``rows`` and ``H``."""
+        """Which rows and lanes this program has, and if split which tokens, ``begin`` to ``end``;
+        needs ``rows``, ``H`` and if split ``L`` and ``span``.
+        """
         write = self.writer.line
         write("row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
         write("live = row < rows")
@@ -130,10 +185,14 @@ class TritonBody:
         write("part = tl.arange(0, 2)")
         write(f"inside = live[:, None] & (j < {self.program.state_size})[None, :]")
         write("lane = tl.broadcast_to(j[None, :], (ROWS, BLOCK))")
+        if self.split:
+            write("chunk = tl.program_id(1).to(tl.int64)")
+            write("begin = chunk * span")
+            write("end = tl.minimum(begin + span, L)")
 
     def pointers(self) -> None:
         """The tile of addresses of every tensor at token 0."""
-        indices = {"B": "b", "H": "h"}
+        indices = {"B": "b", "C": "chunk", "H": "h"}
         for argument in self.signature.arguments:
             terms = [
                 f"{indices[axis]} * {argument.name}_s{axis}"
@@ -159,8 +218,9 @@ class TritonBody:
                 self.writer.line(f"{name} = {part}")
         for input_ in self.program.inputs:
             if isinstance(input_.type, Table):
-                if needs_range_check(input_):
-                    self._check_table(input_, input_.type)
+                if self._is_reported(input_.name, "range"):
+                    with self._only("chunk == 0"):
+                        self._check_table(input_, input_.type)
             elif input_.role in ("head", "row") and self._is_read(input_):
                 self.load(input_.value, "", "0")
                 self.finish(input_.value, "", "0")
@@ -202,7 +262,7 @@ class TritonBody:
 
     def _check_constant(self, input_: Input) -> None:
         """An index or a map that is one for all tokens of a row."""
-        if not needs_range_check(input_):
+        if not self._is_reported(input_.name, "range"):
             return
         raw = self.raw_names(input_.value, "")[0]
         bound = input_.type.bound if isinstance(input_.type, Index) else self._n
@@ -216,6 +276,15 @@ class TritonBody:
         """Whether an index as it was loaded lies outside ``[0, bound)``."""
         wrong = f"{raw} >= {bound}"
         return wrong if input_.storage == "u8" else f"({raw} < 0) | ({wrong})"
+
+    @contextmanager
+    def _only(self, condition: str) -> Iterator[None]:
+        """What one chunk does for all of its row."""
+        if not self.split:
+            yield
+            return
+        with self.writer.block(f"if {condition}:"):
+            yield
 
     def _name(self, value: Value) -> str:
         return value.name if value.is_leaf else f"v{self._numbers[value]}"
@@ -252,13 +321,10 @@ class TritonBody:
         Nothing waits for the memory here: what has to be computed from it is left to
         :meth:`finish`, when the token's turn has come. (A selected map does wait for its index.)
         """
-        names = self.raw_names(value, slot)
-        if value.op == "select":
-            table, index = value.args
-            k = self._clamped(self.raw_names(index, slot)[0], self._bound(index))
-            place = f"{table.name}_at + {k}[:, None] * {self._n}"
-            self.writer.line(f"{names[0]} = tl.load({place}, mask=inside, other=0)")
+        if isinstance(value.type, Map):
+            self._load_map(value, slot, t)
             return
+        names = self.raw_names(value, slot)
         input_ = self.program.input(value.name)
         argument = self._argument(input_.name)
         place, mask = f"{input_.name}_at", self._mask(argument)
@@ -273,9 +339,44 @@ class TritonBody:
             loaded = f"tl.split({loaded})"
         self.writer.line(f"{', '.join(names)} = {loaded}")
 
+    def _load_map(self, value: Value, slot: str, t: str) -> None:
+        """A map as it is, its sorted form, or both, as the body needs them."""
+        name, offset = value.args[0].name if value.op == "select" else value.name, ""
+        if value.op == "select":
+            index = value.args[1]
+            k = self._clamped(self.raw_names(index, slot)[0], self._bound(index))
+            offset = f" + {k}[:, None] * {self._n}"
+        (raw,) = self.raw_names(value, slot)
+        for part, filler in (("", 0), ("_order", 0), ("_last", -1)):
+            if not self._needs(value, part != ""):
+                continue
+            argument = self._argument(f"{name}{part}")
+            if "L" in argument.leading:
+                offset = f" + ({t}) * {self._step(argument)}"
+            place = f"{argument.name}_at{offset}"
+            self.writer.line(f"{raw}{part} = tl.load({place}, mask=inside, other={filler})")
+
+    def _needs(self, map_: Value, sorted_: bool) -> bool:
+        """Whether the body reads a map in its sorted form (a scatter does, where there is one), or
+        as it is.
+        """
+        name = map_.args[0].name if map_.op == "select" else map_.name
+        if name not in self.signature.sorted_maps:
+            return not sorted_
+        users = {value.op for value in self.program.body if map_ in value.args}
+        if sorted_:
+            return "scatter_add" in users
+        return users != {"scatter_add"} or map_ in self.program.roots
+
     def finish(self, value: Value, slot: str, t: str) -> None:
         """Make the parts of a loaded value known: widened, clamped, or the boundary's."""
         names = self.raw_names(value, slot)
+        if isinstance(value.type, Map) and self._needs(value, True):
+            self.sorted_maps[value] = names[0]
+            if not self._needs(value, False):
+                # Nothing asks for it, but it is not to be computed either.
+                self.known[value] = ()
+                return
         if isinstance(value.type, Index):
             self._bind(value, (self._clamped(names[0], self._bound(value)),))
         elif isinstance(value.type, Map):
@@ -371,31 +472,37 @@ class TritonBody:
             return
         rule = STRUCTURE_RULES.get(value.op)
         args = [self.known[arg] for arg in value.args]
-        if value.op in ("scatter_add", "invert"):
-            self._hits(value.args[-1])
         self._bind(value, rule(self, value, args) if rule else arithmetic(value, args, DIALECT))
-
-    def _hits(self, map_: Value) -> None:
-        """Where source ``j`` (axis 1) goes to row ``i`` (axis 2)."""
-        (name,) = self.known[map_]
-        self.writer.line(f"hits = {name}[:, :, None] == j[None, None, :]")
 
     def end_rows(self) -> None:
         """Final outputs, and the reports of what was checked over all tokens."""
+        last = "end == L" if self.program.direction == "forward" else "begin == 0"
         for final in self.program.final_outputs:
             carry = self.program.carry(final.carry)
             argument = self._argument(final.name)
-            self._store(argument, f"{final.name}_at", part_names(carry.name, carry.type))
+            with nullcontext() if argument.role == "chunk" else self._only(last):
+                self._store(argument, f"{final.name}_at", part_names(carry.name, carry.type))
+                if final.name in self.signature.sorted_maps:
+                    self._store_sorted(argument, carry.name)
         # Ranges last: a map that leaves its range breaks its promise as well, and the word that
         # is written last stays.
         for number, (subject, promise) in reversed(list(enumerate(self._promises()))):
             self.writer.line(f"at = tl.max(broken_{number}, axis=1)")
             self._report(subject, promise, "at >= 0", "b * L * H + at * H + h")
 
+    def _store_sorted(self, maps: Argument, name: str) -> None:
+        """The sorted form of a map."""
+        order, last = sorted_form(maps)
+        self.writer.line(f"order, first_of, last_of, hit = segments({name}, lane)")
+        self._store(order, f"{order.name}_at", ("order * 2 + first_of",))
+        self._store(last, f"{last.name}_at", ("tl.where(hit, last_of, -1)",))
+
     # -- checks ---------------------------------------------------------------------------------
 
     def _promises(self) -> list[tuple[str, str]]:
         """Checks made element by element over all tokens: maps' ranges, then promises."""
+        if not self.signature.reports:
+            return []
         maps = [
             (i.name, "range")
             for i in self.program.inputs
@@ -403,8 +510,13 @@ class TritonBody:
         ]
         return maps + [(check.subject, check.promise) for check in self.program.checks]
 
+    def _is_reported(self, subject: str, promise: str) -> bool:
+        return ReportedCheck(subject, promise) in self.signature.checks
+
     def _range_checks(self, slot: str) -> None:
         for value in self.indices():
+            if not self._is_reported(value.name, "range"):
+                continue
             input_ = self.program.input(value.name)
             bad = self._outside(self.raw_names(value, slot)[0], input_, self._bound(value))
             self._report(value.name, "range", bad, "b * L * H + t * H + h")
@@ -415,6 +527,8 @@ class TritonBody:
                 self.writer.line(f"broken_{number} = tl.where({bad}, t, broken_{number})")
 
     def _promise_checks(self) -> None:
+        if not self.signature.reports:
+            return
         first = len(self._promises()) - len(self.program.checks)
         for number, check in enumerate(self.program.checks, start=first):
             (name,) = self.known[check.map]
@@ -449,7 +563,26 @@ def _gather(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
 
 
 def _scatter_add(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
-    return tuple(f"tl.sum(tl.where(hits, {part}[:, :, None], 0.0), axis=1)" for part in args[0])
+    parts, map_ = args
+    if body.program.state_size == 1:
+        return parts
+    write = body.writer.line
+    raw = body.sorted_maps.get(value.args[1])
+    if raw is None:
+        write(f"order, first_of, last_of, hit = segments({map_[0]}, lane)")
+    else:
+        write(f"order, first_of = {raw}_order >> 1, {raw}_order & 1")
+        write(f"last_of, hit = tl.maximum({raw}_last, 0), {raw}_last >= 0")
+    names = tuple(f"summed_{number}" for number, _ in enumerate(parts))
+    moved = [f"tl.gather({part}, order, axis=1)" for part in parts]
+    scanned = f"tl.associative_scan((first_of, {', '.join(moved)}), 1, add_{len(parts)})"
+    write(f"_, {', '.join(names)} = {scanned}")
+    return tuple(f"tl.where(hit, tl.gather({name}, last_of, axis=1), 0.0)" for name in names)
+
+
+def _invert(body: TritonBody, value: Value, args: list[Parts]) -> Parts:
+    ((map_,),) = args
+    return (map_,) if body.program.state_size == 1 else (f"by_target({map_}, lane)[0]",)
 
 
 STRUCTURE_RULES: dict[str, Rule] = {
@@ -462,7 +595,7 @@ STRUCTURE_RULES: dict[str, Rule] = {
     "gather": _gather,
     "compose": _gather,
     "scatter_add": _scatter_add,
-    "invert": lambda body, value, args: ("tl.max(tl.where(hits, j[None, :, None], 0), axis=1)",),
+    "invert": _invert,
     "iota": lambda body, value, args: ("lane",),
 }
 

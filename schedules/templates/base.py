@@ -24,6 +24,13 @@ class Problem:
     rows: int | None = None
     length: int | None = None
 
+    @classmethod
+    def bucket(cls, rows: int, length: int) -> "Problem":
+        """The largest sizes with as many bits: what schedules are picked for, so that one size
+        after another meets few of them.
+        """
+        return cls((1 << rows.bit_length()) - 1, (1 << length.bit_length()) - 1)
+
 
 class Template(ABC, Generic[ConfigT]):
     """A loop skeleton; the body comes from the program through an emitter."""
@@ -36,6 +43,10 @@ class Template(ABC, Generic[ConfigT]):
     def accepts(self, config: object) -> bool:
         """Whether a config is one of this template's."""
         return isinstance(config, self.config_type)
+
+    def suits(self, program: Program, target: Target, problem: Problem) -> bool:
+        """Whether the template is for problems of this size, if others can run it as well."""
+        return True
 
     @abstractmethod
     def space(self, program: Program, target: Target) -> Iterator[ConfigT]:

@@ -20,6 +20,8 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 THREADS = 2 * LANES
 # More leaves too few rows on a processor.
 _SHARED_BYTES = 96 * 1024
+# So few tokens are run in order even where rows leave processors idle.
+_FEW_TOKENS = 1024
 # Elements of a lane: more do not fit its registers.
 _MOST_ELEMENTS = 8
 # Values of all tokens of a tile together; more takes long to compile.
@@ -48,6 +50,11 @@ class CudaRows(Template[CudaRowsConfig]):
     backend = "tvm-cuda"
     kinds = ("cuda",)
     config_type = CudaRowsConfig
+
+    def suits(self, program: Program, target: Target, problem: Problem) -> bool:
+        if problem.rows is None or problem.length is None:
+            return True
+        return 2 * problem.rows >= target.processors or problem.length < _FEW_TOKENS
 
     def space(self, program: Program, target: Target) -> Iterator[CudaRowsConfig]:
         for tile in (2, 4, 8, 16):

@@ -1,5 +1,6 @@
 """How calls behave on a GPU: streams, synchronisation, compilation, ``torch.compile``."""
 
+import pytest
 import torch
 
 import pdssm_compiler
@@ -11,8 +12,13 @@ def _call(device: torch.device, draw: Draw) -> dict[str, torch.Tensor]:
     return {n: t.to(device) for n, t in inputs(Case(32, "dictionary"), draw).items()}
 
 
-def test_many_streams(device: torch.device) -> None:
-    calls = [_call(device, Draw(3, 300, 2, "random", "disk", seed)) for seed in range(16)]
+# Run by rows, and in chunks, whose scratch is the call's own.
+SIZES = pytest.mark.parametrize("sizes", [(3, 300, 2), (1, 2050, 2)], ids=["rows", "chunks"])
+
+
+@SIZES
+def test_many_streams(sizes: tuple[int, int, int], device: torch.device) -> None:
+    calls = [_call(device, Draw(*sizes, "random", "disk", seed)) for seed in range(16)]
     want = [pdssm_compiler.pd_scan(**call)[0] for call in calls]
     streams = [torch.cuda.Stream(device) for _ in calls]
     torch.cuda.synchronize()
@@ -26,8 +32,9 @@ def test_many_streams(device: torch.device) -> None:
             assert torch.equal(mine, theirs)
 
 
-def test_no_synchronisation(device: torch.device) -> None:
-    call = _call(device, Draw(3, 50, 2, "random", "disk", 0))
+@SIZES
+def test_no_synchronisation(sizes: tuple[int, int, int], device: torch.device) -> None:
+    call = _call(device, Draw(*sizes, "random", "disk", 0))
     for name in ("diagonal", "drive"):
         call[name].requires_grad_()
 
@@ -45,10 +52,27 @@ def test_no_synchronisation(device: torch.device) -> None:
 
 def test_a_length_compiles_nothing(device: torch.device) -> None:
     pdssm_compiler.pd_scan(**_call(device, Draw(2, 5, 2, "random", "disk", 0)))
-    before = len(plans())
-    for length in range(1, 51):
+    pdssm_compiler.pd_scan(**_call(device, Draw(2, 1024, 2, "random", "disk", 0)))
+    before = len(plans()), len(pdssm_compiler.explain())
+    for length in (*range(1, 51), 1000, 1025, 2047, 2048, 5000):
         pdssm_compiler.pd_scan(**_call(device, Draw(2, length, 2, "random", "disk", length)))
-    assert len(plans()) == before
+    assert (len(plans()), len(pdssm_compiler.explain())) == before
+
+
+@SIZES
+def test_graph_replay_on_new_numbers(sizes: tuple[int, int, int], device: torch.device) -> None:
+    call = _call(device, Draw(*sizes, "collide", "disk", 3))
+    pdssm_compiler.pd_scan(**call)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        states, _ = pdssm_compiler.pd_scan(**call)
+    for seed in (4, 5):
+        for name, tensor in _call(device, Draw(*sizes, "random", "disk", seed)).items():
+            call[name].copy_(tensor)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert torch.equal(states, pdssm_compiler.pd_scan(**call)[0])
 
 
 def test_torch_compile(device: torch.device) -> None:
@@ -71,8 +95,9 @@ def test_torch_compile(device: torch.device) -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-def test_a_second_run_is_bitwise_equal(device: torch.device) -> None:
-    call = _call(device, Draw(8, 500, 4, "collide", "disk", 2))
+@SIZES
+def test_a_second_run_is_bitwise_equal(sizes: tuple[int, int, int], device: torch.device) -> None:
+    call = _call(device, Draw(*sizes, "collide", "disk", 2))
     leaves = [call[name].requires_grad_() for name in ("diagonal", "drive", "initial_state")]
     runs = []
     for _ in range(3):

@@ -6,9 +6,17 @@ import pytest
 import torch
 
 import pdssm_compiler
+from pdssm_compiler.ir.passes import adjoint
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.compile_service import config_text
+from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from pdssm_compiler.verification import default_specs, verify_spec
+from tests.kernels import tensors_of
 from tests.public import accuracy
 from tests.public.scans import CASES, KINDS, Case, Draw, inputs
+from tests.strategies import Sizes, arrays_for
 
 DRAWS = (
     Draw(3, 13, 2, "random", "disk", 1),
@@ -18,6 +26,8 @@ DRAWS = (
     Draw(2, 64, 1, "permutation", "rotation", 5),
 )
 WORST = Draw(4, 100, 2, "collide", "disk", 6)
+# Few rows of many tokens: run in chunks, the last one shorter than the others.
+LONG = Draw(1, 3001, 2, "random", "disk", 7)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,7 +39,7 @@ def _poisoned() -> Iterator[None]:
 
 def _draws(case: Case) -> list[Draw]:
     found = []
-    for draw in (*DRAWS, WORST):
+    for draw in (*DRAWS, WORST, LONG):
         legal = {
             "general": draw.maps,
             "permutation": "identity" if draw.maps == "identity" else "permutation",
@@ -63,6 +73,44 @@ def test_values_and_gradients(case: Case, device: torch.device) -> None:
         size = accuracy.expected_gradients(tensors, case.options, grads, magnitude=True)
         for name, got in zip(accuracy.DIFFERENTIABLE, found, strict=True):
             accuracy.assert_within(got.cpu(), true[name], size[name], accuracy.GRADIENT, name)
+
+
+@pytest.mark.parametrize(("state_size", "map_class"), [(24, "general"), (25, "permutation")])
+def test_the_sizes_of_a_call_pick_the_template(
+    state_size: int, map_class: str, device: torch.device
+) -> None:
+    """State sizes of this test alone, so that the kernels told are its own."""
+    case = Case(state_size, "dictionary", map_class=map_class)
+    maps = "random" if map_class == "general" else "permutation"
+    told = []
+    for sizes in ((1, 4099, 2), (1, 4098, 3), (4096, 5, 2), (4095, 6, 2)):
+        tensors = inputs(case, Draw(*sizes, maps, "disk", 8))
+        here = {name: tensor.to(device) for name, tensor in tensors.items()}
+        here["drive"].requires_grad_()
+        states, _ = pdssm_compiler.pd_scan(**here, **case.options)
+        states.abs().sum().backward()
+        kernels = [e for e in pdssm_compiler.explain() if f"N={state_size} " in e.program]
+        told.append(sorted(kernel.template for kernel in kernels))
+    few = ["triton-chunks"] * 2
+    many = ["triton-rows"] * 2
+    assert told == [few, few, few + many, few + many]
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 1000])
+@pytest.mark.parametrize("backward", [False, True])
+def test_rows_and_chunks_agree(length: int, backward: bool, device: torch.device) -> None:
+    """Both templates on the same tensors, chunks of 32 tokens."""
+    program = pd_scan(PdScan(32, 4, initial_state=True, final_state=True))
+    if backward:
+        program = adjoint(program).program
+    arrays = arrays_for(program, Sizes(2, length, 3), 9)
+    tensors = [tensor.to(device) for tensor in tensors_of(program, arrays, "dense")]
+    configs = (TritonRowsConfig(1, 1, 2), TritonChunksConfig(1, 1, 2, 10**6))
+    rows, chunks = (
+        Plan(program, device, 16, config=config_text(config)).run(tensors) for config in configs
+    )
+    for mine, theirs in zip(chunks, rows, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from pdssm_compiler import pd_scan, reference
 from pdssm_compiler.arguments import read_call, text_of
-from pdssm_compiler.runtime import plan
+from pdssm_compiler.runtime import kernels
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import scan
 from tests.public.scans import Case, Draw, Tensors, inputs
@@ -221,7 +221,7 @@ def test_a_length_never_compiles_again(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(11, "token")
     pd_scan(**call(1, case))
     built: list[Any] = []
-    monkeypatch.setattr(plan, "build", lambda *arguments: built.append(arguments))
+    monkeypatch.setattr(kernels, "build_schedule", lambda *arguments: built.append(arguments))
     for length in range(50):
         pd_scan(**call(length, case, batch=1 + length % 3, heads=1 + length % 4))
     assert built == []

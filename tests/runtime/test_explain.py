@@ -31,7 +31,7 @@ def test_it_says_what_ran_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert (forward.template, forward.reason) == ("cpu-rows", "heuristic")
         assert '"max_heads": ' in forward.config
         assert forward.origin == origin
-        assert forward.key == next(iter(plans.values())).built.key
+        assert forward.key == next(iter(plans.values())).kernels.built[-1].key
         assert str(forward).startswith(f"scan N=21 forward on cpu ({forward.target}): cpu-rows {{")
         assert f", by heuristic; {told}" in str(forward)
         assert str(forward).endswith(f"; key {forward.key.digest[:12]}")

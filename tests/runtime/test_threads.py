@@ -15,7 +15,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]
     """Entry and tasks of each launch of the diagonal scan of 19 states."""
     tensor = torch.zeros(1, 1, 1, 19, dtype=torch.complex64)
     pd_scan(tensor, tensor)
-    kernel = plans()[-1].built.kernel
+    kernel = plans()[-1].kernels.built[-1].kernel
     found: list[tuple[str, int]] = []
     for entry in ("_serial", "_parallel"):
         real = getattr(kernel, entry)

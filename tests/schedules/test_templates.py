@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
-from pdssm_compiler.ir import Program
+from pdssm_compiler.ir import Program, ProgramBuilder
+from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.types import Vector
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
+from pdssm_compiler.schedules.chunking import Chunking
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
 from pdssm_compiler.schedules.target import (
     NAMED_TARGETS,
@@ -19,6 +22,7 @@ from pdssm_compiler.schedules.target import (
 )
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig, launch
+from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks, TritonChunksConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
 
 SIZES = (*range(1, 20), 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 192, 255, 256)
@@ -32,27 +36,118 @@ def program(state_size: int, map_class: str = "general", backward: bool = False)
 
 @pytest.mark.parametrize("target", ["cpu", *NAMED_TARGETS])
 @pytest.mark.parametrize("map_class", ["general", "permutation"])
-def test_heuristic_is_feasible_or_the_refusal_is_clear(target: str, map_class: str) -> None:
+@pytest.mark.parametrize("problem", [Problem(), Problem.bucket(32, 32768)], ids=str)
+def test_heuristic_is_feasible(target: str, map_class: str, problem: Problem) -> None:
     named = named_target(target)
     for state_size in SIZES:
         for backward in (False, True):
             asked = program(state_size, map_class, backward)
-            # Only the scatter's quadratic tile is ever too large.
-            quadratic = map_class == "general" and not backward and target != "cpu"
-            refused = [c.problem for c in candidates(asked, named, Problem()) if c.problem]
-            if refused:
-                assert quadratic
-                assert state_size > 128
-                with pytest.raises(NoTemplateError) as caught:
-                    choose(asked, named)
-                place = f"state size of {state_size} on {named}: triton-rows: a tile of"
-                assert place in str(caught.value)
-                continue
-            schedule = choose(asked, named)
+            assert all(c.problem is None for c in candidates(asked, named, problem))
+            schedule = choose(asked, named, problem=problem)
             assert schedule.reason == "heuristic"
             template, config = schedule.template, schedule.config
             assert template.feasible(asked, named, config) is None
-            assert config == template.heuristic(asked, named, Problem())
+            assert config == template.heuristic(asked, named, problem)
+
+
+def test_a_state_too_large_for_any_template() -> None:
+    with pytest.raises(NoTemplateError) as caught:
+        choose(program(2**18), H100)
+    place = f"state size of {2**18} on cuda:sm_90: triton-rows: a tile of"
+    assert place in str(caught.value)
+    assert "; triton-chunks: a tile of" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "name"),
+    [
+        (1, 1023, "triton-rows"),
+        (1, 1024, "triton-chunks"),
+        (4, 17984, "triton-chunks"),
+        (32, 32768, "triton-chunks"),
+        (256, 4096, "triton-chunks"),
+        (511, 4096, "triton-chunks"),
+        (512, 4096, "triton-rows"),
+        (1024, 10**6, "triton-rows"),
+    ],
+)
+def test_few_long_rows_are_run_in_chunks(rows: int, length: int, name: str) -> None:
+    """An H100 has 132 processors: four warps each are 528 rows."""
+    problem = Problem.bucket(rows, length)
+    for backward in (False, True):
+        assert choose(program(32, backward=backward), H100, problem=problem).template.name == name
+
+
+def test_buckets_are_powers_of_two() -> None:
+    assert Problem.bucket(0, 1) == Problem(0, 1)
+    assert Problem.bucket(4, 1024) == Problem.bucket(7, 2047) == Problem(7, 2047)
+    assert Problem.bucket(8, 1023) == Problem(15, 1023)
+
+
+def test_what_has_no_summary_is_not_run_in_chunks() -> None:
+    build = ProgramBuilder(4)
+    drive = build.input("drive", Vector("f32"))
+    carry = build.carry("state", Vector("f32"))
+    build.next("state", b.mul(b.add(carry, drive), carry))
+    build.emit("states", carry)
+    squares = build.build()
+    problem = Problem.bucket(1, 10**5)
+    assert choose(squares, H100, problem=problem).template.name == "triton-rows"
+    config = TritonChunksConfig(1, 1, 1, 100)
+    refused = TritonChunks().feasible(squares, H100, config)
+    assert refused is not None
+    assert refused.startswith("chunks have no summary: the step is not affine in the carry")
+    with pytest.raises(NoTemplateError, match="not affine"):
+        choose(squares, H100, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (TritonChunksConfig(3, 1, 1, 100), "rows must be a power of two, not 3"),
+        (TritonChunksConfig(1, 1, 1, 0), "programs is at least 1, not 0"),
+        (TritonChunksConfig(1, 1, 1, 100, 0), "least_chunk is at least 1, not 0"),
+        (TritonChunksConfig(1, 1, 16, 100), "loading 16 tokens together needs"),
+    ],
+)
+def test_triton_chunks_refuses(config: TritonChunksConfig, reason: str) -> None:
+    found = TritonChunks().feasible(program(64), H100, config)
+    assert found is not None
+    assert reason in found
+
+
+def test_only_the_last_phase_reports() -> None:
+    for map_class in ("general", "permutation"):
+        source = TritonChunks().lower(
+            program(8, map_class), H100, TritonChunksConfig(1, 1, 1, 100)
+        )
+        functions = source.text.split("@triton.jit\ndef ")[1:]
+        reporting = [text.partition("(")[0] for text in functions if "tl.store(error" in text]
+        assert reporting == ["scan"]
+        entries = [phase.entry for phase in source.launches]
+        sorts = ["sort_dictionary"] if map_class == "general" else []
+        assert entries == [*sorts, "fold", "carry", "scan"]
+
+
+@pytest.mark.parametrize("blocks", [1, 4, 32, 500, 10**4])
+@pytest.mark.parametrize("tokens", [0, 1, 31, 1024, 17984, 10**7])
+def test_chunks_cover_a_row(blocks: int, tokens: int) -> None:
+    for chunking in (Chunking(1584, 32, 8), Chunking(1, 1, 3), Chunking(10**9, 1, 1)):
+        length = chunking.length(blocks, tokens)
+        chunks = chunking.chunks(length, tokens)
+        assert length >= chunking.least
+        assert length % chunking.multiple == 0
+        assert 1 <= chunks <= 65535
+        assert (chunks - 1) * length < max(1, tokens) <= max(1, chunks * length)
+
+
+def test_length_of_chunks() -> None:
+    # 1584 programs of 32 rows: 49 chunks.
+    assert Chunking(1584, 32, 8).length(32, 32768) == 672
+    # 396 chunks would be 45 tokens, but then steps from chunk to chunk would take the time.
+    assert Chunking(1584, 32, 8).length(4, 17984) == 96
+    assert Chunking(1584, 32, 8).length(4, 100) == 32
+    assert Chunking(1584, 32, 8, fixed=7).length(4, 100) == 7
 
 
 @pytest.mark.parametrize(
@@ -60,7 +155,7 @@ def test_heuristic_is_feasible_or_the_refusal_is_clear(target: str, map_class: s
     [
         (TritonRowsConfig(3, 1, 1), "rows must be a power of two, not 3"),
         (TritonRowsConfig(0, 1, 1), "rows must be a power of two, not 0"),
-        (TritonRowsConfig(64, 1, 1), "use more warps or fewer rows"),
+        (TritonRowsConfig(1024, 1, 1), "use more warps or fewer rows"),
         (TritonRowsConfig(1, 1, 1000), "loading 1000 tokens together needs"),
     ],
 )
@@ -93,7 +188,10 @@ def test_space_has_the_configs_of_its_template(name: str) -> None:
     assert any(template.feasible(program(32), target, config) is None for config in configs)
 
 
-@pytest.mark.parametrize("config", [CpuRowsConfig(4, False), TritonRowsConfig(2, 1, 4)])
+@pytest.mark.parametrize(
+    "config",
+    [CpuRowsConfig(4, False), TritonRowsConfig(2, 1, 4), TritonChunksConfig(1, 1, 4, 100)],
+)
 def test_config_text_reads_back(config: object) -> None:
     assert read_config(config_text(config)) == config
 
@@ -113,10 +211,11 @@ def test_config_errors() -> None:
 
 
 def test_candidates_are_of_the_targets_kind() -> None:
-    for target, name in ((H100, "triton-rows"), (cpu_target(), "cpu-rows")):
-        (found,) = candidates(program(8), target, Problem())
-        assert found.template.name == name
-        assert found.template.accepts(found.config)
+    names = [candidate.template.name for candidate in candidates(program(8), H100, Problem())]
+    assert names == ["cuda-rows", "triton-rows", "triton-chunks"]
+    (found,) = candidates(program(8), cpu_target(), Problem())
+    assert found.template.name == "cpu-rows"
+    assert found.template.accepts(found.config)
 
 
 def test_choosing_asks_each_heuristic_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import lower
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
+from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
 
 Record = Callable[[str, object], None]
 
@@ -62,9 +63,19 @@ def test_gathers_of_64_states_do_not_spill(which: str, arch: str, record_propert
     assert found["spilled"] == 0
 
 
-def moves_without_collisions() -> dict[str, Program]:
-    """A gather each: no thread waits for another of its warp."""
+@pytest.mark.parametrize("state_size", [64, 128])
+def test_collisions_of_many_states_do_not_spill(state_size: int, record_property: Record) -> None:
+    """The work of a scatter grows with N log²N, not with N²."""
+    program = pd_scan(PdScan(state_size, 4, final_state=True))
+    source, _ = lower(program, named_target("sm_90"))
+    assert source.config["num_warps"] == 1
+    assert resources(source, record_property)["spilled"] == 0
+
+
+def moves_of_32_states() -> dict[str, Program]:
+    """No thread waits for another of its warp."""
     return {
+        "general forward": pd_scan(GENERAL),
         "permutation forward": pd_scan(PERMUTATION),
         "permutation adjoint": adjoint(pd_scan(PERMUTATION)).program,
         "general adjoint": adjoint(pd_scan(GENERAL)).program,
@@ -72,11 +83,27 @@ def moves_without_collisions() -> dict[str, Program]:
     }
 
 
-@pytest.mark.parametrize("name", moves_without_collisions())
-def test_a_gather_within_a_warp_has_no_barrier(name: str, record_property: Record) -> None:
-    source, _ = lower(moves_without_collisions()[name], named_target("sm_90"))
+@pytest.mark.parametrize("name", moves_of_32_states())
+def test_a_move_within_a_warp_has_no_barrier(name: str, record_property: Record) -> None:
+    source, _ = lower(moves_of_32_states()[name], named_target("sm_90"))
     assert source.config["num_warps"] == 1
     assert resources(source, record_property)["barriers"] == 0
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("which", ["forward", "adjoint"])
+def test_chunks_compile_without_spills(arch: str, which: str, record_property: Record) -> None:
+    program = pd_scan(GENERAL)
+    if which == "adjoint":
+        program = adjoint(program).program
+    source, _ = lower(program, named_target(arch), TritonChunksConfig(1, 1, 1, 1000))
+    found = resources(source, record_property)
+    for phase in ("fold", "carry", "scan"):
+        assert 0 < found[f"{phase}.registers"] <= found["registers"]
+    assert found["registers"] <= source.target.registers
+    assert found["spilled"] == 0
+    assert found["barriers"] == 0
+    assert found["shared_bytes"] <= source.target.shared_memory
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])

@@ -10,12 +10,14 @@ from triton.runtime import interpreter
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
-from pdssm_compiler.runtime.backends.triton_gpu import kernel_arguments, module_of
+from pdssm_compiler.runtime.backends.triton_gpu import Launcher, module_of
 from pdssm_compiler.runtime.binding import Slot, allocate, bind
+from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
-from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
+from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.strategies import Sizes
 
 _splat = interpreter.InterpreterBuilder.create_splat
@@ -31,12 +33,30 @@ def _splat_bool(self: Any, type_: Any, scalar: Any) -> Any:
 
 interpreter.InterpreterBuilder.create_splat = _splat_bool
 
+
+def _sort(x: Any, dim: int = -1, descending: bool = False) -> Any:
+    # Triton's own is a network of reshapes, most of what the interpreter would do.
+    assert not descending
+    handle = interpreter.TensorHandle(np.sort(x.handle.data, axis=dim), x.handle.dtype)
+    return tl.tensor(handle, x.type)
+
+
+tl.sort = _sort
+
 CONFIGS = (
     TritonRowsConfig(rows=1, num_warps=1, unroll=1),
     TritonRowsConfig(rows=2, num_warps=1, unroll=2),
     TritonRowsConfig(rows=4, num_warps=1, unroll=3),
     TritonRowsConfig(rows=1, num_warps=1, unroll=4),
 )
+# Chunks of one token, of two, of three and the rest, and one chunk of all.
+CHUNKS = (
+    TritonChunksConfig(rows=1, num_warps=1, unroll=1, programs=10**6, least_chunk=1),
+    TritonChunksConfig(rows=2, num_warps=1, unroll=2, programs=10**6, least_chunk=2),
+    TritonChunksConfig(rows=4, num_warps=1, unroll=1, programs=10**6, least_chunk=3),
+    TritonChunksConfig(rows=1, num_warps=1, unroll=3, programs=1, least_chunk=1),
+)
+Config = TritonRowsConfig | TritonChunksConfig
 
 
 class Interpreted:
@@ -44,15 +64,18 @@ class Interpreted:
 
     Args:
         program: any program; it is specialised first.
-        config: the template's config.
+        config: its template's config.
     """
 
-    def __init__(self, program: Program, config: TritonRowsConfig) -> None:
+    def __init__(self, program: Program, config: Config) -> None:
+        # Not by way of the heuristic or of what is feasible: those spare a real compiler.
+        template = next(t for t in TEMPLATES.values() if t.accepts(config))
         lowered = specialise(program)
-        target = named_target("sm_90")
-        self.source: KernelSource = TritonRows().lower(lowered, target, config)
+        self.source: KernelSource = template.lower(lowered, named_target("sm_90"), config)
         self.program = program
-        self.scan = module_of(self.source).scan
+        module = module_of(self.source)
+        functions = [getattr(module, phase.entry) for phase in self.source.launches]
+        self.launch = Launcher(functions, self.source, _poisoned_scratch)
         self.error = torch.zeros(1, dtype=torch.int64)
 
     def run(self, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
@@ -73,15 +96,20 @@ class Interpreted:
         output_slots = [Slot.of(argument, n) for argument in written]
         outputs = [poisoned(slot, kernel_sizes) for slot in output_slots]
         arguments += [s.kernel_view(o) for s, o in zip(output_slots, outputs, strict=True)]
-        rows = sizes.batch * sizes.heads
-        grid = (-(-rows // self.source.config["rows"]), 1, 1)
         self.error.zero_()
-        self.scan[grid](*kernel_arguments(signature, arguments, self.error, kernel_sizes))
+        self.launch(arguments, self.error, kernel_sizes)
         return outputs
 
 
 def poisoned(slot: Slot, sizes: KernelSizes) -> torch.Tensor:
     """An output full of NaN, or of -1."""
-    tensor = allocate(slot, sizes, torch.device("cpu"))
+    return _poison(allocate(slot, sizes, torch.device("cpu")))
+
+
+def _poisoned_scratch(shape: tuple[int, ...], **options: Any) -> torch.Tensor:
+    return _poison(torch.empty(shape, **options))
+
+
+def _poison(tensor: torch.Tensor) -> torch.Tensor:
     numbers = tensor.is_floating_point() or tensor.is_complex()
     return tensor.fill_(float("nan") if numbers else -1)

@@ -13,11 +13,10 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
 from pdssm_compiler.runtime.faults import Reporter
-from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.ir.agreement import cotangents_for
-from tests.kernels import assert_runs, rounded, tensors_of
+from tests.kernels import LAYOUTS, assert_runs, rounded, tensors_of
 from tests.strategies import Sizes, arrays_for
-from tests.triton_interpreter.interpreted import CONFIGS, Interpreted
+from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, Config, Interpreted
 
 KINDS = [
     PdScan(1, None, map_source="none", element="c128", initial_state=True, final_state=True),
@@ -53,9 +52,36 @@ def spec_id(spec: PdScan) -> str:
     seed=st.integers(0, 999),
 )
 def test_values_and_gradients(
-    spec: PdScan, state_size: int, config: TritonRowsConfig, sizes: Sizes, seed: int
+    spec: PdScan, state_size: int, config: Config, sizes: Sizes, seed: int
 ) -> None:
-    program = pd_scan(replace(spec, state_size=state_size))
+    assert_values_and_gradients(replace(spec, state_size=state_size), config, sizes, seed)
+
+
+# A chunk and a bit, whole chunks, less than a chunk, nothing.
+IN_CHUNKS = (Sizes(2, 7, 1), Sizes(1, 6, 2), Sizes(1, 1, 1), Sizes(1, 0, 2))
+
+
+@pytest.mark.parametrize("turn", [0, 2])
+@pytest.mark.parametrize("spec", KINDS, ids=spec_id)
+def test_values_and_gradients_in_chunks(spec: PdScan, turn: int) -> None:
+    for number, config in enumerate(CHUNKS):
+        sizes = IN_CHUNKS[(number + turn) % len(IN_CHUNKS)]
+        assert_values_and_gradients(replace(spec, state_size=3), config, sizes, number)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_chunks_of_any_layout(layout: str) -> None:
+    for state_size, config in ((5, CHUNKS[1]), (33, CHUNKS[2])):
+        program = pd_scan(PdScan(state_size, 2, initial_state=True, final_state=True))
+        kernel = Interpreted(program, config)
+        sizes = Sizes(2, 5, 1)
+        arrays = arrays_for(program, sizes, 4)
+        assert_runs(lambda _, t, s, k=kernel: k.run(t, s), program, arrays, sizes, layout)
+
+
+def assert_values_and_gradients(spec: PdScan, config: Config, sizes: Sizes, seed: int) -> None:
+    """A scan and its adjoint against complex128."""
+    program = pd_scan(spec)
     derived = adjoint(program)
     arrays = rounded(program, arrays_for(program, sizes, seed))
     forward, backward = Interpreted(program, config), Interpreted(derived.program, config)
@@ -71,7 +97,7 @@ SIZES = Sizes(2, 4, 2)
 
 
 def reported(
-    spec: PdScan, name: str, at: tuple[int, ...], value: object, config: TritonRowsConfig
+    spec: PdScan, name: str, at: tuple[int, ...], value: object, config: Config
 ) -> Exception:
     """The error of a call with one wrong entry; the tensors' own memory is never left."""
     program = pd_scan(spec)
@@ -85,9 +111,9 @@ def reported(
     return Reporter(kernel.source.program).error(word, KernelSizes(*SIZES))
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2]], ids=str)
 @pytest.mark.parametrize("value", [-1, 5, 2**31 - 1, -(2**31)])
-def test_range_errors(value: int, config: TritonRowsConfig) -> None:
+def test_range_errors(value: int, config: Config) -> None:
     table = PdScan(5, 3)
     error = reported(table, "dictionary", (1, 2, 4), value, config)
     assert isinstance(error, IndexRangeError)
@@ -121,8 +147,8 @@ def test_range_errors_of_other_dtypes(storage: str) -> None:
     assert isinstance(error, IndexRangeError)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_a_broken_promise(config: TritonRowsConfig) -> None:
+@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2]], ids=str)
+def test_a_broken_promise(config: Config) -> None:
     spec = PdScan(5, None, map_source="token", map_class="permutation")
     error = reported(spec, "destination", (1, 2, 1), np.array([0, 1, 1, 3, 4]), config)
     assert isinstance(error, PromiseError)
@@ -133,7 +159,7 @@ def test_a_broken_promise(config: TritonRowsConfig) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("value", [-1, 5, 2**31 - 1])
-def test_an_index_out_of_range_is_no_broken_promise(value: int, config: TritonRowsConfig) -> None:
+def test_an_index_out_of_range_is_no_broken_promise(value: int, config: Config) -> None:
     spec = PdScan(5, None, map_source="token", map_class="permutation")
     error = reported(spec, "destination", (1, 2, 1, 3), value, config)
     assert isinstance(error, IndexRangeError)

@@ -1,0 +1,100 @@
+"""in_chunks: from one scan over a sequence to three scans over its chunks.
+
+before → after: a program → ``fold``, ``carry`` and ``resume``, run one after the other, which
+write what the program writes. A chunk is a stretch of neighbouring tokens.
+reason: chunks are folded side by side and resumed side by side, so a few long rows fill a device.
+Only ``carry`` runs in order, and it takes a step a chunk instead of one a token.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from pdssm_compiler.ir.passes.rewrite import prune, substitute
+from pdssm_compiler.ir.passes.summarise import summarise
+from pdssm_compiler.ir.program import FinalOutput, Input, Program, TokenOutput
+
+
+@dataclass(frozen=True)
+class InChunks:
+    """The programs of a scan in chunks.
+
+    Attributes:
+        fold: tokens of a chunk → its summary, the final outputs ``chunk_…``.
+        carry: summaries as tokens, ``chunk_…`` → the carry before each chunk, the token output
+            ``incoming_…``. It starts where the program starts.
+        resume: the program on one chunk, its carry starting from the row input ``incoming_…``.
+            Only the chunk that is run last ends with the program's final outputs.
+    """
+
+    fold: Program
+    carry: Program
+    resume: Program
+
+    @property
+    def incoming(self) -> str:
+        """The name of the carry before each chunk."""
+        return self.carry.token_outputs[0].name
+
+    @property
+    def summaries(self) -> tuple[str, ...]:
+        """The names of a summary's parts."""
+        return tuple(final.name for final in self.fold.final_outputs)
+
+
+@lru_cache(maxsize=256)
+def in_chunks(program: Program) -> InChunks:
+    """Derive the programs.
+
+    Raises:
+        PassError: the program cannot be summarised; see
+            :func:`~pdssm_compiler.ir.passes.summarise.summarise`.
+    """
+    summary = summarise(program)
+    finals = tuple(replace(f, name=_summary_name(f)) for f in summary.fold.final_outputs)
+    fold = prune(replace(summary.fold, final_outputs=finals))
+    return InChunks(fold, _carry(program, summary.apply), _resume(program))
+
+
+def _summary_name(final: FinalOutput) -> str:
+    return f"chunk_{final.name}"
+
+
+def _incoming(program: Program) -> str:
+    return f"incoming_{program.carries[0].name}"
+
+
+def _carry(program: Program, apply: Program) -> Program:
+    """``apply`` from the program's own start, writing the state before each summary."""
+    (before,), (carry,) = program.carries, apply.carries
+    leaves = {carry.value: before.value}
+    inputs = []
+    for input_ in apply.inputs:
+        if input_.role == "token":
+            renamed = replace(input_, name=f"chunk_{input_.name}")
+            leaves[input_.value] = renamed.value
+            inputs.append(renamed)
+    if before.start_input is not None:
+        inputs.append(program.input(before.start_input))
+    following = substitute([carry.next], leaves)[carry.next]
+    return prune(
+        replace(
+            apply,
+            inputs=tuple(inputs),
+            carries=(replace(before, next=following),),
+            token_outputs=(TokenOutput(_incoming(program), before.value),),
+            final_outputs=(),
+            chunk_length=None,
+        )
+    )
+
+
+def _resume(program: Program) -> Program:
+    (carry,) = program.carries
+    incoming = Input(_incoming(program), carry.type, "row")
+    return prune(
+        replace(
+            program,
+            inputs=(*program.inputs, incoming),
+            carries=(replace(carry, start=f"%{incoming.name}"),),
+        )
+    )

@@ -1,0 +1,68 @@
+"""The kernels of one program on one device: which one a call of given sizes runs.
+
+Schedules depend on sizes: few long rows want another kernel than many short ones. Sizes are sorted
+into buckets (:meth:`Problem.bucket`), a schedule is chosen once for each bucket, and buckets with
+the same schedule share its kernel, so sizes seldom compile anything and a new size within a bucket
+never does.
+"""
+
+import threading
+from typing import Any
+
+from pdssm_compiler.ir.passes import specialise
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.compile_service import BuiltKernel, build_schedule, choose
+from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem
+
+
+class Kernels:
+    """See the module's text.
+
+    Args:
+        program: any program; it is specialised first.
+        target: the device.
+        alignment: bytes that every pointer is a multiple of, or 0.
+        config: an explicit config for all sizes, or None.
+
+    Raises:
+        NoTemplateError: no schedule.
+    """
+
+    def __init__(self, program: Program, target: Target, alignment: int, config: Any) -> None:
+        self.program = specialise(program)
+        self._target = target
+        self._alignment = alignment
+        self._config = config
+        self._of_bits: dict[tuple[int, int], BuiltKernel] = {}
+        self._built: list[BuiltKernel] = []
+        self._lock = threading.Lock()
+        # What no schedule can run is refused before the first call.
+        choose(self.program, target, config)
+
+    @property
+    def built(self) -> tuple[BuiltKernel, ...]:
+        """Every kernel called so far, oldest first."""
+        return tuple(self._built)
+
+    def of(self, sizes: Sizes) -> BuiltKernel:
+        """The kernel for a call; compiled at the first call that needs it."""
+        rows, length = sizes.batch * sizes.heads, sizes.length
+        bits = (rows.bit_length(), length.bit_length())
+        found = self._of_bits.get(bits)
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._find(Problem.bucket(rows, length))
+            self._of_bits[bits] = found
+        return found
+
+    def _find(self, problem: Problem) -> BuiltKernel:
+        schedule = choose(self.program, self._target, self._config, problem)
+        for built in self._built:
+            if built.schedule == schedule:
+                return built
+        found = build_schedule(self.program, self._target, schedule, self._alignment)
+        self._built.append(found)
+        return found

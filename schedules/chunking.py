@@ -1,0 +1,49 @@
+"""How long the chunks of a row are.
+
+It is decided at each launch, so that no length compiles anything.
+"""
+
+from dataclasses import dataclass
+from math import isqrt
+
+# A launch's second axis has at most this many programs.
+_MOST_CHUNKS = 2**16 - 1
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """A rule for the length of chunks.
+
+    Attributes:
+        programs: how many programs shall run side by side.
+        least: tokens of a chunk, at least.
+        multiple: tokens that are loaded together; chunks are whole groups of them.
+        fixed: the length of every chunk, where something fixed it; None to apply the rule.
+    """
+
+    programs: int
+    least: int
+    multiple: int
+    fixed: int | None = None
+
+    def length(self, blocks: int, tokens: int) -> int:
+        """Tokens of a chunk, at least 1.
+
+        Args:
+            blocks: programs that there are without chunks.
+            tokens: tokens of a row.
+        """
+        if self.fixed is not None:
+            return self.fixed
+        # A chunk's tokens are run twice and the chunks' summaries once, one after the other:
+        # 2C + T/C steps, fewest where C = √(T/2).
+        shortest = max(self.least, isqrt(tokens // 2), -(-tokens // _MOST_CHUNKS))
+        wanted = max(1, self.programs // max(1, blocks))
+        length = max(shortest, -(-tokens // wanted))
+        return -(-length // self.multiple) * self.multiple
+
+    def chunks(self, length: int, tokens: int) -> int:
+        """How many chunks of that length a row has, at least 1: a row without tokens still has a
+        beginning and an end.
+        """
+        return max(1, -(-tokens // length))

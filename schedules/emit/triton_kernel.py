@@ -1,0 +1,135 @@
+"""Whole Triton functions around the body of a token: what every template shares.
+
+A function runs the tokens of its rows in order, from ``begin`` to ``end`` if it is split into
+chunks, loading the inputs of ``unroll`` tokens together.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Table
+from pdssm_compiler.schedules.emit.triton import TritonBody
+from pdssm_compiler.schedules.signature import Argument, sorted_form
+from pdssm_compiler.schedules.source import Phase, Writer
+
+
+def write_header(
+    writer: Writer, title: str, rows: int, block: int, bodies: Iterable[TritonBody]
+) -> None:
+    """The module's head: what it was made from, its constants, the functions its bodies call."""
+    writer.comment(title)
+    writer.line("import triton")
+    writer.line("import triton.language as tl")
+    writer.line()
+    writer.line(f"ROWS = tl.constexpr({rows})")
+    writer.line(f"BLOCK = tl.constexpr({block})")
+    writer.line(f"LEVELS = tl.constexpr({block.bit_length() - 1})")
+    writer.line()
+    for helper in dict.fromkeys(helper for body in bodies for helper in body.helpers()):
+        for line in helper.strip("\n").splitlines():
+            writer.line(line)
+        writer.line()
+
+
+def write_function(name: str, body: TritonBody, unroll: int) -> None:
+    """One function, decorated."""
+    writer = body.writer
+    writer.line()
+    writer.line("@triton.jit")
+    with writer.block(f"def {name}({', '.join([*body.parameters(), *size_names(body.split)])}):"):
+        body.rows()
+        body.pointers()
+        body.start_rows()
+        _tokens(body, unroll)
+        body.end_rows()
+
+
+def size_names(split: bool) -> Sequence[str]:
+    """The parameters after the tensors and the error word."""
+    return ("rows", "L", "H", "span") if split else ("rows", "L", "H")
+
+
+def tables_to_sort(program: Program) -> frozenset[str]:
+    """The tables whose maps the body scatters by; sorted once a call instead of once a token."""
+    return _scattered(program, "select")
+
+
+def maps_to_sort(program: Program) -> frozenset[str]:
+    """The map inputs that the body scatters by."""
+    return _scattered(program, "input")
+
+
+def _scattered(program: Program, source: str) -> frozenset[str]:
+    if program.state_size == 1:
+        return frozenset()
+    maps = [value.args[1] for value in program.body if value.op == "scatter_add"]
+    found = (map_ for map_ in maps if map_.op == source)
+    return frozenset((m.args[0] if source == "select" else m).name for m in found)
+
+
+def write_sorts(body: TritonBody) -> tuple[list[Phase], tuple[Argument, ...]]:
+    """Functions that sort the tables which the body reads sorted, and the scratch they fill."""
+    maps = body.signature.sorted_maps
+    tables = [a for a in body.signature.inputs if a.name in maps and isinstance(a.type, Table)]
+    phases = [_write_sort(body.writer, table, body.program.state_size) for table in tables]
+    return phases, tuple(part for table in tables for part in sorted_form(table))
+
+
+def _write_sort(writer: Writer, table: Argument, state_size: int) -> Phase:
+    """A function that sorts the maps of a table, a program for each map of a block of heads."""
+    arguments = (table, *sorted_form(table))
+    parameters = [name for a in arguments for name in (a.name, f"{a.name}_sH")]
+    entry = f"sort_{table.name}"
+    write = writer.line
+    write()
+    write("@triton.jit")
+    with writer.block(f"def {entry}({', '.join([*parameters, 'error', *size_names(False)])}):"):
+        write("h = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
+        write("j = tl.arange(0, BLOCK)")
+        write(f"inside = (h < H)[:, None] & (j < {state_size})[None, :]")
+        write("lane = tl.broadcast_to(j[None, :], (ROWS, BLOCK))")
+        write(f"here = lane + tl.program_id(0) * {state_size}")
+        table_, order, last = (f"{a.name} + h[:, None] * {a.name}_sH + here" for a in arguments)
+        write(f"loaded = tl.load({table_}, mask=inside, other=0)")
+        write(f"loaded = tl.minimum(tl.maximum(loaded, 0), {state_size - 1}).to(tl.int32)")
+        write("loaded = tl.where(inside, loaded, lane)")
+        write("order, first_of, last_of, hit = segments(loaded, lane)")
+        write(f"tl.store({order}, order * 2 + first_of, mask=inside)")
+        write(f"tl.store({last}, tl.where(hit, last_of, -1), mask=inside)")
+    return Phase(entry, arguments, "map")
+
+
+def _tokens(body: TritonBody, unroll: int) -> None:
+    writer = body.writer
+    count = "L"
+    if body.split:
+        count = "count"
+        writer.line("count = end - begin")
+    if unroll > 1:
+        writer.line(f"whole = {count} - {count} % {unroll}")
+        with writer.block(f"for first in range(0, whole, {unroll}):"):
+            _group(body, unroll)
+        writer.line("# The tokens that do not fill a group.")
+    with writer.block(f"for first in range({'whole' if unroll > 1 else '0'}, {count}):"):
+        _group(body, 1)
+
+
+def _group(body: TritonBody, tokens: int) -> None:
+    for number in range(tokens):
+        step = f"first + {number}" if number else "first"
+        body.writer.line(f"t_{number} = {_token(body, step)}")
+    # Indices first: the maps they select wait for them.
+    for values in (body.indices(), body.ahead()):
+        for number in range(tokens):
+            for value in values:
+                body.load(value, f"_{number}", f"t_{number}")
+    for number in range(tokens):
+        body.writer.line(f"t = t_{number}")
+        body.token(f"_{number}")
+
+
+def _token(body: TritonBody, step: str) -> str:
+    """The token that a step of the loop runs."""
+    if body.program.direction == "forward":
+        return f"begin + {step}" if body.split else step
+    return f"{'end' if body.split else 'L'} - 1 - ({step})"

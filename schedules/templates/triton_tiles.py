@@ -1,0 +1,96 @@
+"""What fits a thread: the limits on tiles of rows that every Triton template shares."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.schedules.target import Target
+
+# Elements of one tile a thread may hold before the compiler spills (measured: registers reported
+# by the compiler for N = 32 … 256).
+_MOST_ELEMENTS = 512
+
+# Values of all unrolled tokens together: more than this takes minutes to compile.
+_MOST_VALUES = 160
+
+
+def block_of(program: Program) -> int:
+    """The state size rounded up to a power of two."""
+    return 1 << (program.state_size - 1).bit_length()
+
+
+def rows_of_a_warp(program: Program, target: Target) -> int:
+    """Rows narrower than a warp share one."""
+    return max(1, target.warp_size // block_of(program))
+
+
+def shapes(program: Program, target: Target) -> Iterator[tuple[int, int, int]]:
+    """``rows``, ``num_warps`` and ``unroll`` worth measuring."""
+    narrow = rows_of_a_warp(program, target)
+    for num_warps in (1, 2, 4, 8):
+        for rows in sorted({1, narrow, narrow * num_warps}):
+            for unroll in (1, 2, 4, 8, 16):
+                yield rows, num_warps, unroll
+
+
+def preferred_shapes(program: Program, target: Target) -> Iterator[tuple[int, int, int]]:
+    """The same, the best first, without measuring.
+
+    One warp a program spreads few rows over many processors; more warps only where a tile would
+    not fit one warp's registers.
+    """
+    rows = rows_of_a_warp(program, target)
+    for num_warps in (1, 2, 4, 8):
+        for unroll in (16, 8, 4, 2, 1):
+            yield rows, num_warps, unroll
+
+
+def limit(
+    signature: Signature, target: Target, rows: int, num_warps: int, unroll: int
+) -> str | None:
+    """None if a kernel fits in such tiles, otherwise what does not, in one line."""
+    program = signature.program
+    if rows < 1 or rows & (rows - 1):
+        return f"rows must be a power of two, not {rows}"
+    block = block_of(program)
+    threads = num_warps * target.warp_size
+    tile = rows * block
+    if tile > _MOST_ELEMENTS * threads:
+        return (
+            f"a tile of {tile} elements is more than {_MOST_ELEMENTS} for each of {threads} "
+            f"threads; use more warps or fewer rows"
+        )
+    leaves = len([v for v in program.body if v.is_leaf])
+    if unroll < 1:
+        return f"unroll is at least 1, not {unroll}"
+    # Two words a number.
+    held = leaves * unroll * 2 * rows * block // threads
+    if held > target.registers and unroll > 1:
+        return f"loading {unroll} tokens together needs {held} registers a thread"
+    values = len(program.body) + _steps_of_sorts(signature, max(1, tile // threads))
+    if unroll * values > _MOST_VALUES and unroll > 1:
+        return f"unrolling {unroll} tokens of {values} values is too long"
+    return None
+
+
+def _steps_of_sorts(signature: Signature, elements: int) -> int:
+    """What scatters and inverses come to in values: a bitonic network over the elements that a
+    thread holds, for maps that were not sorted before, and a running sum.
+    """
+    levels = block_of(signature.program).bit_length() - 1
+    network = elements * levels * (levels + 1) // 2
+    steps = 0
+    for value in signature.program.body:
+        if value.op == "invert":
+            steps += network
+        elif value.op == "scatter_add":
+            map_ = value.args[1]
+            name = map_.args[0].name if map_.op == "select" else dict(map_.attributes).get("name")
+            steps += levels + (0 if name in signature.sorted_maps else network)
+    return steps
+
+
+def compiler_options(num_warps: int) -> dict[str, Any]:
+    """What Triton is told."""
+    return {"num_warps": num_warps, "num_stages": 1, "enable_fp_fusion": True}

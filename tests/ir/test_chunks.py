@@ -1,0 +1,65 @@
+"""``in_chunks``: its three programs, one after the other, write what the program writes."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdssm_compiler.ir import Program, interpret
+from pdssm_compiler.ir.errors import PassError
+from pdssm_compiler.ir.passes import InChunks, in_chunks, specialise
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from tests.ir.agreement import assert_close
+from tests.ir.chunks import Arrays, as_tokens, part_of
+from tests.ir.pd_reference import all_specs, spec_id
+from tests.strategies import Sizes, affine_programs, arrays_for, seeds
+
+LENGTH = 6
+SHAPE = Sizes(2, LENGTH, 2)
+
+
+def run_in_chunks(program: Program, parts: InChunks, arrays: Arrays, cuts: list[int]) -> Arrays:
+    """What the three programs write, put together."""
+    spans = list(pairwise(cuts))
+    folds = [interpret(parts.fold, part_of(parts.fold, arrays, *span)) for span in spans]
+    start = {i.name: arrays[i.name] for i in parts.carry.inputs if i.role == "row"}
+    incoming = interpret(parts.carry, as_tokens(folds) | start)[parts.incoming]
+    resumed = []
+    for chunk, span in enumerate(spans):
+        reads = arrays | {parts.incoming: incoming[:, chunk]}
+        resumed.append(interpret(parts.resume, part_of(parts.resume, reads, *span)))
+    last = resumed[-1 if program.direction == "forward" else 0]
+    written = {f.name: last[f.name] for f in program.final_outputs}
+    for output in program.token_outputs:
+        written[output.name] = np.concatenate([chunk[output.name] for chunk in resumed], axis=1)
+    return written
+
+
+@given(affine_programs(), seeds(), st.sets(st.integers(1, LENGTH - 1)))
+def test_random_programs(program: Program, seed: int, inner: set[int]) -> None:
+    arrays = arrays_for(program, SHAPE, seed)
+    got = run_in_chunks(program, in_chunks(program), arrays, sorted({0, LENGTH} | inner))
+    assert_close(got, interpret(program, arrays))
+
+
+@pytest.mark.parametrize("spec", all_specs(), ids=spec_id)
+def test_every_pd_scan(spec: PdScan) -> None:
+    for program in (pd_scan(spec), specialise(pd_scan(spec))):
+        arrays = arrays_for(program, SHAPE, seed=2)
+        got = run_in_chunks(program, in_chunks(program), arrays, [0, 1, 4, LENGTH])
+        assert_close(got, interpret(program, arrays))
+
+
+def test_names_of_what_passes_between() -> None:
+    parts = in_chunks(pd_scan(PdScan(4, 3, initial_state=True)))
+    assert parts.incoming == "incoming_state"
+    assert parts.summaries == ("chunk_diagonal", "chunk_drive", "chunk_map")
+    assert [i.name for i in parts.carry.inputs] == [*parts.summaries, "initial_state"]
+    assert parts.resume.carries[0].start == "%incoming_state"
+
+
+def test_a_program_without_a_summary() -> None:
+    with pytest.raises(PassError, match="exactly one carry"):
+        in_chunks(in_chunks(pd_scan(PdScan(4, 3))).fold)
