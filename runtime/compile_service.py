@@ -1,8 +1,8 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the first template that can run the program. (Tuned configs will stand between
-the two.)
+the heuristic of the first template that can run the program; plain PyTorch, where no other backend
+is to be had for the device. (Tuned configs will stand after the first.)
 """
 
 import json
@@ -72,10 +72,16 @@ def choose(program: Program, target: Target, config: Any = None) -> Schedule:
                 return Schedule(template, config, "explicit config")
         raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
     found = candidates(program, target)
+    missing = {template.backend: BACKENDS[template.backend].unavailable() for template, _ in found}
+    reason = "heuristic"
+    if all(missing.values()):
+        why = "; ".join(filter(None, missing.values())) or f"no other backend is for {target}"
+        reason = f"heuristic: {why}"
+        found = candidates(program, target, fallback=True)
     for template, problem in found:
-        if problem is None:
+        if problem is None and not missing.get(template.backend):
             chosen = template.heuristic(program, target, Problem())
-            return Schedule(template, chosen, "heuristic")
+            return Schedule(template, chosen, reason)
     tried = "; ".join(f"{template.name}: {problem}" for template, problem in found)
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "

@@ -17,6 +17,7 @@ from pdssm_compiler.schedules.source import KernelSource
 _COMPILERS = {
     "tvm": ("apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit"),
     "triton": ("triton",),
+    "torch": ("torch",),
 }
 
 

@@ -10,7 +10,7 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.target import Target
 
-Backend = Literal["tvm", "triton"]
+Backend = Literal["tvm", "triton", "torch"]
 
 
 @dataclass(frozen=True)
