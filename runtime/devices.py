@@ -4,24 +4,16 @@ from functools import cache
 
 import torch
 
-from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.schedules.target import Target, cpu_target, gpu_target
 
 
 @cache
 def target_of(device: torch.device) -> Target:
-    """The target of a torch device.
-
-    Raises:
-        ArgumentError: a kind of device that no backend serves.
-    """
+    """The target of a torch device; one that only torch knows is of the kind ``other``."""
     if device.type == "cpu":
         return cpu_target()
     if device.type != "cuda":
-        raise ArgumentError(
-            f"no backend for {device.type!r} devices; move the tensors to a CPU or a CUDA or "
-            f"ROCm GPU"
-        )
+        return Target("other", device.type)
     properties = torch.cuda.get_device_properties(device)
     if torch.version.hip:
         arch, kind = properties.gcnArchName.split(":")[0], "hip"

@@ -45,7 +45,7 @@ class Plan:
 
     Args:
         program: the program, not specialised.
-        device: a CPU or a GPU.
+        device: a CPU, a GPU, or another device that torch knows.
         alignment: bytes that every pointer is a multiple of, or 0.
         subject: for helper programs, whose maps they check.
         config: an explicit schedule as :func:`config_text` writes it, or "".
@@ -92,7 +92,7 @@ class Plan:
         simple = not (self._inverses or self._promises)
         if simple and not any(slot.strict for slot in (*self._slots, *self._outputs)):
             self._warm = warm_call(self._slots, self._outputs, self._order, device)
-        if device.type != "cpu":
+        if device.type == "cuda":
             self._word, self._last = device_words.claim(self._reporter)
 
     def run(
@@ -162,7 +162,7 @@ class Plan:
         sizes: Sizes,
         tensors: Sequence[torch.Tensor],
     ) -> None:
-        if self.device.type == "cpu":
+        if self.device.type != "cuda":
             self.built.kernel.launch(arguments, host_word.tensor, sizes)
             word = int(host_word.array[0])
             if word:
@@ -222,7 +222,7 @@ def run(
         ArgumentError: no tensors, or tensors on several devices.
     """
     device = one_device(text, tensors)
-    if device.type == "cpu":
+    if device.type != "cuda":
         return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
     device_words.raise_any()
     aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)

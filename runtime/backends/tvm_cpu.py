@@ -34,6 +34,8 @@ class TvmCpu(Backend):
     name = "tvm"
 
     def unavailable(self) -> str | None:
+        if not sys.platform.startswith("linux"):
+            return f"TVM's runtime library is loaded on Linux only, and this is {sys.platform}"
         for module in ("tvm_ffi", "tvm_ffi_orcjit", "tvm"):
             if importlib.util.find_spec(module) is None:
                 return f"the Python package {module} is missing: {_REMEDY}"

@@ -1,10 +1,11 @@
 """torch-chunks: plain PyTorch, all chunks of a sequence side by side, their summaries combined.
 
-For programs whose step is affine in their one carry (see :mod:`pdssm_compiler.ir.passes.summarise`).
-The tokens are cut into chunks. One loop folds the tokens of all chunks at once into their
-summaries; a scan over the summaries, in steps of doubled distance, says how every chunk starts; a
-second loop runs all chunks at once from there. The tokens that do not fill a chunk follow one by
-one. So ``T`` turns become ``2 · chunk + log2(T / chunk)``, each over more numbers.
+For programs whose step is affine in their one carry: what
+:mod:`pdssm_compiler.ir.passes.summarise` takes. One loop folds the tokens of all chunks at once
+into the chunks' summaries; a scan over the summaries, in steps of doubled distance, says how every
+chunk starts; a second loop runs all chunks at once from there. The tokens that do not fill a chunk
+follow one by one. So ``T`` turns become ``2 · chunk + log2(T / chunk)``, and fewer than a chunk
+for the rest, each over more numbers.
 
 Where a product of diagonals overflows within a chunk, this order of evaluation gives infinities
 that the token loop would not: no concern for diagonals of magnitude at most 1.
@@ -87,7 +88,7 @@ class TorchChunks(Template[TorchChunksConfig]):
             end = "-1:" if program.direction == "forward" else ":1"
             writer.line(f"carries = [x[:, {end}] for x in carries]")
         return KernelSource(
-            "torch", writer.text, "scan", program, self.name, asdict(config), target
+            self.backend, writer.text, "scan", program, self.name, asdict(config), target
         )
 
 

@@ -63,7 +63,7 @@ class TorchTokens(Template[TorchTokensConfig]):
                 with writer.block("if L:"):
                     scan.stretch("L", "1")
         return KernelSource(
-            "torch", writer.text, "scan", program, self.name, asdict(config), target
+            self.backend, writer.text, "scan", program, self.name, asdict(config), target
         )
 
 
