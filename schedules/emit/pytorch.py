@@ -1,17 +1,20 @@
 """A program's body as plain PyTorch, vectorised over rows and tokens.
 
 Every value has the axes ``[B, G, H]`` before its own: a number is a scalar there, a vector or a
-map adds ``N``, and a complex number is one element of a complex tensor. ``G`` is whatever runs
-side by side: the tokens of a stretch, or the chunks of one, each at its own token. The same
-expressions serve all of these, so :class:`PytorchBody` writes them into functions that skeletons
-call as they like. A value that is one for all tokens may lack leading axes, or have 1 there;
-broadcasting fills them in.
+map adds ``N``. ``G`` is whatever runs side by side: the tokens of a stretch, or the chunks of one,
+each at its own token. The same expressions serve all of these, so :class:`PytorchBody` writes them
+into functions that skeletons call as they like. A value that is one for all tokens may lack
+leading axes, or have 1 there; broadcasting fills them in.
+
+A complex number is an element of a complex tensor or, where a schedule says ``split``, of two real
+ones: about three times the calls, but what ``torch.compile`` generates code for, and what devices
+without complex tensors have.
 
 Every index that comes from outside is clamped where it is read, and its range reported through the
 error word.
 
 Names cannot clash: inputs are ``in_*``, carries ``carry_*``, outputs ``out_*``, values ``v0, v1,
-…``, and nothing else in the source looks so.
+…``, their real and imaginary parts ``re_*`` and ``im_*``; nothing else in the source looks so.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,9 +29,16 @@ from pdssm_compiler.ir.types import (
     is_complex,
     is_number,
     precision,
+    real_of,
 )
 from pdssm_compiler.ir.value import Value, topological
-from pdssm_compiler.schedules.emit.arithmetic import FUNCTIONS, Dialect
+from pdssm_compiler.schedules.emit.arithmetic import (
+    ARITHMETIC_OPS,
+    FUNCTIONS,
+    Dialect,
+    Parts,
+    arithmetic,
+)
 from pdssm_compiler.schedules.emit.phases import Phases, phases_of
 from pdssm_compiler.schedules.signature import (
     CHECK_SHIFT,
@@ -84,6 +94,12 @@ def write(out, value):
     # Complex numbers are stored as pairs.
     out.copy_(torch.view_as_real(value) if value.is_complex() else value)
 """,
+    "write_parts": """
+def write_parts(out, re, im):
+    # Complex numbers are stored as pairs.
+    out[..., 0].copy_(re)
+    out[..., 1].copy_(im)
+""",
     "report": f"""
 def report(error, check, bad, place):
     # The last token at which a check failed, behind the check's number.
@@ -117,11 +133,15 @@ class PytorchBody:
     Args:
         program: the program.
         writer: where lines go.
+        split: complex numbers as two real tensors.
         others: programs that functions are written of beside it.
     """
 
-    def __init__(self, program: Program, writer: Writer, others: Sequence[Program] = ()) -> None:
+    def __init__(
+        self, program: Program, writer: Writer, *, split: bool, others: Sequence[Program] = ()
+    ) -> None:
         self.program = program
+        self.split = split
         self.signature = Signature(program)
         self.writer = writer
         self.phases: Phases = phases_of(program)
@@ -136,9 +156,17 @@ class PytorchBody:
             return f"{'in' if value.op == 'input' else 'carry'}_{value.name}"
         return f"v{self._numbers[value]}"
 
+    def parts(self, value: Value) -> Parts:
+        """The names of the tensors that hold a value."""
+        name = self.name(value)
+        return (f"re_{name}", f"im_{name}") if self._is_split(value.type) else (name,)
+
+    def _is_split(self, type_: Type) -> bool:
+        return self.split and is_complex(type_)
+
     def names(self, values: Iterable[Value]) -> str:
-        """A tuple of values."""
-        return names(self.name(value) for value in values)
+        """A tuple of values, part by part."""
+        return names(part for value in values for part in self.parts(value))
 
     def parameters(self) -> list[str]:
         """The entry's parameters: the signature's tensors, then the error word."""
@@ -160,8 +188,7 @@ class PytorchBody:
         used = {value.op for value in self._bodies}
         if "compose" in used:
             used.add("gather")
-        if self._outputs:
-            used.add("write")
+        used |= {"write_parts" if self._is_split(a.type) else "write" for a in self._outputs}
         if self.signature.checks:
             used.add("report")
         return [source for name, source in HELPERS.items() if name in used]
@@ -179,13 +206,14 @@ class PytorchBody:
             self._unpack("token", token)
             self._unpack("fixed", fixed)
             self.compute(phases.turn)
-            after = []
+            after: list[str] = []
             for carry in program.carries:
-                found = self.name(carry.next)
+                found = self.parts(carry.next)
                 if carry.next in phases.fixed:
                     # It may lack leading axes.
-                    found = f"{found}.expand_as({self.name(carry.value)})"
-                after.append(found)
+                    shape = self.parts(carry.value)[0]
+                    found = tuple(f"{part}.expand_as({shape})" for part in found)
+                after += found
             self.writer.line(f"return {names(after)}, {self.names(kept)}")
         self._separate()
 
@@ -212,7 +240,7 @@ class PytorchBody:
             self._unpack("token", [i.value for i in program.inputs if i.role == "token"])
             values = topological(results)
             if any(value.op in ("constant", "iota") for value in values):
-                self.writer.line(f"device = {self.name(carries[0])}.device")
+                self.writer.line(f"device = {self.parts(carries[0])[0]}.device")
             self.compute(values)
             self.writer.line(f"return {self.names(results)}")
         self._separate()
@@ -226,19 +254,27 @@ class PytorchBody:
         self.writer.line()
 
     def compute(self, values: Iterable[Value]) -> None:
-        """A line for each value that is not a leaf."""
+        """A line for each part of each value that is not a leaf."""
         for value in values:
-            if not value.is_leaf:
-                args = [self.name(arg) for arg in value.args]
-                self.writer.line(f"{self.name(value)} = {self._expression(value, args)}")
+            if value.is_leaf:
+                continue
+            targets, expressions = self.parts(value), self._expressions(value)
+            if len(targets) == 2 and _uneven(value):
+                both = f"torch.broadcast_tensors({', '.join(expressions)})"
+                self.writer.line(f"{', '.join(targets)} = {both}")
+                continue
+            for target, expression in zip(targets, expressions, strict=True):
+                self.writer.line(f"{target} = {expression}")
 
-    def _expression(self, value: Value, args: list[str]) -> str:
-        if value.op == "constant":
-            bits = 32 if value.attribute("element") == "f32" else 64
-            return DIALECT.literal(value.attribute("value"), bits)
-        if value.op in FUNCTIONS:
-            return DIALECT.functions[value.op].format(x=args[0])
-        return RULES[value.op](self.program.state_size, args)
+    def _expressions(self, value: Value) -> Parts:
+        args = [self.parts(arg) for arg in value.args]
+        if value.op in ARITHMETIC_OPS and (self.split or value.op not in RULES):
+            return arithmetic(value, args, DIALECT)
+        if not args:
+            return (RULES[value.op](self.program.state_size, []),)
+        # What is moved is moved part by part; maps and indices have one.
+        others = [part for arg in args[1:] for part in arg]
+        return tuple(RULES[value.op](self.program.state_size, [part, *others]) for part in args[0])
 
     # -- the entry's beginning ------------------------------------------------------------------
 
@@ -257,38 +293,46 @@ class PytorchBody:
         """Every input as its value: widened, complex, clamped, its ranges reported."""
         # Boundaries first.
         for input_ in sorted(self.program.inputs, key=lambda i: i.role == "lagged"):
-            name = self.name(input_.value)
+            name = f"in_{input_.name}"
             if is_number(input_.type):
-                self.writer.line(f"{name} = {self._number(input_, name)}")
-                if input_.role == "lagged":
-                    self._shift(input_, name)
+                self._number(input_, name)
             elif needs_range_check(input_):
                 self._index(input_, name)
             else:
                 # An inverted table is our own work.
                 self.writer.line(f"{name} = {name}.long()")
 
-    def _number(self, input_: Input, name: str) -> str:
+    def _number(self, input_: Input, name: str) -> None:
         argument = Argument(input_.name, input_.type, input_.storage, input_.role)
         real = f"float{precision(input_.type)}"
-        found = name
+        if self._is_split(input_.type):
+            found: Parts = tuple(f"{name}[..., {part}]" for part in (0, 1))
+        else:
+            found = (name,)
         if argument.dtype != real:
             # What is viewed as complex has its pairs at even offsets.
             dense = ", memory_format=torch.contiguous_format" if argument.complex else ""
-            found = f"{found}.to(torch.{real}{dense})"
-        if argument.complex:
-            found = f"torch.view_as_complex({found})"
-        return f"{found}.unsqueeze(1)" if input_.role == "row" else found
-
-    def _shift(self, input_: Input, name: str) -> None:
-        """What was saved of this program's following step, and the boundary at its last."""
-        edge = f"torch.zeros_like({name}[:, :1])"
+            found = tuple(f"{part}.to(torch.{real}{dense})" for part in found)
+        if argument.complex and not self.split:
+            found = (f"torch.view_as_complex({found[0]})",)
+        if input_.role == "row":
+            found = tuple(f"{part}.unsqueeze(1)" for part in found)
+        edges: Parts = ()
         if input_.boundary is not None:
-            edge = self.name(self.program.input(input_.boundary).value)
-        forward = self.program.direction == "forward"
+            edges = self.parts(self.program.input(input_.boundary).value)
+        for number, (target, part) in enumerate(zip(self.parts(input_.value), found, strict=True)):
+            if target != part:
+                self.writer.line(f"{target} = {part}")
+            if input_.role == "lagged":
+                edge = edges[number] if edges else f"torch.zeros_like({target}[:, :1])"
+                self.writer.line(f"{target} = {self._shifted(target, edge)}")
+
+    def _shifted(self, name: str, edge: str) -> str:
+        """What was saved of this program's following step, and the edge at its last."""
         # Cut to size afterwards, so that no token at all is no special case.
-        parts, cut = (f"[{name}, {edge}]", "1:") if forward else (f"[{edge}, {name}]", ":L")
-        self.writer.line(f"{name} = torch.cat({parts}, 1)[:, {cut}]")
+        if self.program.direction == "forward":
+            return f"torch.cat([{name}, {edge}], 1)[:, 1:]"
+        return f"torch.cat([{edge}, {name}], 1)[:, :L]"
 
     def _index(self, input_: Input, name: str) -> None:
         write = self.writer.line
@@ -308,18 +352,28 @@ class PytorchBody:
         if input_.role == "row":
             write(f"{name} = {name}.unsqueeze(1)")
 
-    def start(self, carry: Carry, groups: str = "1") -> str:
+    def start(self, carry: Carry, groups: str = "1") -> Parts:
         """A carry's first value, ``[B, groups, H, ...]``."""
         if carry.start_input is not None:
-            return self.name(self.program.input(carry.start_input).value)
+            return self.parts(self.program.input(carry.start_input).value)
         own = "" if isinstance(carry.type, Scalar) else f", {self.program.state_size}"
         shape = f"(B, {groups}, H{own})"
         if carry.start == "identity":
-            return f"torch.arange({self.program.state_size}, device=device).expand{shape}"
+            return (f"torch.arange({self.program.state_size}, device=device).expand{shape}",)
         make = "ones" if carry.start == "one" else "zeros"
-        return f"torch.{make}({shape}, dtype={dtype_of(carry.type)}, device=device)"
+        type_ = real_of(carry.type) if self._is_split(carry.type) else carry.type
+        made = [
+            f"torch.{make}({shape}, dtype={dtype_of(type_)}, device=device)"
+            for make in (make, "zeros")
+        ]
+        return tuple(made[: len(self.parts(carry.value))])
 
     # -- results --------------------------------------------------------------------------------
+
+    def write(self, out: str, parts: Sequence[str]) -> None:
+        """Write a value into an output."""
+        helper = "write" if len(parts) == 1 else "write_parts"
+        self.writer.line(f"{helper}({', '.join([out, *parts])})")
 
     def report(self, check: ReportedCheck, bad: str, place: str) -> None:
         """Report a check where ``bad`` holds."""
@@ -332,16 +386,15 @@ class PytorchBody:
             values: the values at hand.
             cut: the index of the stretch of tokens they are of, "" for all.
         """
-        at_hand = {value: self.name(value) for value in values}
         for argument, out in zip(
             self.signature.token_outputs, self.program.token_outputs, strict=True
         ):
-            if out.value in at_hand:
-                self.writer.line(f"write({self.output(argument)}{cut}, {at_hand[out.value]})")
+            if out.value in values:
+                self.write(f"{self.output(argument)}{cut}", self.parts(out.value))
         for check in self.program.checks:
-            if check.map in at_hand:
+            if check.map in values:
                 identity = f"torch.arange({self.program.state_size}, device=device)"
-                bad = f"({at_hand[check.map]} != {identity}).any(-1)"
+                bad = f"({self.name(check.map)} != {identity}).any(-1)"
                 self.report(ReportedCheck(check.subject, check.promise), bad, f"place{cut}")
 
 
@@ -362,6 +415,14 @@ def behind_reads(
         [value for value in read if value in phases.ahead],
         [value for value in read if value in phases.fixed],
     )
+
+
+def _uneven(value: Value) -> bool:
+    """Whether the imaginary part comes from another argument than the real one, maybe of another
+    shape.
+    """
+    mixed = len({is_complex(arg.type) for arg in value.args}) > 1
+    return value.op == "complex" or (value.op in ("add", "sub") and mixed)
 
 
 Rule = Callable[[int, list[str]], str]

@@ -23,7 +23,7 @@ from pdssm_compiler.schedules.emit.pytorch import PytorchBody
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
-from pdssm_compiler.schedules.templates.torch_tokens import TorchScan
+from pdssm_compiler.schedules.templates.torch_tokens import TorchScan, needs_split
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,14 @@ class TorchChunksConfig:
     Attributes:
         chunk_length: tokens of a chunk; None for the power of two next to the square root of the
             length, at each call.
+        split: complex numbers as two real tensors; :mod:`~pdssm_compiler.schedules.emit.pytorch`
+            says what for.
         compiled: run the source under ``torch.compile``, which unrolls the loops: once for each
             batch, length and number of heads.
     """
 
     chunk_length: int | None = None
+    split: bool = False
     compiled: bool = False
 
 
@@ -50,12 +53,13 @@ class TorchChunks(Template[TorchChunksConfig]):
     config_type = TorchChunksConfig
 
     def space(self, program: Program, target: Target) -> Iterator[TorchChunksConfig]:
-        for compiled in (False, True):
-            for chunk_length in (None, 8, 16, 32, 64, 128, 256):
-                yield TorchChunksConfig(chunk_length, compiled)
+        for chunk_length in (None, 8, 16, 32, 64, 128, 256):
+            for split in (False, True):
+                for compiled in (False, True):
+                    yield TorchChunksConfig(chunk_length, split, compiled)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> TorchChunksConfig:
-        return TorchChunksConfig(program.chunk_length)
+        return TorchChunksConfig(program.chunk_length, split=needs_split(target))
 
     def feasible(self, program: Program, target: Target, config: TorchChunksConfig) -> str | None:
         if config.chunk_length is not None and config.chunk_length < 1:
@@ -71,7 +75,7 @@ class TorchChunks(Template[TorchChunksConfig]):
         writer = Writer()
         writer.comment(f"{self.name} {config}\n{program.text}")
         parts = (summary.fold, summary.combine, summary.apply)
-        scan = TorchScan(PytorchBody(program, writer, parts))
+        scan = TorchScan(PytorchBody(program, writer, split=config.split, others=parts))
         scan.preamble()
         _functions(scan, summary)
         if config.chunk_length is None:
@@ -170,12 +174,13 @@ def _enter(scan: TorchScan, summary: Summary, cut: str) -> None:
     """From the carry before the first chunk to those before every chunk."""
     body, write = scan.body, scan.writer.line
     for carry in summary.fold.carries:
-        write(f"{body.name(carry.value)} = {body.start(carry, 'chunks')}")
+        for part, first in zip(body.parts(carry.value), body.start(carry, "chunks"), strict=True):
+            write(f"{part} = {first}")
     write(f"neutral = {body.names(carry.value for carry in summary.fold.carries)}")
     scan.walk("summaries, _", "fold", "neutral", summary.fold, "last - first", "chunks", cut)
-    write("enter = carries[0].expand(-1, chunks, -1, -1)")
-    write("(leave,) = apply((enter,), prefixes(summaries))")
-    if scan.program.direction == "forward":
-        write("carries = (torch.cat([enter[:, :1], leave[:, :-1]], 1),)")
-    else:
-        write("carries = (torch.cat([leave[:, 1:], enter[:, :1]], 1),)")
+    write("enter = [x.expand(-1, chunks, -1, -1) for x in carries]")
+    write("leave = apply(enter, prefixes(summaries))")
+    both = (
+        "[x[:, :1], y[:, :-1]]" if scan.program.direction == "forward" else "[y[:, 1:], x[:, :1]]"
+    )
+    write(f"carries = [torch.cat({both}, 1) for x, y in zip(enter, leave)]")

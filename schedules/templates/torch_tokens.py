@@ -28,10 +28,13 @@ class TorchTokensConfig:
     """How tokens are run.
 
     Attributes:
+        split: complex numbers as two real tensors; :mod:`~pdssm_compiler.schedules.emit.pytorch`
+            says what for.
         compiled: run the source under ``torch.compile``, which unrolls the loop: once for each
             batch, length and number of heads.
     """
 
+    split: bool = False
     compiled: bool = False
 
 
@@ -44,11 +47,12 @@ class TorchTokens(Template[TorchTokensConfig]):
     config_type = TorchTokensConfig
 
     def space(self, program: Program, target: Target) -> Iterator[TorchTokensConfig]:
-        for compiled in (False, True):
-            yield TorchTokensConfig(compiled)
+        for split in (False, True):
+            for compiled in (False, True):
+                yield TorchTokensConfig(split, compiled)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> TorchTokensConfig:
-        return TorchTokensConfig()
+        return TorchTokensConfig(split=needs_split(target))
 
     def feasible(self, program: Program, target: Target, config: TorchTokensConfig) -> str | None:
         return None
@@ -56,7 +60,7 @@ class TorchTokens(Template[TorchTokensConfig]):
     def lower(self, program: Program, target: Target, config: TorchTokensConfig) -> KernelSource:
         writer = Writer()
         writer.comment(f"{self.name} {config}\n{program.text}")
-        scan = TorchScan(PytorchBody(program, writer))
+        scan = TorchScan(PytorchBody(program, writer, split=config.split))
         scan.preamble()
         with scan.entry():
             if program.carries:
@@ -65,6 +69,13 @@ class TorchTokens(Template[TorchTokensConfig]):
         return KernelSource(
             self.backend, writer.text, "scan", program, self.name, asdict(config), target
         )
+
+
+def needs_split(target: Target) -> bool:
+    """Whether complex numbers are better two real tensors there: not every device has complex
+    ones.
+    """
+    return target.kind == "other"
 
 
 # A loop over tokens; {order} and {kept} undo the direction of time.
@@ -140,11 +151,14 @@ class TorchScan:
             body.compute(value for value in more if value not in self.early)
             body.results(self.early, "")
             if self.program.carries:
-                write(f"carries = {names(map(body.start, self.program.carries))}")
+                starts = [part for carry in self.program.carries for part in body.start(carry)]
+                write(f"carries = {names(starts)}")
             yield
-            numbers = {carry.name: n for n, carry in enumerate(self.program.carries)}
+            if self.program.final_outputs:
+                write(f"{body.names(carry.value for carry in self.program.carries)} = carries")
             for final in self.program.final_outputs:
-                write(f"write(out_{final.name}, carries[{numbers[final.carry]}][:, 0])")
+                parts = body.parts(self.program.carry(final.carry).value)
+                body.write(f"out_{final.name}", [f"{part}[:, 0]" for part in parts])
 
     def stretch(self, length: str, chunks: str, cut: str = "") -> None:
         """Run neighbouring tokens and write what they give.

@@ -21,7 +21,8 @@ from tests.torch_only import torch_only
 
 # With chunks of 1, 2 and 3 tokens: none, one short of one, whole ones, and a rest.
 SHAPES = (Sizes(2, 3, 2), Sizes(3, 8, 1), Sizes(1, 1, 3), Sizes(2, 0, 2))
-CHUNKS = (None, 1, 2, 3)
+TOKENS = [TorchTokensConfig(split) for split in (False, True)]
+CHUNKS = [TorchChunksConfig(*each) for each in ((None, True), (1, False), (2, True), (3, False))]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,9 +34,8 @@ def no_tvm() -> Iterator[None]:
 
 def configs(program: Program) -> list[Any]:
     """A config of each template that can run the program."""
-    chunks = [TorchChunksConfig(length) for length in CHUNKS]
-    fits = TorchChunks().feasible(specialise(program), cpu_target(), chunks[0]) is None
-    return [TorchTokensConfig(), *(chunks if fits else [])]
+    fits = TorchChunks().feasible(specialise(program), cpu_target(), CHUNKS[0]) is None
+    return [*TOKENS, *(CHUNKS if fits else [])]
 
 
 def assert_agrees(program: Program, seed: int) -> None:
@@ -74,7 +74,7 @@ def test_float64(program: Program, seed: int) -> None:
     seed=seeds(),
 )
 def test_affine(program: Program, seed: int) -> None:
-    assert configs(program)[1:], "an affine program has chunks"
+    assert CHUNKS[0] in configs(program)
     assert_agrees(program, seed)
 
 
@@ -86,7 +86,7 @@ def test_affine(program: Program, seed: int) -> None:
 def test_affine_adjoints_in_chunks(program: Program, seed: int) -> None:
     """Without the read-out, the adjoint for the start has one carry, and is affine in it."""
     backward = adjoint(program, wrt=["start"], cotangents=["last", "states"]).program
-    assert configs(backward)[1:]
+    assert CHUNKS[0] in configs(backward)
     for sizes, layout in zip(SHAPES, LAYOUTS, strict=True):
         arrays = arrays_for(backward, sizes, seed)
         for config in configs(backward):
