@@ -47,7 +47,8 @@ class PytorchKernel(Kernel):
             scan(*tensors, error)
             return
         # The word stands on the host. Read and written in the stream's order, without waiting
-        # where its memory is pinned, it keeps what an earlier call has left there.
+        # where its memory is pinned, it keeps what an earlier call has left there. (Of two streams
+        # that run the kernel at the same moment, one may overwrite the other's.)
         pinned = error.is_pinned()
         word = error.to(tensors[0].device, non_blocking=pinned)
         scan(*tensors, word)

@@ -23,7 +23,7 @@ from pdssm_compiler.schedules.emit.pytorch import PytorchBody
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
-from pdssm_compiler.schedules.templates.torch_tokens import TorchScan, needs_split
+from pdssm_compiler.schedules.templates.torch_tokens import SPACE, TorchScan, needs_split
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,8 @@ class TorchChunks(Template[TorchChunksConfig]):
 
     def space(self, program: Program, target: Target) -> Iterator[TorchChunksConfig]:
         for chunk_length in (None, 8, 16, 32, 64, 128, 256):
-            for split in (False, True):
-                for compiled in (False, True):
-                    yield TorchChunksConfig(chunk_length, split, compiled)
+            for split, compiled in SPACE:
+                yield TorchChunksConfig(chunk_length, split, compiled)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> TorchChunksConfig:
         return TorchChunksConfig(program.chunk_length, split=needs_split(target))

@@ -47,9 +47,8 @@ class TorchTokens(Template[TorchTokensConfig]):
     config_type = TorchTokensConfig
 
     def space(self, program: Program, target: Target) -> Iterator[TorchTokensConfig]:
-        for split in (False, True):
-            for compiled in (False, True):
-                yield TorchTokensConfig(split, compiled)
+        for split, compiled in SPACE:
+            yield TorchTokensConfig(split, compiled)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> TorchTokensConfig:
         return TorchTokensConfig(split=needs_split(target))
@@ -77,6 +76,9 @@ def needs_split(target: Target) -> bool:
     """
     return target.kind == "other"
 
+
+# ``split, compiled``: torch.compile generates no code for complex tensors.
+SPACE = ((False, False), (True, False), (True, True))
 
 # A loop over tokens; {order} and {kept} undo the direction of time.
 _WALK = """
