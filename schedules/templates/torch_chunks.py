@@ -23,7 +23,7 @@ from pdssm_compiler.schedules.emit.pytorch import PytorchBody
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
-from pdssm_compiler.schedules.templates.torch_tokens import SPACE, TorchScan, needs_split
+from pdssm_compiler.schedules.templates.torch_scan import SPACE, TorchScan, needs_split
 
 
 @dataclass(frozen=True)
