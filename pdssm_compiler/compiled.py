@@ -23,7 +23,7 @@ from pdssm_compiler.schedules.target import Target, named_target
 from pdssm_compiler.spec import MAP_DTYPES, ScanSpec, one_of
 
 # Fresh torch tensors are aligned so; kernels for other pointers are compiled when met.
-_ALIGNMENT = {"cpu": 0, "cuda": 16, "hip": 16}
+_ALIGNMENT = {"cpu": 0, "cuda": 16, "hip": 16, "other": 0}
 
 
 def compile(

@@ -1,8 +1,9 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the first template that can run the program, those that suit the sizes first.
-(Tuned configs will stand between the two.)
+the heuristic of the first template that can run the program, those that suit the sizes first;
+plain PyTorch, where no other backend is to be had for the device. (Tuned configs will stand after
+the first.)
 """
 
 import json
@@ -78,9 +79,18 @@ def choose(
         raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
     problem = problem or Problem()
     found = candidates(program, target, problem)
+    missing = {c.template.backend: BACKENDS[c.template.backend].unavailable() for c in found}
+    reason = "heuristic"
+    if all(missing.values()):
+        why = "; ".join(filter(None, missing.values())) or f"no other backend is for {target}"
+        reason = f"heuristic: {why}"
+        found = candidates(program, target, problem, fallback=True)
     for template, chosen, refused in found:
-        if refused is None:
-            return Schedule(template, chosen, "heuristic")
+        lacking = missing.get(template.backend)
+        if lacking:
+            reason += f"; without {template.name}: {lacking}"
+        elif refused is None:
+            return Schedule(template, chosen, reason)
     tried = "; ".join(f"{template.name}: {refused}" for template, _, refused in found)
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "

@@ -5,24 +5,16 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.schedules.target import Target, cpu_target, gpu_target
 
 
 @cache
 def target_of(device: torch.device) -> Target:
-    """The target of a torch device.
-
-    Raises:
-        ArgumentError: a kind of device that no backend serves.
-    """
+    """The target of a torch device; one that only torch knows is of the kind ``other``."""
     if device.type == "cpu":
         return cpu_target()
     if device.type != "cuda":
-        raise ArgumentError(
-            f"no backend for {device.type!r} devices; move the tensors to a CPU or a CUDA or "
-            f"ROCm GPU"
-        )
+        return Target("other", device.type)
     # Torch's stub does not know every property.
     properties: Any = torch.cuda.get_device_properties(device)
     if torch.version.hip:

@@ -18,6 +18,7 @@ _COMPILERS = {
     "tvm": ("apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit"),
     "tvm-cuda": ("apache-tvm", "apache-tvm-ffi"),
     "triton": ("triton",),
+    "torch": ("torch",),
 }
 
 

@@ -26,8 +26,8 @@ _library.define(
     "scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_library.impl("scan", run, "CPU")
-_library.impl("scan", run, "CUDA")
+for _key in ("CPU", "CUDA", "MPS", "XPU"):
+    _library.impl("scan", run, _key)
 
 scan = torch.ops.pdssm_compiler.scan.default
 

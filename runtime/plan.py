@@ -49,7 +49,7 @@ class Plan:
 
     Args:
         program: the program, not specialised.
-        device: a CPU or a GPU.
+        device: a CPU, a GPU, or another device that torch knows.
         alignment: bytes that every pointer is a multiple of, or 0.
         subject: for helper programs, whose maps they check.
         config: an explicit schedule as :func:`config_text` writes it, or "".
@@ -66,7 +66,7 @@ class Plan:
         self.program = program
         self.device = device
         # Asking a device for its type makes a string.
-        self._on_cpu = device.type == "cpu"
+        self._on_gpu = device.type == "cuda"
         self.kernels = Kernels(program, target_of(device), alignment, read_config(config))
         lowered = self.kernels.program
         n = program.state_size
@@ -98,7 +98,7 @@ class Plan:
         simple = not (self._inverses or self._promises)
         if simple and not any(slot.strict for slot in (*self._slots, *self._outputs)):
             self._warm = warm_call(self._slots, self._outputs, self._order, device)
-        if not self._on_cpu:
+        if self._on_gpu:
             self._word, self._last = device_words.claim(self._reporter)
 
     def run(
@@ -169,7 +169,7 @@ class Plan:
         tensors: Sequence[torch.Tensor],
     ) -> None:
         kernel = self.kernels.of(sizes).kernel
-        if self._on_cpu:
+        if not self._on_gpu:
             kernel.launch(arguments, host_word.tensor, sizes)
             word = int(host_word.array[0])
             if word:
@@ -230,7 +230,7 @@ def run(
     """
     device = one_device(text, tensors)
     try:
-        if tensors[0].is_cpu:
+        if not tensors[0].is_cuda:
             return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
         device_words.raise_any()
         aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)

@@ -7,11 +7,17 @@ from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
+from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
+_COMPILED = (CpuRows(), CudaRows(), TritonChunks(), TritonRows())
+# Plain PyTorch: runs anywhere, and is taken by itself only where nothing else can be had.
+_FALLBACKS = (TorchChunks(), TorchTokens())
+
 TEMPLATES: dict[str, Template[Any]] = {
-    template.name: template for template in (CpuRows(), CudaRows(), TritonChunks(), TritonRows())
+    template.name: template for template in (*_COMPILED, *_FALLBACKS)
 }
 
 
@@ -29,10 +35,19 @@ class Candidate(NamedTuple):
     problem: str | None
 
 
-def candidates(program: Program, target: Target, problem: Problem) -> list[Candidate]:
-    """Each template for the target's kind of device, those for problems of this size first."""
+def candidates(
+    program: Program, target: Target, problem: Problem, *, fallback: bool = False
+) -> list[Candidate]:
+    """Each template for the target's kind of device, those for problems of this size first.
+
+    Args:
+        program: the specialised program.
+        target: where it shall run.
+        problem: the sizes, as far as they are known.
+        fallback: the templates for devices that no compiled one serves, instead of those.
+    """
     found = []
-    for template in TEMPLATES.values():
+    for template in _FALLBACKS if fallback else _COMPILED:
         if target.kind in template.kinds:
             config = template.heuristic(program, target, problem)
             refused = template.feasible(program, target, config)

@@ -11,7 +11,7 @@ from pdssm_compiler.schedules.chunking import Chunking
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.target import Target
 
-Backend = Literal["tvm", "tvm-cuda", "triton"]
+Backend = Literal["tvm", "tvm-cuda", "triton", "torch"]
 
 
 @dataclass(frozen=True)

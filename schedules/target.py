@@ -10,7 +10,7 @@ from typing import Literal
 
 from pdssm_compiler.ir.errors import PdssmError
 
-Kind = Literal["cpu", "cuda", "hip"]
+Kind = Literal["cpu", "cuda", "hip", "other"]
 
 
 class UnknownTargetError(PdssmError, ValueError):
@@ -22,8 +22,9 @@ class Target:
     """One kind of device.
 
     Attributes:
-        kind: ``cpu``, ``cuda`` or ``hip``.
-        arch: ``sm_90``, ``gfx942``, or a CPU's name as LLVM knows it.
+        kind: ``cpu``, ``cuda``, ``hip``, or ``other`` for what only torch knows (``mps``, …).
+        arch: ``sm_90``, ``gfx942``, a CPU's name as LLVM knows it, or torch's name of an other
+            device.
         features: LLVM feature flags of a CPU, for the kernel key; "" for the arch's own.
         warp_size: threads that run in step.
         processors: streaming multiprocessors, compute units or cores.

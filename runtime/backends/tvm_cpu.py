@@ -34,6 +34,8 @@ class TvmCpu(Backend):
     name = "tvm"
 
     def unavailable(self) -> str | None:
+        if not sys.platform.startswith("linux"):
+            return f"TVM's runtime library is loaded on Linux only, and this is {sys.platform}"
         return missing_package("tvm_ffi", "tvm_ffi_orcjit", "tvm")
 
     def compile(self, source: KernelSource, alignment: int) -> dict[str, bytes]:

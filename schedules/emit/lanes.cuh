@@ -150,8 +150,9 @@ __device__ __forceinline__ void lane_fan_in(T (&sums)[PARTS], const Source (&fro
                                             int target, int n) {
 #pragma unroll
   for (int part = 0; part < PARTS; ++part) sums[part] = lane_four(from[part], low, high);
-  // The vote tells the compiler that the warp stays together.
-  if (__any_sync(0xffffffffu, kind)) {
+  // The vote tells the compiler that the warp stays together. What is seldom run is kept out of the
+  // way of what is always run, which must fit the instruction cache.
+  if (__builtin_expect(__any_sync(0xffffffffu, kind), 0)) {
     if (__any_sync(0xffffffffu, kind == 1)) {
 #pragma unroll
       for (int part = 0; part < PARTS; ++part) {

@@ -14,9 +14,13 @@ from pdssm_compiler import (
     BackendUnavailableError,
     IndexRangeError,
     PromiseError,
+    ScanSpec,
+    compile,
+    explain,
     pd_scan,
     reference,
 )
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
 from tests.public.scans import Case, Draw, Tensors, inputs
 
 COMPLEX = torch.zeros(2, 5, 3, 4, dtype=torch.complex64)
@@ -383,11 +387,15 @@ def test_a_missing_backend(package: str, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     size = 41 + len(package)  # of no other test, so no kernel is there yet
     tensor = torch.zeros(1, 1, 1, size, dtype=torch.complex64)
-    with pytest.raises(BackendUnavailableError) as caught:
-        pd_scan(tensor, tensor)
-    assert f"the Python package {package} is missing: install pdssm-compiler" in str(caught.value)
-    monkeypatch.undo()
     assert torch.equal(pd_scan(tensor, tensor)[0], tensor)
+    missing = f"the Python package {package} is missing: install pdssm-compiler"
+    ran = explain()[-1]
+    assert ran.template == "torch-chunks"
+    assert ran.reason.startswith(f"heuristic: {missing}")
+    assert f", by heuristic: {missing}" in str(ran)
+    with pytest.raises(BackendUnavailableError) as caught:
+        compile(ScanSpec(size, map_source="none"), config=CpuRowsConfig(1))
+    assert missing in str(caught.value)
 
 
 META = {name: tensor.to("meta") for name, tensor in DICTIONARY.items()}

@@ -102,6 +102,10 @@ def test_pairs_that_are_no_complex_view() -> None:
 def test_low_precision_payload(payload: torch.dtype, data: st.DataObject) -> None:
     case = Case(16, "dictionary")
     tensors = inputs(case, data.draw(draws(case)))
+    assert_payload_values(payload, tensors)
+
+
+def assert_payload_values(payload: torch.dtype, tensors: Tensors) -> None:
     drive = torch.view_as_real(tensors["drive"]).to(payload)
     pairs = tensors | {"drive": drive}
     states, final = pd_scan(**pairs, output_final_state=True)

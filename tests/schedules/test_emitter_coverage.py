@@ -7,18 +7,18 @@ import pytest
 
 from pdssm_compiler.ir import programs
 from pdssm_compiler.ir.ops import OPS
-from pdssm_compiler.schedules.emit import arithmetic, triton, tvm
+from pdssm_compiler.schedules.emit import arithmetic, pytorch, triton, tvm
 from tests.imports import imported, sources
 
 
-@pytest.mark.parametrize("emitter", [tvm, triton], ids=["tvm", "triton"])
+@pytest.mark.parametrize("emitter", [tvm, triton, pytorch], ids=["tvm", "triton", "pytorch"])
 def test_every_op_has_a_rule(emitter: object) -> None:
     leaves = {"input", "carry"}
     assert set(OPS) - leaves == emitter.SUPPORTED_OPS - leaves
 
 
 def test_every_function_has_a_spelling() -> None:
-    for dialect in (tvm.DIALECT, triton.DIALECT):
+    for dialect in (tvm.DIALECT, triton.DIALECT, pytorch.DIALECT):
         assert set(dialect.functions) == set(arithmetic.FUNCTIONS)
 
 

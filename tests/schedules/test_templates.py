@@ -7,14 +7,17 @@ import pytest
 from pdssm_compiler.ir import Program, ProgramBuilder
 from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
+from pdssm_compiler.ir.passes.specialise import inverse_program
+from pdssm_compiler.ir.program import Input
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.ir.types import Vector
+from pdssm_compiler.ir.types import Table, Vector
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.chunking import Chunking
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
 from pdssm_compiler.schedules.target import (
     NAMED_TARGETS,
+    Target,
     UnknownTargetError,
     cpu_target,
     gpu_target,
@@ -22,6 +25,9 @@ from pdssm_compiler.schedules.target import (
 )
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig, launch
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
+from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks, TorchChunksConfig
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens, TorchTokensConfig
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks, TritonChunksConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
 
@@ -190,7 +196,15 @@ def test_space_has_the_configs_of_its_template(name: str) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [CpuRowsConfig(4, False), TritonRowsConfig(2, 1, 4), TritonChunksConfig(1, 1, 4, 100)],
+    [
+        CpuRowsConfig(4, False),
+        TritonRowsConfig(2, 1, 4),
+        TritonChunksConfig(1, 1, 4, 100),
+        CudaRowsConfig(8, 3, 2),
+        TorchTokensConfig(split=True),
+        TorchChunksConfig(16, compiled=True),
+        TorchChunksConfig(),
+    ],
 )
 def test_config_text_reads_back(config: object) -> None:
     assert read_config(config_text(config)) == config
@@ -230,6 +244,44 @@ def test_choosing_asks_each_heuristic_once(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(template, "heuristic", counted)
     choose(program(8), cpu_target())
     assert asked == ["cpu-rows"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90", "gfx942"])
+def test_plain_pytorch_is_no_candidate_but_a_fallback(target: str) -> None:
+    fallbacks = candidates(program(8), named_target(target), fallback=True)
+    assert [(template.name, why) for template, why in fallbacks] == [
+        ("torch-chunks", None),
+        ("torch-tokens", None),
+    ]
+    schedule = choose(program(8), named_target(target), TorchTokensConfig())
+    assert (schedule.template.name, schedule.reason) == ("torch-tokens", "explicit config")
+
+
+def test_torch_chunks_refuses() -> None:
+    template = TorchChunks()
+    assert template.feasible(program(8), cpu_target(), TorchChunksConfig(0)) == (
+        "chunk_length is at least 1, not 0"
+    )
+    helper = inverse_program(8, Input("maps", Table(4, "permutation"), "head"))
+    assert template.feasible(helper, cpu_target(), TorchChunksConfig()) == (
+        "a summary needs exactly one carry, a vector; this program has none"
+    )
+    build = ProgramBuilder(4)
+    state = build.carry("state", Vector("f32"), "zero")
+    total = b.add(b.function("tanh", state), build.input("x", Vector("f32")))
+    build.next("state", total)
+    build.emit("states", total)
+    with pytest.raises(NoTemplateError, match="not affine in the carry: tanh of the carry"):
+        choose(build.build(), cpu_target(), TorchChunksConfig())
+
+
+def test_torch_chunks_takes_the_programs_own_chunks() -> None:
+    fixed = pd_scan(PdScan(8, 4, chunk_length=24))
+    assert TorchChunks().heuristic(fixed, cpu_target(), Problem()) == TorchChunksConfig(24)
+    assert TorchChunks().heuristic(program(8), cpu_target(), Problem()) == TorchChunksConfig()
+    other = Target("other", "mps")
+    assert TorchChunks().heuristic(fixed, other, Problem()) == TorchChunksConfig(24, split=True)
+    assert TorchTokens().heuristic(fixed, other, Problem()) == TorchTokensConfig(split=True)
 
 
 def test_unknown_target() -> None:
