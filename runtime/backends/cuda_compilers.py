@@ -1,4 +1,4 @@
-"""CUDA C++ to a cubin: nvcc, or NVRTC where only its library is installed. Neither needs a GPU."""
+"""CUDA C++ to a cubin: NVRTC, which is faster, or nvcc. Neither needs a GPU."""
 
 import ctypes
 import importlib.util
@@ -43,7 +43,7 @@ template <class A, class B> struct conditional<false, A, B> { typedef B type; };
 
 def missing_compiler() -> str | None:
     """None if CUDA can be compiled here, otherwise what is missing and the remedy."""
-    if shutil.which("nvcc") or _nvrtc() is not None:
+    if nvrtc() is not None or nvcc():
         return None
     return (
         "neither nvcc nor NVRTC is here: install a CUDA toolkit, or pip install nvidia-cuda-nvrtc "
@@ -57,19 +57,25 @@ def compile_cuda(text: str, arch: str) -> bytes:
     Raises:
         BackendUnavailableError: no compiler, or the compiler refuses; the message has its words.
     """
-    if shutil.which("nvcc"):
-        return _with_nvcc(text, arch)
-    library = _nvrtc()
-    if library is None:
+    library = nvrtc()
+    if library is not None:
+        return _with_nvrtc(library, text, arch)
+    compiler = nvcc()
+    if compiler is None:
         raise BackendUnavailableError(str(missing_compiler()))
-    return _with_nvrtc(library, text, arch)
+    return _with_nvcc(compiler, text, arch)
 
 
-def _with_nvcc(text: str, arch: str) -> bytes:
+def nvcc() -> str | None:
+    """The path of nvcc, None if it is not installed."""
+    return shutil.which("nvcc")
+
+
+def _with_nvcc(compiler: str, text: str, arch: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernel.cu", Path(folder) / "kernel.cubin"
         source.write_text(text)
-        command = ["nvcc", f"-arch={arch}", "-cubin", *_OPTIONS, "-o", str(cubin), str(source)]
+        command = [compiler, f"-arch={arch}", "-cubin", *_OPTIONS, "-o", str(cubin), str(source)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise BackendUnavailableError(f"nvcc refuses a kernel for {arch}: {result.stderr}")
@@ -77,7 +83,7 @@ def _with_nvcc(text: str, arch: str) -> bytes:
 
 
 @cache
-def _nvrtc() -> Any:
+def nvrtc() -> Any:
     """NVRTC's library, None if it is not installed."""
     names = [f"libnvrtc.so.{version}" for version in (13, 12)]
     spec = importlib.util.find_spec("nvidia")

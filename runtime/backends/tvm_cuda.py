@@ -20,6 +20,7 @@ from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
 from pdssm_compiler.runtime.backends.tvm_cpu import import_tvm, missing_package
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.emit.tvm_lanes import LANE_FUNCTIONS
+from pdssm_compiler.schedules.signature import Argument
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.cuda_rows import THREADS
 
@@ -71,6 +72,12 @@ def cuda_text(source: KernelSource) -> str:
     return device.inspect_source()
 
 
+def _is_copied(argument: Argument) -> bool:
+    """Whether a kernel copies the tensor in units that its layout must allow."""
+    in_tokens = argument.role in ("token", "lagged") and not argument.written
+    return in_tokens and bool(argument.own_shape(1))
+
+
 def parameters_of(text: str) -> list[tuple[str, str]]:
     """Name and C type of each parameter of the kernel, in the order TVM chose."""
     (declared,) = set(re.findall(rf"{_ENTRY}\(([^)]*)\)", text))
@@ -81,7 +88,7 @@ def parameters_of(text: str) -> list[tuple[str, str]]:
     return found
 
 
-_FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
+FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
 
 
 class TvmCudaKernel(Kernel):
@@ -93,7 +100,7 @@ class TvmCudaKernel(Kernel):
         self._cubin = cubin
         arguments = source.signature.arguments
         self._shared_bytes = int(source.options["shared_bytes"])
-        self._pack = struct.Struct("@" + "".join(_FORMATS[type_] for _, type_ in parameters)).pack
+        self._pack = struct.Struct("@" + "".join(FORMATS[type_] for _, type_ in parameters)).pack
         # What a launch knows, by the names that generated text has for it.
         names: list[str] = []
         for argument in arguments:
@@ -104,9 +111,7 @@ class TvmCudaKernel(Kernel):
         self._layouts = [
             (
                 len(argument.leading),
-                0
-                if argument.written or argument.role not in ("token", "lagged")
-                else getattr(torch, argument.dtype).itemsize,
+                getattr(torch, argument.dtype).itemsize if _is_copied(argument) else 0,
             )
             for argument in arguments
         ]

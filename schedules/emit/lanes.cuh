@@ -95,7 +95,6 @@ template <typename T>
 struct LaneRegisters {
   T value;
   // Bit 15 marks a missing source; a shuffle reads the low five bits.
-  static constexpr unsigned missing(int) { return 0x8000u; }
   __device__ __forceinline__ T at(unsigned source) const {
     T found = __shfl_sync(0xffffffffu, value, source);
     return source & 0x8000u ? T(0) : found;
@@ -109,7 +108,6 @@ template <typename T, int STRIDE>
 struct LaneShared {
   const T* values;
   // A missing source is the zero kept behind the last element.
-  static constexpr unsigned missing(int n) { return n; }
   __device__ __forceinline__ T at(unsigned source) const {
     return values[(source & 0x7fffu) * STRIDE];
   }
