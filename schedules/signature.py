@@ -6,6 +6,7 @@ outputs, then its final outputs, each sorted by name, then the error word.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, Role
 from pdssm_compiler.ir.types import STORAGE_OF_PARTS, Index, Map, Scalar, Table, Type, is_complex
@@ -50,7 +51,7 @@ class Argument:
     name: str
     type: Type
     storage: str
-    role: Role
+    role: Role | Literal["chunk"]
     written: bool = False
 
     @property

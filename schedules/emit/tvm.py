@@ -201,7 +201,7 @@ class TvmBody:
     def _arrays(self) -> list[tuple[str, tuple[int, ...], str]]:
         """Name, shape and dtype of every local array."""
         n = self.program.state_size
-        found = []
+        found: list[tuple[str, tuple[int, ...], str]] = []
         for carry in self.program.carries:
             size = self.slots * (1 if isinstance(carry.type, Scalar) else n)
             for part in part_names(carry.name, carry.type):
@@ -209,7 +209,7 @@ class TvmBody:
         for value in self.program.body:
             if value in self.stages.stored or self._is_filled(value):
                 size = 1 if isinstance(value.type, Scalar) else n
-                shape = (size, 2) if is_complex(value.type) else (size,)
+                shape: tuple[int, ...] = (size, 2) if is_complex(value.type) else (size,)
                 found.append((self.names[value], shape, real_dtype(value.type)))
         return found
 

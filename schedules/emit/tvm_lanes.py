@@ -457,7 +457,7 @@ class TvmLanes(TvmBody):
             t = "T.min(t + 1, L - 1)" if forward else "T.max(t - 1, T.int64(0))"
         return f"{self._tensor(argument, ['b', t, 'h'], [])[:-1]} + {at}]"
 
-    def prefetch(self) -> None:
+    def load_indices(self) -> None:
         """Load the indices of the tokens from ``first`` on, which :meth:`produce` will need; what
         else it needs is copied asynchronously.
         """

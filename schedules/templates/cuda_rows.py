@@ -156,7 +156,7 @@ class CudaRows(Template[CudaRowsConfig]):
         """The warp that fills the ring."""
         with writer.block("if tiles > 0:"):
             writer.line("first: T.let = T.int64(0)")
-            body.prefetch()
+            body.load_indices()
         with writer.block("for number in T.serial(tiles):"):
             self._slot(writer, body, config, "number", "now")
             writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
@@ -168,7 +168,7 @@ class CudaRows(Template[CudaRowsConfig]):
             # before the next tile does.
             with writer.block("if number + 1 < tiles:"):
                 writer.line(f"first: T.let = T.Cast('int64', number + 1) * {config.tile}")
-                body.prefetch()
+                body.load_indices()
 
     def _compute(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
         """The warp that runs the tokens."""
