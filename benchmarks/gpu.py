@@ -6,6 +6,7 @@ shape is timed; a star marks the one that a plain call takes.
 """
 
 import argparse
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.table import Table
 import pdssm_compiler
 from benchmarks.problems import SUITE, Shape, random_problem
 from benchmarks.provenance import provenance, store
-from benchmarks.timing import device_times
+from benchmarks.timing import device_times, graph_times
 from benchmarks.torch_loop import torch_loop
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.ir.passes import specialise
@@ -70,25 +71,56 @@ def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dic
     rows = []
     for direction, (text, tensors) in calls.items():
         chosen = _built(text, tensors, "").schedule.config
-        for config in _configs(text, tensors[0].device):
-            # Promises were verified by the call above.
-            call = partial(run, text, tensors, config_text(config), trusted=True)
-            times = device_times(call, runs)
-            built = _built(text, tensors, config_text(config))
-            row = _row(shape, map_class, direction, times, roof, built)
-            rows.append(row | {"chosen": config == chosen})
+        for config in configs(text, tensors[0].device, shape):
+            row = {"shape": shape.name, "maps": map_class, "direction": direction}
+            row |= {"config": asdict(config), "chosen": config == chosen}
+            try:
+                rows.append(row | _timed(shape, direction, text, tensors, config, roof, runs))
+            except RuntimeError as error:
+                # A kernel that fails is a result, not the end of the others.
+                rows.append(row | {"error": str(error)})
     pdssm_compiler.check()
     return rows
+
+
+def _timed(
+    shape: Shape,
+    direction: str,
+    text: str,
+    tensors: list[torch.Tensor],
+    config: Any,
+    roof: float,
+    runs: int,
+) -> dict:
+    """Times of one kernel: of its work on the device, and of eager calls, which the host may
+    hold up. Promises were verified before.
+    """
+    call = partial(run, text, tensors, config_text(config), trusted=True)
+    times = graph_times(call, runs)
+    built = _built(text, tensors, config_text(config))
+    moved = _BYTES[direction] * shape.elements
+    rate = moved / (times["ms"] / 1e3)
+    return {
+        **times,
+        "eager_ms": device_times(call, runs)["ms"],
+        "floor_ms": moved / roof * 1e3,
+        "gb_per_s": rate / 1e9,
+        "of_roof": rate / roof,
+        "program": built.source.program.fingerprint,
+        "template": built.source.template,
+        "resources": built.kernel.resources(),
+    }
 
 
 def _inputs(text: str) -> tuple[Input, ...]:
     return caller_inputs(program_of(text))
 
 
-def _configs(text: str, device: torch.device) -> list[Any]:
-    """The heuristic config of each template that can run a program."""
+def configs(text: str, device: torch.device, shape: Shape) -> list[Any]:
+    """The heuristic config of each template that can run a program at this size."""
     program, target = specialise(program_of(text)), target_of(device)
-    found = candidates(program, target, Problem())
+    problem = Problem.bucket(shape.batch * shape.heads, shape.length)
+    found = candidates(program, target, problem)
     return [candidate.config for candidate in found if candidate.problem is None]
 
 
@@ -97,26 +129,6 @@ def _built(text: str, tensors: list[torch.Tensor], config: str) -> BuiltKernel:
     plan = plan_for(text, tensors[0].device, 16, config)
     shape = next(tensor.shape for tensor in tensors if tensor.is_complex())
     return plan.kernels.of(Sizes(*shape[:3]))
-
-
-def _row(
-    shape: Shape, map_class: str, direction: str, times: dict, roof: float, built: BuiltKernel
-) -> dict:
-    moved = _BYTES[direction] * shape.elements
-    rate = moved / (times["ms"] / 1e3)
-    return {
-        "shape": shape.name,
-        "maps": map_class,
-        "direction": direction,
-        **times,
-        "floor_ms": moved / roof * 1e3,
-        "gb_per_s": rate / 1e9,
-        "of_roof": rate / roof,
-        "program": built.source.program.fingerprint,
-        "template": built.source.template,
-        "config": built.source.config,
-        "resources": built.kernel.resources(),
-    }
 
 
 def loop_row(shape: Shape, tokens: int) -> dict:
@@ -152,17 +164,21 @@ def main() -> None:
     }
     title = f"{record['device']}, copy roof {roof / 1e9:.0f} GB/s"
     table = Table(
-        "shape", "maps", "direction", "template", "ms", "least–most", "floor", "of roof", "regs",
+        "shape", "maps", "direction", "template", "ms", "least–most", "eager", "floor", "of roof",
+        "regs",
         title=title,
     )  # fmt: skip
     for row in rows:
+        name = row.get("template", "?") + (" *" if row["chosen"] else "")
+        cells = [row["shape"], row["maps"], row["direction"], name]
+        if "error" in row:
+            table.add_row(*cells, row["error"][:60])
+            continue
         table.add_row(
-            row["shape"],
-            row["maps"],
-            row["direction"],
-            row["template"] + (" *" if row["chosen"] else ""),
+            *cells,
             f"{row['ms']:.3f}",
             f"{row['least_ms']:.3f}–{row['most_ms']:.3f}",
+            f"{row['eager_ms']:.3f}",
             f"{row['floor_ms']:.3f}",
             f"{row['of_roof']:.0%}",
             str(row["resources"].get("registers", "")),

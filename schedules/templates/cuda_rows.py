@@ -63,7 +63,11 @@ class CudaRows(Template[CudaRowsConfig]):
                     yield CudaRowsConfig(tile, slots, sets)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
-        for tile in (16, 8, 4, 2):
+        # Collecting takes so many instructions a token that longer tiles leave the instruction
+        # cache, the sooner the more rows run there side by side (docs/gpu-log.md).
+        crowded = (problem.rows or 0) >= 4 * target.processors
+        longest = 16 if not _collects(program) else 4 if crowded else 8
+        for tile in (tile for tile in (16, 8, 4, 2) if tile <= longest):
             for slots in (4, 3):
                 config = CudaRowsConfig(tile, slots)
                 if self.feasible(program, target, config) is None:
@@ -233,6 +237,11 @@ class CudaRows(Template[CudaRowsConfig]):
             forward = body.program.direction == "forward"
             writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")
             body.token()
+
+
+def _collects(program: Program) -> bool:
+    """Whether targets collect what is scattered to them."""
+    return any(value.op == "scatter_add" for value in program.body)
 
 
 def _words(program: Program, body: TvmLanes) -> int:
