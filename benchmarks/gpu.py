@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu``: the Triton kernels against the memory roof of this GPU.
+"""``python -m benchmarks.gpu``: every GPU kernel against the memory roof of this GPU.
 
 The roof is a large copy in the same run; a floor is the fewest bytes a scan can move (each input
 once, each output once; selections and dictionaries are not counted). Every template that can run a

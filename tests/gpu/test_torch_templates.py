@@ -14,7 +14,8 @@ from tests.public.scans import Case, Draw, inputs
 
 @pytest.fixture(autouse=True)
 def _no_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(BACKENDS["triton"], "unavailable", lambda: "triton is missing")
+    for name in ("triton", "tvm-cuda"):
+        monkeypatch.setattr(BACKENDS[name], "unavailable", lambda: "triton is missing")
     monkeypatch.setattr(plan, "_plans", {})
     yield
     ran = pdssm_compiler.explain()
