@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.errors import BackendUnavailableError
@@ -176,7 +177,9 @@ class Launcher:
                 values.append(span)
                 grid = (blocks, chunks, 1)
             elif phase.runs == "map":
-                grid = (phase.arguments[0].type.size, -(-heads // self._rows), 1)
+                table = phase.arguments[0].type
+                assert isinstance(table, Table)
+                grid = (table.size, -(-heads // self._rows), 1)
             function[grid](*values)
 
 

@@ -124,7 +124,8 @@ class TvmCudaKernel(Kernel):
             return
         if self._loaded is None:
             self._loaded = DriverKernel(self._cubin, _ENTRY, self._shared_bytes)
-        known, bits = [], 0
+        known: list[int] = []
+        bits = 0
         for tensor, (leading, width) in zip(tensors, self._layouts, strict=True):
             pointer, strides = tensor.data_ptr(), tensor.stride()[:leading]
             known += (pointer, *strides)
