@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
-from pdssm_compiler.runtime.backends.cubin import cubin_resources
+from pdssm_compiler.runtime.backends.cubin import cubin_resources, disassembled
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.emit.triton_kernel import size_names
 from pdssm_compiler.schedules.signature import Argument
@@ -25,6 +25,7 @@ from pdssm_compiler.schedules.target import Target
 
 _SOURCE = "source.py"
 _GROUP = "files.json"
+_STAGES = ("ttir", "ttgir", "llir", "ptx", "amdgcn")
 _POINTERS = {
     "float16": "*fp16",
     "bfloat16": "*bf16",
@@ -75,6 +76,14 @@ class TritonGpu(Backend):
             finally:
                 triton.knobs.cache.dir = before
         return files | {_SOURCE: source.text.encode(), _GROUP: json.dumps(records).encode()}
+
+    def stages(self, source: KernelSource, files: dict[str, bytes]) -> dict[str, Callable[[], str]]:
+        """Triton's own, of the function that runs the tokens last."""
+        last = source.launches[-1].entry
+        found = {name: files.get(f"{last}.{name}") for name in _STAGES}
+        stages = {name: text.decode for name, text in found.items() if text is not None}
+        cubin = files.get(f"{last}.cubin")
+        return stages if cubin is None else stages | {"sass": lambda: disassembled(cubin)}
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
         from triton.compiler import CompiledKernel
