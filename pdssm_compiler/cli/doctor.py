@@ -65,13 +65,16 @@ def _devices() -> tuple[bool, Table]:
     devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     all_work = True
     for device in devices:
-        backend = "tvm" if device.type == "cpu" else "triton"
-        problem = BACKENDS[backend].unavailable() or _try(device)
-        all_work = all_work and problem is None
-        state = "works: a scan and its gradients agree with the reference"
-        table.add_row(str(device), str(target_of(device)), backend, problem or state)
+        target = target_of(device)
+        backends = dict.fromkeys(t.backend for t in TEMPLATES.values() if target.kind in t.kinds)
+        for backend in backends:
+            # A backend that is missing is told; what its device then runs is another's row.
+            problem = BACKENDS[backend].unavailable() or _try(device, backend)
+            all_work = all_work and problem is None
+            state = "works: a scan and its gradients agree with the reference"
+            table.add_row(str(device), str(target), backend, problem or state)
     if len(devices) == 1:
-        table.add_row("GPU", "", "triton", "none that torch can see; kernels compile all the same")
+        table.add_row("GPU", "", "", "none that torch can see; kernels compile all the same")
     return all_work, table
 
 
