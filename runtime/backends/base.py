@@ -54,7 +54,9 @@ class Backend(ABC):
             BackendUnavailableError: see :meth:`unavailable`.
         """
 
-    def stages(self, source: KernelSource, files: dict[str, bytes]) -> dict[str, Callable[[], str]]:
+    def stages(
+        self, source: KernelSource, files: dict[str, bytes]
+    ) -> dict[str, Callable[[], str]]:
         """What lies between the source and the machine, by name, made when called.
 
         Args:

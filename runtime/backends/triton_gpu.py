@@ -77,7 +77,9 @@ class TritonGpu(Backend):
                 triton.knobs.cache.dir = before
         return files | {_SOURCE: source.text.encode(), _GROUP: json.dumps(records).encode()}
 
-    def stages(self, source: KernelSource, files: dict[str, bytes]) -> dict[str, Callable[[], str]]:
+    def stages(
+        self, source: KernelSource, files: dict[str, bytes]
+    ) -> dict[str, Callable[[], str]]:
         """Triton's own, of the function that runs the tokens last."""
         last = source.launches[-1].entry
         found = {name: files.get(f"{last}.{name}") for name in _STAGES}

@@ -51,7 +51,9 @@ class TvmCuda(Backend):
             _CALL: json.dumps(parameters_of(text)).encode(),
         }
 
-    def stages(self, source: KernelSource, files: dict[str, bytes]) -> dict[str, Callable[[], str]]:
+    def stages(
+        self, source: KernelSource, files: dict[str, bytes]
+    ) -> dict[str, Callable[[], str]]:
         text = files[_CUDA].decode()
         return {
             "cuda": lambda: text,

@@ -288,7 +288,7 @@ def test_choosing_asks_each_heuristic_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("target", ["cpu", "sm_90", "gfx942"])
 def test_plain_pytorch_is_no_candidate_but_a_fallback(target: str) -> None:
-    fallbacks = candidates(program(8), named_target(target), fallback=True)
+    fallbacks = candidates(program(8), named_target(target), Problem(), fallback=True)
     assert [(found.template.name, found.problem) for found in fallbacks] == [
         ("torch-chunks", None),
         ("torch-tokens", None),
