@@ -25,8 +25,9 @@ def test_packages_cache_devices_and_toolchains(pdssm: Command) -> None:
 
 
 def row_of(done: Done, first: str) -> list[str]:
-    """The cells of the row that starts so."""
-    (row,) = (line for line in done.out.splitlines() if line.startswith(f"│ {first} "))
+    """The cells of the row that starts so, in the tables after the packages."""
+    lines = done.out.partition("Kernel cache")[2].splitlines()
+    (row,) = (line for line in lines if line.startswith(f"│ {first} "))
     return [cell.strip() for cell in row.strip("│").split("│")]
 
 

@@ -10,6 +10,8 @@ from pdssm_compiler.ir import parse_program
 from pdssm_compiler.ir.passes import adjoint, specialise, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import BACKENDS
+from pdssm_compiler.schedules import registry
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from tests.cli.conftest import Command, error_line
 
 SIZES = ("-N", 4, "-K", 3)
@@ -117,18 +119,21 @@ def test_machine_code_needs_a_disassembler(
     )
 
 
-def test_errors(pdssm: Command) -> None:
+def test_errors(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error_line(pdssm("lower", "ir", "-N", 0)) == (
         "state_size must be a whole number of at least 1, got 0; pass an int"
     )
     assert error_line(pdssm("lower", "source", "--target", "sm_99")).startswith(
         "unknown target 'sm_99'; known targets: cpu, sm_80, "
     )
-    message = error_line(pdssm("lower", "source", "-N", 2**18, "--target", "sm_90"))
-    assert message.startswith(
-        f"no template can run a state size of {2**18} on cuda:sm_90: cuda-rows: a state size of"
+    assert error_line(pdssm("lower", "source", "-N", 2**18, "--target", "sm_90")) == (
+        f"state_size must be at most 65536, got {2**18}; use a smaller one"
     )
-    assert "; triton-rows: a tile of" in message
+    monkeypatch.setattr(registry, "_COMPILED", (CudaRows(),))
+    assert error_line(pdssm("lower", "source", "-N", 500, "--target", "sm_90")) == (
+        "no template can run a state size of 500 on cuda:sm_90: cuda-rows: a state size of 500 is "
+        "more than one warp holds"
+    )
     done = pdssm("lower", "assembly")
     assert done.status == 2
     assert "'assembly' is not one of" in done.err

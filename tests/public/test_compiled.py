@@ -19,6 +19,7 @@ from pdssm_compiler.ir import passes, programs
 from pdssm_compiler.runtime import compile_service
 from pdssm_compiler.schedules.target import UnknownTargetError, named_target
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.public.scans import Case, Draw, Tensors, inputs
 
@@ -115,7 +116,7 @@ CUDA = {"kernel.cu", "kernel.cubin", "call.json"}
         ("sm_90", TritonRowsConfig(1, 1, 4), TRITON),
         ("gfx942", None, TRITON),
     ],
-    ids=str,
+    ids=["sm_90", "sm_80", "sm_90 by Triton", "gfx942"],
 )
 def test_a_gpu_that_is_absent(target: Any, config: Any, files: set[str]) -> None:
     scan = compile(SPEC, target, config=config, output_final_state=True)
@@ -153,8 +154,9 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] =
     "selection dtype": (
         (SPEC, "cpu"), {"selection_dtype": "int"}, ArgumentError, "selection_dtype must be one of"
     ),
-    "too large for a GPU": (
-        (ScanSpec(2**18, 3), "sm_90"), {}, NoTemplateError, "no template can run a state size of"
+    "too large for a template": (
+        (ScanSpec(1000, 3), "sm_90"), {"config": CudaRowsConfig(2, 3)}, NoTemplateError,
+        "CudaRowsConfig(tile=2, slots=3, sets=1) cannot run on cuda:sm_90: a state size of"
     ),
 }  # fmt: skip
 
