@@ -82,10 +82,15 @@ class TritonGpu(Backend):
     ) -> dict[str, Callable[[], str]]:
         """Triton's own, of the function that runs the tokens last."""
         last = source.launches[-1].entry
-        found = {name: files.get(f"{last}.{name}") for name in _STAGES}
-        stages = {name: text.decode for name, text in found.items() if text is not None}
+        stages: dict[str, Callable[[], str]] = {}
+        for name in _STAGES:
+            text = files.get(f"{last}.{name}")
+            if text is not None:
+                stages[name] = text.decode
         cubin = files.get(f"{last}.cubin")
-        return stages if cubin is None else stages | {"sass": lambda: disassembled(cubin)}
+        if cubin is not None:
+            stages["sass"] = lambda: disassembled(cubin)
+        return stages
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
         from triton.compiler import CompiledKernel
