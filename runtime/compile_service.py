@@ -1,7 +1,8 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the first template that can run the program, those that suit the sizes first;
+the heuristic of the first template that can run the program, those that suit the sizes first,
+and none whose backend is missing, which the reason then tells;
 plain PyTorch, where no other backend is to be had for the device. (Tuned configs will stand after
 the first.)
 """
@@ -85,16 +86,17 @@ def choose(
         why = "; ".join(filter(None, missing.values())) or f"no other backend is for {target}"
         reason = f"heuristic: {why}"
         found = candidates(program, target, problem, fallback=True)
+    tried = []
     for template, chosen, refused in found:
         lacking = missing.get(template.backend)
-        if lacking:
-            reason += f"; without {template.name}: {lacking}"
-        elif refused is None:
+        if refused is None and lacking is None:
             return Schedule(template, chosen, reason)
-    tried = "; ".join(f"{template.name}: {refused}" for template, _, refused in found)
+        if refused is None:
+            reason += f"; without {template.name}: {lacking}"
+        tried.append(f"{template.name}: {refused or lacking}")
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "
-        f"{tried or 'there is none for this kind of device'}"
+        f"{'; '.join(tried) or 'there is none for this kind of device'}"
     )
 
 

@@ -12,9 +12,9 @@ from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
-_COMPILED = (CpuRows(), CudaRows(), TritonChunks(), TritonRows())
+_COMPILED: tuple[Template[Any], ...] = (CpuRows(), CudaRows(), TritonChunks(), TritonRows())
 # Plain PyTorch: runs anywhere, and is taken by itself only where nothing else can be had.
-_FALLBACKS = (TorchChunks(), TorchTokens())
+_FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens())
 
 TEMPLATES: dict[str, Template[Any]] = {
     template.name: template for template in (*_COMPILED, *_FALLBACKS)

@@ -11,15 +11,17 @@ from rich.table import Table
 from pdssm_compiler.cli.consoles import results
 
 _PACKAGES = ("torch", "triton", "apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit", "numpy")
+_KINDS = {"cpu": "CPUs", "cuda": "NVIDIA GPUs", "hip": "AMD GPUs", "other": "all that torch has"}
 
 
 def doctor() -> None:
-    """Say which devices, packages, caches and toolchains are here, and whether scans work on
-    each device. Exit status 1 if one does not.
+    """Say which devices, packages, caches, backends and toolchains are here, and whether scans
+    work on each device. Exit status 1 if one does not, or only by plain PyTorch.
     """
     console = results()
     console.print(_packages())
     console.print(_cache())
+    console.print(_backends())
     works, table = _devices()
     console.print(table)
     console.print(_toolchains())
@@ -56,23 +58,50 @@ def _cache() -> Table:
     return table
 
 
-def _devices() -> tuple[bool, Table]:
+def _backends() -> Table:
     from pdssm_compiler.runtime.backends import BACKENDS
-    from pdssm_compiler.runtime.devices import target_of
+    from pdssm_compiler.schedules.registry import TEMPLATES
 
+    table = Table("backend", "templates", "for", "state", title="Backends")
+    for name, backend in BACKENDS.items():
+        templates = [t for t in TEMPLATES.values() if t.backend == name]
+        kinds = dict.fromkeys(_KINDS[kind] for t in templates for kind in t.kinds)
+        state = backend.unavailable() or "compiles here"
+        table.add_row(name, ", ".join(t.name for t in templates), ", ".join(kinds), state)
+    return table
+
+
+def _devices() -> tuple[bool, Table]:
+    from pdssm_compiler.ir.passes import specialise
+    from pdssm_compiler.ir.programs import pd_scan
+    from pdssm_compiler.runtime.compile_service import choose
+    from pdssm_compiler.runtime.devices import target_of
+    from pdssm_compiler.verification import default_spec
+
+    program = specialise(
+        pd_scan(default_spec().program_spec(initial_state=True, final_state=True))
+    )
     table = Table("device", "target", "backend", "state", title="Devices")
     devices = [torch.device("cpu")]
     devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     all_work = True
     for device in devices:
-        backend = "tvm" if device.type == "cpu" else "triton"
-        problem = BACKENDS[backend].unavailable() or _try(device)
-        all_work = all_work and problem is None
-        state = "works: a scan and its gradients agree with the reference"
-        table.add_row(str(device), str(target_of(device)), backend, problem or state)
+        target = target_of(device)
+        schedule = choose(program, target)
+        backend, problem = schedule.template.backend, _try(device)
+        state = problem or "works: a scan and its gradients agree with the reference"
+        # Plain PyTorch in a compiler's stead is right and slow: something is to be installed.
+        all_work = all_work and problem is None and backend != "torch"
+        table.add_row(str(device), str(target), backend, f"{state}{_without(schedule.reason)}")
     if len(devices) == 1:
-        table.add_row("GPU", "", "triton", "none that torch can see; kernels compile all the same")
+        table.add_row("GPU", "", "", "none that torch can see; kernels compile all the same")
     return all_work, table
+
+
+def _without(reason: str) -> str:
+    """What a schedule's reason says besides that it is the heuristic's."""
+    missing = reason.removeprefix("heuristic").lstrip(":; ")
+    return f"; {missing}" if missing else ""
 
 
 def _try(device: torch.device) -> str | None:
@@ -88,8 +117,19 @@ def _try(device: torch.device) -> str | None:
 
 
 def _toolchains() -> Table:
+    from pdssm_compiler.runtime.backends.cuda_compilers import nvcc, nvrtc
+    from pdssm_compiler.runtime.backends.cuda_driver import driver
+    from pdssm_compiler.runtime.errors import BackendUnavailableError
+
     table = Table("tool", "found", "needed for", title="Toolchains")
     compiler = next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     table.add_row("C compiler", compiler or "no", "Triton's launcher on a GPU; nothing on a CPU")
-    table.add_row("nvcc", "yes" if shutil.which("nvcc") else "no", "nothing")
+    table.add_row("NVRTC", "yes" if nvrtc() is not None else "no", "compiling for NVIDIA GPUs")
+    table.add_row("nvcc", nvcc() or "no", "the same, where NVRTC is missing")
+    try:
+        driver()
+        loads = "yes"
+    except BackendUnavailableError as error:
+        loads = f"no: {error}"
+    table.add_row("NVIDIA driver", loads, "running on NVIDIA GPUs")
     return table

@@ -23,11 +23,13 @@ class Stage(StrEnum):
     ttir = "ttir"
     ttgir = "ttgir"
     llir = "llir"
+    cuda = "cuda"
     ptx = "ptx"
+    sass = "sass"
     amdgcn = "amdgcn"
 
 
-# What every target has; the others are of Triton's compiler.
+# What every target has; the others are of its backend's compilers.
 _PROGRAMS = (Stage.ir, Stage.specialised, Stage.adjoint, Stage.summary)
 _OURS = (*_PROGRAMS, Stage.schedule, Stage.source, Stage.backward_source)
 
@@ -47,9 +49,10 @@ def lower(
     final_state: o.FinalState = False,
 ) -> None:
     """Print a stage: ir, specialised, adjoint, summary, schedule, source, backward-source, or a
-    compiler's own (ttir, ttgir, llir, ptx, amdgcn).
+    compiler's own (cuda, ttir, ttgir, llir, ptx, sass, amdgcn).
     """
     from pdssm_compiler.compiled import compile
+    from pdssm_compiler.runtime.backends import BACKENDS
 
     if stage in _PROGRAMS:
         typer.echo(_program(stage, spec, initial_state, final_state), nl=False)
@@ -62,15 +65,14 @@ def lower(
     elif stage is Stage.backward_source:
         typer.echo(compiled.backward_source.text, nl=False)
     else:
-        name = f"scan.{stage.value}"
-        if name not in compiled.files:
-            theirs = [s for s in Stage if f"scan.{s.value}" in compiled.files]
-            stages = ", ".join(s.value for s in (*_OURS, *theirs))
+        theirs = BACKENDS[compiled.source.backend].stages(compiled.source, compiled.files)
+        if stage.value not in theirs:
+            stages = ", ".join((*(s.value for s in _OURS), *theirs))
             raise StageError(
-                f"{compiled.target} has no stage {stage.value!r}; name one of its own ({stages}) "
-                f"or another --target, such as sm_90 or gfx942"
+                f"{compiled.source.template} on {compiled.target} has no stage {stage.value!r}; "
+                f"name one of its own ({stages}) or another --target, such as sm_90 or gfx942"
             )
-        typer.echo(compiled.files[name].decode(), nl=False)
+        typer.echo(theirs[stage.value](), nl=False)
 
 
 def _program(stage: Stage, spec: ScanSpec, initial_state: bool, final_state: bool) -> str:

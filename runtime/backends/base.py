@@ -1,7 +1,7 @@
 """What a backend does: sources to files, files to a callable kernel."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,6 +53,17 @@ class Backend(ABC):
         Raises:
             BackendUnavailableError: see :meth:`unavailable`.
         """
+
+    def stages(
+        self, source: KernelSource, files: dict[str, bytes]
+    ) -> dict[str, Callable[[], str]]:
+        """What lies between the source and the machine, by name, made when called.
+
+        Args:
+            source: the source of an entry.
+            files: the entry's files.
+        """
+        return {}
 
     @abstractmethod
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:

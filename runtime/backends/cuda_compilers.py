@@ -7,9 +7,11 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pdssm_compiler.runtime.errors import BackendUnavailableError
+
+Form = Literal["cubin", "ptx"]
 
 _OPTIONS = ("-std=c++17", "-lineinfo", "-w")
 # The headers that TVM's text includes under NVRTC, as far as it uses them.
@@ -51,19 +53,24 @@ def missing_compiler() -> str | None:
     )
 
 
-def compile_cuda(text: str, arch: str) -> bytes:
-    """The cubin of a translation unit for an architecture such as ``sm_90``.
+def compile_cuda(text: str, arch: str, form: Form = "cubin") -> bytes:
+    """A translation unit compiled for an architecture such as ``sm_90``.
+
+    Args:
+        text: CUDA C++.
+        arch: the architecture.
+        form: a cubin, or PTX as text.
 
     Raises:
         BackendUnavailableError: no compiler, or the compiler refuses; the message has its words.
     """
     library = nvrtc()
     if library is not None:
-        return _with_nvrtc(library, text, arch)
+        return _with_nvrtc(library, text, arch, form)
     compiler = nvcc()
     if compiler is None:
         raise BackendUnavailableError(str(missing_compiler()))
-    return _with_nvcc(compiler, text, arch)
+    return _with_nvcc(compiler, text, arch, form)
 
 
 def nvcc() -> str | None:
@@ -71,15 +78,15 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def _with_nvcc(compiler: str, text: str, arch: str) -> bytes:
+def _with_nvcc(compiler: str, text: str, arch: str, form: Form) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        source, cubin = Path(folder) / "kernel.cu", Path(folder) / "kernel.cubin"
+        source, made = Path(folder) / "kernel.cu", Path(folder) / f"kernel.{form}"
         source.write_text(text)
-        command = [compiler, f"-arch={arch}", "-cubin", *_OPTIONS, "-o", str(cubin), str(source)]
+        command = [compiler, f"-arch={arch}", f"-{form}", *_OPTIONS, "-o", str(made), str(source)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise BackendUnavailableError(f"nvcc refuses a kernel for {arch}: {result.stderr}")
-        return cubin.read_bytes()
+        return made.read_bytes()
 
 
 @cache
@@ -97,11 +104,12 @@ def nvrtc() -> Any:
     return None
 
 
-def _with_nvrtc(library: Any, text: str, arch: str) -> bytes:
+def _with_nvrtc(library: Any, text: str, arch: str, form: Form) -> bytes:
     program = ctypes.c_void_p()
     headers = (ctypes.c_char_p * len(_HEADERS))(*_HEADERS.values())
     names = (ctypes.c_char_p * len(_HEADERS))(*_HEADERS)
-    options = [f"-arch={arch}", *_OPTIONS]
+    # NVRTC has PTX for virtual architectures only.
+    options = [f"-arch={arch if form == 'cubin' else arch.replace('sm', 'compute')}", *_OPTIONS]
     given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     library.nvrtcCreateProgram(
         ctypes.byref(program), text.encode(), b"kernel.cu", len(_HEADERS), headers, names
@@ -112,6 +120,9 @@ def _with_nvrtc(library: Any, text: str, arch: str) -> bytes:
             raise BackendUnavailableError(
                 f"NVRTC refuses a kernel for {arch}: {said.decode(errors='replace')}"
             )
+        if form == "ptx":
+            made = _filled(library.nvrtcGetPTXSize, library.nvrtcGetPTX, program)
+            return made.rstrip(b"\0")
         return _filled(library.nvrtcGetCUBINSize, library.nvrtcGetCUBIN, program)
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

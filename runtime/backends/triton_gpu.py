@@ -8,14 +8,15 @@ import re
 import tempfile
 import threading
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
-from pdssm_compiler.runtime.backends.cubin import cubin_resources
+from pdssm_compiler.runtime.backends.cubin import cubin_resources, disassembled
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.emit.triton_kernel import size_names
 from pdssm_compiler.schedules.signature import Argument
@@ -24,6 +25,7 @@ from pdssm_compiler.schedules.target import Target
 
 _SOURCE = "source.py"
 _GROUP = "files.json"
+_STAGES = ("ttir", "ttgir", "llir", "ptx", "amdgcn")
 _POINTERS = {
     "float16": "*fp16",
     "bfloat16": "*bf16",
@@ -74,6 +76,21 @@ class TritonGpu(Backend):
             finally:
                 triton.knobs.cache.dir = before
         return files | {_SOURCE: source.text.encode(), _GROUP: json.dumps(records).encode()}
+
+    def stages(
+        self, source: KernelSource, files: dict[str, bytes]
+    ) -> dict[str, Callable[[], str]]:
+        """Triton's own, of the function that runs the tokens last."""
+        last = source.launches[-1].entry
+        stages: dict[str, Callable[[], str]] = {}
+        for name in _STAGES:
+            text = files.get(f"{last}.{name}")
+            if text is not None:
+                stages[name] = text.decode
+        cubin = files.get(f"{last}.cubin")
+        if cubin is not None:
+            stages["sass"] = lambda: disassembled(cubin)
+        return stages
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
         from triton.compiler import CompiledKernel
@@ -176,7 +193,9 @@ class Launcher:
                 values.append(span)
                 grid = (blocks, chunks, 1)
             elif phase.runs == "map":
-                grid = (phase.arguments[0].type.size, -(-heads // self._rows), 1)
+                table = phase.arguments[0].type
+                assert isinstance(table, Table)
+                grid = (table.size, -(-heads // self._rows), 1)
             function[grid](*values)
 
 

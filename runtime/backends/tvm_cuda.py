@@ -8,13 +8,13 @@ CUDA toolkit are missing.
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 import torch
 
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
-from pdssm_compiler.runtime.backends.cubin import cubin_resources
+from pdssm_compiler.runtime.backends.cubin import cubin_resources, disassembled
 from pdssm_compiler.runtime.backends.cuda_compilers import compile_cuda, missing_compiler
 from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
 from pdssm_compiler.runtime.backends.tvm_cpu import import_tvm, missing_package
@@ -49,6 +49,16 @@ class TvmCuda(Backend):
             _CUDA: text.encode(),
             _CUBIN: compile_cuda(text, source.target.arch),
             _CALL: json.dumps(parameters_of(text)).encode(),
+        }
+
+    def stages(
+        self, source: KernelSource, files: dict[str, bytes]
+    ) -> dict[str, Callable[[], str]]:
+        text = files[_CUDA].decode()
+        return {
+            "cuda": lambda: text,
+            "ptx": lambda: compile_cuda(text, source.target.arch, "ptx").decode(),
+            "sass": lambda: disassembled(files[_CUBIN]),
         }
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
@@ -124,7 +134,8 @@ class TvmCudaKernel(Kernel):
             return
         if self._loaded is None:
             self._loaded = DriverKernel(self._cubin, _ENTRY, self._shared_bytes)
-        known, bits = [], 0
+        known: list[int] = []
+        bits = 0
         for tensor, (leading, width) in zip(tensors, self._layouts, strict=True):
             pointer, strides = tensor.data_ptr(), tensor.stride()[:leading]
             known += (pointer, *strides)

@@ -1,5 +1,7 @@
 """``pdssm-compiler lower``: every stage of every kind of target; what is said of the others."""
 
+import importlib.util
+
 import pytest
 
 from pdssm_compiler import ScanSpec, compile
@@ -7,11 +9,15 @@ from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.ir import parse_program
 from pdssm_compiler.ir.passes import adjoint, specialise, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.backends import BACKENDS
+from pdssm_compiler.schedules import registry
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from tests.cli.conftest import Command, error_line
 
 SIZES = ("-N", 4, "-K", 3)
 PROGRAM = pd_scan(PdScan(4, 3))
-NVIDIA = {"ttir", "ttgir", "llir", "ptx"}
+NVIDIA = {"cuda", "ptx", "sass"}
+TRITON = {"ttir", "ttgir", "llir", "ptx", "sass"}
 AMD = {"ttir", "ttgir", "llir", "amdgcn"}
 OWN = {"ir", "specialised", "adjoint", "summary", "schedule", "source", "backward-source"}
 # A line that only that stage has.
@@ -19,7 +25,9 @@ MARKS = {
     "ttir": "tt.func public @scan",
     "ttgir": "ttg.num-warps",
     "llir": "target datalayout",
+    "cuda": "scan_kernel(",
     "ptx": ".target sm_90",
+    "sass": "EXIT",
     "amdgcn": ".amdgcn_target",
 }
 
@@ -68,32 +76,64 @@ def test_schedule_and_sources(target: str, pdssm: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "stages"), [("cpu", set()), ("sm_90", NVIDIA), ("gfx942", AMD)]
+    ("target", "missing", "template", "stages"),
+    [
+        ("cpu", None, "cpu-rows", set()),
+        ("sm_90", None, "cuda-rows", NVIDIA),
+        ("sm_90", "tvm-cuda", "triton-rows", TRITON),
+        ("gfx942", None, "triton-rows", AMD),
+        ("gfx942", "triton", "torch-chunks", set()),
+    ],
 )
-def test_the_compilers_own_stages(target: str, stages: set[str], pdssm: Command) -> None:
-    assert {stage.value for stage in Stage} == OWN | NVIDIA | AMD
-    for stage in sorted(NVIDIA | AMD):
+def test_the_compilers_own_stages(
+    target: str, missing: str | None, template: str, stages: set[str], pdssm: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert {stage.value for stage in Stage} == OWN | NVIDIA | TRITON | AMD
+    if missing:
+        monkeypatch.setattr(BACKENDS[missing], "unavailable", lambda: "it is missing")
+    for stage in sorted(NVIDIA | TRITON | AMD):
         done = pdssm("lower", stage, *SIZES, "--target", target)
         if stage in stages:
             assert done.status == 0
             assert MARKS[stage] in done.out
         else:
             message = error_line(done)
+            assert message.startswith(f"{template} on ")
             assert f"has no stage '{stage}'; name one of its own (ir, specialised, " in message
             assert "or another --target, such as sm_90 or gfx942" in message
-            for other in stages:
-                assert f"{other}" in message
+            named = message.partition("(")[2].partition(")")[0].split(", ")
+            assert set(named) == OWN | stages
 
 
-def test_errors(pdssm: Command) -> None:
+def test_machine_code_needs_a_disassembler(
+    pdssm: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "triton" else found(name)
+    )
+    assert error_line(pdssm("lower", "sass", *SIZES, "--target", "sm_90")) == (
+        "the disassembler comes with the Python package triton, which is missing: pip install "
+        "triton (Linux only)"
+    )
+
+
+def test_errors(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error_line(pdssm("lower", "ir", "-N", 0)) == (
         "state_size must be a whole number of at least 1, got 0; pass an int"
     )
     assert error_line(pdssm("lower", "source", "--target", "sm_99")).startswith(
         "unknown target 'sm_99'; known targets: cpu, sm_80, "
     )
-    message = error_line(pdssm("lower", "source", "-N", 500, "--target", "sm_90"))
-    assert message.startswith("no template can run a state size of 500 on cuda:sm_90: triton-rows")
+    assert error_line(pdssm("lower", "source", "-N", 2**18, "--target", "sm_90")) == (
+        f"state_size must be at most 65536, got {2**18}; use a smaller one"
+    )
+    monkeypatch.setattr(registry, "_COMPILED", (CudaRows(),))
+    assert error_line(pdssm("lower", "source", "-N", 500, "--target", "sm_90")) == (
+        "no template can run a state size of 500 on cuda:sm_90: cuda-rows: a state size of 500 is "
+        "more than one warp holds"
+    )
     done = pdssm("lower", "assembly")
     assert done.status == 2
     assert "'assembly' is not one of" in done.err

@@ -17,7 +17,7 @@ def test_a_pipe_gets_whole_rows(pdssm: Command) -> None:
     assert len(heading) > 100
     assert "shared_bytes" in heading
     for row in (forward, backward):
-        assert "num_warps=1" in row
+        assert "tile=16 slots=4 sets=1" in row
         assert "…" not in row
 
 

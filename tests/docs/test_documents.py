@@ -30,7 +30,7 @@ def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert ", by heuristic; " in capsys.readouterr().out
     exec(compile(second, "README.md", "exec"), {})
     text = capsys.readouterr().out
-    for piece in ("scan N=32 forward", "scan N=32 backward", "@triton.jit", "by heuristic"):
+    for piece in ("scan N=32 forward", "scan N=32 backward", "@T.prim_func", "by heuristic"):
         assert piece in text
 
 

@@ -19,6 +19,8 @@ from pdssm_compiler.ir import passes, programs
 from pdssm_compiler.runtime import compile_service
 from pdssm_compiler.schedules.target import UnknownTargetError, named_target
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
+from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.public.scans import Case, Draw, Tensors, inputs
 
 SPEC = ScanSpec(7, 3)
@@ -94,7 +96,7 @@ def test_what_it_shows() -> None:
 def test_a_config_of_ones_own() -> None:
     scan = compile(SPEC, "cpu", config=CpuRowsConfig(2, False))
     assert scan.schedule.reason == "explicit config"
-    assert "CpuRowsConfig(max_heads=2, split_scatter=False)" in scan.explain()
+    assert "CpuRowsConfig(max_heads=2, split_scatter=False, prefetch=1)" in scan.explain()
     assert torch.equal(scan(**call())[0], pd_scan(**call())[0])
     with pytest.raises(NoTemplateError, match="max_heads is at least 1, not 0"):
         compile(SPEC, "cpu", config=CpuRowsConfig(0))
@@ -102,16 +104,40 @@ def test_a_config_of_ones_own() -> None:
         compile(SPEC, "cpu", config="fast")
 
 
-@pytest.mark.parametrize("target", ["sm_90", "gfx942", named_target("sm_80")], ids=str)
-def test_a_gpu_that_is_absent(target: Any) -> None:
-    scan = compile(SPEC, target, output_final_state=True)
+TRITON = {"scan.ttir", "scan.ttgir", "scan.llir"}
+CUDA = {"kernel.cu", "kernel.cubin", "call.json"}
+
+
+@pytest.mark.parametrize(
+    ("target", "config", "files"),
+    [
+        ("sm_90", None, CUDA),
+        (named_target("sm_80"), None, CUDA),
+        ("sm_90", TritonRowsConfig(1, 1, 4), TRITON),
+        ("gfx942", None, TRITON),
+    ],
+    ids=["sm_90", "sm_80", "sm_90 by Triton", "gfx942"],
+)
+def test_a_gpu_that_is_absent(target: Any, config: Any, files: set[str]) -> None:
+    scan = compile(SPEC, target, config=config, output_final_state=True)
     assert isinstance(scan, CompiledScan)
     assert scan.kernel().resources()["registers"] > 0
-    assert {"scan.ttir", "scan.ttgir", "scan.llir"} < set(scan.files)
+    assert files < set(scan.files)
     with pytest.raises(ArgumentError) as caught:
         scan(**call())
     assert str(caught.value).startswith("the tensors are on cpu (cpu:")
     assert f"but the scan was compiled for {scan.target}; move them, or" in str(caught.value)
+
+
+def test_a_device_that_only_torch_knows() -> None:
+    scan = compile(SPEC, torch.device("mps"))
+    assert str(scan.target) == "other:mps"
+    for schedule in (scan.schedule, scan.backward_schedule):
+        assert schedule.template.backend == "torch"
+        assert schedule.reason == "heuristic: no other backend is for other:mps"
+    assert "\nimport torch\n" in scan.source.text
+    with pytest.raises(ArgumentError, match="but the scan was compiled for other:mps; move"):
+        scan(**call())
 
 
 WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
@@ -122,17 +148,15 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] =
     "no target": (
         (SPEC, 90), {}, ArgumentError, "target must be a torch device or an architecture such as"
     ),
-    "a device without a backend": (
-        (SPEC, torch.device("meta")), {}, ArgumentError, "no backend for 'meta' devices; move"
-    ),
     "map dtype": (
         (SPEC, "cpu"), {"map_dtype": torch.float32}, ArgumentError, "map_dtype must be one of"
     ),
     "selection dtype": (
         (SPEC, "cpu"), {"selection_dtype": "int"}, ArgumentError, "selection_dtype must be one of"
     ),
-    "too large for a GPU": (
-        (ScanSpec(1000, 3), "sm_90"), {}, NoTemplateError, "no template can run a state size of"
+    "too large for a template": (
+        (ScanSpec(1000, 3), "sm_90"), {"config": CudaRowsConfig(2, 3)}, NoTemplateError,
+        "CudaRowsConfig(tile=2, slots=3, sets=1) cannot run on cuda:sm_90: a state size of"
     ),
 }  # fmt: skip
 
@@ -183,13 +207,19 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "triton" else found(name)
     )
+    missing = "the Python package triton is missing: pip install triton (Linux only)"
+    config = TritonRowsConfig(1, 1, 1)
     with pytest.raises(BackendUnavailableError) as caught:
-        compile(ScanSpec(11, map_source="none"), "sm_100")
-    assert str(caught.value) == (
-        "cannot compile for cuda:sm_100: the Python package triton is missing: pip install triton "
-        "(Linux only)"
-    )
-    # A CPU needs none.
+        compile(ScanSpec(11, map_source="none"), "sm_100", config=config)
+    assert str(caught.value) == f"cannot compile for cuda:sm_100: {missing}"
+    # Nothing else but plain PyTorch is for AMD, which is taken and told.
+    scan = compile(ScanSpec(11, map_source="none"), "gfx942")
+    assert scan.explain().count(f"{missing}\n") + scan.explain().endswith(missing) == 2
+    assert {s.template.backend for s in (scan.schedule, scan.backward_schedule)} == {"torch"}
+    # NVIDIA's GPUs and CPUs need none.
+    scan = compile(ScanSpec(11, map_source="none"), "sm_100")
+    assert (scan.schedule.template.name, scan.schedule.reason) == ("cuda-rows", "heuristic")
+    assert set(scan.kernel().resources()) == {"shared_bytes"}
     tensor = torch.ones(1, 2, 1, 11, dtype=torch.complex64)
     scan = compile(ScanSpec(11, map_source="none"), "cpu")
     assert torch.equal(scan(tensor, tensor)[0][0, :, 0, 0], torch.tensor([1, 2]) + 0j)

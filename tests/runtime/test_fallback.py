@@ -9,15 +9,18 @@ from pdssm_compiler import ScanSpec, compile, explain, pd_scan
 from pdssm_compiler.ir.programs import PdScan
 from pdssm_compiler.ir.programs import pd_scan as pd_program
 from pdssm_compiler.runtime import plan
+from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import build, choose
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import IndexRangeError, NoTemplateError
 from pdssm_compiler.schedules.target import Target, cpu_target, named_target
+from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from tests.public.scans import Case, Draw, inputs
 from tests.runtime.kernels import small
 from tests.torch_only import torch_only
 
+PACKAGE = "pdssm-compiler"
 MISSING = "the Python package tvm is missing: install pdssm-compiler with its dependencies"
 CASE = Case(7, "dictionary")
 
@@ -27,7 +30,7 @@ def test_it_is_not_taken_where_another_backend_is_there() -> None:
     assert choose(small(), cpu_target()).template.backend == "tvm"
     # A template that cannot run a program is a reason to say so, not to be slow in silence.
     with pytest.raises(NoTemplateError, match="triton-rows: a tile of"):
-        choose(pd_program(PdScan(512, 4)), named_target("sm_90"))
+        choose(pd_program(PdScan(2**18, 4)), named_target("sm_90"))
 
 
 def test_a_missing_tvm_is_told() -> None:
@@ -36,9 +39,12 @@ def test_a_missing_tvm_is_told() -> None:
     with torch_only():
         schedule = choose(small(), cpu_target())
         assert schedule.template.name == "torch-chunks"
-        assert schedule.reason == f"heuristic: {MISSING} (pip install pdssm-compiler)"
-        # A GPU has Triton, whatever the CPU has.
-        assert choose(small(), named_target("sm_90")).reason == "heuristic"
+        assert schedule.reason == f"heuristic: {MISSING} (pip install {PACKAGE})"
+        # A GPU has Triton, whatever the CPU has; only NVIDIA's miss anything.
+        nvidia, amd = (choose(small(), named_target(name)) for name in ("sm_90", "gfx942"))
+        assert {nvidia.template.name, amd.template.name} == {"triton-rows"}
+        assert nvidia.reason == f"heuristic; without cuda-rows: {MISSING} (pip install {PACKAGE})"
+        assert amd.reason == "heuristic"
         got, _ = pd_scan(**tensors)
         (ran,) = explain()
         assert (ran.template, ran.reason) == ("torch-chunks", schedule.reason)
@@ -50,6 +56,19 @@ def test_a_missing_tvm_is_told() -> None:
     torch.testing.assert_close(got, want)
     before = {k.reason: k.template for k in explain() if k.program == ran.program}
     assert before["heuristic"] == "cpu-rows"
+
+
+def test_an_nvidia_gpu_without_any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in ("tvm-cuda", "triton"):
+        monkeypatch.setattr(BACKENDS[backend], "unavailable", lambda name=backend: f"no {name}")
+    for problem in (Problem(), Problem.bucket(1, 10**5)):
+        schedule = choose(small(), named_target("sm_90"), problem=problem)
+        assert schedule.template.name == "torch-chunks"
+        # Triton has two templates, and is missing once.
+        assert schedule.reason.removeprefix("heuristic: ").split("; ") in (
+            ["no tvm-cuda", "no triton"],
+            ["no triton", "no tvm-cuda"],
+        )
 
 
 def test_other_systems_have_no_tvm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pdssm_compiler.ir.passes.specialise import inverse_program
 from pdssm_compiler.ir.program import Input
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import Table, Vector
+from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.chunking import Chunking
@@ -59,9 +60,31 @@ def test_heuristic_is_feasible(target: str, map_class: str, problem: Problem) ->
 def test_a_state_too_large_for_any_template() -> None:
     with pytest.raises(NoTemplateError) as caught:
         choose(program(2**18), H100)
-    place = f"state size of {2**18} on cuda:sm_90: triton-rows: a tile of"
+    place = f"state size of {2**18} on cuda:sm_90: cuda-rows: a state size of {2**18} is more than"
     assert place in str(caught.value)
+    assert "; triton-rows: a tile of" in str(caught.value)
     assert "; triton-chunks: a tile of" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "name"),
+    [
+        (1, 1023, "cuda-rows"),
+        (1, 1024, "triton-chunks"),
+        (4, 17984, "triton-chunks"),
+        (32, 32768, "triton-chunks"),
+        (63, 4096, "triton-chunks"),
+        (64, 4096, "cuda-rows"),
+        (256, 4096, "cuda-rows"),
+        (1024, 10**6, "cuda-rows"),
+    ],
+)
+def test_few_long_rows_are_run_in_chunks(rows: int, length: int, name: str) -> None:
+    """An H100 has 132 processors; half as many rows, of one block each, keep it busy."""
+    problem = Problem.bucket(rows, length)
+    for backward in (False, True):
+        schedule = choose(program(32, backward=backward), H100, problem=problem)
+        assert (schedule.template.name, schedule.reason) == (name, "heuristic")
 
 
 @pytest.mark.parametrize(
@@ -77,11 +100,28 @@ def test_a_state_too_large_for_any_template() -> None:
         (1024, 10**6, "triton-rows"),
     ],
 )
-def test_few_long_rows_are_run_in_chunks(rows: int, length: int, name: str) -> None:
+def test_without_a_cuda_compiler_triton_runs_all(
+    rows: int, length: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An H100 has 132 processors: four warps each are 528 rows."""
+    monkeypatch.setattr(BACKENDS["tvm-cuda"], "unavailable", lambda: "no compiler: get one")
     problem = Problem.bucket(rows, length)
     for backward in (False, True):
-        assert choose(program(32, backward=backward), H100, problem=problem).template.name == name
+        schedule = choose(program(32, backward=backward), H100, problem=problem)
+        assert schedule.template.name == name
+
+
+def test_what_is_missing_is_no_reason_where_it_could_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BACKENDS["tvm-cuda"], "unavailable", lambda: "no compiler: get one")
+    schedule = choose(program(300), H100)
+    assert (schedule.template.name, schedule.reason) == ("triton-rows", "heuristic")
+    schedule = choose(program(256), H100)
+    assert schedule.template.name == "triton-rows"
+    assert schedule.reason == "heuristic; without cuda-rows: no compiler: get one"
+    with pytest.raises(NoTemplateError, match="cuda-rows: a state size of 262144 is more than"):
+        choose(program(2**18), H100)
 
 
 def test_buckets_are_powers_of_two() -> None:
@@ -248,8 +288,8 @@ def test_choosing_asks_each_heuristic_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("target", ["cpu", "sm_90", "gfx942"])
 def test_plain_pytorch_is_no_candidate_but_a_fallback(target: str) -> None:
-    fallbacks = candidates(program(8), named_target(target), fallback=True)
-    assert [(template.name, why) for template, why in fallbacks] == [
+    fallbacks = candidates(program(8), named_target(target), Problem(), fallback=True)
+    assert [(found.template.name, found.problem) for found in fallbacks] == [
         ("torch-chunks", None),
         ("torch-tokens", None),
     ]

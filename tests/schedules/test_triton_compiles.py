@@ -10,14 +10,22 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import lower
 from pdssm_compiler.schedules.source import KernelSource
-from pdssm_compiler.schedules.target import named_target
+from pdssm_compiler.schedules.target import Target, named_target
+from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 Record = Callable[[str, object], None]
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 GENERAL = PdScan(32, 4, final_state=True)
 PERMUTATION = PdScan(32, 4, map_class="permutation", final_state=True)
+
+
+def in_rows(program: Program, target: Target) -> KernelSource:
+    """The source by triton-rows and its heuristic, whatever else there is for the target."""
+    template, program = TritonRows(), specialise(program)
+    return template.lower(program, target, template.heuristic(program, target, Problem()))
 
 
 def resources(source: KernelSource, record: Record) -> dict[str, int]:
@@ -37,7 +45,7 @@ def test_compiles_without_spills(arch: str, which: str, record_property: Record)
     program = pd_scan(PERMUTATION)
     if which == "adjoint":
         program = adjoint(program).program
-    source, _ = lower(program, named_target(arch))
+    source = in_rows(program, named_target(arch))
     found = resources(source, record_property)
     assert 0 < found["registers"] <= source.target.registers
     assert found["spilled"] == 0
@@ -46,7 +54,7 @@ def test_compiles_without_spills(arch: str, which: str, record_property: Record)
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_general_scatter_does_not_spill(arch: str, record_property: Record) -> None:
-    found = resources(lower(pd_scan(GENERAL), named_target(arch))[0], record_property)
+    found = resources(in_rows(pd_scan(GENERAL), named_target(arch)), record_property)
     assert found["registers"] > 0
     assert found["spilled"] == 0
 
@@ -58,7 +66,7 @@ def test_gathers_of_64_states_do_not_spill(which: str, arch: str, record_propert
     program = pd_scan(PdScan(64, 4, map_class=map_class, final_state=True))
     if which == "adjoint":
         program = adjoint(program).program
-    found = resources(lower(program, named_target(arch))[0], record_property)
+    found = resources(in_rows(program, named_target(arch)), record_property)
     assert found["registers"] > 0
     assert found["spilled"] == 0
 
@@ -67,7 +75,7 @@ def test_gathers_of_64_states_do_not_spill(which: str, arch: str, record_propert
 def test_collisions_of_many_states_do_not_spill(state_size: int, record_property: Record) -> None:
     """The work of a scatter grows with N log²N, not with N²."""
     program = pd_scan(PdScan(state_size, 4, final_state=True))
-    source, _ = lower(program, named_target("sm_90"))
+    source = in_rows(program, named_target("sm_90"))
     assert source.config["num_warps"] == 1
     assert resources(source, record_property)["spilled"] == 0
 
@@ -85,7 +93,7 @@ def moves_of_32_states() -> dict[str, Program]:
 
 @pytest.mark.parametrize("name", moves_of_32_states())
 def test_a_move_within_a_warp_has_no_barrier(name: str, record_property: Record) -> None:
-    source, _ = lower(moves_of_32_states()[name], named_target("sm_90"))
+    source = in_rows(moves_of_32_states()[name], named_target("sm_90"))
     assert source.config["num_warps"] == 1
     assert resources(source, record_property)["barriers"] == 0
 
@@ -117,18 +125,18 @@ def test_chunks_compile_without_spills(arch: str, which: str, record_property: R
     ids=["N1", "N33-c128", "bfloat16"],
 )
 def test_other_programs_compile(spec: PdScan, arch: str, record_property: Record) -> None:
-    source, _ = lower(pd_scan(spec), named_target(arch))
+    source = in_rows(pd_scan(spec), named_target(arch))
     assert resources(source, record_property)["registers"] > 0
 
 
 def test_pointers_need_no_alignment() -> None:
-    source, _ = lower(pd_scan(PERMUTATION), named_target("sm_90"))
+    source = in_rows(pd_scan(PERMUTATION), named_target("sm_90"))
     backend = BACKENDS["triton"]
     assert backend.load(source, 0, backend.compile(source, 0)).resources()["registers"] > 0
 
 
 def test_the_source_carries_its_program() -> None:
-    source, _ = lower(pd_scan(GENERAL), named_target("sm_90"))
+    source = in_rows(pd_scan(GENERAL), named_target("sm_90"))
     header = [line[2:] for line in source.text.splitlines() if line.startswith("#")]
     assert header[0].startswith("triton-rows TritonRowsConfig(")
     assert "\n".join(header[1:]).strip() == specialise(pd_scan(GENERAL)).text.strip()
