@@ -84,7 +84,9 @@ def _complex(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _in_range(name: str, entries: torch.Tensor, bound: int) -> None:
-    wrong = ((entries < 0) | (entries >= bound)).nonzero()
+    # In the entries' own dtype the bound may wrap: 256 is 0 in uint8.
+    wide = entries.long()
+    wrong = ((wide < 0) | (wide >= bound)).nonzero()
     if len(wrong):
         at = wrong[0].tolist()
         raise IndexRangeError(

@@ -92,7 +92,9 @@ class Reporter:
         remedy = f"entries must lie in [0, {bound})"
         if tensors is not None:
             tensor = tensors[check.subject]
-            wrong = ((tensor < 0) | (tensor >= bound)).nonzero()
+            # In the tensor's own dtype the bound may wrap: 256 is 0 in uint8.
+            wide = tensor.long()
+            wrong = ((wide < 0) | (wide >= bound)).nonzero()
             if len(wrong):
                 index = tuple(wrong[0].tolist())
                 told = list(self._subject.place(index) if self._subject else index)

@@ -134,6 +134,11 @@ def real_dtype(type_: Type) -> str:
     return f"tl.float{precision(type_)}" if is_number(type_) else "tl.int32"
 
 
+def _wide(raw: str, storage: str) -> str:
+    """A loaded index in a dtype that holds every bound: 256 is no number of eight bits."""
+    return f"{raw}.to(tl.int32)" if storage in ("u8", "i16") else raw
+
+
 class TritonBody:
     """Writes the parts of a kernel that depend on the program.
 
@@ -274,8 +279,9 @@ class TritonBody:
 
     def _outside(self, raw: str, input_: Input, bound: int) -> str:
         """Whether an index as it was loaded lies outside ``[0, bound)``."""
-        wrong = f"{raw} >= {bound}"
-        return wrong if input_.storage == "u8" else f"({raw} < 0) | ({wrong})"
+        wide = _wide(raw, input_.storage)
+        wrong = f"{wide} >= {bound}"
+        return wrong if input_.storage == "u8" else f"({wide} < 0) | ({wrong})"
 
     @contextmanager
     def _only(self, condition: str) -> Iterator[None]:
@@ -344,7 +350,7 @@ class TritonBody:
         name, offset = value.args[0].name if value.op == "select" else value.name, ""
         if value.op == "select":
             index = value.args[1]
-            k = self._clamped(self.raw_names(index, slot)[0], self._bound(index))
+            k = self._clamped(self.raw_names(index, slot)[0], self._bound(index), index)
             offset = f" + {k}[:, None] * {self._n}"
         (raw,) = self.raw_names(value, slot)
         for part, filler in (("", 0), ("_order", 0), ("_last", -1)):
@@ -378,11 +384,12 @@ class TritonBody:
                 self.known[value] = ()
                 return
         if isinstance(value.type, Index):
-            self._bind(value, (self._clamped(names[0], self._bound(value)),))
+            self._bind(value, (self._clamped(names[0], self._bound(value), value),))
         elif isinstance(value.type, Map):
             source = f"{names[0]}.to(tl.int32)"
             if not self._is_trusted(value):
-                source = self._clamped(names[0], self._n)
+                table = value.args[0] if value.op == "select" else value
+                source = self._clamped(names[0], self._n, table)
             self._bind(value, (f"tl.where(inside, {source}, lane)",))
         else:
             argument = self._argument(value.name)
@@ -414,8 +421,10 @@ class TritonBody:
         assert isinstance(index.type, Index)
         return index.type.bound
 
-    def _clamped(self, raw: str, bound: int) -> str:
-        return f"tl.minimum(tl.maximum({raw}, 0), {bound - 1}).to(tl.int32)"
+    def _clamped(self, raw: str, bound: int, leaf: Value) -> str:
+        """An index as it was loaded, whatever it holds, inside ``[0, bound)``."""
+        wide = _wide(raw, self.program.input(leaf.name).storage)
+        return f"tl.minimum(tl.maximum({wide}, 0), {bound - 1}).to(tl.int32)"
 
     def _is_trusted(self, map_: Value) -> bool:
         """Whether a map needs no clamping: an inverted table is our own work."""

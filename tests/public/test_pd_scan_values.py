@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdssm_compiler import pd_scan
+from pdssm_compiler import pd_scan, reference
 from tests.public.accuracy import FORWARD, assert_within, epsilon, expected
 from tests.public.scans import CASES, KINDS, Case, Draw, Tensors, draws, inputs
 
@@ -204,3 +204,30 @@ def test_inputs_are_not_written() -> None:
     pd_scan(**tensors, output_final_state=True)
     for name, tensor in tensors.items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("state_size", "dictionary_size"), [(256, 3), (300, 2), (8, 256), (8, 300)]
+)
+def test_eight_bits_hold_every_index_they_can(state_size: int, dictionary_size: int) -> None:
+    """256 and 300 are no numbers of eight bits, so as bounds they leave none out."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 3, 2, state_size)
+    diagonal, drive = (
+        torch.randn(shape, generator=generator, dtype=torch.complex64) for _ in "ab"
+    )
+    maps = (2, dictionary_size, state_size)
+    dictionary = torch.randint(min(state_size, 256), maps, generator=generator)
+    selection = torch.randint(min(dictionary_size, 256), shape[:3], generator=generator)
+    found = [
+        scan(
+            diagonal,
+            drive,
+            dictionary=dictionary.to(dtype),
+            selection=selection.to(dtype),
+        )[0]
+        for scan in (pd_scan, reference.pd_scan)
+        for dtype in (torch.uint8, torch.int64)
+    ]
+    for states in found[:-1]:
+        torch.testing.assert_close(states, found[-1])

@@ -47,7 +47,8 @@ def test_sizes_seldom_compile(compiled: list[str]) -> None:
         for rows in (1, 3, 40, 300, 511, 512, 2000):
             found.of(Sizes(rows, length, 1))
             found.of(Sizes(1, length, rows))
-    assert compiled == ["cuda-rows", "triton-chunks"]
+    # cuda-rows with long tiles, and with short ones where rows crowd the processors.
+    assert compiled == ["cuda-rows", "cuda-rows", "triton-chunks"]
 
 
 def test_an_explicit_config_is_for_all_sizes(compiled: list[str]) -> None:

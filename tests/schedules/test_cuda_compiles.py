@@ -21,6 +21,7 @@ from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
+from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
 from tests.kernels import few
 from tests.strategies import programs
@@ -36,7 +37,7 @@ def lowered(program: Program, arch: str = "sm_90", config: CudaRowsConfig | None
     """The source of a program, by the heuristic where no config is given."""
     target, program = named_target(arch), specialise(program)
     return TEMPLATE.lower(
-        program, target, config or TEMPLATE.heuristic(program, target, SimpleNamespace())
+        program, target, config or TEMPLATE.heuristic(program, target, Problem())
     )
 
 

@@ -140,3 +140,10 @@ def test_the_source_carries_its_program() -> None:
     header = [line[2:] for line in source.text.splitlines() if line.startswith("#")]
     assert header[0].startswith("triton-rows TritonRowsConfig(")
     assert "\n".join(header[1:]).strip() == specialise(pd_scan(GENERAL)).text.strip()
+
+
+@pytest.mark.parametrize(("state_size", "size"), [(256, 3), (8, 300)])
+def test_indices_of_eight_bits_compile_with_wider_bounds(state_size: int, size: int) -> None:
+    spec = PdScan(state_size, size, map_storage="u8", selection_storage="u8", orientation="row")
+    source, _ = lower(pd_scan(spec), named_target("gfx942"))
+    assert BACKENDS["triton"].compile(source, 16)["source.py"].decode() == source.text
