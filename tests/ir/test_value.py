@@ -40,7 +40,8 @@ def test_constants_that_compare_equal_are_kept_apart() -> None:
 
 
 def test_a_value_nobody_holds_does_not_exist() -> None:
-    value = b.function("exp", leaf("x"))
+    # A name of its own: values are interned, so another test may hold an equal one.
+    value = b.function("exp", leaf("held_by_nobody"))
     reference = weakref.ref(value)
     del value
     gc.collect()
