@@ -28,11 +28,6 @@ LANES = 32
 LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
 
 
-def width(argument: Argument) -> int:
-    """Bytes of one real or integer of a tensor."""
-    return width_of(argument.dtype)
-
-
 def row_elements(argument: Argument, state_size: int) -> int:
     """Reals or integers of one token of one row."""
     count = 1
@@ -387,7 +382,7 @@ class TvmLanes(TvmBody):
     def _stream(self, argument: Argument) -> None:
         """Copy a tile of an input, as wide as its layout allows."""
         elements = row_elements(argument, self.program.state_size)
-        narrow = width(argument)
+        narrow = width_of(argument.dtype)
         wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
         if wide <= narrow or wide < 4:
             self._copies(argument, elements, narrow)
@@ -409,7 +404,7 @@ class TvmLanes(TvmBody):
         """Copy a whole tile, every lane the same place of a token each time: its addresses are
         one origin and constant steps. The warp that copies is timed by its address arithmetic.
         """
-        each = size // width(argument)
+        each = size // width_of(argument.dtype)
         units = elements // each
         across, along = max(1, LANES // units), max(1, units // LANES)
         name = argument.name
@@ -431,7 +426,7 @@ class TvmLanes(TvmBody):
 
     def _copies(self, argument: Argument, elements: int, size: int) -> None:
         """Copy a tile's rows in units of ``size`` bytes."""
-        each = size // width(argument)
+        each = size // width_of(argument.dtype)
         units = elements // each
         total = self.tile * units
         with self.writer.block(f"for c in T.serial({-(-total // LANES)}):"):
