@@ -1,8 +1,8 @@
 """TVM for NVIDIA GPUs: TVMScript to CUDA, CUDA to a cubin, the cubin to the driver.
 
 TVM writes the CUDA text; NVRTC, or nvcc where its library is not installed, compiles it; neither
-needs a GPU. Loading and launching take the driver alone. (The choice of a template does not know of
-cached kernels yet, so where TVM or a compiler is missing another template is taken.)
+needs a GPU. Loading and launching take the driver alone. (The choice of a template does not know
+of cached kernels yet, so where TVM or a compiler is missing another template is taken.)
 """
 
 import json
