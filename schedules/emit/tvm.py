@@ -124,10 +124,17 @@ _ON_STACK = ', annotations={"disable_lower_builtin": True}'
 class TvmBody:
     """Writes the parts of a kernel that depend on the program."""
 
-    def __init__(self, program: Program, writer: Writer, reach: Reach, slots: int = 1) -> None:
+    def __init__(
+        self,
+        program: Program,
+        writer: Writer,
+        reach: Reach,
+        slots: int = 1,
+        signature: Signature | None = None,
+    ) -> None:
         self.program = program
         self.slots = slots
-        self.signature = Signature(program)
+        self.signature = signature or Signature(program)
         self.writer = writer
         self.reach = reach
         self.stages: Stages = plan_stages(program, reach)
@@ -135,6 +142,8 @@ class TvmBody:
             value: (value.name if value.is_leaf else f"v{number}")
             for number, value in enumerate(program.body)
         }
+        # What generated text calls the place on an axis.
+        self.axes = {"B": "b", "L": "t", "H": "h"}
         # Parts known in the loop (or, for scalars, the token) being written.
         self.known: dict[Value, Parts] = {}
         total = sum(math.prod(shape) * width_of(dtype) for _, shape, dtype in self._arrays())
@@ -224,6 +233,8 @@ class TvmBody:
         for carry in self.program.carries:
             with self._over(carry.type) as j:
                 self._set_carry(carry, j, self._start(carry, j))
+        if not self.signature.reports:
+            return
         for input_ in self.program.inputs:
             if input_.role in ("head", "row") and needs_range_check(input_):
                 self._check_constant(input_)
@@ -263,8 +274,9 @@ class TvmBody:
         for final in self.program.final_outputs:
             carry = self.program.carry(final.carry)
             argument = self._argument(final.name)
+            leading = [self.axes[axis] for axis in argument.leading]
             with self._over(carry.type) as j:
-                self._store(argument, ["b", "h"], j, self._carry_places(carry.value, j))
+                self._store(argument, leading, j, self._carry_places(carry.value, j))
 
     def prefetch(self, ahead: int) -> None:
         """Ask for the vectors of the token ``ahead`` of this one, written ones to be owned.
@@ -367,6 +379,8 @@ class TvmBody:
     def _checked_in(self, stage: int) -> list[tuple[str, str, Callable[[], str]]]:
         """The checks made in a loop: subject, promise, and what to take the maximum of."""
         found: list[tuple[str, str, Callable[[], str]]] = []
+        if not self.signature.reports:
+            return found
         for input_ in self.program.inputs:
             if isinstance(input_.type, Map) and stage == 0:
                 name = input_.name
@@ -508,7 +522,7 @@ class TvmBody:
 
     def _place(self, argument: Argument, j: str, t: str = "t") -> str:
         """An element of a tensor, the parts of a complex number left open."""
-        indices = {"B": "b", "L": t, "H": "h"}
+        indices = self.axes | {"L": t}
         own = [] if isinstance(argument.type, Scalar | Index) else [j]
         return self._tensor(argument, [indices[axis] for axis in argument.leading], own)
 

@@ -10,7 +10,7 @@ Inputs of the tokens come from a *ring* in shared memory that another warp fills
 (:meth:`TvmLanes.hold`). Device functions are in ``lanes.cuh``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from pdssm_compiler.ir.program import Input, Program
 from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex, is_number
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
-from pdssm_compiler.schedules.emit.stages import Reach
+from pdssm_compiler.schedules.emit.stages import Reach, is_uniform
 from pdssm_compiler.schedules.emit.tvm import TvmBody, buffer_dtype, real_dtype, width_of
-from pdssm_compiler.schedules.signature import Argument, needs_range_check
+from pdssm_compiler.schedules.signature import Argument, Signature, needs_range_check
 from pdssm_compiler.schedules.source import Writer
 
 LANES = 32
+# Name, dtype and elements.
+SharedBuffer = tuple[str, str, int]
 # The source of the device functions, which generated text calls LANE_FUNCTIONS.
 LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
 
@@ -34,6 +36,24 @@ def row_elements(argument: Argument, state_size: int) -> int:
     for size in argument.own_shape(state_size):
         count *= size
     return count
+
+
+def shared_size(buffers: Iterable[SharedBuffer]) -> int:
+    """Bytes of buffers one behind the other."""
+    return sum(_padded(size * width_of(dtype)) for _, dtype, size in buffers)
+
+
+def write_shared(writer: Writer, buffers: Sequence[SharedBuffer]) -> None:
+    """Declare shared memory: one allocation, which TVM allows, cut into buffers."""
+    total, at = shared_size(buffers), 0
+    writer.line(f'pool = T.alloc_buffer(({total},), "uint8", scope="shared.dyn")')
+    for name, dtype, size in buffers:
+        each = width_of(dtype)
+        writer.line(
+            f'{name} = T.decl_buffer(({size},), "{dtype}", data=pool.data, '
+            f'elem_offset={at // each}, scope="shared.dyn")'
+        )
+        at += _padded(size * each)
 
 
 def _padded(size: int) -> int:
@@ -48,29 +68,57 @@ class TvmLanes(TvmBody):
         program: the program.
         writer: what to write to.
         tile: tokens of a ring slot; even.
-        ring: slots of the ring.
+        ring: slots of the ring, of all warps.
         sets: sets of registers for the inputs of a tile, 1 or 2.
+        warps: warps of the block.
+        computing: how many of them run tokens; where several do, ``warp`` numbers them.
+        stays: whether a slot keeps its tokens while they run.
+        prefix: of the names of what is the body's own, where a kernel has several bodies.
+        signature: the calling convention, where it is not simply the program's.
     """
 
     def __init__(
-        self, program: Program, writer: Writer, *, tile: int, ring: int, sets: int
+        self,
+        program: Program,
+        writer: Writer,
+        *,
+        tile: int,
+        ring: int,
+        sets: int = 1,
+        warps: int = 2,
+        computing: int = 1,
+        stays: bool = False,
+        prefix: str = "",
+        signature: Signature | None = None,
     ) -> None:
         self.tile = tile
         self.sets = sets
-        self.warps = 2
+        self.warps = warps
+        self.computing = computing
         self.ring = ring
+        self.stays = stays
+        self.prefix = prefix
         self.elements = -(-program.state_size // LANES)
         # What generated text calls the slot in hand.
         self.slot = "slot"
         # Which set of registers has the token's inputs; None: they are in the ring.
         self.held: int | None = 0
-        super().__init__(program, writer, Reach(self._everywhere, self._own, "collect"))
+        reach = Reach(self._everywhere, self._own, "collect")
+        super().__init__(program, writer, reach, signature=signature)
+        self.names = {
+            value: name if value.is_leaf else self._own_name(name)
+            for value, name in self.names.items()
+        }
         self.exchanged = self._exchanged()
+
+    def _own_name(self, name: str) -> str:
+        return f"{self.prefix}{name}"
 
     # -- what is where --------------------------------------------------------------------------
 
-    @staticmethod
-    def _everywhere(value: Value) -> bool:
+    def _everywhere(self, value: Value) -> bool:
+        if value.op == "input" and self.stays and not is_uniform(value):
+            return self.program.input(value.name).role == "token"
         return value.op in ("select", "iota", "invert")
 
     @staticmethod
@@ -81,12 +129,9 @@ class TvmLanes(TvmBody):
         """Values that other lanes read."""
         found = set()
         for value in self.program.body:
-            if value.op in ("gather", "compose"):
+            prepared = value.op == "scatter_add" and value.args[1].op == "select"
+            if prepared or value.op in ("gather", "compose"):
                 found.add(value.args[0])
-            elif value.op == "scatter_add":
-                found.add(value.args[0])
-                if value.args[1].op != "select":
-                    found.add(value.args[1])
         return {value for value in found if not self._everywhere(value)}
 
     @property
@@ -150,6 +195,10 @@ class TvmLanes(TvmBody):
             return 0
         return 2 * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
 
+    def _collects_any(self) -> list[Value]:
+        """Scatters by maps that are not prepared."""
+        return [v for v in self.program.body if v.op == "scatter_add" and v.args[1].op != "select"]
+
     # -- declarations ---------------------------------------------------------------------------
 
     def parameters(self) -> list[str]:
@@ -185,29 +234,13 @@ class TvmLanes(TvmBody):
     def _part(self, place: str, part: int) -> str:
         return f"{place[:-1]} + {part}]"
 
-    def shared(self) -> None:
-        """Shared memory of the block's row: one allocation, which TVM allows, cut into buffers."""
-        buffers = list(self._shared_buffers())
-        write = self.writer.line
-        total = self.shared_bytes()
-        write(f'pool = T.alloc_buffer(({total},), "uint8", scope="shared.dyn")')
-        at = 0
-        for name, dtype, size in buffers:
-            each = width_of(dtype)
-            write(
-                f'{name} = T.decl_buffer(({size},), "{dtype}", data=pool.data, '
-                f'elem_offset={at // each}, scope="shared.dyn")'
-            )
-            at += _padded(size * each)
-
-    def shared_bytes(self) -> int:
-        """Shared memory of one row."""
-        return sum(_padded(size * width_of(dtype)) for _, dtype, size in self._shared_buffers())
-
-    def _shared_buffers(self) -> Iterator[tuple[str, str, int]]:
-        """Name, dtype and elements of every buffer in shared memory."""
-        n = self.program.state_size
+    def barrier_buffers(self) -> Iterator[SharedBuffer]:
+        """The ring's barriers: a slot is filled, a slot is free."""
         yield ("arrived", "uint64", 2 * self.ring)
+
+    def row_buffers(self) -> Iterator[SharedBuffer]:
+        """The ring and the head's tables."""
+        n = self.program.state_size
         for argument in self.streamed:
             size = self.ring * self.tile * row_elements(argument, n)
             yield (f"ring_{argument.name}", buffer_dtype(argument), size)
@@ -222,26 +255,48 @@ class TvmLanes(TvmBody):
         if any(self._tables.values()):
             # Scratch of each warp that prepares a table.
             yield ("counts", "int32", self.warps * n)
+
+    def exchange_buffers(self) -> Iterator[SharedBuffer]:
+        """Where the lanes of a warp leave values for one another."""
         for value in self.program.body:
             elements = self._exchange_elements(value)
             if elements:
-                yield (f"x_{self.names[value]}", real_dtype(value.type), elements)
+                dtype = real_dtype(value.type)
+                yield (self._exchange_name(value), dtype, self.computing * elements)
+        for value in self._collects_any():
+            yield (f"collect_{self.names[value]}", "uint8", self.computing * self._scratch(value))
+
+    def _scratch(self, value: Value) -> int:
+        """Bytes of a warp for a scatter by any map: the values, then two numbers an element."""
+        reals = 2 if is_complex(value.type) else 1
+        each = reals * width_of(real_dtype(value.type)) + 8
+        return _padded(self.program.state_size * each)
 
     def arrays(self) -> None:
         for carry in self.program.carries:
-            self._array(carry.name, carry.type, 0)
+            self._array(self._own_name(carry.name), carry.type, 0)
+        self.value_arrays()
+
+    def value_arrays(self) -> None:
+        """Arrays of everything but the carries."""
         for value in self.program.body:
             kept = value in self.stages.stored and not self._own(value)
             if kept or value.op in ("scatter_add", "sum"):
                 self._array(self.names[value], value.type, 0)
+        for value in self._collects_any():
+            self._local(f"{self.names[value]}_to", "int32", self.elements)
         for registers in range(self.sets):
             self._registers(registers)
+        for input_ in self._constants():
+            self._array(self._own_name(f"{input_.name}_row"), input_.type, 0)
+
+    def stream_arrays(self, span: int) -> None:
+        """What :meth:`produce` needs, ``span`` indices at a time, and what reports."""
         for index in self.indices:
-            self._local(f"{index.name}_next", self._argument(index.name).dtype, 1)
+            dtype = self._argument(index.name).dtype
+            self._local(f"{index.name}_next", dtype, -(-span // LANES))
         for argument in self.streamed:
             self._local(f"{argument.name}_from", "int64", 1)
-        for input_ in self._constants():
-            self._array(f"{input_.name}_row", input_.type, 0)
         if self.signature.checks:
             self._local("worst", "uint64", 1)
 
@@ -249,9 +304,9 @@ class TvmLanes(TvmBody):
         """A set of registers for the inputs of a tile."""
         for argument in self.streamed:
             size = self.tile * self._held_step(argument)
-            self._local(f"{argument.name}_held{number}", buffer_dtype(argument), size)
+            self._local(self._held_name(argument.name, number), buffer_dtype(argument), size)
         for index in self.indices:
-            self._local(f"{index.name}_k{number}", "int32", self.tile)
+            self._local(self._own_name(f"{index.name}_k{number}"), "int32", self.tile)
         for value in self.selects:
             name = self.names[value]
             if self._is_read(value):
@@ -259,6 +314,9 @@ class TvmLanes(TvmBody):
             if self._is_collected(value):
                 self._local(f"{name}_fan{number}", "uint32", 2 * self.tile * self.elements)
                 self._local(f"{name}_kind{number}", "int32", self.tile)
+
+    def _held_name(self, name: str, registers: int | None) -> str:
+        return self._own_name(f"{name}_held{registers}")
 
     def _array(self, name: str, type_: Type, n: int, slots: int = 1) -> None:
         for part in part_names(name, type_):
@@ -288,9 +346,7 @@ class TvmLanes(TvmBody):
     # -- before the tokens ----------------------------------------------------------------------
 
     def load_tables(self, threads: int) -> None:
-        """Copy the head's tables, checked and clamped, and clear what must be zero; by all
-        threads, before a barrier of the block.
-        """
+        """Copy the head's tables, checked and clamped; by all threads, before a barrier."""
         n = self.program.state_size
         for name in self._tables:
             input_, total = self.program.input(name), self._table_size(name) * n
@@ -298,16 +354,23 @@ class TvmLanes(TvmBody):
                 place = self._tensor(self._argument(name), ["h"], [])
                 entry = f"T.Cast('uint64', {place[:-1]} + {at}])"
                 if needs_range_check(input_):
-                    self.writer.line(f"worst[0] = {entry}")
-                    self._report(name, "range", n, "h")
+                    if self.signature.reports:
+                        self.writer.line(f"worst[0] = {entry}")
+                        self._report(name, "range", n, "h")
                     entry = f"T.min({entry}, T.uint64({n - 1}))"
                 self.writer.line(f"table_{name}[{at}] = T.Cast('uint8', {entry})")
+
+    def clear_exchanges(self, threads: int) -> None:
+        """Zero what a missing source is read from; by all threads, before a barrier."""
         for value in self.program.body:
             elements = self._exchange_elements(value)
             if elements:
-                with self._strided(elements, threads) as at:
+                with self._strided(self.computing * elements, threads) as at:
                     zero = f"T.{real_dtype(value.type)}(0)"
-                    self.writer.line(f"x_{self.names[value]}[{at}] = {zero}")
+                    self.writer.line(f"{self._exchange_name(value)}[{at}] = {zero}")
+
+    def start_barriers(self) -> None:
+        """Make the ring's barriers, before a barrier of the block."""
         with (
             self.writer.block("if thread == 0:"),
             self.writer.block(f"for s in T.serial({self.ring}):"),
@@ -348,14 +411,18 @@ class TvmLanes(TvmBody):
                 yield "at"
 
     def start_row(self) -> None:
+        self.load_constants()
+        super().start_row()
+
+    def load_constants(self) -> None:
+        """Read what is one for all tokens of the row."""
         for input_ in self._constants():
             argument = self._argument(input_.name)
-            names = part_names(f"{input_.name}_row", input_.type)
+            names = part_names(self._own_name(f"{input_.name}_row"), input_.type)
             with self._over(input_.type) as j:
                 parts = self._cast(argument, self._place(argument, j))
                 for name, part in zip(names, parts, strict=True):
                     self.writer.line(f"{name}[{self._own_index(input_.type)}] = {part}")
-        super().start_row()
 
     def _check_constant(self, input_: Input) -> None:
         if not isinstance(input_.type, Table):
@@ -368,10 +435,13 @@ class TvmLanes(TvmBody):
 
     def produce(self) -> None:
         """Fill slot ``slot`` with the tokens from ``first`` on; by one warp."""
+        self.stream_values()
+        self.store_indices(self.tile)
+
+    def stream_values(self) -> None:
+        """Start copying all but the indices of the tokens from ``first`` on to slot ``slot``."""
         for argument in self.streamed:
             self._stream(argument)
-        for index in self.indices:
-            self._stream_index(index)
 
     def _step(self, step: str) -> None:
         """``t`` of a step of the program, the last step's where there are no more."""
@@ -452,27 +522,41 @@ class TvmLanes(TvmBody):
             t = "T.min(t + 1, L - 1)" if forward else "T.max(t - 1, T.int64(0))"
         return f"{self._tensor(argument, ['b', t, 'h'], [])[:-1]} + {at}]"
 
-    def load_indices(self) -> None:
-        """Load the indices of the tokens from ``first`` on, which :meth:`produce` will need; what
-        else it needs is copied asynchronously.
+    def load_indices(self, span: int) -> None:
+        """Load the indices of ``span`` tokens from ``first`` on, which :meth:`store_indices` will
+        need; what else a slot needs is copied asynchronously.
         """
         for index in self.indices:
-            with self.writer.block(f"if lane < {self.tile}:"):
-                self._step("first + T.Cast('int64', lane)")
+            with self._index_lanes(span) as (group, at):
+                self._step(f"first + T.Cast('int64', {at})")
                 place = self._tensor(self._argument(index.name), ["b", "t", "h"], [])
                 # As it is stored: a conversion would wait for the load.
-                self.writer.line(f"{index.name}_next[0] = {place}")
+                self.writer.line(f"{index.name}_next[{group}] = {place}")
 
-    def _stream_index(self, index: Value) -> None:
-        assert isinstance(index.type, Index)
-        name, bound = index.name, index.type.bound
-        with self.writer.block(f"if lane < {self.tile}:"):
-            self._step("first + T.Cast('int64', lane)")
-            self.writer.line(f"worst[0] = T.Cast('uint64', {name}_next[0])")
-            self._report(name, "range", bound, "b * L * H + t * H + h")
-            clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
-            place = f"ring_{name}[{self.slot} * {self.tile} + lane]"
-            self.writer.line(f"{place} = T.Cast('int32', {clamped})")
+    def store_indices(self, span: int) -> None:
+        """Check and clamp what :meth:`load_indices` loaded, into slot ``slot`` and on."""
+        for index in self.indices:
+            assert isinstance(index.type, Index)
+            name, bound = index.name, index.type.bound
+            with self._index_lanes(span) as (group, at):
+                self._step(f"first + T.Cast('int64', {at})")
+                self.writer.line(f"worst[0] = T.Cast('uint64', {name}_next[{group}])")
+                self._report(name, "range", bound, "b * L * H + t * H + h")
+                clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
+                place = f"ring_{name}[{self.slot} * {self.tile} + {at}]"
+                self.writer.line(f"{place} = T.Cast('int32', {clamped})")
+
+    @contextmanager
+    def _index_lanes(self, span: int) -> Iterator[tuple[str, str]]:
+        """A token for every lane; gives the number of the group of tokens, and the token."""
+        if span <= LANES:
+            with self._guard(f"lane < {span}", span < LANES):
+                yield "0", "lane"
+            return
+        with self.writer.block(f"for group in T.unroll({-(-span // LANES)}):"):
+            at = f"group * {LANES} + lane"
+            with self._guard(f"{at} < {span}", span % LANES != 0):
+                yield "group", f"({at})"
 
     def wait(self, barrier: str, parity: str) -> None:
         """Wait until a barrier of :attr:`arrived` has passed a phase of this parity."""
@@ -502,7 +586,7 @@ class TvmLanes(TvmBody):
         self.held, self.known = None, {}
         with self.writer.block(f"for u in T.unroll({self.tile}):"):
             for index in self.indices:
-                name = f"{index.name}_k{registers}"
+                name = self._own_name(f"{index.name}_k{registers}")
                 self.writer.line(f"{name}[u] = {self._ring_index(index)}")
                 self.known[index] = (f"{name}[u]",)
             for argument in self.streamed:
@@ -524,7 +608,8 @@ class TvmLanes(TvmBody):
         place = self._place(argument, j)
         parts = 2 if argument.complex else 1
         for part in range(parts):
-            held = f"{argument.name}_held{registers}[{at} * {parts} + {part}]"
+            name = self._held_name(argument.name, registers)
+            held = f"{name}[{at} * {parts} + {part}]"
             self.writer.line(f"{held} = {place[:-1]} + {part}]")
 
     def _hold_map(self, value: Value, j: str, registers: int) -> None:
@@ -587,7 +672,9 @@ class TvmLanes(TvmBody):
         if value not in self.indices:
             self.writer.line(f"{name}_k: T.let = {self._row_index(value)}")
         else:
-            held = self._ring_index(value) if self.held is None else f"{name}_k{self.held}[u]"
+            held = self._ring_index(value)
+            if self.held is not None:
+                held = self._own_name(f"{name}_k{self.held}[u]")
             self.writer.line(f"{name}_k: T.let = {held}")
         self.known[value] = (f"{name}_k",)
 
@@ -614,6 +701,8 @@ class TvmLanes(TvmBody):
                 inverts = True
                 with self._over(None) as j:
                     self.writer.line(f"{self._exchange(value, j)} = 0")
+            elif value in self._collects_any():
+                self._collect_any(value)
         if inverts:
             self.writer.line("T.cuda.warp_sync()")
 
@@ -650,7 +739,16 @@ class TvmLanes(TvmBody):
     def _exchange(self, value: Value, j: str, part: int = 0) -> str:
         """Element ``j`` of a value in shared memory."""
         n, parts = self.program.state_size, 2 if is_complex(value.type) else 1
-        return f"x_{self.names[value]}[(u % 2 * {n + 1} + {j}) * {parts} + {part}]"
+        own = self._of_warp(self._exchange_elements(value))
+        return f"{self._exchange_name(value)}[{own}(u % 2 * {n + 1} + {j}) * {parts} + {part}]"
+
+    def _exchange_name(self, value: Value) -> str:
+        name = self.names[value]
+        return f"x_{self._own_name(name) if value.is_leaf else name}"
+
+    def _of_warp(self, elements: int) -> str:
+        """Where the warp's own part of a shared buffer starts, with a plus."""
+        return f"warp * {elements} + " if self.computing > 1 else ""
 
     def _elsewhere(self, value: Value, i: str) -> Parts:
         """Element ``i`` of a value, which another lane may hold."""
@@ -664,28 +762,33 @@ class TvmLanes(TvmBody):
             for part in self._parts(value, "j")
         )
 
+    def _collect_any(self, value: Value) -> None:
+        """``scatter_add`` by a map that is not prepared: all elements at once."""
+        source, map_ = value.args
+        to = f"{self.names[value]}_to"
+        known = dict(self.known)
+        with self._over(None) as j:
+            parts, (target,) = self._parts(source, j), self._parts(map_, j)
+            for place, part in zip(self._array_places(value, j), parts, strict=True):
+                self.writer.line(f"{place} = {part}")
+            self.writer.line(f"{to}[e] = {target}")
+        self.known = known
+        names = part_names(self.names[value], value.type)
+        scratch = f"collect_{self.names[value]}[{self._of_warp(self._scratch(value))}0]"
+        self._call(
+            f"lane_collect_{self.elements}",
+            *(f"T.address_of({name}[0])" for name in names),
+            f"T.address_of({to}[0])",
+            f"T.address_of({scratch})",
+            "lane",
+            str(self.program.state_size),
+        )
+
     def _collect(self, value: Value, j: str) -> None:
         """``scatter_add``: each target collects its sources."""
-        source, map_ = value.args
-        if map_.op == "select":
+        if value.args[1].op == "select":
             self._collect_prepared(value, j)
-        else:
-            for number, place in enumerate(self._array_places(value, j)):
-                self.writer.line(f"{place} = {self._collected(source, map_, j, number)}")
         self.known[value] = self._array_places(value, j)
-
-    def _collected(self, source: Value, map_: Value, j: str, part: int) -> str:
-        n = str(self.program.state_size)
-        if self.elements == 1:
-            (target,) = self._parts(map_, "j")
-            value = self._parts(source, "j")[part]
-            return self._called("lane_collect_registers", value, target, j, n, returns=source.type)
-        values = f"T.address_of({self._exchange(source, '0', part)})"
-        stride = "2" if is_complex(source.type) else "1"
-        targets = f"T.address_of({self._exchange(map_, '0')})"
-        return self._called(
-            "lane_collect_shared", values, stride, targets, j, n, returns=source.type
-        )
 
     def _collect_prepared(self, value: Value, j: str) -> None:
         source, map_ = value.args
@@ -740,7 +843,7 @@ class TvmLanes(TvmBody):
         return tuple(f"{part}[{at}]" for part in part_names(self.names[value], value.type))
 
     def _carry_places(self, carry: Value, j: str) -> Parts:
-        names = part_names(carry.name, carry.type)
+        names = part_names(self._own_name(carry.name), carry.type)
         return tuple(f"{name}[{self._own_index(carry.type)}]" for name in names)
 
     def _is_streamed(self, argument: Argument) -> bool:
@@ -751,15 +854,17 @@ class TvmLanes(TvmBody):
             return super()._place(argument, j, t)
         parts = 2 if argument.complex else 1
         own = "" if isinstance(argument.type, Scalar) else f" + e * {parts}"
-        if self.held is not None:
-            return f"{argument.name}_held{self.held}[u * {self._held_step(argument)}{own}]"
+        # What this lane holds; elements of others are still in the ring.
+        if self.held is not None and j in ("j", "0"):
+            name = self._held_name(argument.name, self.held)
+            return f"{name}[u * {self._held_step(argument)}{own}]"
         elements = row_elements(argument, self.program.state_size)
         own = "" if isinstance(argument.type, Scalar) else f" + {j} * {parts}"
         return f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements}{own}]"
 
     def _load(self, name: str, j: str, type_: Type) -> Parts:
         if self._argument(name).role in ("head", "row") and is_number(type_):
-            names = part_names(f"{name}_row", type_)
+            names = part_names(self._own_name(f"{name}_row"), type_)
             return tuple(f"{part}[{self._own_index(type_)}]" for part in names)
         return super()._load(name, j, type_)
 

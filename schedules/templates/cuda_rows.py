@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_number, precision
-from pdssm_compiler.schedules.emit.tvm_lanes import LANES, TvmLanes
+from pdssm_compiler.schedules.emit.tvm_lanes import (
+    LANES,
+    SharedBuffer,
+    TvmLanes,
+    shared_size,
+    write_shared,
+)
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
@@ -84,7 +90,7 @@ class CudaRows(Template[CudaRowsConfig]):
         if program.state_size > _MOST_ELEMENTS * LANES:
             return f"a state size of {program.state_size} is more than one warp holds"
         body = TvmLanes(program, Writer(), tile=config.tile, ring=config.slots, sets=config.sets)
-        shared = body.shared_bytes()
+        shared = shared_size(_shared(body))
         most = min(_SHARED_BYTES, target.shared_memory)
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
@@ -124,14 +130,15 @@ class CudaRows(Template[CudaRowsConfig]):
             self.name,
             asdict(config),
             target,
-            {"shared_bytes": body.shared_bytes()},
+            {"shared_bytes": shared_size(_shared(body)), "threads": THREADS},
         )
 
     def _block(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
         """What the two warps of a row do."""
         writer.line(f"lane: T.let = thread % {LANES}")
-        body.shared()
+        write_shared(writer, _shared(body))
         body.arrays()
+        body.stream_arrays(config.tile)
         # Kept in variables: TVM would repeat the divisions in every index.
         for name in ("at_b", "at_h"):
             writer.line(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
@@ -140,6 +147,8 @@ class CudaRows(Template[CudaRowsConfig]):
         writer.line("b: T.let = at_b[0]")
         writer.line("h: T.let = at_h[0]")
         body.load_tables(THREADS)
+        body.clear_exchanges(THREADS)
+        body.start_barriers()
         writer.line("T.cuda.cta_sync()")
         body.prepare_tables()
         writer.line("T.cuda.cta_sync()")
@@ -160,7 +169,7 @@ class CudaRows(Template[CudaRowsConfig]):
         """The warp that fills the ring."""
         with writer.block("if tiles > 0:"):
             writer.line("first: T.let = T.int64(0)")
-            body.load_indices()
+            body.load_indices(config.tile)
         with writer.block("for number in T.serial(tiles):"):
             self._slot(writer, body, config, "number", "now")
             writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
@@ -172,7 +181,7 @@ class CudaRows(Template[CudaRowsConfig]):
             # before the next tile does.
             with writer.block("if number + 1 < tiles:"):
                 writer.line(f"first: T.let = T.Cast('int64', number + 1) * {config.tile}")
-                body.load_indices()
+                body.load_indices(config.tile)
 
     def _compute(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
         """The warp that runs the tokens."""
@@ -237,6 +246,11 @@ class CudaRows(Template[CudaRowsConfig]):
             forward = body.program.direction == "forward"
             writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")
             body.token()
+
+
+def _shared(body: TvmLanes) -> list[SharedBuffer]:
+    """Shared memory of a row."""
+    return [*body.barrier_buffers(), *body.row_buffers(), *body.exchange_buffers()]
 
 
 def _collects(program: Program) -> bool:
