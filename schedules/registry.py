@@ -6,13 +6,20 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
+from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
-_COMPILED: tuple[Template[Any], ...] = (CpuRows(), CudaRows(), TritonChunks(), TritonRows())
+_COMPILED: tuple[Template[Any], ...] = (
+    CpuRows(),
+    CudaChunks(),
+    CudaRows(),
+    TritonChunks(),
+    TritonRows(),
+)
 # Plain PyTorch: runs anywhere, and is taken by itself only where nothing else can be had.
 _FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens())
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pdssm_compiler.ir.passes.rewrite import prune, substitute
 from pdssm_compiler.ir.passes.summarise import summarise
 from pdssm_compiler.ir.program import FinalOutput, Input, Program, TokenOutput
+from pdssm_compiler.ir.value import Value
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,14 @@ class InChunks:
             ``incoming_…``. It starts where the program starts.
         resume: the program on one chunk, its carry starting from the row input ``incoming_…``.
             Only the chunk that is run last ends with the program's final outputs.
+        combine: summaries as tokens, ``chunk_…`` → their summary, its carries named as ``fold``'s.
+            With it neighbouring chunks are joined before the carry before them is known.
     """
 
     fold: Program
     carry: Program
     resume: Program
+    combine: Program
 
     @property
     def incoming(self) -> str:
@@ -52,7 +56,8 @@ def in_chunks(program: Program) -> InChunks:
     summary = summarise(program)
     finals = tuple(replace(f, name=_summary_name(f)) for f in summary.fold.final_outputs)
     fold = prune(replace(summary.fold, final_outputs=finals))
-    return InChunks(fold, _carry(program, summary.apply), _resume(program))
+    carry = _carry(program, summary.apply)
+    return InChunks(fold, carry, _resume(program), _combine(summary.combine))
 
 
 def _summary_name(final: FinalOutput) -> str:
@@ -66,13 +71,8 @@ def _incoming(program: Program) -> str:
 def _carry(program: Program, apply: Program) -> Program:
     """``apply`` from the program's own start, writing the state before each summary."""
     (before,), (carry,) = program.carries, apply.carries
-    leaves = {carry.value: before.value}
-    inputs = []
-    for input_ in apply.inputs:
-        if input_.role == "token":
-            renamed = replace(input_, name=f"chunk_{input_.name}")
-            leaves[input_.value] = renamed.value
-            inputs.append(renamed)
+    inputs, leaves = _of_chunks(apply)
+    leaves[carry.value] = before.value
     if before.start_input is not None:
         inputs.append(program.input(before.start_input))
     following = substitute([carry.next], leaves)[carry.next]
@@ -85,6 +85,25 @@ def _carry(program: Program, apply: Program) -> Program:
             final_outputs=(),
             chunk_length=None,
         )
+    )
+
+
+def _of_chunks(program: Program) -> tuple[list[Input], dict[Value, Value]]:
+    """The token inputs of a program over summaries as ``chunk_…``, and what replaces what."""
+    inputs = [i for i in program.inputs if i.role == "token"]
+    renamed = [replace(i, name=f"chunk_{i.name}") for i in inputs]
+    return renamed, {old.value: new.value for old, new in zip(inputs, renamed, strict=True)}
+
+
+def _combine(combine: Program) -> Program:
+    """``combine`` of summaries as ``chunk_…``."""
+    inputs, leaves = _of_chunks(combine)
+    nexts = substitute([carry.next for carry in combine.carries], leaves)
+    return replace(
+        combine,
+        inputs=tuple(inputs),
+        carries=tuple(replace(carry, next=nexts[carry.next]) for carry in combine.carries),
+        chunk_length=None,
     )
 
 

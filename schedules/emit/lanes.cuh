@@ -86,6 +86,105 @@ __device__ __forceinline__ void lane_await(const int* flags, long long stride, i
   __syncwarp();
 }
 
+// A value that another warp waits for travels in words of its own, each 32 bits of it and a mark, so
+// that it needs no flag behind it, which would wait for every store before it.
+__device__ __forceinline__ void lane_post_word(unsigned long long* word, unsigned bits) {
+  const unsigned long long marked = (1ull << 32) | bits;
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(word), "l"(marked) : "memory");
+}
+
+__device__ __forceinline__ bool lane_take_word(const unsigned long long* word, unsigned* bits) {
+  unsigned long long marked;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(marked) : "l"(word) : "memory");
+  *bits = static_cast<unsigned>(marked);
+  return marked >> 32;
+}
+
+__device__ __forceinline__ void lane_post_real(unsigned long long* words, int step, float value) {
+  lane_post_word(words, __float_as_uint(value));
+}
+
+__device__ __forceinline__ void lane_post_real(unsigned long long* words, int step,
+                                               double value) {
+  lane_post_word(words, __double2loint(value));
+  lane_post_word(words + step, __double2hiint(value));
+}
+
+__device__ __forceinline__ bool lane_take_real(const unsigned long long* words, int step,
+                                               float* value) {
+  unsigned bits;
+  const bool there = lane_take_word(words, &bits);
+  *value = __uint_as_float(bits);
+  return there;
+}
+
+__device__ __forceinline__ bool lane_take_real(const unsigned long long* words, int step,
+                                               double* value) {
+  unsigned low, high;
+  const bool there = lane_take_word(words, &low) & lane_take_word(words + step, &high);
+  *value = __hiloint2double(high, low);
+  return there;
+}
+
+// Words lie by part, then by half, then by element.
+template <typename T>
+__device__ __forceinline__ void lane_post_parts(const T* const* parts, int count, void* place,
+                                                int lane, int n) {
+  unsigned long long* words = static_cast<unsigned long long*>(place);
+  const int each = sizeof(T) / 4 * n;
+#pragma unroll
+  for (int e = 0; e < (n + 31) / 32; ++e) {
+    const int j = e * 32 + lane;
+    if (j < n) {
+#pragma unroll
+      for (int part = 0; part < count; ++part) {
+        lane_post_real(words + part * each + j, n, parts[part][e]);
+      }
+    }
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void lane_take_parts(T* const* parts, int count, const void* place,
+                                                int lane, int n) {
+  const unsigned long long* words = static_cast<const unsigned long long*>(place);
+  const int each = sizeof(T) / 4 * n;
+  bool there;
+  do {
+    there = true;
+#pragma unroll
+    for (int e = 0; e < (n + 31) / 32; ++e) {
+      const int j = min(e * 32 + lane, n - 1);
+#pragma unroll
+      for (int part = 0; part < count; ++part) {
+        there &= lane_take_real(words + part * each + j, n, parts[part] + e);
+      }
+    }
+  } while (!__all_sync(0xffffffffu, there));
+}
+
+#define PDSSM_PASS(T)                                                                             \
+  __device__ __forceinline__ void lane_post(const T* re, const T* im, void* place, int lane,      \
+                                            int n) {                                              \
+    const T* const parts[2] = {re, im};                                                           \
+    lane_post_parts<T>(parts, 2, place, lane, n);                                                 \
+  }                                                                                               \
+  __device__ __forceinline__ void lane_post(const T* re, void* place, int lane, int n) {          \
+    const T* const parts[1] = {re};                                                               \
+    lane_post_parts<T>(parts, 1, place, lane, n);                                                 \
+  }                                                                                               \
+  __device__ __forceinline__ void lane_take(T* re, T* im, const void* place, int lane, int n) {   \
+    T* const parts[2] = {re, im};                                                                 \
+    lane_take_parts<T>(parts, 2, place, lane, n);                                                 \
+  }                                                                                               \
+  __device__ __forceinline__ void lane_take(T* re, const void* place, int lane, int n) {          \
+    T* const parts[1] = {re};                                                                     \
+    lane_take_parts<T>(parts, 1, place, lane, n);                                                 \
+  }
+
+PDSSM_PASS(float)
+PDSSM_PASS(double)
+
 // -- results ------------------------------------------------------------------------------------
 
 // Streaming: a scan reads no output again.

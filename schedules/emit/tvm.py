@@ -230,9 +230,16 @@ class TvmBody:
 
     def start_row(self) -> None:
         """First values of the carries, and the checks of the row's tables."""
+        self.start_carries()
+        self._check_constants()
+
+    def start_carries(self) -> None:
+        """First values of the carries."""
         for carry in self.program.carries:
             with self._over(carry.type) as j:
                 self._set_carry(carry, j, self._start(carry, j))
+
+    def _check_constants(self) -> None:
         if not self.signature.reports:
             return
         for input_ in self.program.inputs:

@@ -213,10 +213,11 @@ class TvmLanes(TvmBody):
     def buffers(self) -> None:
         """Bind every tensor as a flat one: TVM's pipeline for GPUs takes no other strides."""
         for argument in self.signature.arguments:
-            self._flat(argument.name, buffer_dtype(argument))
-        self._flat("error", "int64")
+            self.flat_buffer(argument.name, buffer_dtype(argument))
+        self.flat_buffer("error", "int64")
 
-    def _flat(self, name: str, dtype: str) -> None:
+    def flat_buffer(self, name: str, dtype: str) -> None:
+        """Bind a tensor."""
         self.writer.line(f"{name}_n = T.int64()")
         self.writer.line(f'{name} = T.match_buffer({name}_, ({name}_n,), "{dtype}")')
 
@@ -376,8 +377,8 @@ class TvmLanes(TvmBody):
             self.writer.block(f"for s in T.serial({self.ring}):"),
         ):
             # Each lane of the producer arrives with its copies and for its own stores.
-            self._call("lane_barrier_init", "T.address_of(arrived[s])", str(2 * LANES))
-            self._call("lane_barrier_init", f"T.address_of(arrived[{self.ring} + s])", "1")
+            self.call("lane_barrier_init", "T.address_of(arrived[s])", str(2 * LANES))
+            self.call("lane_barrier_init", f"T.address_of(arrived[{self.ring} + s])", "1")
 
     def prepare_tables(self) -> None:
         """Sources by target of every map that a scatter_add collects by; a warp a map."""
@@ -389,7 +390,7 @@ class TvmLanes(TvmBody):
                 with self.writer.block(f"for step in T.serial({-(-size // warps)}):"):
                     self.writer.line(f"k: T.let = step * {warps} + thread // {LANES}")
                     with self.writer.block(f"if k < {size}:"):
-                        self._call(
+                        self.call(
                             f"lane_prepare_{kind}",
                             f"T.address_of(fan_{name}[k * {4 * n}])",
                             f"T.address_of(kind_{name}[k])",
@@ -435,13 +436,15 @@ class TvmLanes(TvmBody):
 
     def produce(self) -> None:
         """Fill slot ``slot`` with the tokens from ``first`` on; by one warp."""
-        self.stream_values()
+        self.stream_values(self.tile)
         self.store_indices(self.tile)
 
-    def stream_values(self) -> None:
-        """Start copying all but the indices of the tokens from ``first`` on to slot ``slot``."""
+    def stream_values(self, span: int) -> None:
+        """Start copying all but the indices of ``span`` tokens from ``first`` on, to slot ``slot``
+        and those behind.
+        """
         for argument in self.streamed:
-            self._stream(argument)
+            self._stream(argument, span)
 
     def _step(self, step: str) -> None:
         """``t`` of a step of the program, the last step's where there are no more."""
@@ -449,68 +452,71 @@ class TvmLanes(TvmBody):
         forward = self.program.direction == "forward"
         self.writer.line(f"t: T.let = {last if forward else f'L - 1 - {last}'}")
 
-    def _stream(self, argument: Argument) -> None:
-        """Copy a tile of an input, as wide as its layout allows."""
+    def _stream(self, argument: Argument, span: int) -> None:
+        """Copy tokens of an input, as wide as its layout allows."""
         elements = row_elements(argument, self.program.state_size)
         narrow = width_of(argument.dtype)
         wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
         if wide <= narrow or wide < 4:
-            self._copies(argument, elements, narrow)
+            self._copies(argument, span, elements, narrow)
             return
         units = elements * narrow // wide
-        even = self.tile * units % LANES == 0 and (LANES % units == 0 or units % LANES == 0)
+        even = span * units % LANES == 0 and (LANES % units == 0 or units % LANES == 0)
         # A lagged input is one step ahead of its token.
-        last = self.tile + (1 if argument.role == "lagged" else 0)
+        last = span + (1 if argument.role == "lagged" else 0)
         within = f" and first + {last} <= L" if even else ""
         with self.writer.block(f"if aligned != 0{within}:"):
             if even:
-                self._even_copies(argument, elements, wide)
+                self._even_copies(argument, span, elements, wide)
             else:
-                self._copies(argument, elements, wide)
+                self._copies(argument, span, elements, wide)
         with self.writer.block("else:"):
-            self._copies(argument, elements, narrow)
+            self._copies(argument, span, elements, narrow)
 
-    def _even_copies(self, argument: Argument, elements: int, size: int) -> None:
-        """Copy a whole tile, every lane the same place of a token each time: its addresses are
-        one origin and constant steps. The warp that copies is timed by its address arithmetic.
+    def _even_copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
+        """Copy whole tokens, every lane the same place of a token each time: its addresses are
+        one origin and constant steps. A warp that copies is timed by its address arithmetic.
         """
         each = size // width_of(argument.dtype)
         units = elements // each
         across, along = max(1, LANES // units), max(1, units // LANES)
-        name = argument.name
-        self.writer.line(f"{name}_u: T.let = lane // {min(units, LANES)}")
-        self.writer.line(f"{name}_at: T.let = lane % {min(units, LANES)} * {each}")
+        name, write = argument.name, self.writer.line
+        write(f"{name}_u: T.let = lane // {min(units, LANES)}")
+        write(f"{name}_at: T.let = lane % {min(units, LANES)} * {each}")
         step = f"first + T.Cast('int64', {name}_u)"
         if argument.role == "lagged":
             step += " + 1"
         forward = self.program.direction == "forward"
         t, sign = (step, "+") if forward else (f"L - 1 - ({step})", "-")
         origin = self._tensor(argument, ["b", f"({t})", "h"], [])[len(name) + 1 : -1]
-        self.writer.line(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
+        write(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
+        write(f"{name}_step: T.let = {across} * {name}_sL")
         ring = f"ring_{name}[({self.slot} * {self.tile} + {name}_u) * {elements} + {name}_at"
-        for copy in range(self.tile * units // LANES):
-            token, at = copy // along * across, copy % along * LANES * each
-            to = f"{ring} + {token * elements + at}]"
-            source = f"{name}[{name}_from[0] {sign} {token} * {name}_sL + {at}]"
-            self._call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
+        for token in range(0, span, across):
+            if token:
+                write(f"{name}_from[0] = {name}_from[0] {sign} {name}_step")
+            for at in range(0, along * LANES * each, LANES * each):
+                to = f"{ring} + {token * elements + at}]"
+                source = f"{name}[{name}_from[0] + {at}]"
+                self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
 
-    def _copies(self, argument: Argument, elements: int, size: int) -> None:
-        """Copy a tile's rows in units of ``size`` bytes."""
+    def _copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
+        """Copy tokens in units of ``size`` bytes."""
         each = size // width_of(argument.dtype)
         units = elements // each
-        total = self.tile * units
-        with self.writer.block(f"for c in T.serial({-(-total // LANES)}):"):
+        # Those there are; a count that is known only then is also not unrolled, which would push
+        # what is always run out of the instruction cache.
+        total = f"T.min(T.Cast('int32', L - first), {span}) * {units}"
+        with self.writer.block(f"for c in T.serial(({total} + {LANES - 1}) // {LANES}):"):
             self.writer.line(f"unit: T.let = c * {LANES} + lane")
-            with self._guard(f"unit < {total}", total % LANES != 0):
+            with self._guard(f"unit < {span * units}", span * units % LANES != 0):
                 self.writer.line(f"u: T.let = unit // {units}")
                 self.writer.line(f"at: T.let = unit % {units} * {each}")
                 self._step("first + T.Cast('int64', u)")
                 to = f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements} + at]"
                 source = self._global(argument, "at")
                 if size >= 4:
-                    self._call(
-                        f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})"
-                    )
+                    self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
                 else:
                     self.writer.line(f"{to} = {source}")
 
@@ -560,18 +566,22 @@ class TvmLanes(TvmBody):
 
     def wait(self, barrier: str, parity: str) -> None:
         """Wait until a barrier of :attr:`arrived` has passed a phase of this parity."""
-        self._call("lane_wait", f"T.address_of(arrived[{barrier}])", parity)
+        self.call("lane_wait", f"T.address_of(arrived[{barrier}])", parity)
 
     def arrive(self) -> None:
         """Tell that slot ``slot`` is filled, once the copies are there."""
         for function in ("lane_arrive_with_copies", "lane_arrive"):
-            self._call(function, f"T.address_of(arrived[{self.slot}])")
+            self.call(function, f"T.address_of(arrived[{self.slot}])")
 
     def release(self) -> None:
         """Give slot ``slot`` back."""
         self.writer.line("T.cuda.warp_sync()")
         with self.writer.block("if lane == 0:"):
-            self._call("lane_arrive", f"T.address_of(arrived[{self.ring} + {self.slot}])")
+            self.call("lane_arrive", f"T.address_of(arrived[{self.ring} + {self.slot}])")
+
+    def copies_done(self) -> None:
+        """Wait until everything this warp has copied can be read by all its lanes."""
+        self.call("lane_copies_done")
 
     @contextmanager
     def _guard(self, condition: str, needed: bool) -> Iterator[None]:
@@ -715,7 +725,7 @@ class TvmLanes(TvmBody):
             return
         if value.op == "invert":
             (map_,) = self._parts(value.args[0], j)
-            self._call("lane_max", f"T.address_of({self._exchange(value, map_)})", j)
+            self.call("lane_max", f"T.address_of({self._exchange(value, map_)})", j)
             return
         if value.op == "scatter_add":
             self._collect(value, j)
@@ -775,7 +785,7 @@ class TvmLanes(TvmBody):
         self.known = known
         names = part_names(self.names[value], value.type)
         scratch = f"collect_{self.names[value]}[{self._of_warp(self._scratch(value))}0]"
-        self._call(
+        self.call(
             f"lane_collect_{self.elements}",
             *(f"T.address_of({name}[0])" for name in names),
             f"T.address_of({to}[0])",
@@ -804,7 +814,7 @@ class TvmLanes(TvmBody):
             where, values = "registers", self._parts(source, "j")
         else:
             where, values = "shared", (f"T.address_of({self._exchange(source, '0')})",)
-        self._call(
+        self.call(
             f"lane_fan_in_{where}",
             *(f"T.address_of({place})" for place in self._array_places(value, j)),
             *values,
@@ -823,6 +833,12 @@ class TvmLanes(TvmBody):
         # The lanes that repeat the last element do not count.
         zero = f"T.{real_dtype(total.type)}(0)"
         return f"T.if_then_else(e * {LANES} + lane < {n}, {part}, {zero})"
+
+    # -- outside of tokens ----------------------------------------------------------------------
+
+    def over_elements(self) -> AbstractContextManager[str]:
+        """A loop over this lane's elements ``j``."""
+        return self._over(None)
 
     # -- places ---------------------------------------------------------------------------------
 
@@ -874,11 +890,12 @@ class TvmLanes(TvmBody):
             super()._store(argument, leading, j, parts)
             return
         place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
-        self._call("lane_store", f"T.address_of({place})", *parts)
+        self.call("lane_store", f"T.address_of({place})", *parts)
 
     # -- device functions -----------------------------------------------------------------------
 
-    def _call(self, function: str, *arguments: str) -> None:
+    def call(self, function: str, *arguments: str) -> None:
+        """Call a device function."""
         self.writer.line(self._called(function, *arguments))
 
     def _called(self, function: str, *arguments: str, returns: Type | None = None) -> str:

@@ -1,0 +1,180 @@
+"""Launching cubins: what a kernel's parameters are in a call, and how many blocks run."""
+
+import struct
+from collections.abc import Sequence
+from math import prod
+from operator import itemgetter
+
+import torch
+
+from pdssm_compiler.runtime.backends.base import Kernel, Sizes
+from pdssm_compiler.runtime.backends.cubin import cubin_resources
+from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
+from pdssm_compiler.schedules.signature import Argument
+from pdssm_compiler.schedules.source import KernelSource
+
+FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
+
+
+def _is_copied(argument: Argument) -> bool:
+    """Whether a kernel copies the tensor in units that its layout must allow."""
+    in_tokens = argument.role in ("token", "lagged") and not argument.written
+    return in_tokens and bool(argument.own_shape(1))
+
+
+class CudaKernel(Kernel):
+    """A cubin, given to the driver at its first launch; a block a row.
+
+    Args:
+        cubin: the compiled kernel.
+        entry: its name.
+        parameters: name and C type of each of its parameters, in order.
+        source: what it was made from.
+    """
+
+    # Parameters beside the tensors: of every launch, and of this kind.
+    size_names: tuple[str, ...] = ("rows", "L", "H", "aligned")
+
+    def __init__(
+        self,
+        cubin: bytes,
+        entry: str,
+        parameters: list[tuple[str, str]],
+        source: KernelSource,
+    ) -> None:
+        self._cubin = cubin
+        self._entry = entry
+        self._shared_bytes = int(source.options["shared_bytes"])
+        self._threads = int(source.options["threads"])
+        layout = ["", *(FORMATS[type_] for _, type_ in parameters)]
+        self._pack = struct.Struct("@" + "".join(layout)).pack
+        # Where each parameter starts: what comes before it, and what its alignment adds.
+        self._offsets = [
+            struct.calcsize("@" + "".join(layout[: at + 1])) - struct.calcsize(layout[at])
+            for at in range(1, len(layout))
+        ]
+        arguments = source.signature.arguments
+        # What a launch knows, by the names that generated text has for it.
+        names: list[str] = []
+        for argument in (*arguments, *source.scratch):
+            names += [f"{argument.name}_ptr", *(f"{argument.name}_s{a}" for a in argument.leading)]
+        names += ["error_ptr", *self.size_names]
+        self._in_order = itemgetter(*(names.index(name) for name, _ in parameters))
+        # Number of leading axes, and the bytes of an element where copies depend on alignment.
+        self._layouts = [
+            (
+                len(argument.leading),
+                getattr(torch, argument.dtype).itemsize if _is_copied(argument) else 0,
+            )
+            for argument in (*arguments, *source.scratch)
+        ]
+        self._loaded: DriverKernel | None = None
+
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        batch, length, heads = sizes
+        rows = batch * heads
+        if rows == 0:
+            return
+        known, aligned = self._known(tensors)
+        known += (error.data_ptr(), rows, length, heads, aligned)
+        self._driver().launch(rows, self._threads, self._packed(known), self._stream())
+
+    def resources(self) -> dict[str, int]:
+        """Registers, spilled and shared bytes, from the cubin's own notes: no device is needed."""
+        return cubin_resources(self._cubin) | {"shared_bytes": self._shared_bytes}
+
+    def _driver(self) -> DriverKernel:
+        if self._loaded is None:
+            self._loaded = DriverKernel(self._cubin, self._entry, self._shared_bytes)
+        return self._loaded
+
+    def _known(self, tensors: Sequence[torch.Tensor]) -> tuple[list[int], bool]:
+        """Pointers and strides, and whether wide copies are safe."""
+        known: list[int] = []
+        bits = 0
+        for tensor, (leading, width) in zip(tensors, self._layouts, strict=True):
+            pointer, strides = tensor.data_ptr(), tensor.stride()[:leading]
+            known += (pointer, *strides)
+            if width:
+                bits |= pointer
+                for stride in strides:
+                    bits |= stride * width
+        return known, bits % 16 == 0
+
+    def _packed(self, known: Sequence[int]) -> bytes:
+        return self._pack(*self._in_order(known))
+
+    @staticmethod
+    def _stream() -> int:
+        return torch.cuda.current_stream().cuda_stream
+
+
+class ChunkedCudaKernel(CudaKernel):
+    """A cubin whose warps run chunks of rows and wait for one another."""
+
+    size_names = (*CudaKernel.size_names, "blocks", "abreast", "window")
+
+    def __init__(
+        self,
+        cubin: bytes,
+        entry: str,
+        parameters: list[tuple[str, str]],
+        source: KernelSource,
+    ) -> None:
+        super().__init__(cubin, entry, parameters, source)
+        self._tokens = int(source.options["chunk_tokens"])
+        self._warps = self._threads // source.target.warp_size
+        self._most_blocks: int | None = None
+        state_size = source.program.state_size
+        state_size = source.program.state_size
+        *summaries, passed, _ = source.scratch
+        self._summaries = [(a.own_shape(state_size), getattr(torch, a.dtype)) for a in summaries]
+        self._passed = passed.own_shape(state_size)
+
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        batch, length, heads = sizes
+        rows = batch * heads
+        if rows == 0:
+            return
+        kernel = self._driver()
+        if self._most_blocks is None:
+            self._most_blocks = kernel.blocks_at_once(self._threads)
+        chunks = max(1, -(-length // self._tokens))
+        abreast = min(rows, self._most_blocks)
+        # Blocks that share a row.
+        sharing = max(1, min(self._most_blocks // abreast, -(-chunks // self._warps)))
+        window = self.window(sharing * self._warps)
+        between = self._between(tensors[0].device, sizes, chunks, -(-chunks // window))
+        known, aligned = self._known([*tensors, *between])
+        blocks = abreast * sharing
+        known += (error.data_ptr(), rows, length, heads, aligned, blocks, abreast, window)
+        packed = self._packed(known)
+        kernel.launch_together(blocks, self._threads, packed, self._offsets, self._stream())
+
+    @staticmethod
+    def window(warps: int) -> int:
+        """Chunks of a window, for so many warps a row: a carry passes on once a window, which
+        takes as long as some tokens, and all these warps wait for it.
+        """
+        import os
+
+        if "W" in os.environ:
+            return int(os.environ["W"])
+        return max(1, min(32, -(-warps // 6)))
+
+    def _between(
+        self, device: torch.device, sizes: Sizes, chunks: int, windows: int
+    ) -> list[torch.Tensor]:
+        """What warps leave for one another: summaries, carries behind windows, flags."""
+        batch, _, heads = sizes
+        summaries = [
+            torch.empty((batch, chunks, heads, *own), dtype=dtype, device=device)
+            for own, dtype in self._summaries
+        ]
+        passed = (batch, windows, heads, *self._passed)
+        words = prod(passed)
+        flags = batch * chunks * heads
+        # One tensor, so that one operation clears it.
+        cleared = torch.zeros(words + (flags + 1) // 2, dtype=torch.int64, device=device)
+        folded = cleared[words:].view(torch.int32)[:flags].view(batch, chunks, heads)
+        return [*summaries, cleared[:words].view(passed), folded]

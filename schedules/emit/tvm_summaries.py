@@ -1,0 +1,70 @@
+"""Bodies whose tokens are summaries of chunks, on the lanes of a warp.
+
+One joins summaries that other warps have left in memory; one applies a summary that the warp holds
+in registers to the carry before it.
+"""
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Type
+from pdssm_compiler.ir.value import Value
+from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
+from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
+from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.source import Writer
+
+
+class JoinLanes(TvmLanes):
+    """Joins summaries in global memory, ``tile`` of them read into registers together.
+
+    Attributes:
+        chunk: what generated text calls the chunk whose summary is summary ``u`` of the tile.
+    """
+
+    def __init__(self, program: Program, writer: Writer, *, tile: int, warps: int) -> None:
+        self.chunk = "chunk"
+        super().__init__(
+            program,
+            writer,
+            tile=tile,
+            ring=0,
+            warps=warps,
+            computing=warps,
+            prefix="joined_",
+            signature=Signature(program, reports=False),
+        )
+
+    def _place(self, argument: Argument, j: str, t: str = "t") -> str:
+        if self.held is not None and j == "j":
+            return super()._place(argument, j, t)
+        name, parts = argument.name, 2 if argument.complex else 1
+        row = f"b * {name}_sB + {self.chunk} * {name}_sC + h * {name}_sH"
+        return f"{name}[{row} + T.Cast('int64', {j}) * {parts}]"
+
+
+class ApplyLanes(TvmLanes):
+    """Applies the summary that the carries of another body hold; the carry is the kernel's own.
+
+    Attributes:
+        source: the prefix of that other body's names.
+    """
+
+    def __init__(self, program: Program, writer: Writer, *, warps: int) -> None:
+        self.source = ""
+        super().__init__(
+            program,
+            writer,
+            tile=1,
+            ring=0,
+            warps=warps,
+            computing=warps,
+            prefix="applied_",
+            signature=Signature(program, reports=False),
+        )
+
+    def _load(self, name: str, j: str, type_: Type) -> Parts:
+        summary = f"{self.source}summary_{name.removeprefix('chunk_')}"
+        return tuple(f"{part}[e]" for part in part_names(summary, type_))
+
+    def _carry_places(self, carry: Value, j: str) -> Parts:
+        names = part_names(carry.name, carry.type)
+        return tuple(f"{name}[{self._own_index(carry.type)}]" for name in names)

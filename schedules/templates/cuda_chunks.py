@@ -1,0 +1,388 @@
+"""cuda-chunks: rows cut into chunks that many warps run at once, every token read once.
+
+A warp copies a chunk of tokens into shared memory, folds it into a summary, waits for the carry
+before it and runs its tokens from there, all from the same copy. Carries pass from warp to warp
+through global memory. Within a *window* of neighbouring chunks each warp joins the summaries
+before its own, while it waits for the one carry before the window; the window's last chunk passes
+the carry on first and runs its tokens afterwards. Windows are fixed, so sums are made in the same
+order whatever the timing: results are repeatable to the bit.
+
+All blocks of a launch run at the same time (a cooperative launch), so a warp may wait for another.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+from pdssm_compiler.ir.errors import PassError
+from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Index, Table, precision
+from pdssm_compiler.schedules.emit.arithmetic import part_names
+from pdssm_compiler.schedules.emit.tvm import buffer_dtype, real_dtype
+from pdssm_compiler.schedules.emit.tvm_lanes import (
+    LANES,
+    SharedBuffer,
+    TvmLanes,
+    shared_size,
+    write_shared,
+)
+from pdssm_compiler.schedules.emit.tvm_summaries import ApplyLanes, JoinLanes
+from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.source import KernelSource, Writer
+from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem, Template
+
+# Fewer tokens than this are too short a chain to cut.
+_FEWEST_TOKENS = 512
+# Elements of a lane: more do not fit its registers.
+_MOST_ELEMENTS = 8
+# Tokens of a chunk that the heuristic aims at: fewer make carries a larger part of the work.
+_CHUNK = 32
+_MOST_WARPS = 16
+
+
+@dataclass(frozen=True)
+class CudaChunksConfig:
+    """How chunks are run.
+
+    Attributes:
+        tile: tokens whose inputs are in registers together; even.
+        tiles: tiles of a chunk.
+        warps: warps of a block, each with a chunk of its own.
+    """
+
+    tile: int
+    tiles: int
+    warps: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a chunk."""
+        return self.tile * self.tiles
+
+
+class _Bodies:
+    """What a warp runs, and where it leaves what others read."""
+
+    def __init__(self, program: Program, writer: Writer, config: CudaChunksConfig) -> None:
+        parts: InChunks = in_chunks(program)
+        of_chunks = frozenset(parts.summaries)
+        ring = {"tile": config.tile, "ring": config.tiles * config.warps, "stays": True}
+        warps = {"warps": config.warps, "computing": config.warps}
+        self.scan = TvmLanes(program, writer, **ring, **warps)
+        self.fold = TvmLanes(
+            parts.fold,
+            writer,
+            prefix="fold_",
+            signature=Signature(parts.fold, of_chunks, reports=False),
+            **ring,
+            **warps,
+        )
+        together = 4 if self.scan.elements == 1 else 2
+        self.join = JoinLanes(parts.combine, writer, tile=together, warps=config.warps)
+        # Only the carry it leaves is wanted.
+        carry = replace(parts.carry, token_outputs=())
+        self.apply = ApplyLanes(carry, writer, warps=config.warps)
+        self.all = (self.scan, self.fold, self.join, self.apply)
+        (before,) = program.carries
+        self.carry = before
+        self.summaries = tuple(a for a in self.fold.signature.arguments if a.role == "chunk")
+        # 32 bits of a real and a mark in each of its words.
+        reals = len(part_names("", before.type))
+        words = Table(reals * precision(before.type) // 32, "general")
+        self.passed = Argument("passed", words, "i64", "chunk", True)
+        self.folded = Argument("folded", Index(2), "i32", "chunk", True)
+        for body in self.all:
+            body.axes["C"] = "number"
+
+    @property
+    def scratch(self) -> tuple[Argument, ...]:
+        """Tensors that warps leave for one another: a place a chunk for its summary; the carry
+        behind each window; a flag a chunk, for its summary. The last two start at zero.
+        """
+        return (*self.summaries, self.passed, self.folded)
+
+    def shared(self) -> list[SharedBuffer]:
+        """Shared memory of a block."""
+        exchanges = [buffer for body in self.all for buffer in body.exchange_buffers()]
+        return [*self.scan.row_buffers(), *exchanges]
+
+
+class CudaChunks(Template[CudaChunksConfig]):
+    """The template; see the module's text."""
+
+    name = "cuda-chunks"
+    backend = "tvm-cuda"
+    kinds = ("cuda",)
+    config_type = CudaChunksConfig
+
+    def suits(self, program: Program, target: Target, problem: Problem) -> bool:
+        if problem.rows is None or problem.length is None:
+            return False
+        return problem.length >= _FEWEST_TOKENS and problem.rows <= 2 * target.processors
+
+    def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
+        for tile in (2, 4, 8):
+            for tokens in (8, 16, 24, 32, 48, 64):
+                for warps in range(1, _MOST_WARPS + 1):
+                    if tokens % tile == 0:
+                        yield CudaChunksConfig(tile, tokens // tile, warps)
+
+    def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
+        fitting = [
+            config
+            for config in self.space(program, target)
+            if config.tile == 4 and self.feasible(program, target, config) is None
+        ]
+        if not fitting:
+            return CudaChunksConfig(2, 4, 1)
+        # As many tokens at once as there is memory for, in chunks that are long enough.
+        return max(fitting, key=lambda c: (min(c.tokens, _CHUNK) * c.warps, -c.tokens))
+
+    def feasible(self, program: Program, target: Target, config: CudaChunksConfig) -> str | None:
+        if target.kind != "cuda":
+            return f"{self.name} is for NVIDIA GPUs, not for {target}"
+        if config.tile < 2 or config.tile % 2 or config.tile > LANES:
+            return f"tile must be even, from 2 to {LANES}, not {config.tile}"
+        if config.tiles < 1:
+            return f"tiles is at least 1, not {config.tiles}"
+        if not 1 <= config.warps <= _MOST_WARPS:
+            return f"warps is from 1 to {_MOST_WARPS}, not {config.warps}"
+        if program.state_size > _MOST_ELEMENTS * LANES:
+            return f"a state size of {program.state_size} is more than one warp holds"
+        try:
+            bodies = _Bodies(program, Writer(), config)
+        except PassError as error:
+            return f"chunks have no summary: {error}"
+        shared = shared_size(bodies.shared())
+        if shared > target.shared_memory:
+            return f"{shared} bytes of shared memory are more than {target.shared_memory}"
+        return None
+
+    def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:
+        writer = Writer()
+        bodies = _Bodies(program, writer, config)
+        writer.comment(f"{self.name} {config}\n{program.text}")
+        for body in bodies.all[1:]:
+            writer.comment(body.program.text)
+        sizes = ("rows", "aligned", "blocks", "abreast", "window")
+        parameters = [*bodies.scan.parameters(), *_scratch_parameters(bodies)]
+        parameters += [f"{name}: T.int32" for name in sizes]
+        writer.line("@I.ir_module")
+        with writer.block("class Kernel:"):
+            writer.line("@T.prim_func")
+            with writer.block(f"def scan({', '.join(parameters)}):"):
+                writer.line('T.func_attr({"global_symbol": "scan", "tirx.noalias": True})')
+                bodies.scan.buffers()
+                for argument in bodies.scratch:
+                    bodies.scan.flat_buffer(argument.name, buffer_dtype(argument))
+                threads = config.warps * LANES
+                with (
+                    writer.block("for block in T.thread_binding(blocks, thread='blockIdx.x'):"),
+                    writer.block(
+                        f"for thread in T.thread_binding({threads}, thread='threadIdx.x'):"
+                    ),
+                ):
+                    _Kernel(writer, bodies, config).block()
+        return KernelSource(
+            "tvm-cuda",
+            writer.text,
+            "scan",
+            program,
+            self.name,
+            asdict(config),
+            target,
+            {
+                "shared_bytes": shared_size(bodies.shared()),
+                "threads": threads,
+                "chunk_tokens": config.tokens,
+            },
+            scratch=bodies.scratch,
+        )
+
+
+def _scratch_parameters(bodies: _Bodies) -> list[str]:
+    """Tensors of scratch, then their strides."""
+    handles = [f"{argument.name}_: T.handle" for argument in bodies.scratch]
+    strides = [f"{a.name}_s{axis}: T.int64" for a in bodies.scratch for axis in a.leading]
+    return handles + strides
+
+
+class _Kernel:
+    """Writes the kernel's skeleton."""
+
+    def __init__(self, writer: Writer, bodies: _Bodies, config: CudaChunksConfig) -> None:
+        self.writer = writer
+        self.bodies = bodies
+        self.config = config
+        self.threads = config.warps * LANES
+
+    def block(self) -> None:
+        """The rows of a block, one after the other, with the head's tables in shared memory."""
+        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write(f"lane: T.let = thread % {LANES}")
+        write(f"warp: T.let = thread // {LANES}")
+        write_shared(self.writer, self.bodies.shared())
+        self._arrays()
+        # Kept in variables: TVM would repeat the divisions in every index.
+        for name in ("at_b", "at_h"):
+            write(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
+        # A row without tokens still has a beginning and an end.
+        chunks = f"T.Cast('int32', (L + {config.tokens - 1}) // {config.tokens})"
+        write(f"chunks: T.let = T.max({chunks}, 1)")
+        write(f"first_chunk: T.let = block // abreast * {config.warps} + warp")
+        write(f"at_once: T.let = blocks // abreast * {config.warps}")
+        with self.writer.block("for turn in T.serial((rows + abreast - 1) // abreast):"):
+            write("row: T.let = turn * abreast + block % abreast")
+            with self.writer.block("if row < rows:"):
+                write("at_b[0] = T.Cast('int64', row) // H")
+                write("at_h[0] = T.Cast('int64', row) % H")
+                write("b: T.let = at_b[0]")
+                write("h: T.let = at_h[0]")
+                # The tables of the row before are in use until every warp is here.
+                write("T.cuda.cta_sync()")
+                scan.load_tables(self.threads)
+                for body in self.bodies.all:
+                    body.clear_exchanges(self.threads)
+                write("T.cuda.cta_sync()")
+                scan.prepare_tables()
+                write("T.cuda.cta_sync()")
+                with self.writer.block("for step in T.serial((chunks + at_once - 1) // at_once):"):
+                    write("number: T.let = step * at_once + first_chunk")
+                    with self.writer.block("if number < chunks:"):
+                        self._chunk()
+
+    def _arrays(self) -> None:
+        scan, fold, join, apply = self.bodies.all
+        scan.arrays()
+        scan.stream_arrays(self.config.tokens)
+        fold.arrays()
+        join.arrays()
+        apply.value_arrays()
+        real = real_dtype(self.bodies.carry.type)
+        for name in self._carry:
+            shape = f"({scan.elements},)"
+            self.writer.line(f'{name}_kept = T.alloc_buffer({shape}, "{real}", scope="local")')
+
+    @property
+    def _carry(self) -> tuple[str, ...]:
+        """The arrays that hold this lane's elements of the carry, part by part."""
+        return part_names(self.bodies.carry.name, self.bodies.carry.type)
+
+    def _chunk(self) -> None:
+        """One chunk: fetched, folded, told to others, run."""
+        write, config, bodies = self.writer.line, self.config, self.bodies
+        scan = bodies.scan
+        write(f"start: T.let = T.Cast('int64', number) * {config.tokens}")
+        write(f"count: T.let = T.Cast('int32', T.min(L - start, {config.tokens}))")
+        write("place: T.let = number % window")
+        self._fetch()
+        bodies.fold.start_row()
+        with self.writer.block("if chunks > 1:"):
+            self._run(bodies.fold)
+        with self.writer.block("if place + 1 < window and number + 1 < chunks:"):
+            bodies.fold.end_row()
+            scan.call("lane_publish", self._flag("number"), "lane")
+        bodies.join.start_row()
+        with self.writer.block("if place > 0:"):
+            self._join()
+        scan.load_constants()
+        with self.writer.block("if number < window:"):
+            scan.start_carries()
+        with self.writer.block("else:"):
+            self._receive()
+        with self.writer.block("if place > 0:"):
+            self._apply("joined_", 0)
+        with self.writer.block("if place + 1 == window and number + 1 < chunks:"):
+            self._pass_on()
+        self._run(scan)
+        with self.writer.block("if number + 1 == chunks:"):
+            scan.end_row()
+
+    def _fetch(self) -> None:
+        """Copy the chunk's tokens into the warp's slots."""
+        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write(f"slots: T.let = warp * {config.tiles}")
+        # What the warp still reads of the chunk before.
+        write("T.cuda.warp_sync()")
+        with self.writer.block("if count > 0:"):
+            write("first: T.let = start")
+            scan.slot = "slots"
+            scan.load_indices(config.tokens)
+            scan.stream_values(config.tokens)
+        with self.writer.block("if count > 0:"):
+            write("first: T.let = start")
+            scan.store_indices(config.tokens)
+        scan.copies_done()
+
+    def _run(self, body: TvmLanes) -> None:
+        """The chunk's tokens."""
+        write, tile = self.writer.line, self.config.tile
+        forward = body.program.direction == "forward"
+        body.slot = "slot"
+
+        def step(tiles: str) -> None:
+            at = f"start + T.Cast('int64', {tiles} * {tile} + u)"
+            write(f"t: T.let = {at if forward else f'L - 1 - ({at})'}")
+
+        with self.writer.block(f"for s in T.serial(count // {tile}):"):
+            write("slot: T.let = slots + s")
+            body.hold(0)
+            with self.writer.block(f"for u in T.unroll({tile}):"):
+                step("s")
+                body.token()
+        # The tokens left are read where they are.
+        body.held = None
+        with self.writer.block(f"for u in T.serial(count % {tile}):"):
+            write(f"slot: T.let = slots + count // {tile}")
+            step(f"(count // {tile})")
+            body.token()
+
+    def _join(self) -> None:
+        """Join the summaries of the window before this chunk's."""
+        write, join = self.writer.line, self.bodies.join
+        write("opening: T.let = number - place")
+        join.call("lane_await", self._flag("opening"), "folded_sC", "place", "lane")
+        with self.writer.block(
+            f"for group in T.serial((place + {join.tile - 1}) // {join.tile}):"
+        ):
+            join.chunk = f"(opening + T.min(group * {join.tile} + u, place - 1))"
+            join.hold(0)
+            with (
+                self.writer.block(f"for u in T.unroll({join.tile}):"),
+                self.writer.block(f"if group * {join.tile} + u < place:"),
+            ):
+                join.token()
+
+    def _apply(self, source: str, parity: int) -> None:
+        """Apply a summary to the carry; twice in a row with another parity."""
+        self.bodies.apply.source = source
+        self.bodies.apply.held = None
+        with self.writer.block(f"for u in T.serial({parity}, {parity + 1}):"):
+            self.bodies.apply.token()
+
+    def _receive(self) -> None:
+        """Take the carry that the window before has passed on."""
+        self._hand("lane_take", "number // window - 1")
+
+    def _pass_on(self) -> None:
+        """Pass the carry behind this chunk on before its tokens are run."""
+        write = self.writer.line
+        for name in self._carry:
+            with self.bodies.scan.over_elements():
+                write(f"{name}_kept[e] = {name}[e]")
+        self._apply("fold_", 1)
+        self._hand("lane_post", "number // window")
+        for name in self._carry:
+            with self.bodies.scan.over_elements():
+                write(f"{name}[e] = {name}_kept[e]")
+
+    def _hand(self, function: str, window: str) -> None:
+        """Post or take the carry behind a window."""
+        scan = self.bodies.scan
+        places = (f"T.address_of({name}[0])" for name in self._carry)
+        words = f"T.address_of(passed[b * passed_sB + ({window}) * passed_sC + h * passed_sH])"
+        scan.call(function, *places, words, "lane", str(scan.program.state_size))
+
+    def _flag(self, chunk: str) -> str:
+        return f"T.address_of(folded[b * folded_sB + {chunk} * folded_sC + h * folded_sH])"
