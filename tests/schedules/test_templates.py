@@ -151,8 +151,8 @@ def test_what_has_no_summary_is_not_run_in_chunks() -> None:
     ("config", "reason"),
     [
         (TritonChunksConfig(3, 1, 1, 100), "rows must be a power of two, not 3"),
-        (TritonChunksConfig(1, 1, 1, 0), "programs is at least 1, not 0"),
-        (TritonChunksConfig(1, 1, 1, 100, 0), "least_chunk is at least 1, not 0"),
+        (TritonChunksConfig(1, 1, 1, 0), "programs is from 1 to 2147483647, not 0"),
+        (TritonChunksConfig(1, 1, 1, 100, 0), "least_chunk is from 1 to 2147483647, not 0"),
         (TritonChunksConfig(1, 1, 16, 100), "loading 16 tokens together needs"),
     ],
 )
