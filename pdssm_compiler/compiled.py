@@ -13,7 +13,7 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime import compile_service
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
 from pdssm_compiler.runtime.cache import default_cache
-from pdssm_compiler.runtime.compile_service import Schedule, config_text
+from pdssm_compiler.runtime.compile_service import Schedule, backward_config, config_text
 from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -44,7 +44,7 @@ def compile(
             ``"gfx942"``: the device need not be there, the kernels are then made but cannot be
             called here), or None for this machine's GPU if it has one and its CPU otherwise.
         config: a template's config for the forward kernel, instead of the one the resolution
-            order finds.
+            order finds; or a template's name, such as ``"triton-chunks"``, for both kernels.
         initial_state: whether to compile for one now; calls may do otherwise, and compile that
             when met.
         output_final_state: likewise.
@@ -89,11 +89,11 @@ class CompiledScan:
         self.spec = spec
         self.target = target
         self.program: Program = pd_scan(program_spec)
-        self._config = "" if config is None else config_text(config)
+        self._config = config_text(config)
         self.source, self.schedule = compile_service.lower(self.program, target, config)
         self.files, self.origin = self._obtain(self.source)
         self.backward_source, self.backward_schedule = compile_service.lower(
-            self.adjoint.program, target
+            self.adjoint.program, target, backward_config(config)
         )
         self.backward_files, _ = self._obtain(self.backward_source)
 

@@ -17,6 +17,7 @@ from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.binding import Slot, allocate, check
+from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
@@ -92,8 +93,9 @@ def output_names(program: Program) -> list[str]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    program, tensors, _, _ = inputs
+    program, tensors, config, _ = inputs
     ctx.program = program
+    ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
@@ -129,7 +131,7 @@ def _backward(
     }
     backward = derived.program
     tensors = [reads[input_.name] for input_ in caller_inputs(backward)]
-    gradients = scan(backward.text, tensors, "", True)
+    gradients = scan(backward.text, tensors, ctx.config, True)
     found = dict(zip(output_names(backward), gradients, strict=True))
     for name in derived.summed:
         found[name] = found[name].sum(dim=0)

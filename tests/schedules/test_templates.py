@@ -258,10 +258,15 @@ def test_config_errors() -> None:
         read_config('cpu-rows {"columns": 1}')
     with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
         read_config("cpu-rows {")
-    with pytest.raises(NoTemplateError, match="is not a config of any template"):
-        config_text("fast")
-    with pytest.raises(NoTemplateError, match="is not a config of any template"):
-        choose(program(8), H100, "fast")
+    for wrong, message in (
+        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-rows"),
+        (7, "7 is not a config of any template; pass one, or a template's name: cpu-rows"),
+        (CpuRowsConfig, "<class '.*CpuRowsConfig'> is not a config of any template; pass one"),
+    ):
+        with pytest.raises(NoTemplateError, match=message):
+            config_text(wrong)
+        with pytest.raises(NoTemplateError, match=message):
+            choose(program(8), H100, wrong)
 
 
 def test_candidates_are_of_the_targets_kind() -> None:
