@@ -227,6 +227,9 @@ def obtain(
             return files, "disk"
         missing = backend.unavailable()
         if missing:
+            files = cache.load_of_any_compiler(key)
+            if files is not None:
+                return files, "disk"
             raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
         files = _compile(source, alignment)
         cache.store(key, files)
