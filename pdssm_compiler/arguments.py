@@ -133,7 +133,7 @@ def read_call(
         map_class if source != "none" else "general",  # type: ignore[arg-type]
         orientation,  # type: ignore[arg-type]
         initial_state is not None,
-        _truth("output_final_state", output_final_state),
+        truth("output_final_state", output_final_state),
         "",
         payload,
         maps,
@@ -188,7 +188,7 @@ def _numbers(
     return diagonal, drive, "", as_pairs
 
 
-def _truth(name: str, value: object) -> bool:
+def truth(name: str, value: object) -> bool:
     """An option that is on or off; what has no truth value, such as an array, is refused."""
     try:
         return bool(value)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.arguments import read_call
+from pdssm_compiler.arguments import read_call, truth
 from pdssm_compiler.functional import results
 from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, specialise, summarise
 from pdssm_compiler.ir.program import Program
@@ -13,14 +13,14 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime import compile_service
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
 from pdssm_compiler.runtime.cache import default_cache
-from pdssm_compiler.runtime.compile_service import Schedule, config_text
-from pdssm_compiler.runtime.devices import target_of
+from pdssm_compiler.runtime.compile_service import Schedule, backward_config, config_text
+from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.schedules.source import KernelSource
-from pdssm_compiler.schedules.target import Target, named_target
-from pdssm_compiler.spec import MAP_DTYPES, ScanSpec, one_of
+from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.spec import MAP_DTYPES, OPTIONS, ScanSpec, one_of
 
 # Fresh torch tensors are aligned so; kernels for other pointers are compiled when met.
 _ALIGNMENT = {"cpu": 0, "cuda": 16, "hip": 16, "other": 0}
@@ -44,7 +44,7 @@ def compile(
             ``"gfx942"``: the device need not be there, the kernels are then made but cannot be
             called here), or None for this machine's GPU if it has one and its CPU otherwise.
         config: a template's config for the forward kernel, instead of the one the resolution
-            order finds.
+            order finds; or a template's name, such as ``"triton-chunks"``, for both kernels.
         initial_state: whether to compile for one now; calls may do otherwise, and compile that
             when met.
         output_final_state: likewise.
@@ -52,9 +52,9 @@ def compile(
         selection_dtype: integer dtype of the selection to compile for now.
 
     Raises:
-        ArgumentError: a target that is neither.
-        UnknownTargetError: an architecture that is not known.
-        NoTemplateError: no template can run the scan there.
+        ArgumentError: a target that is neither, or a GPU that is not here.
+        UnknownTargetError: an architecture or a type of device that is not known.
+        NoTemplateError: no template, or not the one in ``config``, can run the scan there.
         BackendUnavailableError: what compiling needs is missing.
     """
     if not isinstance(spec, ScanSpec):
@@ -64,33 +64,12 @@ def compile(
     one_of("map_dtype", map_dtype, tuple(MAP_DTYPES))
     one_of("selection_dtype", selection_dtype, tuple(MAP_DTYPES))
     program_spec = spec.program_spec(
-        initial_state=initial_state,
-        final_state=output_final_state,
+        initial_state=truth("initial_state", initial_state),
+        final_state=truth("output_final_state", output_final_state),
         maps=MAP_DTYPES[map_dtype],
         selection=MAP_DTYPES[selection_dtype],
     )
-    return CompiledScan(spec, program_spec, _resolve(target), config)
-
-
-def _resolve(target: str | torch.device | Target | None) -> Target:
-    if isinstance(target, Target):
-        return target
-    if target is None:
-        target = "cuda" if torch.cuda.is_available() else "cpu"
-    if isinstance(target, str) and target.split(":")[0] not in ("cpu", "cuda"):
-        return named_target(target)
-    try:
-        device = torch.device(target)
-    except (RuntimeError, TypeError):
-        raise ArgumentError(
-            f"target must be a torch device or an architecture such as 'sm_90', got {target!r}"
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(
-            "target 'cuda' needs a GPU that torch can see; name an architecture such as 'sm_90' "
-            "to compile for one that is absent"
-        )
-    return target_of(device)
+    return CompiledScan(spec, program_spec, find_target(target), config)
 
 
 class CompiledScan:
@@ -110,11 +89,11 @@ class CompiledScan:
         self.spec = spec
         self.target = target
         self.program: Program = pd_scan(program_spec)
-        self._config = "" if config is None else config_text(config)
+        self._config = config_text(config)
         self.source, self.schedule = compile_service.lower(self.program, target, config)
         self.files, self.origin = self._obtain(self.source)
         self.backward_source, self.backward_schedule = compile_service.lower(
-            self.adjoint.program, target
+            self.adjoint.program, target, backward_config(config)
         )
         self.backward_files, _ = self._obtain(self.backward_source)
 
@@ -144,10 +123,11 @@ class CompiledScan:
                 specification or the target.
         """
         for name, given in (("map_class", map_class), ("orientation", orientation)):
-            if given is not None and given != getattr(self.spec, name):
+            mine = getattr(self.spec, name)
+            if given is not None and one_of(name, given, OPTIONS[name]) != mine:
                 raise ArgumentError(
-                    f"{name}={given!r}, but the scan was compiled for "
-                    f"{getattr(self.spec, name)!r}; compile another specification"
+                    f"{name}={given!r}, but the scan was compiled for {mine!r}; compile another "
+                    f"specification"
                 )
         request = read_call(
             diagonal,

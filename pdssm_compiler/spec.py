@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.ir.programs import MapSource, Orientation, PdScan
 from pdssm_compiler.ir.types import MAP_CLASSES, Element, MapClass
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -21,7 +22,7 @@ MAP_DTYPES: dict[torch.dtype, str] = {
 }
 
 
-_OPTIONS: dict[str, tuple[str, ...]] = {
+OPTIONS: dict[str, tuple[str, ...]] = {
     "map_source": ("dictionary", "token", "none"),
     "map_class": MAP_CLASSES,
     "orientation": ("column", "row"),
@@ -64,7 +65,7 @@ class ScanSpec:
 
     def __post_init__(self) -> None:
         self._set("state_size", _positive("state_size", self.state_size))
-        for name, allowed in _OPTIONS.items():
+        for name, allowed in OPTIONS.items():
             self._set(name, one_of(name, getattr(self, name), allowed))
         if self.map_source == "dictionary" and self.dictionary_size is None:
             raise ArgumentError(
@@ -106,8 +107,9 @@ class ScanSpec:
         )
 
 
-# Sizes are compiled in; beyond this a token would not fit any cache.
-_LARGEST = 1 << 16
+# Sizes are compiled in; beyond this a token would not fit any cache. A chunk's length is counted
+# in 64 bits, with room for products.
+_LARGEST = {"state_size": 2**16, "dictionary_size": 2**16, "chunk_length": 2**31 - 1}
 
 
 def _positive(name: str, value: Any) -> int:
@@ -118,10 +120,12 @@ def _positive(name: str, value: Any) -> int:
         size = -1
     if size < 1:
         raise ArgumentError(
-            f"{name} must be a whole number of at least 1, got {value!r}; pass an int"
+            f"{name} must be a whole number of at least 1, got {shown(value)}; pass an int"
         )
-    if size > _LARGEST and name != "chunk_length":
-        raise ArgumentError(f"{name} must be at most {_LARGEST}, got {size}; use a smaller one")
+    if size > _LARGEST[name]:
+        raise ArgumentError(
+            f"{name} must be at most {_LARGEST[name]}, got {shown(size)}; use a smaller one"
+        )
     return size
 
 
@@ -135,4 +139,6 @@ def one_of(name: str, value: Any, allowed: Sequence[OptionT]) -> OptionT:
         # An array compares element by element, and has no truth value.
         if isinstance(value, type(choice)) and value == choice:
             return choice
-    raise ArgumentError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+    raise ArgumentError(
+        f"{name} must be one of {', '.join(map(repr, allowed))}; got {shown(value)}"
+    )

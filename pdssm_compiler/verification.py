@@ -1,10 +1,13 @@
 """Kernels against the oracle on a device: what ``verify`` and ``doctor`` run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from pdssm_compiler import reference
+from pdssm_compiler.compiled import compile
 from pdssm_compiler.functional import pd_scan
 from pdssm_compiler.spec import ScanSpec
 
@@ -64,7 +67,11 @@ def default_specs() -> list[ScanSpec]:
 
 
 def verify_spec(
-    spec: ScanSpec, device: torch.device, seed: int, sizes: tuple[int, int, int] = (2, 37, 3)
+    spec: ScanSpec,
+    device: torch.device,
+    seed: int,
+    sizes: tuple[int, int, int] = (2, 37, 3),
+    template: str | None = None,
 ) -> Verification:
     """Run a scan and its backward on a device and compare with the reference in complex128.
 
@@ -73,6 +80,10 @@ def verify_spec(
         device: where.
         seed: of the random inputs.
         sizes: ``B, T, H``.
+        template: the name of the template to run; None for what ``pd_scan`` takes.
+
+    Raises:
+        NoTemplateError: there is no such template, or it cannot run the scan.
     """
     inputs, maps = random_inputs(spec, device, seed, sizes)
     options = {
@@ -81,7 +92,10 @@ def verify_spec(
         "output_final_state": True,
     }
     exact = [_exact(tensor) for tensor in inputs]
-    mine = _outputs_and_gradients(pd_scan, inputs, maps, options, seed)
+    scan: Callable[..., Any] = pd_scan
+    if template is not None:
+        scan = compile(spec, device, config=template, initial_state=True, output_final_state=True)
+    mine = _outputs_and_gradients(scan, inputs, maps, options, seed)
     true = _outputs_and_gradients(reference.pd_scan, exact, maps, options, seed)
     size = _outputs_and_gradients(
         reference.pd_scan, [t.abs().to(t.dtype) for t in exact], maps, options, seed, absolute=True

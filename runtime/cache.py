@@ -78,6 +78,17 @@ class KernelCache:
             os.utime(folder)
         return files
 
+    def load_of_any_compiler(self, key: KernelKey) -> Files | None:
+        """The files of an entry that is of this key but for the CUDA compiler: what another one
+        made runs as well, and where none is installed nothing better can be had.
+        """
+        for other, _, _ in self.entries():
+            if set(other.differences(key)) <= {"cuda_compiler"}:
+                files = self.load(other)
+                if files is not None:
+                    return files
+        return None
+
     def store(self, key: KernelKey, files: Mapping[str, bytes]) -> None:
         """Add an entry; another process's equal entry is as good."""
         staged: Path | None = None

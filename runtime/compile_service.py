@@ -1,10 +1,10 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the first template that can run the program, those that suit the sizes first,
-and none whose backend is missing, which the reason then tells;
-plain PyTorch, where no other backend is to be had for the device. (Tuned configs will stand after
-the first.)
+the heuristic of the template the caller named; the heuristic of the first template that can run
+the program, those that suit the sizes first, and none whose backend is missing, which the reason
+then tells; plain PyTorch, where no other backend is to be had for the device. (Tuned configs will
+stand after the first two.)
 """
 
 import json
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
@@ -64,21 +65,16 @@ def choose(
     Args:
         program: the specialised program.
         target: what it shall run on.
-        config: a template's config, to be taken as it is.
+        config: a template's config, to be taken as it is, or a template's name, to take what its
+            heuristic says.
         problem: the sizes to choose for, as far as they are known.
 
     Raises:
-        NoTemplateError: no template, or not the given config, can run the program there.
+        NoTemplateError: no template, or not the given one, can run the program there.
     """
-    if config is not None:
-        for template in TEMPLATES.values():
-            if template.accepts(config):
-                refused = template.feasible(program, target, config)
-                if refused:
-                    raise NoTemplateError(f"{config} cannot run on {target}: {refused}")
-                return Schedule(template, config, "explicit config")
-        raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
     problem = problem or Problem()
+    if config is not None:
+        return _asked_for(program, target, config, problem)
     found = candidates(program, target, problem)
     missing = {c.template.backend: BACKENDS[c.template.backend].unavailable() for c in found}
     reason = "heuristic"
@@ -100,20 +96,57 @@ def choose(
     )
 
 
+def _asked_for(program: Program, target: Target, config: Any, problem: Problem) -> Schedule:
+    """The schedule that the caller named."""
+    template = template_of(config)
+    reason, chosen = "explicit config", config
+    if isinstance(config, str):
+        reason, chosen = "explicit template", template.heuristic(program, target, problem)
+    refused = template.feasible(program, target, chosen)
+    if refused:
+        raise NoTemplateError(
+            f"{config} cannot run on {target}: {refused}; choose another, or leave the choice to "
+            f"the heuristics"
+        )
+    return Schedule(template, chosen, reason)
+
+
+def template_of(config: Any) -> Template[Any]:
+    """The template that a config is of, or that a name names.
+
+    Raises:
+        NoTemplateError: there is none.
+    """
+    known = ", ".join(TEMPLATES)
+    if isinstance(config, str):
+        if config in TEMPLATES:
+            return TEMPLATES[config]
+        raise NoTemplateError(f"unknown template {shown(config)}; there are {known}")
+    for template in TEMPLATES.values():
+        if template.accepts(config):
+            return template
+    raise NoTemplateError(
+        f"{shown(config)} is not a config of any template; pass one, or a template's name: {known}"
+    )
+
+
 def config_text(config: Any) -> str:
-    """A config as text, its template's name first: what the torch op carries.
+    """A config as text, what the torch op carries: its template's name, and its fields unless the
+    name alone was given; "" for None.
 
     Raises:
         NoTemplateError: not a config of any template.
     """
-    for template in TEMPLATES.values():
-        if template.accepts(config):
-            return f"{template.name} {json.dumps(asdict(config), sort_keys=True)}"
-    raise NoTemplateError(f"{config!r} is not a config of any template: {list(TEMPLATES)}")
+    if config is None:
+        return ""
+    name = template_of(config).name
+    if isinstance(config, str):
+        return name
+    return f"{name} {json.dumps(asdict(config), sort_keys=True)}"
 
 
 def read_config(text: str) -> Any:
-    """The config of :func:`config_text`, None for "".
+    """The config of :func:`config_text`.
 
     Raises:
         NoTemplateError: an unknown template or a field that its config does not have.
@@ -121,12 +154,20 @@ def read_config(text: str) -> Any:
     if not text:
         return None
     name, _, fields = text.partition(" ")
-    if name not in TEMPLATES:
-        raise NoTemplateError(f"unknown template {name!r}; there are {list(TEMPLATES)}")
+    template = template_of(name)
+    if not fields:
+        return name
     try:
-        return TEMPLATES[name].config_type(**json.loads(fields))
+        return template.config_type(**json.loads(fields))
     except (TypeError, ValueError) as error:
         raise NoTemplateError(f"not a config of {name}: {fields!r} ({error})") from None
+
+
+def backward_config(config: Any) -> Any:
+    """What a config says about the backward: fields are the forward kernel's alone, a template's
+    name is for both.
+    """
+    return config if isinstance(config, str) else None
 
 
 def lower(
@@ -186,6 +227,9 @@ def obtain(
             return files, "disk"
         missing = backend.unavailable()
         if missing:
+            files = cache.load_of_any_compiler(key)
+            if files is not None:
+                return files, "disk"
             raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
         files = _compile(source, alignment)
         cache.store(key, files)

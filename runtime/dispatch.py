@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch._C import _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -32,6 +32,7 @@ def call(text: str, tensors: Sequence[torch.Tensor], config: str = "") -> list[t
             return run(text, tensors, config)
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
+        _refuse_transforms()
     return scan(text, list(tensors), config, False)
 
 
@@ -58,6 +59,20 @@ def _refuse_tangents(tensors: Sequence[torch.Tensor]) -> None:
         return
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         raise ArgumentError(
-            "a scan has no forward-mode derivative (jvp, jacfwd): use reverse mode (grad, vjp, "
-            "jacrev), or pdssm_compiler.reference.pd_scan"
+            "a scan has no forward-mode derivative (jvp, jacfwd): use reverse mode "
+            "(torch.autograd.grad, .backward()), or pdssm_compiler.reference.pd_scan"
+        )
+
+
+def _refuse_transforms() -> None:
+    """Operators with a gradient of their own are not differentiated by ``torch.func``.
+
+    Raises:
+        ArgumentError: the call is inside ``grad``, ``vjp`` or ``jacrev``.
+    """
+    inside = peek_interpreter_stack()
+    if inside is not None and inside.key() == TransformType.Grad:
+        raise ArgumentError(
+            "a scan cannot be differentiated by torch.func (grad, vjp, jacrev): use "
+            "torch.autograd.grad or .backward(), or pdssm_compiler.reference.pd_scan"
         )

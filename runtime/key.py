@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pdssm_compiler.runtime.backends.cuda_compilers import compiler_version
 from pdssm_compiler.schedules.source import KernelSource
 
 # The packages whose version changes what a backend generates.
@@ -35,6 +36,8 @@ class KernelKey:
         alignment: bytes that every pointer is a multiple of, 16, or 0 for the element's own size.
         options: what the backend's compiler is told, as sorted JSON.
         compilers: versions of the backend's packages.
+        cuda_compiler: what compiles the CUDA text that a backend writes, with its version; "" for
+            backends that write none.
         generator: hash of the code generator's own source.
     """
 
@@ -46,6 +49,7 @@ class KernelKey:
     alignment: int
     options: str
     compilers: str
+    cuda_compiler: str
     generator: str
 
     @property
@@ -71,6 +75,7 @@ def key_of(source: KernelSource, alignment: int) -> KernelKey:
         alignment=alignment,
         options=json.dumps(source.options, sort_keys=True),
         compilers=compiler_versions(source.backend),
+        cuda_compiler=compiler_version() if source.backend == "tvm-cuda" else "",
         generator=generator_hash(),
     )
 

@@ -17,6 +17,8 @@ from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.binding import Slot, allocate, check
+from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
+from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -26,8 +28,25 @@ _library.define(
     "scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-for _key in ("CPU", "CUDA", "MPS", "XPU"):
-    _library.impl("scan", run, _key)
+for _type in DEVICE_TYPES:
+    _library.impl("scan", run, _type.upper())
+
+
+def _batched(*_: Any) -> list[torch.Tensor]:
+    """What ``vmap`` meets; the batch is an axis already, so it could add nothing.
+
+    Raises:
+        ArgumentError: always.
+    """
+    raise ArgumentError(
+        "a scan cannot be mapped by vmap (nor its gradient by is_grads_batched or vectorize): "
+        "batch is an axis of its tensors already; reshape the mapped axis into B"
+    )
+
+
+# The second is of the older vmap, which torch.autograd still uses.
+for _key in ("FuncTorchBatched", "Batched"):
+    _library.impl("scan", _batched, _key)
 
 scan = torch.ops.pdssm_compiler.scan.default
 
@@ -74,8 +93,9 @@ def output_names(program: Program) -> list[str]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    program, tensors, _, _ = inputs
+    program, tensors, config, _ = inputs
     ctx.program = program
+    ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
@@ -111,7 +131,8 @@ def _backward(
     }
     backward = derived.program
     tensors = [reads[input_.name] for input_ in caller_inputs(backward)]
-    found = dict(zip(output_names(backward), scan(backward.text, tensors, "", True), strict=True))
+    gradients = scan(backward.text, tensors, ctx.config, True)
+    found = dict(zip(output_names(backward), gradients, strict=True))
     for name in derived.summed:
         found[name] = found[name].sum(dim=0)
     return None, [found.get(f"grad_{name}") for name in names], None, None

@@ -22,6 +22,7 @@ def compile_command(
     out: Annotated[
         Path | None, typer.Option(help="A folder to write each kernel's files to.")
     ] = None,
+    template: o.Template = None,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
 ) -> None:
@@ -32,7 +33,13 @@ def compile_command(
     columns = ("registers", "spilled", "shared_bytes", "barriers")
     table = Table("target", "kernel", "template", "config", "bytes", *columns)
     for name in target or [None]:  # type: ignore[list-item]
-        compiled = compile(spec, name, initial_state=initial_state, output_final_state=final_state)
+        compiled = compile(
+            spec,
+            name,
+            config=template,
+            initial_state=initial_state,
+            output_final_state=final_state,
+        )
         for kind, source, files in (
             ("forward", compiled.source, compiled.files),
             ("backward", compiled.backward_source, compiled.backward_files),

@@ -45,11 +45,13 @@ def lower(
     target: Annotated[
         str | None, typer.Option(help="cpu, cuda, or an architecture such as sm_90 or gfx942.")
     ] = None,
+    template: o.Template = None,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
 ) -> None:
-    """Print a stage: ir, specialised, adjoint, summary, schedule, source, backward-source, or a
-    compiler's own (cuda, ttir, ttgir, llir, ptx, sass, amdgcn).
+    """Print a stage. Of a scan: ir, specialised, adjoint, summary. Of its kernels on a target:
+    schedule, source, backward-source. Of the forward kernel's compiler: cuda, ptx, sass
+    (cuda-rows); ttir, ttgir, llir, then ptx, sass or amdgcn (triton-rows, triton-chunks).
     """
     from pdssm_compiler.compiled import compile
     from pdssm_compiler.runtime.backends import BACKENDS
@@ -57,7 +59,13 @@ def lower(
     if stage in _PROGRAMS:
         typer.echo(_program(stage, spec, initial_state, final_state), nl=False)
         return
-    compiled = compile(spec, target, initial_state=initial_state, output_final_state=final_state)
+    compiled = compile(
+        spec,
+        target,
+        config=template,
+        initial_state=initial_state,
+        output_final_state=final_state,
+    )
     if stage is Stage.schedule:
         typer.echo(compiled.explain())
     elif stage is Stage.source:
@@ -70,7 +78,8 @@ def lower(
             stages = ", ".join((*(s.value for s in _OURS), *theirs))
             raise StageError(
                 f"{compiled.source.template} on {compiled.target} has no stage {stage.value!r}; "
-                f"name one of its own ({stages}) or another --target, such as sm_90 or gfx942"
+                f"name one of its own ({stages}), another --template, or another --target, such "
+                f"as sm_90 or gfx942"
             )
         typer.echo(theirs[stage.value](), nl=False)
 

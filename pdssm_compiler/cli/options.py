@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.spec import ScanSpec
 
 
@@ -60,6 +61,14 @@ MapSourceOption = Annotated[MapSource, typer.Option("--map-source", help="Where 
 MapClassOption = Annotated[MapClass, typer.Option("--map-class", help="A promise about the maps.")]
 OrientationOption = Annotated[
     Orientation, typer.Option("--orientation", help="One-hot columns or rows.")
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help=f"The template to take: {', '.join(TEMPLATES)}. Without it, what the resolution "
+        "order finds.",
+    ),
 ]
 InitialState = Annotated[bool, typer.Option("--initial-state", help="Start from a given state.")]
 FinalState = Annotated[bool, typer.Option("--final-state", help="Write the last state as well.")]

@@ -52,7 +52,8 @@ def run(
     for line in corpus.skipped:
         messages().print(f"skipped: {line}", markup=False, soft_wrap=True)
     reports = {}
-    with Progress(console=messages(), transient=True) as progress:
+    told = messages()
+    with Progress(console=told, transient=True, disable=not told.is_terminal) as progress:
         for name, machine in machines.items():
             task = progress.add_task(name, total=corpus.total_bytes)
             reports[name] = search(

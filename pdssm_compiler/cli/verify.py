@@ -16,6 +16,7 @@ from pdssm_compiler.spec import ScanSpec
 def verify(
     spec: ScanSpec | None = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
+    template: o.Template = None,
     seeds: Annotated[int, typer.Option(min=1, help="Random inputs for each specification.")] = 3,
 ) -> None:
     """Compare values and gradients with the reference in complex128; exit status 1 if any error
@@ -29,8 +30,10 @@ def verify(
     specs = default_specs() if spec is None else [spec]
     table = Table("specification", "values", "gradients", "check", title=f"verify on {where}")
     wrong = 0
-    for one in track(specs, "verifying", console=messages(), transient=True):
-        found = [verify_spec(one, where, seed) for seed in range(seeds)]
+    told = messages()
+    quiet = not told.is_terminal
+    for one in track(specs, "verifying", console=told, transient=True, disable=quiet):
+        found = [verify_spec(one, where, seed, template=template) for seed in range(seeds)]
         values = max(item.values for item in found)
         gradients = max(item.gradients for item in found)
         right = max(values, gradients) <= 1

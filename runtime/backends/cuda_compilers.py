@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import re
 import shutil
 import subprocess
 import tempfile
@@ -71,6 +72,32 @@ def compile_cuda(text: str, arch: str, form: Form = "cubin") -> bytes:
     if compiler is None:
         raise BackendUnavailableError(str(missing_compiler()))
     return _with_nvcc(compiler, text, arch, form)
+
+
+def compiler_version() -> str:
+    """What :func:`compile_cuda` compiles with, as ``nvrtc=13.0`` or ``nvcc=13.0.88``;
+    ``absent`` if there is nothing.
+    """
+    library = nvrtc()
+    if library is not None:
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+        return f"nvrtc={major.value}.{minor.value}"
+    compiler = nvcc()
+    return f"nvcc={_nvcc_version(compiler)}" if compiler else "absent"
+
+
+@cache
+def _nvcc_version(compiler: str) -> str:
+    """``13.0.88``, from ``release 13.0, V13.0.88``."""
+    try:
+        said = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, check=False
+        ).stdout
+    except OSError:
+        return "unknown"
+    found = re.search(r"\bV(\d[\d.]*)", said)
+    return found[1] if found else "unknown"
 
 
 def nvcc() -> str | None:

@@ -2,7 +2,8 @@
 
 TVM writes the CUDA text; NVRTC, or nvcc where its library is not installed, compiles it; neither
 needs a GPU. Loading and launching take the driver alone. (The choice of a template does not know
-of cached kernels yet, so where TVM or a compiler is missing another template is taken.)
+of cached kernels yet, so where TVM or a compiler is missing another template is taken, unless this
+one is asked for.)
 """
 
 import json

@@ -2,14 +2,47 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
+from pdssm_compiler.ir.errors import PdssmError, shown
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.source import Backend, KernelSource
 from pdssm_compiler.schedules.target import Kind, Target
 
-ConfigT = TypeVar("ConfigT")
+
+class ConfigError(PdssmError, TypeError):
+    """A field of a config has a value of another type than its own."""
+
+
+_TOLD = {int: "an int", bool: "True or False", type(None): "None"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What every template's config is: fields that hold values of just the types they name.
+
+    A subclass checks nothing of its own: which values work depends on program and target, and
+    :meth:`Template.feasible` says so.
+
+    Raises:
+        ConfigError: another type; the message names the field.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            types: tuple[Any, ...] = get_args(field.type) or (field.type,)
+            value = getattr(self, field.name)
+            # True is an int to isinstance, and no number of anything.
+            if type(value) not in types:
+                wanted = " or ".join(_TOLD[type_] for type_ in types)
+                raise ConfigError(
+                    f"{type(self).__name__}: {field.name} must be {wanted}, got {shown(value)}; "
+                    f"pass {wanted}"
+                )
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -38,7 +71,7 @@ class Template(ABC, Generic[ConfigT]):
     name: ClassVar[str]
     backend: ClassVar[Backend]
     kinds: ClassVar[tuple[Kind, ...]]
-    config_type: ClassVar[type]
+    config_type: ClassVar[type[Config]]
 
     def accepts(self, config: object) -> bool:
         """Whether a config is one of this template's."""

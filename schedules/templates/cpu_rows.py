@@ -15,16 +15,20 @@ from pdssm_compiler.ir.types import Map, Scalar, is_complex, precision
 from pdssm_compiler.schedules.emit.tvm import TvmBody, serial_reach
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
 # A block's carries may take this much of the first-level cache, which is 32 KiB or more.
 _CARRY_BYTES = 16 * 1024
+# A block's carries stand on a thread's stack, which has a few MiB.
+_STACK_BYTES = 1024 * 1024
+# Tokens further ahead have left the cache by their turn.
+_FURTHEST = 1024
 # Elements of a scan that a thread does while another wakes up: some 20 µs at 1 or 2 ns each.
 _LEAST_PARALLEL = 16 * 1024
 
 
 @dataclass(frozen=True)
-class CpuRowsConfig:
+class CpuRowsConfig(Config):
     """How rows are run.
 
     Attributes:
@@ -62,8 +66,14 @@ class CpuRows(Template[CpuRowsConfig]):
             return f"{self.name} is for CPUs, not for {target}"
         if config.max_heads < 1:
             return f"max_heads is at least 1, not {config.max_heads}"
-        if config.prefetch < 0:
-            return f"prefetch is a number of tokens, not {config.prefetch}"
+        block = config.max_heads * carry_bytes(program)
+        if block > _STACK_BYTES and config.max_heads > 1:
+            return (
+                f"the carries of {config.max_heads} heads take {block} bytes of a thread's stack, "
+                f"more than {_STACK_BYTES}; use fewer heads"
+            )
+        if not 0 <= config.prefetch <= _FURTHEST:
+            return f"prefetch is a number of tokens up to {_FURTHEST}, not {config.prefetch}"
         return None
 
     def lower(self, program: Program, target: Target, config: CpuRowsConfig) -> KernelSource:

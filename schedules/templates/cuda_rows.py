@@ -21,7 +21,7 @@ from pdssm_compiler.schedules.emit.tvm_lanes import (
 )
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
 THREADS = 2 * LANES
 # More leaves too few rows on a processor.
@@ -35,7 +35,7 @@ _MOST_VALUES = 400
 
 
 @dataclass(frozen=True)
-class CudaRowsConfig:
+class CudaRowsConfig(Config):
     """How rows are run.
 
     Attributes:
@@ -87,6 +87,8 @@ class CudaRows(Template[CudaRowsConfig]):
             return f"tile must be even, from 2 to {LANES}, not {config.tile}"
         if config.slots < 3:
             return f"slots is at least 3, not {config.slots}"
+        if config.sets not in (1, 2):
+            return f"sets is 1 or 2, not {config.sets}"
         if program.state_size > _MOST_ELEMENTS * LANES:
             return f"a state size of {program.state_size} is more than one warp holds"
         body = TvmLanes(program, Writer(), tile=config.tile, ring=config.slots, sets=config.sets)
@@ -94,8 +96,6 @@ class CudaRows(Template[CudaRowsConfig]):
         most = min(_SHARED_BYTES, target.shared_memory)
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
-        if config.sets not in (1, 2):
-            return f"sets is 1 or 2, not {config.sets}"
         held = config.sets * config.tile * _words(program, body)
         if held > target.registers - 80 and config.tile > 2:
             return f"the inputs of {config.tile} tokens take {held} registers a thread"

@@ -22,12 +22,12 @@ from pdssm_compiler.schedules.emit.phases import phases_of
 from pdssm_compiler.schedules.emit.pytorch import PytorchBody
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.torch_scan import SPACE, TorchScan, needs_split
 
 
 @dataclass(frozen=True)
-class TorchChunksConfig:
+class TorchChunksConfig(Config):
     """How chunks are run.
 
     Attributes:

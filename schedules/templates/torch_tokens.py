@@ -12,12 +12,12 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.emit.pytorch import PytorchBody
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.torch_scan import SPACE, TorchScan, needs_split
 
 
 @dataclass(frozen=True)
-class TorchTokensConfig:
+class TorchTokensConfig(Config):
     """How tokens are run.
 
     Attributes:

@@ -27,7 +27,7 @@ from pdssm_compiler.schedules.emit.triton_kernel import (
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource, Phase, Writer
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.triton_tiles import (
     block_of,
     compiler_options,
@@ -43,12 +43,14 @@ _WARPS = 12
 _ENOUGH_WARPS = 4
 # Three launches for fewer tokens than this take longer than running them in order.
 _FEWEST_TOKENS = 1024
+# Of programs, and of the tokens of a chunk: launches count in 64 bits, with room for products.
+_MOST = 2**31 - 1
 # A chunk's summary is as large as a few tokens, so chunks are longer than that.
 _LEAST_CHUNK = 32
 
 
 @dataclass(frozen=True)
-class TritonChunksConfig:
+class TritonChunksConfig(Config):
     """How chunks are run.
 
     Attributes:
@@ -99,8 +101,9 @@ class TritonChunks(Template[TritonChunksConfig]):
         if target.kind not in self.kinds:
             return f"{self.name} is for GPUs, not for {target}"
         for name in ("programs", "least_chunk"):
-            if getattr(config, name) < 1:
-                return f"{name} is at least 1, not {getattr(config, name)}"
+            value = getattr(config, name)
+            if not 1 <= value <= _MOST:
+                return f"{name} is from 1 to {_MOST}, not {value}"
         try:
             signatures = _signatures(in_chunks(program))
         except PassError as error:

@@ -23,7 +23,7 @@ from pdssm_compiler.schedules.emit.triton_kernel import (
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource, Phase, Writer
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.triton_tiles import (
     block_of,
     compiler_options,
@@ -34,7 +34,7 @@ from pdssm_compiler.schedules.templates.triton_tiles import (
 
 
 @dataclass(frozen=True)
-class TritonRowsConfig:
+class TritonRowsConfig(Config):
     """How rows are run.
 
     Attributes:

@@ -11,6 +11,9 @@ from pdssm_compiler.schedules.target import Target
 # by the compiler for N = 32 … 256).
 _MOST_ELEMENTS = 512
 
+# Threads of one program: what a block of threads may have on every GPU here.
+_MOST_THREADS = 1024
+
 # Values of all unrolled tokens together: more than this takes minutes to compile.
 _MOST_VALUES = 160
 
@@ -53,6 +56,9 @@ def limit(
     program = signature.program
     if rows < 1 or rows & (rows - 1):
         return f"rows must be a power of two, not {rows}"
+    most_warps = _MOST_THREADS // target.warp_size
+    if not 1 <= num_warps <= most_warps or num_warps & (num_warps - 1):
+        return f"num_warps must be a power of two up to {most_warps}, not {num_warps}"
     block = block_of(program)
     threads = num_warps * target.warp_size
     tile = rows * block

@@ -65,6 +65,15 @@ def test_without_a_target_it_is_this_machine(pdssm: Command) -> None:
     assert [row["kernel"] for row in rows(done.out)] == ["forward", "backward"]
 
 
+def test_a_template_by_name(pdssm: Command) -> None:
+    targets = ("--target", "sm_90", "--target", "gfx942")
+    done = pdssm("compile", "-N", 4, "-K", 3, *targets, "--template", "triton-chunks")
+    found = [(row["target"], row["template"]) for row in rows(done.out)]
+    assert found == [("cuda:sm_90", "triton-chunks")] * 2 + [("hip:gfx942", "triton-chunks")] * 2
+    message = error_line(pdssm("compile", "-N", 4, *targets, "--template", "cpu-rows"))
+    assert message.startswith("cpu-rows cannot run on cuda:sm_90: cpu-rows is for CPUs, not for")
+
+
 def test_errors(pdssm: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = error_line(pdssm("compile", "-N", 4, "-K", 3, "--out", tmp_path / "file"))

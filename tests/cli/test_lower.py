@@ -1,6 +1,7 @@
 """``pdssm-compiler lower``: every stage of every kind of target; what is said of the others."""
 
 import importlib.util
+import re
 
 import pytest
 
@@ -101,7 +102,9 @@ def test_the_compilers_own_stages(
             message = error_line(done)
             assert message.startswith(f"{template} on ")
             assert f"has no stage '{stage}'; name one of its own (ir, specialised, " in message
-            assert "or another --target, such as sm_90 or gfx942" in message
+            assert message.endswith(
+                ", another --template, or another --target, such as sm_90 or gfx942"
+            )
             named = message.partition("(")[2].partition(")")[0].split(", ")
             assert set(named) == OWN | stages
 
@@ -119,12 +122,65 @@ def test_machine_code_needs_a_disassembler(
     )
 
 
+@pytest.mark.parametrize(
+    ("target", "template", "stages"),
+    [
+        ("sm_90", "cuda-rows", NVIDIA),
+        ("sm_90", "triton-rows", TRITON),
+        ("sm_90", "triton-chunks", TRITON),
+        ("sm_90", "torch-chunks", set()),
+        ("cpu", "torch-tokens", set()),
+        ("mps", "torch-chunks", set()),
+    ],
+)
+def test_a_template_by_name(target: str, template: str, stages: set[str], pdssm: Command) -> None:
+    asked = (*SIZES, "--target", target, "--template", template)
+    for line in pdssm("lower", "schedule", *asked).out.splitlines():
+        assert f": {template} " in line
+        assert line.endswith(", by explicit template")
+    scan = compile(ScanSpec(4, 3), target, config=template)
+    assert pdssm("lower", "source", *asked).out == scan.source.text
+    assert pdssm("lower", "backward-source", *asked).out == scan.backward_source.text
+    done = pdssm("lower", "ptx", *asked)
+    if "ptx" in stages:
+        assert MARKS["ptx"] in done.out
+    else:
+        message = error_line(done)
+        assert message.startswith(f"{template} on {scan.target} has no stage 'ptx'; name one of")
+        assert ", another --template, or another --target" in message
+
+
+def test_templates_that_cannot_be_had(pdssm: Command) -> None:
+    assert error_line(pdssm("lower", "source", *SIZES, "--template", "fast")) == (
+        f"unknown template 'fast'; there are {', '.join(registry.TEMPLATES)}"
+    )
+    done = pdssm("lower", "ptx", *SIZES, "--target", "gfx942", "--template", "cuda-rows")
+    assert error_line(done) == (
+        "cuda-rows cannot run on hip:gfx942: cuda-rows is for NVIDIA GPUs, not for hip:gfx942; "
+        "choose another, or leave the choice to the heuristics"
+    )
+    done = pdssm("lower", "ptx", "-N", 300, "--target", "sm_90", "--template", "cuda-rows")
+    assert error_line(done).startswith(
+        "cuda-rows cannot run on cuda:sm_90: a state size of 300 is more than one warp holds; "
+    )
+
+
+def test_the_help_names_every_stage_and_template(pdssm: Command) -> None:
+    done = pdssm("lower", "--help")
+    assert done.status == 0
+    # What stands before the arguments, which list the stages without a word about them.
+    words = set(re.split(r"[\s,;:.()]+", done.out.partition("Arguments:")[0]))
+    assert {stage.value for stage in Stage} <= words
+    for name in registry.TEMPLATES:
+        assert name in " ".join(done.out.partition("--template")[2].split())
+
+
 def test_errors(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error_line(pdssm("lower", "ir", "-N", 0)) == (
         "state_size must be a whole number of at least 1, got 0; pass an int"
     )
     assert error_line(pdssm("lower", "source", "--target", "sm_99")).startswith(
-        "unknown target 'sm_99'; known targets: cpu, sm_80, "
+        "unknown target 'sm_99'; known targets: cpu, cuda, mps, xpu, sm_80, "
     )
     assert error_line(pdssm("lower", "source", "-N", 2**18, "--target", "sm_90")) == (
         f"state_size must be at most 65536, got {2**18}; use a smaller one"

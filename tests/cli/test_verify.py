@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pdssm_compiler import ScanSpec, verification
+from pdssm_compiler import ScanSpec, explain, verification
 from tests.cli.conftest import Command, error_line
 
 
@@ -25,7 +25,7 @@ def test_a_set(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_kernel(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_and_a_half(spec: ScanSpec, *_: Any) -> verification.Verification:
+    def one_and_a_half(spec: ScanSpec, *_: Any, **__: Any) -> verification.Verification:
         return verification.Verification(spec, 0.1, 1.5)
 
     monkeypatch.setattr(verification, "verify_spec", one_and_a_half)
@@ -34,6 +34,20 @@ def test_a_wrong_kernel(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None
     assert "1.500" in done.out
     assert "│ WRONG" in done.out
     assert "1 of 1 specifications are wrong" in done.out
+
+
+def test_a_template_by_name(pdssm: Command) -> None:
+    before = len(explain())
+    asked = ("verify", "-N", 6, "-K", 5, "--seeds", 1, "--device", "cpu", "--template")
+    done = pdssm(*asked, "torch-chunks")
+    assert done.status == 0
+    assert "│ ok" in done.out
+    ran = explain()[before:]
+    assert {(kernel.template, kernel.reason) for kernel in ran} == {
+        ("torch-chunks", "explicit template")
+    }
+    assert error_line(pdssm(*asked, "fast")).startswith("unknown template 'fast'; there are cpu-")
+    assert error_line(pdssm(*asked, "triton-rows")).startswith("triton-rows cannot run on cpu:")
 
 
 def test_devices_that_are_not_there(pdssm: Command) -> None:

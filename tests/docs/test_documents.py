@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 from pdssm_compiler.cli.app import app
+from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +52,14 @@ def test_a_commands_options_are_there(line: str) -> None:
     command = typer.main.get_command(app).commands[name]
     # Raises for an option that is not there, or a value it does not take.
     assert command.make_context(name, arguments).command is command
+
+
+def test_the_readme_names_every_stage() -> None:
+    told = (ROOT / "README.md").read_text().partition("The stages of `lower`: ")[2]
+    named = re.findall(r"`([\w-]+)`", told.partition("`--template`")[0])
+    assert set(named) == {stage.value for stage in Stage} | {
+        "cuda-rows", "triton-rows", "triton-chunks",
+    }  # fmt: skip
 
 
 def test_the_printed_program_is_the_one_in_the_page() -> None:

@@ -13,6 +13,7 @@ from pdssm_compiler import (
     NoTemplateError,
     ScanSpec,
     compile,
+    explain,
     pd_scan,
 )
 from pdssm_compiler.ir import passes, programs
@@ -100,8 +101,31 @@ def test_a_config_of_ones_own() -> None:
     assert torch.equal(scan(**call())[0], pd_scan(**call())[0])
     with pytest.raises(NoTemplateError, match="max_heads is at least 1, not 0"):
         compile(SPEC, "cpu", config=CpuRowsConfig(0))
-    with pytest.raises(NoTemplateError, match="'fast' is not a config of any template"):
+    with pytest.raises(NoTemplateError, match="unknown template 'fast'; there are cpu-rows, "):
         compile(SPEC, "cpu", config="fast")
+
+
+def test_a_template_of_ones_own() -> None:
+    scan, tensors = compile(SPEC, "cpu", config="torch-tokens"), call()
+    for schedule in (scan.schedule, scan.backward_schedule):
+        assert (schedule.template.name, schedule.reason) == ("torch-tokens", "explicit template")
+    want, mine = [t["diagonal"].requires_grad_() for t in (call(), call())]
+    pd_scan(**call() | {"diagonal": want})[0].abs().sum().backward()
+    before = len(explain())
+    states, _ = scan(**tensors | {"diagonal": mine})
+    states.abs().sum().backward()
+    torch.testing.assert_close(mine.grad, want.grad)
+    ran = explain()[before:]
+    assert {kernel.template for kernel in ran} == {"torch-tokens"}
+    assert {kernel.reason for kernel in ran} == {"explicit template"}
+    assert {"forward", "backward"} <= {kernel.program.split()[2] for kernel in ran}
+
+
+@pytest.mark.parametrize("name", ["initial_state", "output_final_state"])
+def test_options_without_a_truth_value(name: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        compile(SPEC, "cpu", **{name: torch.zeros(3)})
+    assert str(caught.value) == f"{name} must be True or False, got Tensor; pass one of the two"
 
 
 TRITON = {"scan.ttir", "scan.ttgir", "scan.llir"}
@@ -148,6 +172,10 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] =
     "no target": (
         (SPEC, 90), {}, ArgumentError, "target must be a torch device or an architecture such as"
     ),
+    "a device that runs no scan": (
+        (SPEC, "meta"), {}, UnknownTargetError, "unknown target 'meta'; known targets: cpu, "
+    ),
+    "bytes": ((SPEC, b"cpu"), {}, ArgumentError, "target must be a torch device or an arch"),
     "map dtype": (
         (SPEC, "cpu"), {"map_dtype": torch.float32}, ArgumentError, "map_dtype must be one of"
     ),
@@ -171,8 +199,8 @@ def test_what_cannot_be_compiled(wrong: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is there")
 def test_a_gpu_of_this_machine_that_has_none() -> None:
-    with pytest.raises(ArgumentError, match="'cuda' needs a GPU that torch can see; name an arch"):
-        compile(SPEC, "cuda")
+    with pytest.raises(ArgumentError, match="target 'cuda:0' needs a GPU that torch can see, and"):
+        compile(SPEC, "cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +227,8 @@ def test_options_of_another_specification(name: str, given: str) -> None:
     message = f"{name}='{given}', but the scan was compiled for '{getattr(SPEC, name)}'; compile"
     with pytest.raises(ArgumentError, match=message):
         scan(**call(), **{name: given})
+    with pytest.raises(ArgumentError, match=f"{name} must be one of 'general|'column'"):
+        scan(**call(), **{name: [given]})
     scan(**call(), **{name: getattr(SPEC, name)})
 
 

@@ -52,6 +52,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"state_size": 4, "dictionary_size": 2, "chunk_length": 0},
         "chunk_length must be a whole number of at least 1, got 0; pass an int",
     ),
+    "a chunk that no sequence fills": (
+        {"state_size": 4, "dictionary_size": 2, "chunk_length": 2**31},
+        "chunk_length must be at most 2147483647, got 2147483648; use a smaller one",
+    ),
+    "a matrix": (
+        {"state_size": np.zeros((3, 2))},
+        "state_size must be a whole number of at least 1, got array([[0., 0.], [0., 0.], [0., "
+        "0.]]); pass an int",
+    ),
     "map_source": (
         {"state_size": 4, "map_source": "head"},
         "map_source must be one of 'dictionary', 'token', 'none'; got 'head'",

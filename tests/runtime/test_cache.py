@@ -9,15 +9,19 @@ import tempfile
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pdssm_compiler.runtime import settings
+from pdssm_compiler.runtime.backends import cuda_compilers
 from pdssm_compiler.runtime.cache import KernelCache
+from pdssm_compiler.runtime.compile_service import build
 from pdssm_compiler.runtime.errors import BackendUnavailableError, CacheWarning
-from tests.runtime.kernels import KEY, build_in, key
+from pdssm_compiler.schedules.target import named_target
+from tests.runtime.kernels import KEY, build_in, key, small
 
 FILES = {"kernel.o": bytes(range(256)), "source.py": b"# text\n"}
 LARGE = 1 << 20
@@ -46,6 +50,34 @@ def test_storing_twice_is_as_good_as_once(cache: KernelCache) -> None:
     cache.store(KEY, FILES)
     assert cache.load(KEY) == FILES
     assert len(cache.entries()) == 1
+
+
+def test_what_another_cuda_compiler_made(cache: KernelCache) -> None:
+    absent = replace(KEY, cuda_compiler="absent")
+    cache.store(KEY, FILES)
+    cache.store(replace(absent, program="another"), {"source.py": b"another"})
+    assert cache.load(absent) is None
+    assert cache.load_of_any_compiler(absent) == FILES
+    assert cache.load_of_any_compiler(replace(absent, compilers="tvm=1")) is None
+    (cache.root / KEY.digest / "kernel.o").write_bytes(b"")
+    with pytest.warns(CacheWarning, match="is ignored"):
+        assert cache.load_of_any_compiler(absent) is None
+
+
+def test_a_cached_cuda_kernel_needs_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path))
+    h100 = named_target("sm_90")
+    made = build(small(), h100, 16, "cuda-rows")
+    monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: None)
+    monkeypatch.setattr(cuda_compilers, "nvcc", lambda: None)
+    found = build(small(), h100, 16, "cuda-rows")
+    assert (made.origin, found.origin) == ("compiled", "disk")
+    assert found.key.differences(made.key) == {"cuda_compiler": ("absent", made.key.cuda_compiler)}
+    assert found.kernel.resources() == made.kernel.resources()
+    with pytest.raises(BackendUnavailableError, match="neither nvcc nor NVRTC is here: install"):
+        build(small(6), h100, 16, "cuda-rows")
 
 
 def test_clear(cache: KernelCache) -> None:

@@ -119,6 +119,64 @@ def test_forward_mode_is_refused_not_lost(name: str) -> None:
         assert torch.equal(scanned(given[name].clone()), pd_scan(**given)[0])
 
 
+NO_VMAP = (
+    "a scan cannot be mapped by vmap (nor its gradient by is_grads_batched or vectorize): batch "
+    "is an axis of its tensors already; reshape the mapped axis into B"
+)
+
+
+@pytest.mark.parametrize("names", [["drive"], ["dictionary"], ["diagonal", "initial_state"]])
+def test_vmap_is_refused_with_the_way_out(names: list[str]) -> None:
+    given = call()
+
+    def scanned(*tensors: torch.Tensor) -> torch.Tensor:
+        return pd_scan(**given | dict(zip(names, tensors, strict=True)))[0]
+
+    stacked = [torch.stack([given[name], given[name]]) for name in names]
+    for mapped in (scanned, lambda *tensors: torch.func.vmap(scanned)(*tensors)):
+        with pytest.raises(ArgumentError) as caught:
+            torch.func.vmap(mapped)(*[t if mapped is scanned else t[None] for t in stacked])
+        assert str(caught.value) == NO_VMAP
+
+
+def test_a_batch_of_cotangents_is_refused_with_the_way_out() -> None:
+    given = call()
+    leaf = given["drive"].requires_grad_()
+    states, _ = pd_scan(**given)
+    cotangents = torch.ones(3, *states.shape, dtype=states.dtype)
+    with pytest.raises(ArgumentError) as caught:
+        torch.autograd.grad(states, leaf, cotangents, is_grads_batched=True, retain_graph=True)
+    assert str(caught.value) == NO_VMAP
+    with pytest.raises(ArgumentError) as caught:
+        torch.func.vmap(lambda g: torch.autograd.grad(states, leaf, g, retain_graph=True))(
+            cotangents
+        )
+    assert str(caught.value) == NO_VMAP
+    # The loss of the batch: what is refused did no harm to the graph.
+    (grad,) = torch.autograd.grad(states, leaf, cotangents[0])
+    assert grad.isfinite().all()
+
+
+def test_gradients_by_torch_func_are_refused_with_the_way_out() -> None:
+    given = call()
+
+    def loss(drive: torch.Tensor, scan: Any = pd_scan) -> torch.Tensor:
+        return scan(**given | {"drive": drive})[0].abs().sum()
+
+    message = (
+        "a scan cannot be differentiated by torch.func (grad, vjp, jacrev): use "
+        "torch.autograd.grad or .backward(), or pdssm_compiler.reference.pd_scan"
+    )
+    for transform in (torch.func.grad, lambda f: lambda x: torch.func.vjp(f, x)):
+        with pytest.raises(ArgumentError) as caught:
+            transform(loss)(given["drive"])
+        assert str(caught.value) == message
+    leaf = given["drive"].clone().requires_grad_()
+    (want,) = torch.autograd.grad(loss(leaf), leaf)
+    got = torch.func.grad(lambda drive: loss(drive, reference.pd_scan))(given["drive"])
+    torch.testing.assert_close(got, want)
+
+
 def test_second_derivatives_are_refused_with_the_way_out() -> None:
     def second(scan: Any) -> torch.Tensor:
         given = call()

@@ -1,6 +1,9 @@
 """Kernel keys: what changes them and what does not."""
 
 from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -8,6 +11,8 @@ from pdssm_compiler.ir import Program, ProgramBuilder, parse_program
 from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import Vector
+from pdssm_compiler.runtime import key as key_module
+from pdssm_compiler.runtime.backends import cuda_compilers
 from pdssm_compiler.runtime.compile_service import lower
 from pdssm_compiler.runtime.key import (
     KernelKey,
@@ -75,7 +80,8 @@ def test_template_config_target_and_options_change_it() -> None:
     skylake = replace(cpu_target(), features="avx512f")
     assert set(mine.differences(key_of(source(target=skylake), 0))) == {"features"}
     gpu = key_of(source(target=named_target("sm_90")), 0)
-    assert {"template", "config", "target", "options", "compilers"} <= set(mine.differences(gpu))
+    compilers = {"compilers", "cuda_compiler"}
+    assert {"template", "config", "target", "options"} | compilers <= set(mine.differences(gpu))
     other = key_of(source(target=named_target("sm_100")), 0)
     assert set(gpu.differences(other)) == {"target"}
     warps = [
@@ -120,5 +126,45 @@ def test_versions_and_generator() -> None:
     assert compiler_versions("triton").startswith("triton=")
     assert len(generator_hash()) == 64
     key = key_of(source(), 0)
+    assert key.cuda_compiler == ""
     assert key.compilers == compiler_versions("tvm")
     assert key.generator == generator_hash()
+
+
+def test_the_cuda_compiler_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = source(target=named_target("sm_90"))
+    assert asked.backend == "tvm-cuda"
+    keys = []
+    for version in ("nvrtc=13.0", "nvcc=13.0.88", "absent"):
+        monkeypatch.setattr(key_module, "compiler_version", lambda version=version: version)
+        keys.append(key_of(asked, 0))
+        assert keys[-1].cuda_compiler == version
+    assert len({key.digest for key in keys}) == 3
+    assert set(keys[0].differences(keys[1])) == {"cuda_compiler"}
+    # Triton brings its own, and is there by its version.
+    by_triton = source(target=named_target("sm_90"), config=TritonRowsConfig(1, 1, 1))
+    assert key_of(by_triton, 0).cuda_compiler == ""
+
+
+def test_versions_of_the_cuda_compilers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def says(major: Any, minor: Any) -> None:
+        major._obj.value, minor._obj.value = 13, 5
+
+    library = SimpleNamespace(nvrtcVersion=says)
+    monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: library)
+    assert cuda_compilers.compiler_version() == "nvrtc=13.5"
+    monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: None)
+    script = tmp_path / "nvcc"
+    for said, version in (
+        ("Cuda compilation tools, release 13.0, V13.0.88", "13.0.88"),
+        ("nothing", "unknown"),
+    ):
+        script.write_text(f"#!/bin/sh\necho '{said}'\n")
+        script.chmod(0o700)
+        cuda_compilers._nvcc_version.cache_clear()
+        monkeypatch.setattr(cuda_compilers, "nvcc", lambda: str(script))
+        assert cuda_compilers.compiler_version() == f"nvcc={version}"
+    monkeypatch.setattr(cuda_compilers, "nvcc", lambda: str(tmp_path / "none"))
+    assert cuda_compilers.compiler_version() == "nvcc=unknown"
+    monkeypatch.setattr(cuda_compilers, "nvcc", lambda: None)
+    assert cuda_compilers.compiler_version() == "absent"

@@ -61,7 +61,7 @@ def test_a_negative_prefetch_is_refused() -> None:
     refused = CpuRows().feasible(
         pd_scan(PdScan(8, 2)), cpu_target(), CpuRowsConfig(1, prefetch=-1)
     )
-    assert refused == "prefetch is a number of tokens, not -1"
+    assert refused == "prefetch is a number of tokens up to 1024, not -1"
 
 
 def lowered(state_size: int) -> KernelSource:

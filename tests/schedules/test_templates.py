@@ -151,8 +151,8 @@ def test_what_has_no_summary_is_not_run_in_chunks() -> None:
     ("config", "reason"),
     [
         (TritonChunksConfig(3, 1, 1, 100), "rows must be a power of two, not 3"),
-        (TritonChunksConfig(1, 1, 1, 0), "programs is at least 1, not 0"),
-        (TritonChunksConfig(1, 1, 1, 100, 0), "least_chunk is at least 1, not 0"),
+        (TritonChunksConfig(1, 1, 1, 0), "programs is from 1 to 2147483647, not 0"),
+        (TritonChunksConfig(1, 1, 1, 100, 0), "least_chunk is from 1 to 2147483647, not 0"),
         (TritonChunksConfig(1, 1, 16, 100), "loading 16 tokens together needs"),
     ],
 )
@@ -258,10 +258,15 @@ def test_config_errors() -> None:
         read_config('cpu-rows {"columns": 1}')
     with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
         read_config("cpu-rows {")
-    with pytest.raises(NoTemplateError, match="is not a config of any template"):
-        config_text("fast")
-    with pytest.raises(NoTemplateError, match="is not a config of any template"):
-        choose(program(8), H100, "fast")
+    for wrong, message in (
+        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-rows"),
+        (7, "7 is not a config of any template; pass one, or a template's name: cpu-rows"),
+        (CpuRowsConfig, "<class '.*CpuRowsConfig'> is not a config of any template; pass one"),
+    ):
+        with pytest.raises(NoTemplateError, match=message):
+            config_text(wrong)
+        with pytest.raises(NoTemplateError, match=message):
+            choose(program(8), H100, wrong)
 
 
 def test_candidates_are_of_the_targets_kind() -> None:

@@ -1,0 +1,86 @@
+"""Targets as a user names them: as text or as a device, known or refused with what is known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pdssm_compiler.runtime import devices
+from pdssm_compiler.runtime.devices import DEVICE_TYPES, find_target, target_of
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.schedules.target import (
+    NAMED_TARGETS,
+    Target,
+    UnknownTargetError,
+    cpu_target,
+    named_target,
+)
+
+KNOWN = ", ".join(["cpu", "cuda", "mps", "xpu", *NAMED_TARGETS])
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0", "mps", "mps:0", "xpu"])
+def test_text_and_device_are_the_same(name: str) -> None:
+    device = torch.device(name)
+    assert find_target(name) == find_target(device) == target_of(device)
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "vulkan"])
+def test_devices_that_run_no_scan(name: str) -> None:
+    for named in (name, torch.device(name)):
+        with pytest.raises(UnknownTargetError) as caught:
+            find_target(named)
+        assert str(caught.value) == f"unknown target {name!r}; known targets: {KNOWN}"
+
+
+@pytest.mark.parametrize("name", ["", "CPU", "sm_99", "sm_90 ", "cuda:x", "cuda:-1", "tpu"])
+def test_text_that_names_nothing(name: str) -> None:
+    with pytest.raises(UnknownTargetError) as caught:
+        find_target(name)
+    assert str(caught.value) == f"unknown target {name!r}; known targets: {KNOWN}"
+
+
+@pytest.mark.parametrize("named", [b"cpu", 0, True, 2.5, ["cpu"], np.zeros(99)], ids=type)
+def test_what_is_neither_text_nor_a_device(named: Any) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        find_target(named)
+    message = str(caught.value)
+    assert message.startswith(
+        "target must be a torch device or an architecture such as 'sm_90', got "
+    )
+    assert message.endswith("; pass a str or a torch.device")
+    assert "\n" not in message
+
+
+def test_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, seen in ((0, "none"), (2, "cuda:0, cuda:1")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        for named in ("cuda:2", torch.device("cuda:2")):
+            with pytest.raises(ArgumentError) as caught:
+                find_target(named)
+            assert str(caught.value) == (
+                f"target 'cuda:2' needs a GPU that torch can see, and it sees {seen}; name an "
+                f"architecture such as 'sm_90' to compile for one that is absent"
+            )
+
+
+def test_a_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "target_of", lambda device: Target("cuda", str(device)))
+    assert find_target("cuda:0") == Target("cuda", "cuda:0")
+    assert find_target(None) == find_target("cuda") == Target("cuda", "cuda")
+
+
+def test_architectures_and_targets() -> None:
+    for name in NAMED_TARGETS:
+        assert find_target(name) == named_target(name)
+        assert find_target(named_target(name)) == named_target(name)
+
+
+def test_every_known_type_of_device_has_the_operator() -> None:
+    for type_ in DEVICE_TYPES:
+        key = type_.upper()
+        assert torch._C._dispatch_has_kernel_for_dispatch_key("pdssm_compiler::scan", key)
+    assert find_target("cpu") == cpu_target()
