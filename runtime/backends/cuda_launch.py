@@ -123,7 +123,7 @@ class ChunkedCudaKernel(CudaKernel):
     ) -> None:
         super().__init__(cubin, entry, parameters, source)
         self._tokens = int(source.options["chunk_tokens"])
-        self._warps = self._threads // source.target.warp_size
+        self._teams = int(source.options["teams"])
         self._most_blocks: int | None = None
         state_size = source.program.state_size
         state_size = source.program.state_size
@@ -142,8 +142,8 @@ class ChunkedCudaKernel(CudaKernel):
         chunks = max(1, -(-length // self._tokens))
         abreast = min(rows, self._most_blocks)
         # Blocks that share a row.
-        sharing = max(1, min(self._most_blocks // abreast, -(-chunks // self._warps)))
-        window = self.window(sharing * self._warps)
+        sharing = max(1, min(self._most_blocks // abreast, -(-chunks // self._teams)))
+        window = self.window(sharing * self._teams)
         between = self._between(tensors[0].device, sizes, chunks, -(-chunks // window))
         known, aligned = self._known([*tensors, *between])
         blocks = abreast * sharing
@@ -152,15 +152,15 @@ class ChunkedCudaKernel(CudaKernel):
         kernel.launch_together(blocks, self._threads, packed, self._offsets, self._stream())
 
     @staticmethod
-    def window(warps: int) -> int:
-        """Chunks of a window, for so many warps a row: a carry passes on once a window, which
-        takes as long as some tokens, and all these warps wait for it.
+    def window(teams: int) -> int:
+        """Chunks of a window, for so many teams a row: a carry passes on once a window, which
+        takes as long as some tokens, and all these teams wait for it.
         """
         import os
 
         if "W" in os.environ:
             return int(os.environ["W"])
-        return max(1, min(32, -(-warps // 6)))
+        return max(1, min(32, teams // 12))
 
     def _between(
         self, device: torch.device, sizes: Sizes, chunks: int, windows: int

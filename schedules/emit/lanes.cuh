@@ -57,23 +57,22 @@ __device__ __forceinline__ void lane_wait(void* barrier, int parity) {
   } while (!done);
 }
 
-// Waits for every copy this thread has started, and for the warp's.
+// Waits for every copy this thread has started.
 __device__ __forceinline__ void lane_copies_done() {
   asm volatile("cp.async.wait_all;" ::: "memory");
-  __syncwarp();
 }
 
 // -- from warp to warp, anywhere on the device --------------------------------------------------
 
-// Tells that what the warp has written can be read.
+// Tells that what the warps have written, before they met, can be read.
 __device__ __forceinline__ void lane_publish(int* flag, int lane) {
-  __syncwarp();
   if (lane == 0) asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
 }
 
 // Waits for `count` flags, at most 32, `stride` apart.
 __device__ __forceinline__ void lane_await(const int* flags, long long stride, int count,
                                            int lane) {
+  lane %= 32;
   int there = lane >= count;
   do {
     if (!there) {
@@ -126,15 +125,15 @@ __device__ __forceinline__ bool lane_take_real(const unsigned long long* words, 
   return there;
 }
 
-// Words lie by part, then by half, then by element.
+// Words lie by part, then by half, then by element; `lanes` lanes hold the row.
 template <typename T>
 __device__ __forceinline__ void lane_post_parts(const T* const* parts, int count, void* place,
-                                                int lane, int n) {
+                                                int lane, int lanes, int n) {
   unsigned long long* words = static_cast<unsigned long long*>(place);
   const int each = sizeof(T) / 4 * n;
 #pragma unroll
-  for (int e = 0; e < (n + 31) / 32; ++e) {
-    const int j = e * 32 + lane;
+  for (int e = 0; e * lanes < n; ++e) {
+    const int j = e * lanes + lane;
     if (j < n) {
 #pragma unroll
       for (int part = 0; part < count; ++part) {
@@ -146,15 +145,15 @@ __device__ __forceinline__ void lane_post_parts(const T* const* parts, int count
 
 template <typename T>
 __device__ __forceinline__ void lane_take_parts(T* const* parts, int count, const void* place,
-                                                int lane, int n) {
+                                                int lane, int lanes, int n) {
   const unsigned long long* words = static_cast<const unsigned long long*>(place);
   const int each = sizeof(T) / 4 * n;
   bool there;
   do {
     there = true;
 #pragma unroll
-    for (int e = 0; e < (n + 31) / 32; ++e) {
-      const int j = min(e * 32 + lane, n - 1);
+    for (int e = 0; e * lanes < n; ++e) {
+      const int j = min(e * lanes + lane, n - 1);
 #pragma unroll
       for (int part = 0; part < count; ++part) {
         there &= lane_take_real(words + part * each + j, n, parts[part] + e);
@@ -165,25 +164,48 @@ __device__ __forceinline__ void lane_take_parts(T* const* parts, int count, cons
 
 #define PDSSM_PASS(T)                                                                             \
   __device__ __forceinline__ void lane_post(const T* re, const T* im, void* place, int lane,      \
-                                            int n) {                                              \
+                                            int lanes, int n) {                                   \
     const T* const parts[2] = {re, im};                                                           \
-    lane_post_parts<T>(parts, 2, place, lane, n);                                                 \
+    lane_post_parts<T>(parts, 2, place, lane, lanes, n);                                          \
   }                                                                                               \
-  __device__ __forceinline__ void lane_post(const T* re, void* place, int lane, int n) {          \
+  __device__ __forceinline__ void lane_post(const T* re, void* place, int lane, int lanes,        \
+                                            int n) {                                              \
     const T* const parts[1] = {re};                                                               \
-    lane_post_parts<T>(parts, 1, place, lane, n);                                                 \
+    lane_post_parts<T>(parts, 1, place, lane, lanes, n);                                          \
   }                                                                                               \
-  __device__ __forceinline__ void lane_take(T* re, T* im, const void* place, int lane, int n) {   \
+  __device__ __forceinline__ void lane_take(T* re, T* im, const void* place, int lane,            \
+                                            int lanes, int n) {                                   \
     T* const parts[2] = {re, im};                                                                 \
-    lane_take_parts<T>(parts, 2, place, lane, n);                                                 \
+    lane_take_parts<T>(parts, 2, place, lane, lanes, n);                                          \
   }                                                                                               \
-  __device__ __forceinline__ void lane_take(T* re, const void* place, int lane, int n) {          \
+  __device__ __forceinline__ void lane_take(T* re, const void* place, int lane, int lanes,        \
+                                            int n) {                                              \
     T* const parts[1] = {re};                                                                     \
-    lane_take_parts<T>(parts, 1, place, lane, n);                                                 \
+    lane_take_parts<T>(parts, 1, place, lane, lanes, n);                                          \
   }
 
 PDSSM_PASS(float)
 PDSSM_PASS(double)
+
+// -- warps that hold a row together -------------------------------------------------------------
+//
+// A team of warps, each lane with its elements. `barrier` is the team's own, of the hardware's 16.
+
+__device__ __forceinline__ void lane_team_sync(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+// Whether any thread of the team says so; orders memory as `lane_team_sync` does.
+__device__ __forceinline__ bool lane_team_any(bool said, int barrier, int threads) {
+  int any;
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.s32 p, %1, 0;\n bar.red.or.pred p, %2, %3, p;\n"
+      " selp.s32 %0, 1, 0, p;\n}"
+      : "=r"(any)
+      : "r"(static_cast<int>(said)), "r"(barrier), "r"(threads)
+      : "memory");
+  return any;
+}
 
 // -- results ------------------------------------------------------------------------------------
 
@@ -211,6 +233,19 @@ __device__ __forceinline__ T lane_sum(T value) {
   return value;
 }
 
+// Over a team; `parts` is scratch for a number a warp.
+template <typename T>
+__device__ __forceinline__ T lane_team_sum(T value, T* parts, int lane, int barrier,
+                                           int threads) {
+  value = lane_sum(value);
+  if (lane % 32 == 0) parts[lane / 32] = value;
+  lane_team_sync(barrier, threads);
+  T total = parts[0];
+  for (int warp = 1; warp < threads / 32; ++warp) total += parts[warp];
+  lane_team_sync(barrier, threads);
+  return total;
+}
+
 __device__ __forceinline__ void lane_max(int* place, int value) { atomicMax(place, value); }
 
 // -- scatter-add without atomics: every target collects its sources -----------------------------
@@ -220,26 +255,50 @@ __device__ __forceinline__ void lane_max(int* place, int value) { atomicMax(plac
 // element a lane) or from shared memory.
 
 template <typename T>
-struct LaneRegisters {
-  T value;
-  // Bit 15 marks a missing source; a shuffle reads the low five bits.
-  __device__ __forceinline__ T at(unsigned source) const {
-    T found = __shfl_sync(0xffffffffu, value, source);
-    return source & 0x8000u ? T(0) : found;
-  }
-  __device__ __forceinline__ T every(int source) const {
-    return __shfl_sync(0xffffffffu, value, source);
+struct LaneReal {
+  T re;
+  __device__ __forceinline__ LaneReal operator+(LaneReal other) const { return {re + other.re}; }
+  __device__ __forceinline__ LaneReal shuffled(int lane) const {
+    return {__shfl_sync(0xffffffffu, re, lane)};
   }
 };
 
-template <typename T, int STRIDE>
-struct LaneShared {
-  const T* values;
-  // A missing source is the zero kept behind the last element.
-  __device__ __forceinline__ T at(unsigned source) const {
-    return values[(source & 0x7fffu) * STRIDE];
+// Read and written at once.
+template <typename T>
+struct __align__(2 * sizeof(T)) LaneComplex {
+  T re, im;
+  __device__ __forceinline__ LaneComplex operator+(LaneComplex other) const {
+    return {re + other.re, im + other.im};
   }
-  __device__ __forceinline__ T every(int source) const { return values[source * STRIDE]; }
+  __device__ __forceinline__ LaneComplex shuffled(int lane) const {
+    return {__shfl_sync(0xffffffffu, re, lane), __shfl_sync(0xffffffffu, im, lane)};
+  }
+};
+
+template <typename T>
+__device__ __forceinline__ void lane_put(T* to, T re, T im) {
+  *reinterpret_cast<LaneComplex<T>*>(to) = {re, im};
+}
+
+template <typename V>
+struct LaneRegisters {
+  typedef V Value;
+  V value;
+  // Bit 15 marks a missing source; a shuffle reads the low five bits.
+  __device__ __forceinline__ V at(unsigned source) const {
+    const V found = value.shuffled(source);
+    return source & 0x8000u ? V{} : found;
+  }
+  __device__ __forceinline__ V every(int source) const { return value.shuffled(source); }
+};
+
+template <typename V>
+struct LaneShared {
+  typedef V Value;
+  const V* values;
+  // A missing source is the zero kept behind the last element.
+  __device__ __forceinline__ V at(unsigned source) const { return values[source]; }
+  __device__ __forceinline__ V every(int source) const { return values[source]; }
 };
 
 template <typename Source>
@@ -248,46 +307,30 @@ __device__ __forceinline__ auto lane_four(Source source, unsigned low, unsigned 
          (source.at(high & 0xffffu) + source.at(high >> 16));
 }
 
-// Any map, however many sources a target has: look at all of them. `PARTS` numbers move together.
-template <typename T, int PARTS, typename Source, typename Map>
-__device__ __forceinline__ void lane_collect_parts(T (&sums)[PARTS], const Source (&from)[PARTS],
-                                                   Map map, int target, int n) {
-#pragma unroll
-  for (int part = 0; part < PARTS; ++part) sums[part] = T(0);
-  // Not unrolled: it is seldom run, and would push what is run out of the instruction cache.
-#pragma unroll 1
-  for (int j = 0; j < n; ++j) {
-    bool hit = map.every(j) == target;
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-      T value = from[part].every(j);
-      sums[part] += hit ? value : T(0);
-    }
-  }
-}
-
 // What a target collects by a prepared map: `low` and `high` hold its first four sources, `more`
 // the next four. `kind` is 0, 1 or 2: no target of the map has more than 4, none more than 8, or
-// some has.
-template <typename T, int PARTS, typename Source>
-__device__ __forceinline__ void lane_fan_in(T (&sums)[PARTS], const Source (&from)[PARTS],
-                                            unsigned low, unsigned high, int kind,
-                                            const unsigned* more, const unsigned char* map,
-                                            int target, int n) {
-#pragma unroll
-  for (int part = 0; part < PARTS; ++part) sums[part] = lane_four(from[part], low, high);
+// some has; then every source is looked at.
+template <typename Source>
+__device__ __forceinline__ typename Source::Value lane_fan_in(
+    Source from, unsigned low, unsigned high, int kind, const unsigned* more,
+    const unsigned char* map, int target, int n) {
+  typename Source::Value sum = lane_four(from, low, high);
   // The vote tells the compiler that the warp stays together. What is seldom run is kept out of the
   // way of what is always run, which must fit the instruction cache.
   if (__builtin_expect(__any_sync(0xffffffffu, kind), 0)) {
     if (__any_sync(0xffffffffu, kind == 1)) {
-#pragma unroll
-      for (int part = 0; part < PARTS; ++part) {
-        sums[part] += lane_four(from[part], more[0], more[1]);
-      }
+      sum = sum + lane_four(from, more[0], more[1]);
     } else {
-      lane_collect_parts(sums, from, LaneShared<unsigned char, 1>{map}, target, n);
+      sum = {};
+      // Not unrolled: it would push what is often run out of the instruction cache.
+#pragma unroll 1
+      for (int j = 0; j < n; ++j) {
+        const typename Source::Value value = from.every(j);
+        if (map[j] == target) sum = sum + value;
+      }
     }
   }
+  return sum;
 }
 
 #define PDSSM_FAN_IN_ARGUMENTS                                                                    \
@@ -297,32 +340,26 @@ __device__ __forceinline__ void lane_fan_in(T (&sums)[PARTS], const Source (&fro
 #define PDSSM_FAN_IN(T)                                                                           \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b,                   \
                                                         PDSSM_FAN_IN_ARGUMENTS) {                 \
-    T sums[2];                                                                                    \
-    const LaneRegisters<T> from[2] = {{a}, {b}};                                                  \
-    lane_fan_in(sums, from, low, high, kind, more, map, i, n);                                    \
-    *re = sums[0];                                                                                \
-    *im = sums[1];                                                                                \
+    const LaneRegisters<LaneComplex<T>> from{{a, b}};                                             \
+    const LaneComplex<T> sum = lane_fan_in(from, low, high, kind, more, map, i, n);               \
+    *re = sum.re;                                                                                 \
+    *im = sum.im;                                                                                 \
   }                                                                                               \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T a, PDSSM_FAN_IN_ARGUMENTS) {     \
-    T sums[1];                                                                                    \
-    const LaneRegisters<T> from[1] = {{a}};                                                       \
-    lane_fan_in(sums, from, low, high, kind, more, map, i, n);                                    \
-    *re = sums[0];                                                                                \
+    const LaneRegisters<LaneReal<T>> from{{a}};                                                   \
+    *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
   }                                                                                               \
   __device__ __forceinline__ void lane_fan_in_shared(T* re, T* im, const T* values,               \
                                                      PDSSM_FAN_IN_ARGUMENTS) {                    \
-    T sums[2];                                                                                    \
-    const LaneShared<T, 2> from[2] = {{values}, {values + 1}};                                    \
-    lane_fan_in(sums, from, low, high, kind, more, map, i, n);                                    \
-    *re = sums[0];                                                                                \
-    *im = sums[1];                                                                                \
+    const LaneShared<LaneComplex<T>> from{reinterpret_cast<const LaneComplex<T>*>(values)};       \
+    const LaneComplex<T> sum = lane_fan_in(from, low, high, kind, more, map, i, n);               \
+    *re = sum.re;                                                                                 \
+    *im = sum.im;                                                                                 \
   }                                                                                               \
   __device__ __forceinline__ void lane_fan_in_shared(T* re, const T* values,                      \
                                                      PDSSM_FAN_IN_ARGUMENTS) {                    \
-    T sums[1];                                                                                    \
-    const LaneShared<T, 1> from[1] = {{values}};                                                  \
-    lane_fan_in(sums, from, low, high, kind, more, map, i, n);                                    \
-    *re = sums[0];                                                                                \
+    const LaneShared<LaneReal<T>> from{reinterpret_cast<const LaneReal<T>*>(values)};             \
+    *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
   }
 
 PDSSM_FAN_IN(float)
@@ -422,6 +459,47 @@ __device__ __forceinline__ void lane_collect_many(T (&value)[ELEMENTS][PARTS],
   __syncwarp();
 }
 
+// One element a lane of a team; scratch for `n` numbers in `link`, for `n` of each warp in `first`,
+// for `PARTS * n` in `held`.
+template <typename T, int PARTS>
+__device__ __forceinline__ void lane_collect_by_team(T (&value)[PARTS], int target, T* held,
+                                                     int* link, int* first, int lane, int n,
+                                                     int barrier, int threads) {
+  const int warp = lane / 32, within = lane % 32;
+  const bool here = lane < n;
+  for (int at = lane; at < threads / 32 * n; at += threads) first[at] = n;
+  lane_team_sync(barrier, threads);
+  const unsigned peers = __match_any_sync(0xffffffffu, here ? target : n + within);
+  const unsigned later = peers & ~((2u << within) - 1);
+  if (here && !(peers & ((1u << within) - 1))) first[warp * n + target] = lane;
+  lane_team_sync(barrier, threads);
+  int next = here && later ? warp * 32 + __ffs(later) - 1 : n;
+  if (here && !later) {
+    for (int w = warp + 1; w < threads / 32 && next == n; ++w) next = first[w * n + target];
+  }
+  int from = n;
+  for (int w = 0; w < threads / 32 && from == n; ++w) from = first[w * n + min(lane, n - 1)];
+  while (true) {
+    if (here) {
+      link[lane] = next;
+#pragma unroll
+      for (int part = 0; part < PARTS; ++part) held[lane * PARTS + part] = value[part];
+    }
+    if (!lane_team_any(next < n, barrier, threads)) break;
+    if (next < n) {
+#pragma unroll
+      for (int part = 0; part < PARTS; ++part) value[part] += held[next * PARTS + part];
+      next = link[next];
+    }
+    lane_team_sync(barrier, threads);
+  }
+#pragma unroll
+  for (int part = 0; part < PARTS; ++part) {
+    value[part] = from < n ? held[from * PARTS + part] : T(0);
+  }
+  lane_team_sync(barrier, threads);
+}
+
 // In place: `re` (and `im`) hold this lane's elements, `target` where they go. `scratch` has
 // `lane_scratch` bytes of the warp's own.
 template <typename T, int PARTS, int ELEMENTS>
@@ -456,6 +534,29 @@ __device__ __forceinline__ void lane_collect_elements(T* re, T* im, const int* t
                                                    int lane, int n) {                             \
     lane_collect_elements<T, 1, E>(re, re, target, scratch, lane, n);                             \
   }
+
+#define PDSSM_COLLECT_BY_TEAM(T)                                                                  \
+  __device__ __forceinline__ void lane_collect_team(T* re, T* im, const int* target,              \
+                                                    void* scratch, int lane, int n, int barrier,  \
+                                                    int threads) {                                \
+    T value[2] = {*re, *im};                                                                      \
+    T* held = static_cast<T*>(scratch);                                                           \
+    int* link = reinterpret_cast<int*>(held + 2 * n);                                             \
+    lane_collect_by_team(value, *target, held, link, link + n, lane, n, barrier, threads);        \
+    *re = value[0];                                                                               \
+    *im = value[1];                                                                               \
+  }                                                                                               \
+  __device__ __forceinline__ void lane_collect_team(T* re, const int* target, void* scratch,      \
+                                                    int lane, int n, int barrier, int threads) {  \
+    T value[1] = {*re};                                                                           \
+    T* held = static_cast<T*>(scratch);                                                           \
+    int* link = reinterpret_cast<int*>(held + n);                                                 \
+    lane_collect_by_team(value, *target, held, link, link + n, lane, n, barrier, threads);        \
+    *re = value[0];                                                                               \
+  }
+
+PDSSM_COLLECT_BY_TEAM(float)
+PDSSM_COLLECT_BY_TEAM(double)
 
 #define PDSSM_COLLECTS(T)                                                                         \
   PDSSM_COLLECT(T, 1)                                                                             \

@@ -71,7 +71,9 @@ class TvmLanes(TvmBody):
         ring: slots of the ring, of all warps.
         sets: sets of registers for the inputs of a tile, 1 or 2.
         warps: warps of the block.
-        computing: how many of them run tokens; where several do, ``warp`` numbers them.
+        team: warps that hold a row's elements together.
+        teams: how many teams run tokens; where several do, ``team`` numbers them.
+        copying: lanes that fill a slot together.
         stays: whether a slot keeps its tokens while they run.
         prefix: of the names of what is the body's own, where a kernel has several bodies.
         signature: the calling convention, where it is not simply the program's.
@@ -86,7 +88,9 @@ class TvmLanes(TvmBody):
         ring: int,
         sets: int = 1,
         warps: int = 2,
-        computing: int = 1,
+        team: int = 1,
+        teams: int = 1,
+        copying: int = LANES,
         stays: bool = False,
         prefix: str = "",
         signature: Signature | None = None,
@@ -94,11 +98,16 @@ class TvmLanes(TvmBody):
         self.tile = tile
         self.sets = sets
         self.warps = warps
-        self.computing = computing
+        self.team = team
+        self.teams = teams
+        self.copying = copying
+        self.lanes = team * LANES
         self.ring = ring
         self.stays = stays
         self.prefix = prefix
-        self.elements = -(-program.state_size // LANES)
+        self.elements = -(-program.state_size // self.lanes)
+        # Where elements of other lanes are read: in their registers, or in shared memory.
+        self.through_memory = self.elements > 1 or team > 1
         # What generated text calls the slot in hand.
         self.slot = "slot"
         # Which set of registers has the token's inputs; None: they are in the ring.
@@ -190,8 +199,8 @@ class TvmLanes(TvmBody):
         """Reals or integers of a value's exchange: two copies, so that the next token's writes do
         not meet this one's reads, each with a zero behind its elements.
         """
-        through_memory = value in self.exchanged and self.elements > 1
-        if not (through_memory or value.op == "invert"):
+        in_memory = value in self.exchanged and self.through_memory
+        if not (in_memory or value.op == "invert"):
             return 0
         return 2 * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
 
@@ -263,14 +272,19 @@ class TvmLanes(TvmBody):
             elements = self._exchange_elements(value)
             if elements:
                 dtype = real_dtype(value.type)
-                yield (self._exchange_name(value), dtype, self.computing * elements)
+                yield (self._exchange_name(value), dtype, self.teams * elements)
+            if value.op == "sum" and self.team > 1:
+                dtype = real_dtype(value.type)
+                yield (f"sum_{self.names[value]}", dtype, self.teams * self.team)
         for value in self._collects_any():
-            yield (f"collect_{self.names[value]}", "uint8", self.computing * self._scratch(value))
+            yield (f"collect_{self.names[value]}", "uint8", self.teams * self._scratch(value))
 
     def _scratch(self, value: Value) -> int:
-        """Bytes of a warp for a scatter by any map: the values, then two numbers an element."""
+        """Bytes of a team for a scatter by any map: the values, then a number an element, then
+        one an element and warp.
+        """
         reals = 2 if is_complex(value.type) else 1
-        each = reals * width_of(real_dtype(value.type)) + 8
+        each = reals * width_of(real_dtype(value.type)) + 4 + 4 * self.team
         return _padded(self.program.state_size * each)
 
     def arrays(self) -> None:
@@ -295,7 +309,7 @@ class TvmLanes(TvmBody):
         """What :meth:`produce` needs, ``span`` indices at a time, and what reports."""
         for index in self.indices:
             dtype = self._argument(index.name).dtype
-            self._local(f"{index.name}_next", dtype, -(-span // LANES))
+            self._local(f"{index.name}_next", dtype, -(-span // self.copying))
         for argument in self.streamed:
             self._local(f"{argument.name}_from", "int64", 1)
         if self.signature.checks:
@@ -366,7 +380,7 @@ class TvmLanes(TvmBody):
         for value in self.program.body:
             elements = self._exchange_elements(value)
             if elements:
-                with self._strided(self.computing * elements, threads) as at:
+                with self._strided(self.teams * elements, threads) as at:
                     zero = f"T.{real_dtype(value.type)}(0)"
                     self.writer.line(f"{self._exchange_name(value)}[{at}] = {zero}")
 
@@ -383,7 +397,7 @@ class TvmLanes(TvmBody):
     def prepare_tables(self) -> None:
         """Sources by target of every map that a scatter_add collects by; a warp a map."""
         n, warps = self.program.state_size, self.warps
-        kind = "registers" if self.elements == 1 else "shared"
+        kind = "shared" if self.through_memory else "registers"
         for name, collected in self._tables.items():
             if collected:
                 size = self._table_size(name)
@@ -396,7 +410,7 @@ class TvmLanes(TvmBody):
                             f"T.address_of(kind_{name}[k])",
                             f"T.address_of(counts[thread // {LANES} * {n}])",
                             f"T.address_of(table_{name}[k * {n}])",
-                            "lane",
+                            f"thread % {LANES}",
                             str(n),
                         )
 
@@ -461,7 +475,8 @@ class TvmLanes(TvmBody):
             self._copies(argument, span, elements, narrow)
             return
         units = elements * narrow // wide
-        even = span * units % LANES == 0 and (LANES % units == 0 or units % LANES == 0)
+        lanes = self.copying
+        even = span * units % lanes == 0 and (lanes % units == 0 or units % lanes == 0)
         # A lagged input is one step ahead of its token.
         last = span + (1 if argument.role == "lagged" else 0)
         within = f" and first + {last} <= L" if even else ""
@@ -479,10 +494,11 @@ class TvmLanes(TvmBody):
         """
         each = size // width_of(argument.dtype)
         units = elements // each
-        across, along = max(1, LANES // units), max(1, units // LANES)
+        lanes = self.copying
+        across, along = max(1, lanes // units), max(1, units // lanes)
         name, write = argument.name, self.writer.line
-        write(f"{name}_u: T.let = lane // {min(units, LANES)}")
-        write(f"{name}_at: T.let = lane % {min(units, LANES)} * {each}")
+        write(f"{name}_u: T.let = lane // {min(units, lanes)}")
+        write(f"{name}_at: T.let = lane % {min(units, lanes)} * {each}")
         step = f"first + T.Cast('int64', {name}_u)"
         if argument.role == "lagged":
             step += " + 1"
@@ -495,7 +511,7 @@ class TvmLanes(TvmBody):
         for token in range(0, span, across):
             if token:
                 write(f"{name}_from[0] = {name}_from[0] {sign} {name}_step")
-            for at in range(0, along * LANES * each, LANES * each):
+            for at in range(0, along * lanes * each, lanes * each):
                 to = f"{ring} + {token * elements + at}]"
                 source = f"{name}[{name}_from[0] + {at}]"
                 self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
@@ -507,9 +523,10 @@ class TvmLanes(TvmBody):
         # Those there are; a count that is known only then is also not unrolled, which would push
         # what is always run out of the instruction cache.
         total = f"T.min(T.Cast('int32', L - first), {span}) * {units}"
-        with self.writer.block(f"for c in T.serial(({total} + {LANES - 1}) // {LANES}):"):
-            self.writer.line(f"unit: T.let = c * {LANES} + lane")
-            with self._guard(f"unit < {span * units}", span * units % LANES != 0):
+        lanes = self.copying
+        with self.writer.block(f"for c in T.serial(({total} + {lanes - 1}) // {lanes}):"):
+            self.writer.line(f"unit: T.let = c * {lanes} + lane")
+            with self._guard(f"unit < {span * units}", span * units % lanes != 0):
                 self.writer.line(f"u: T.let = unit // {units}")
                 self.writer.line(f"at: T.let = unit % {units} * {each}")
                 self._step("first + T.Cast('int64', u)")
@@ -555,13 +572,14 @@ class TvmLanes(TvmBody):
     @contextmanager
     def _index_lanes(self, span: int) -> Iterator[tuple[str, str]]:
         """A token for every lane; gives the number of the group of tokens, and the token."""
-        if span <= LANES:
-            with self._guard(f"lane < {span}", span < LANES):
+        lanes = self.copying
+        if span <= lanes:
+            with self._guard(f"lane < {span}", span < lanes):
                 yield "0", "lane"
             return
-        with self.writer.block(f"for group in T.unroll({-(-span // LANES)}):"):
-            at = f"group * {LANES} + lane"
-            with self._guard(f"{at} < {span}", span % LANES != 0):
+        with self.writer.block(f"for group in T.unroll({-(-span // lanes)}):"):
+            at = f"group * {lanes} + lane"
+            with self._guard(f"{at} < {span}", span % lanes != 0):
                 yield "group", f"({at})"
 
     def wait(self, barrier: str, parity: str) -> None:
@@ -575,13 +593,26 @@ class TvmLanes(TvmBody):
 
     def release(self) -> None:
         """Give slot ``slot`` back."""
-        self.writer.line("T.cuda.warp_sync()")
+        self.sync()
         with self.writer.block("if lane == 0:"):
             self.call("lane_arrive", f"T.address_of(arrived[{self.ring} + {self.slot}])")
 
     def copies_done(self) -> None:
-        """Wait until everything this warp has copied can be read by all its lanes."""
+        """Wait until everything this team has copied can be read by all its lanes."""
         self.call("lane_copies_done")
+        self.sync()
+
+    def sync(self) -> None:
+        """What a row's lanes have written before, they can read after."""
+        if self.team == 1:
+            self.writer.line("T.cuda.warp_sync()")
+        else:
+            self.call("lane_team_sync", *self._barrier)
+
+    @property
+    def _barrier(self) -> tuple[str, str]:
+        """The team's own barrier (0 is the block's) and its threads."""
+        return ("team + 1" if self.teams > 1 else "1", str(self.lanes))
 
     @contextmanager
     def _guard(self, condition: str, needed: bool) -> Iterator[None]:
@@ -668,9 +699,9 @@ class TvmLanes(TvmBody):
         """Every element of this lane."""
         n = self.program.state_size
         with self.writer.block(f"for e in T.unroll({self.elements}):"):
-            j = f"e * {LANES} + lane"
+            j = f"e * {self.lanes} + lane"
             # Lanes beyond the last element repeat it.
-            self.writer.line(f"j: T.let = {j if n % LANES == 0 else f'T.min({j}, {n - 1})'}")
+            self.writer.line(f"j: T.let = {j if n % self.lanes == 0 else f'T.min({j}, {n - 1})'}")
             yield "j"
 
     @contextmanager
@@ -694,10 +725,19 @@ class TvmLanes(TvmBody):
         for value in here:
             if value.op == "sum":
                 for place in self._array_places(value, "0"):
-                    total = self._called("lane_sum", place, returns=value.type)
+                    total = self._total(value, place)
                     self.writer.line(f"{place} = {total}")
         if any(self._exchange_elements(value) for value in here):
-            self.writer.line("T.cuda.warp_sync()")
+            self.sync()
+
+    def _total(self, value: Value, part: str) -> str:
+        """The sum of the lanes' parts of a sum."""
+        if self.team == 1:
+            return self._called("lane_sum", part, returns=value.type)
+        scratch = f"T.address_of(sum_{self.names[value]}[{self._of_team(self.team)}0])"
+        return self._called(
+            "lane_team_sum", part, scratch, "lane", *self._barrier, returns=value.type
+        )
 
     def _clear(self, stage: int) -> None:
         inverts = False
@@ -714,7 +754,7 @@ class TvmLanes(TvmBody):
             elif value in self._collects_any():
                 self._collect_any(value)
         if inverts:
-            self.writer.line("T.cuda.warp_sync()")
+            self.sync()
 
     def _element(self, value: Value, j: str) -> None:
         if value.is_leaf:
@@ -743,28 +783,30 @@ class TvmLanes(TvmBody):
             for place, part in zip(self._array_places(value, j), parts, strict=True):
                 self.writer.line(f"{place} = {part}")
         if self._exchange_elements(value):
-            for number, part in enumerate(parts):
-                self.writer.line(f"{self._exchange(value, j, number)} = {part}")
+            if is_complex(value.type):
+                self.call("lane_put", f"T.address_of({self._exchange(value, j)})", *parts)
+            else:
+                self.writer.line(f"{self._exchange(value, j)} = {parts[0]}")
 
     def _exchange(self, value: Value, j: str, part: int = 0) -> str:
         """Element ``j`` of a value in shared memory."""
         n, parts = self.program.state_size, 2 if is_complex(value.type) else 1
-        own = self._of_warp(self._exchange_elements(value))
+        own = self._of_team(self._exchange_elements(value))
         return f"{self._exchange_name(value)}[{own}(u % 2 * {n + 1} + {j}) * {parts} + {part}]"
 
     def _exchange_name(self, value: Value) -> str:
         name = self.names[value]
         return f"x_{self._own_name(name) if value.is_leaf else name}"
 
-    def _of_warp(self, elements: int) -> str:
-        """Where the warp's own part of a shared buffer starts, with a plus."""
-        return f"warp * {elements} + " if self.computing > 1 else ""
+    def _of_team(self, elements: int) -> str:
+        """Where the team's own part of a shared buffer starts, with a plus."""
+        return f"team * {elements} + " if self.teams > 1 else ""
 
     def _elsewhere(self, value: Value, i: str) -> Parts:
         """Element ``i`` of a value, which another lane may hold."""
         if self._everywhere(value):
             return self._at(value, i)
-        if self.elements > 1:
+        if self.through_memory:
             parts = 2 if is_complex(value.type) else 1
             return tuple(self._exchange(value, i, part) for part in range(parts))
         return tuple(
@@ -784,14 +826,16 @@ class TvmLanes(TvmBody):
             self.writer.line(f"{to}[e] = {target}")
         self.known = known
         names = part_names(self.names[value], value.type)
-        scratch = f"collect_{self.names[value]}[{self._of_warp(self._scratch(value))}0]"
+        scratch = f"collect_{self.names[value]}[{self._of_team(self._scratch(value))}0]"
+        by_team = self.team > 1
         self.call(
-            f"lane_collect_{self.elements}",
+            "lane_collect_team" if by_team else f"lane_collect_{self.elements}",
             *(f"T.address_of({name}[0])" for name in names),
             f"T.address_of({to}[0])",
             f"T.address_of({scratch})",
             "lane",
             str(self.program.state_size),
+            *(self._barrier if by_team else ()),
         )
 
     def _collect(self, value: Value, j: str) -> None:
@@ -810,10 +854,10 @@ class TvmLanes(TvmBody):
             held = f"{self.names[map_]}_fan{self.held}"
             words = (f"{held}[{at}]", f"{held}[{at} + 1]")
             kind = f"{self.names[map_]}_kind{self.held}[u]"
-        if self.elements == 1:
-            where, values = "registers", self._parts(source, "j")
-        else:
+        if self.through_memory:
             where, values = "shared", (f"T.address_of({self._exchange(source, '0')})",)
+        else:
+            where, values = "registers", self._parts(source, "j")
         self.call(
             f"lane_fan_in_{where}",
             *(f"T.address_of({place})" for place in self._array_places(value, j)),
@@ -828,11 +872,11 @@ class TvmLanes(TvmBody):
 
     def _summand(self, total: Value, part: str) -> str:
         n = self.program.state_size
-        if n % LANES == 0:
+        if n % self.lanes == 0:
             return part
         # The lanes that repeat the last element do not count.
         zero = f"T.{real_dtype(total.type)}(0)"
-        return f"T.if_then_else(e * {LANES} + lane < {n}, {part}, {zero})"
+        return f"T.if_then_else(e * {self.lanes} + lane < {n}, {part}, {zero})"
 
     # -- outside of tokens ----------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""Bodies whose tokens are summaries of chunks, on the lanes of a warp.
+"""Bodies whose tokens are summaries of chunks, on the lanes of a team of warps.
 
-One joins summaries that other warps have left in memory; one applies a summary that the warp holds
+One joins summaries that other teams have left in memory; one applies a summary that the team holds
 in registers to the carry before it.
 """
 
@@ -20,15 +20,17 @@ class JoinLanes(TvmLanes):
         chunk: what generated text calls the chunk whose summary is summary ``u`` of the tile.
     """
 
-    def __init__(self, program: Program, writer: Writer, *, tile: int, warps: int) -> None:
+    def __init__(
+        self, program: Program, writer: Writer, *, tile: int, team: int, teams: int
+    ) -> None:
         self.chunk = "chunk"
         super().__init__(
             program,
             writer,
             tile=tile,
             ring=0,
-            warps=warps,
-            computing=warps,
+            team=team,
+            teams=teams,
             prefix="joined_",
             signature=Signature(program, reports=False),
         )
@@ -48,15 +50,15 @@ class ApplyLanes(TvmLanes):
         source: the prefix of that other body's names.
     """
 
-    def __init__(self, program: Program, writer: Writer, *, warps: int) -> None:
+    def __init__(self, program: Program, writer: Writer, *, team: int, teams: int) -> None:
         self.source = ""
         super().__init__(
             program,
             writer,
             tile=1,
             ring=0,
-            warps=warps,
-            computing=warps,
+            team=team,
+            teams=teams,
             prefix="applied_",
             signature=Signature(program, reports=False),
         )

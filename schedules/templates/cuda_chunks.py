@@ -1,17 +1,18 @@
-"""cuda-chunks: rows cut into chunks that many warps run at once, every token read once.
+"""cuda-chunks: rows cut into chunks that many teams run at once, every token read once.
 
-A warp copies a chunk of tokens into shared memory, folds it into a summary, waits for the carry
-before it and runs its tokens from there, all from the same copy. Carries pass from warp to warp
-through global memory. Within a *window* of neighbouring chunks each warp joins the summaries
-before its own, while it waits for the one carry before the window; the window's last chunk passes
-the carry on first and runs its tokens afterwards. Windows are fixed, so sums are made in the same
-order whatever the timing: results are repeatable to the bit.
+A *team* of warps, one element a lane, copies a chunk of tokens into shared memory, folds it into a
+summary, waits for the carry before it and runs its tokens from there, all from the same copy.
+Carries pass from team to team through global memory. Within a *window* of neighbouring chunks each
+team joins the summaries before its own, while it waits for the one carry before the window; the
+window's last chunk passes the carry on first and runs its tokens afterwards. Windows are fixed, so
+sums are made in the same order whatever the timing: results are repeatable to the bit.
 
-All blocks of a launch run at the same time (a cooperative launch), so a warp may wait for another.
+All blocks of a launch run at the same time (a cooperative launch), so a team may wait for another.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
@@ -30,30 +31,32 @@ from pdssm_compiler.schedules.emit.tvm_summaries import ApplyLanes, JoinLanes
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
 # Fewer tokens than this are too short a chain to cut.
 _FEWEST_TOKENS = 512
-# Elements of a lane: more do not fit its registers.
-_MOST_ELEMENTS = 8
+# Summaries that are read together.
+_TOGETHER = 4
 # Tokens of a chunk that the heuristic aims at: fewer make carries a larger part of the work.
 _CHUNK = 32
-_MOST_WARPS = 16
+# The hardware's barriers, but for the block's own.
+_MOST_TEAMS = 15
+_MOST_WARPS = 32
 
 
 @dataclass(frozen=True)
-class CudaChunksConfig:
+class CudaChunksConfig(Config):
     """How chunks are run.
 
     Attributes:
         tile: tokens whose inputs are in registers together; even.
         tiles: tiles of a chunk.
-        warps: warps of a block, each with a chunk of its own.
+        teams: teams of a block, each with a chunk of its own.
     """
 
     tile: int
     tiles: int
-    warps: int
+    teams: int
 
     @property
     def tokens(self) -> int:
@@ -67,22 +70,29 @@ class _Bodies:
     def __init__(self, program: Program, writer: Writer, config: CudaChunksConfig) -> None:
         parts: InChunks = in_chunks(program)
         of_chunks = frozenset(parts.summaries)
-        ring = {"tile": config.tile, "ring": config.tiles * config.warps, "stays": True}
-        warps = {"warps": config.warps, "computing": config.warps}
-        self.scan = TvmLanes(program, writer, **ring, **warps)
+        self.team = _team(program)
+        self.warps = self.team * config.teams
+        shape: dict[str, int] = {"team": self.team, "teams": config.teams}
+        chunks: dict[str, Any] = {
+            **shape,
+            "tile": config.tile,
+            "ring": config.tiles * config.teams,
+            "warps": self.warps,
+            "copying": self.team * LANES,
+            "stays": True,
+        }
+        self.scan = TvmLanes(program, writer, **chunks)
         self.fold = TvmLanes(
             parts.fold,
             writer,
             prefix="fold_",
             signature=Signature(parts.fold, of_chunks, reports=False),
-            **ring,
-            **warps,
+            **chunks,
         )
-        together = 4 if self.scan.elements == 1 else 2
-        self.join = JoinLanes(parts.combine, writer, tile=together, warps=config.warps)
+        self.join = JoinLanes(parts.combine, writer, tile=_TOGETHER, **shape)
         # Only the carry it leaves is wanted.
         carry = replace(parts.carry, token_outputs=())
-        self.apply = ApplyLanes(carry, writer, warps=config.warps)
+        self.apply = ApplyLanes(carry, writer, **shape)
         self.all = (self.scan, self.fold, self.join, self.apply)
         (before,) = program.carries
         self.carry = before
@@ -124,9 +134,9 @@ class CudaChunks(Template[CudaChunksConfig]):
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
             for tokens in (8, 16, 24, 32, 48, 64):
-                for warps in range(1, _MOST_WARPS + 1):
+                for teams in range(1, _MOST_TEAMS + 1):
                     if tokens % tile == 0:
-                        yield CudaChunksConfig(tile, tokens // tile, warps)
+                        yield CudaChunksConfig(tile, tokens // tile, teams)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
         fitting = [
@@ -137,7 +147,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         if not fitting:
             return CudaChunksConfig(2, 4, 1)
         # As many tokens at once as there is memory for, in chunks that are long enough.
-        return max(fitting, key=lambda c: (min(c.tokens, _CHUNK) * c.warps, -c.tokens))
+        return max(fitting, key=lambda c: (min(c.tokens, _CHUNK) * c.teams, -c.tokens))
 
     def feasible(self, program: Program, target: Target, config: CudaChunksConfig) -> str | None:
         if target.kind != "cuda":
@@ -146,10 +156,11 @@ class CudaChunks(Template[CudaChunksConfig]):
             return f"tile must be even, from 2 to {LANES}, not {config.tile}"
         if config.tiles < 1:
             return f"tiles is at least 1, not {config.tiles}"
-        if not 1 <= config.warps <= _MOST_WARPS:
-            return f"warps is from 1 to {_MOST_WARPS}, not {config.warps}"
-        if program.state_size > _MOST_ELEMENTS * LANES:
-            return f"a state size of {program.state_size} is more than one warp holds"
+        if not 1 <= config.teams <= _MOST_TEAMS:
+            return f"teams is from 1 to {_MOST_TEAMS}, not {config.teams}"
+        warps = config.teams * _team(program)
+        if warps > _MOST_WARPS:
+            return f"{warps} warps are more than a block has"
         try:
             bodies = _Bodies(program, Writer(), config)
         except PassError as error:
@@ -176,7 +187,7 @@ class CudaChunks(Template[CudaChunksConfig]):
                 bodies.scan.buffers()
                 for argument in bodies.scratch:
                     bodies.scan.flat_buffer(argument.name, buffer_dtype(argument))
-                threads = config.warps * LANES
+                threads = bodies.warps * LANES
                 with (
                     writer.block("for block in T.thread_binding(blocks, thread='blockIdx.x'):"),
                     writer.block(
@@ -196,9 +207,15 @@ class CudaChunks(Template[CudaChunksConfig]):
                 "shared_bytes": shared_size(bodies.shared()),
                 "threads": threads,
                 "chunk_tokens": config.tokens,
+                "teams": config.teams,
             },
             scratch=bodies.scratch,
         )
+
+
+def _team(program: Program) -> int:
+    """Warps that hold a state, one element a lane."""
+    return -(-program.state_size // LANES)
 
 
 def _scratch_parameters(bodies: _Bodies) -> list[str]:
@@ -215,23 +232,29 @@ class _Kernel:
         self.writer = writer
         self.bodies = bodies
         self.config = config
-        self.threads = config.warps * LANES
+        self.threads = bodies.warps * LANES
 
     def block(self) -> None:
         """The rows of a block, one after the other, with the head's tables in shared memory."""
         write, config, scan = self.writer.line, self.config, self.bodies.scan
-        write(f"lane: T.let = thread % {LANES}")
-        write(f"warp: T.let = thread // {LANES}")
+        write(f"lane: T.let = thread % {scan.lanes}")
+        write(f"team: T.let = thread // {scan.lanes}")
         write_shared(self.writer, self.bodies.shared())
         self._arrays()
         # Kept in variables: TVM would repeat the divisions in every index.
-        for name in ("at_b", "at_h"):
-            write(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
+        for name, dtype in (
+            ("at_b", "int64"),
+            ("at_h", "int64"),
+            ("own", "int32"),
+            ("all", "int32"),
+        ):
+            write(f'{name} = T.alloc_buffer((1,), "{dtype}", scope="local")')
         # A row without tokens still has a beginning and an end.
         chunks = f"T.Cast('int32', (L + {config.tokens - 1}) // {config.tokens})"
         write(f"chunks: T.let = T.max({chunks}, 1)")
-        write(f"first_chunk: T.let = block // abreast * {config.warps} + warp")
-        write(f"at_once: T.let = blocks // abreast * {config.warps}")
+        # The team's first chunk, and how many chunks of a row run at once.
+        write(f"own[0] = block // abreast * {config.teams} + team")
+        write(f"all[0] = blocks // abreast * {config.teams}")
         with self.writer.block("for turn in T.serial((rows + abreast - 1) // abreast):"):
             write("row: T.let = turn * abreast + block % abreast")
             with self.writer.block("if row < rows:"):
@@ -239,7 +262,7 @@ class _Kernel:
                 write("at_h[0] = T.Cast('int64', row) % H")
                 write("b: T.let = at_b[0]")
                 write("h: T.let = at_h[0]")
-                # The tables of the row before are in use until every warp is here.
+                # The tables of the row before are in use until every team is here.
                 write("T.cuda.cta_sync()")
                 scan.load_tables(self.threads)
                 for body in self.bodies.all:
@@ -247,8 +270,8 @@ class _Kernel:
                 write("T.cuda.cta_sync()")
                 scan.prepare_tables()
                 write("T.cuda.cta_sync()")
-                with self.writer.block("for step in T.serial((chunks + at_once - 1) // at_once):"):
-                    write("number: T.let = step * at_once + first_chunk")
+                with self.writer.block("for step in T.serial((chunks + all[0] - 1) // all[0]):"):
+                    write("number: T.let = step * all[0] + own[0]")
                     with self.writer.block("if number < chunks:"):
                         self._chunk()
 
@@ -282,6 +305,7 @@ class _Kernel:
             self._run(bodies.fold)
         with self.writer.block("if place + 1 < window and number + 1 < chunks:"):
             bodies.fold.end_row()
+            scan.sync()
             scan.call("lane_publish", self._flag("number"), "lane")
         bodies.join.start_row()
         with self.writer.block("if place > 0:"):
@@ -300,11 +324,11 @@ class _Kernel:
             scan.end_row()
 
     def _fetch(self) -> None:
-        """Copy the chunk's tokens into the warp's slots."""
+        """Copy the chunk's tokens into the team's slots."""
         write, config, scan = self.writer.line, self.config, self.bodies.scan
-        write(f"slots: T.let = warp * {config.tiles}")
-        # What the warp still reads of the chunk before.
-        write("T.cuda.warp_sync()")
+        write(f"slots: T.let = team * {config.tiles}")
+        # What the team still reads of the chunk before.
+        scan.sync()
         with self.writer.block("if count > 0:"):
             write("first: T.let = start")
             scan.slot = "slots"
@@ -382,7 +406,8 @@ class _Kernel:
         scan = self.bodies.scan
         places = (f"T.address_of({name}[0])" for name in self._carry)
         words = f"T.address_of(passed[b * passed_sB + ({window}) * passed_sC + h * passed_sH])"
-        scan.call(function, *places, words, "lane", str(scan.program.state_size))
+        sizes = (str(scan.lanes), str(scan.program.state_size))
+        scan.call(function, *places, words, "lane", *sizes)
 
     def _flag(self, chunk: str) -> str:
         return f"T.address_of(folded[b * folded_sB + {chunk} * folded_sC + h * folded_sH])"

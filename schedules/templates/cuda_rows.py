@@ -1,8 +1,8 @@
-"""cuda-rows: two warps a row, one that fetches and one that computes, tokens in order.
+"""cuda-rows: for each row a warp that fetches and one or several that compute, tokens in order.
 
 A warp alone waits for memory, for its index arithmetic and for its own chain in turn. Here the
 first warp fills a ring in shared memory with asynchronous copies, several tiles of tokens ahead;
-the second waits for a tile, takes it into registers, gives the slot back and runs the tokens. The
+the others wait for a tile, take it into registers, give the slot back and run the tokens. The
 head's tables lie in shared memory, prepared so that a scatter-add collects a few known sources
 instead of adding into memory.
 """
@@ -23,13 +23,14 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
-THREADS = 2 * LANES
 # More leaves too few rows on a processor.
 _SHARED_BYTES = 96 * 1024
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
-# Elements of a lane: more do not fit its registers.
-_MOST_ELEMENTS = 8
+# What the entries of a table in shared memory can count.
+_MOST_STATES = 256
+# Warps of a block, but for the one that fetches.
+_MOST_TEAM = 31
 # Values of all tokens of a tile together; more takes long to compile.
 _MOST_VALUES = 400
 
@@ -42,11 +43,18 @@ class CudaRowsConfig(Config):
         tile: tokens of a slot, whose inputs are in registers together; even.
         slots: slots of the ring.
         sets: 1, or 2 to read the next tile's inputs into registers while a tile is computed.
+        team: warps that hold a row's elements together.
     """
 
     tile: int
     slots: int
     sets: int = 1
+    team: int = 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of a row: those that compute, and the warp that fetches."""
+        return (self.team + 1) * LANES
 
 
 class CudaRows(Template[CudaRowsConfig]):
@@ -66,7 +74,8 @@ class CudaRows(Template[CudaRowsConfig]):
         for tile in (2, 4, 8, 16):
             for slots in (3, 4, 6, 8):
                 for sets in (1, 2):
-                    yield CudaRowsConfig(tile, slots, sets)
+                    for team in sorted({1, _whole_team(program)}):
+                        yield CudaRowsConfig(tile, slots, sets, team)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
         # Collecting takes so many instructions a token that longer tiles leave the instruction
@@ -75,7 +84,7 @@ class CudaRows(Template[CudaRowsConfig]):
         longest = 16 if not _collects(program) else 4 if crowded else 8
         for tile in (tile for tile in (16, 8, 4, 2) if tile <= longest):
             for slots in (4, 3):
-                config = CudaRowsConfig(tile, slots)
+                config = CudaRowsConfig(tile, slots, team=_whole_team(program))
                 if self.feasible(program, target, config) is None:
                     return config
         return CudaRowsConfig(2, 3)
@@ -89,9 +98,11 @@ class CudaRows(Template[CudaRowsConfig]):
             return f"slots is at least 3, not {config.slots}"
         if config.sets not in (1, 2):
             return f"sets is 1 or 2, not {config.sets}"
-        if program.state_size > _MOST_ELEMENTS * LANES:
-            return f"a state size of {program.state_size} is more than one warp holds"
-        body = TvmLanes(program, Writer(), tile=config.tile, ring=config.slots, sets=config.sets)
+        if not 1 <= config.team <= _MOST_TEAM:
+            return f"team is from 1 to {_MOST_TEAM}, not {config.team}"
+        if program.state_size > _MOST_STATES:
+            return f"a state size of {program.state_size} is more than {_MOST_STATES}"
+        body = _body(program, Writer(), config)
         shared = shared_size(_shared(body))
         most = min(_SHARED_BYTES, target.shared_memory)
         if shared > most:
@@ -106,7 +117,7 @@ class CudaRows(Template[CudaRowsConfig]):
 
     def lower(self, program: Program, target: Target, config: CudaRowsConfig) -> KernelSource:
         writer = Writer()
-        body = TvmLanes(program, writer, tile=config.tile, ring=config.slots, sets=config.sets)
+        body = _body(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
         parameters = ", ".join([*body.parameters(), "rows: T.int32", "aligned: T.int32"])
         writer.line("@I.ir_module")
@@ -118,7 +129,7 @@ class CudaRows(Template[CudaRowsConfig]):
                 with (
                     writer.block("for row in T.thread_binding(rows, thread='blockIdx.x'):"),
                     writer.block(
-                        f"for thread in T.thread_binding({THREADS}, thread='threadIdx.x'):"
+                        f"for thread in T.thread_binding({config.threads}, thread='threadIdx.x'):"
                     ),
                 ):
                     self._block(writer, body, config)
@@ -130,12 +141,11 @@ class CudaRows(Template[CudaRowsConfig]):
             self.name,
             asdict(config),
             target,
-            {"shared_bytes": shared_size(_shared(body)), "threads": THREADS},
+            {"shared_bytes": shared_size(_shared(body)), "threads": config.threads},
         )
 
     def _block(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
-        """What the two warps of a row do."""
-        writer.line(f"lane: T.let = thread % {LANES}")
+        """What the warps of a row do."""
         write_shared(writer, _shared(body))
         body.arrays()
         body.stream_arrays(config.tile)
@@ -146,8 +156,8 @@ class CudaRows(Template[CudaRowsConfig]):
         writer.line("at_h[0] = T.Cast('int64', row) % H")
         writer.line("b: T.let = at_b[0]")
         writer.line("h: T.let = at_h[0]")
-        body.load_tables(THREADS)
-        body.clear_exchanges(THREADS)
+        body.load_tables(config.threads)
+        body.clear_exchanges(config.threads)
         body.start_barriers()
         writer.line("T.cuda.cta_sync()")
         body.prepare_tables()
@@ -161,8 +171,10 @@ class CudaRows(Template[CudaRowsConfig]):
             tiles = f"T.if_then_else(L > 0, T.max({tiles}, 2 * groups + 1), 0)"
         writer.line(f"tiles: T.let = {tiles}")
         with writer.block(f"if thread < {LANES}:"):
+            writer.line("lane: T.let = thread")
             self._fetch(writer, body, config)
         with writer.block("else:"):
+            writer.line(f"lane: T.let = thread - {LANES}")
             self._compute(writer, body, config)
 
     def _fetch(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
@@ -184,7 +196,7 @@ class CudaRows(Template[CudaRowsConfig]):
                 body.load_indices(config.tile)
 
     def _compute(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
-        """The warp that runs the tokens."""
+        """The warps that run the tokens."""
         body.start_row()
         if config.sets == 2:
             with writer.block("if groups > 0:"):
@@ -246,6 +258,24 @@ class CudaRows(Template[CudaRowsConfig]):
             forward = body.program.direction == "forward"
             writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")
             body.token()
+
+
+def _whole_team(program: Program) -> int:
+    """Warps that hold a state, one element a lane."""
+    return -(-program.state_size // LANES)
+
+
+def _body(program: Program, writer: Writer, config: CudaRowsConfig) -> TvmLanes:
+    """What the warps of a row write."""
+    return TvmLanes(
+        program,
+        writer,
+        tile=config.tile,
+        ring=config.slots,
+        sets=config.sets,
+        warps=config.team + 1,
+        team=config.team,
+    )
 
 
 def _shared(body: TvmLanes) -> list[SharedBuffer]:
