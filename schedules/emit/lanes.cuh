@@ -261,6 +261,9 @@ struct LaneReal {
   __device__ __forceinline__ LaneReal shuffled(int lane) const {
     return {__shfl_sync(0xffffffffu, re, lane)};
   }
+  __device__ __forceinline__ LaneReal shuffled_up(int step) const {
+    return {__shfl_up_sync(0xffffffffu, re, step)};
+  }
 };
 
 // Read and written at once.
@@ -272,6 +275,9 @@ struct __align__(2 * sizeof(T)) LaneComplex {
   }
   __device__ __forceinline__ LaneComplex shuffled(int lane) const {
     return {__shfl_sync(0xffffffffu, re, lane), __shfl_sync(0xffffffffu, im, lane)};
+  }
+  __device__ __forceinline__ LaneComplex shuffled_up(int step) const {
+    return {__shfl_up_sync(0xffffffffu, re, step), __shfl_up_sync(0xffffffffu, im, step)};
   }
 };
 
@@ -570,6 +576,125 @@ PDSSM_COLLECT_BY_TEAM(double)
 
 PDSSM_COLLECTS(float)
 PDSSM_COLLECTS(double)
+
+// -- scatter-add by a map that is sorted before -------------------------------------------------
+//
+// Sources sorted by where they go make each target's a run of neighbours. A map that several values
+// go by, or whose values are waited for, is sorted once; a sum over runs takes as long for any map.
+
+__device__ __forceinline__ void lane_meet(int barrier, int threads) {
+  if (threads == 32) {
+    __syncwarp();
+  } else {
+    lane_team_sync(barrier, threads);
+  }
+}
+
+// `order`: the source at this lane's place, plus 65536 for the first of a run. `last`: where the
+// run of this lane's target ends, -1 if it has no source. `scratch` has room for `n` numbers of each
+// warp, `2 * n` more, and one a warp.
+__device__ __forceinline__ void lane_sort(int* order, int* last, int target, void* scratch,
+                                          int lane, int n, int barrier, int threads) {
+  const int warp = lane / 32, within = lane % 32, warps = threads / 32;
+  const bool here = lane < n;
+  int* counts = static_cast<int*>(scratch);
+  int* starts = counts + warps * n;
+  int* sorted = starts + n;
+  int* totals = sorted + n;
+  for (int at = lane; at < warps * n; at += threads) counts[at] = 0;
+  lane_meet(barrier, threads);
+  const unsigned peers = __match_any_sync(0xffffffffu, here ? target : n + within);
+  const unsigned earlier = peers & ((1u << within) - 1);
+  if (here && !earlier) counts[warp * n + target] = __popc(peers);
+  lane_meet(barrier, threads);
+  int rank = __popc(earlier), count = 0;
+  for (int w = 0; here && w < warps; ++w) {
+    count += counts[w * n + lane];
+    rank += w < warp ? counts[w * n + target] : 0;
+  }
+  int through = count;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int before = __shfl_up_sync(0xffffffffu, through, step);
+    if (within >= step) through += before;
+  }
+  if (within == 31) totals[warp] = through;
+  lane_meet(barrier, threads);
+  for (int w = 0; w < warp; ++w) through += totals[w];
+  if (here) starts[lane] = through - count;
+  lane_meet(barrier, threads);
+  if (here) sorted[starts[target] + rank] = lane | (rank == 0 ? 65536 : 0);
+  lane_meet(barrier, threads);
+  *order = here ? sorted[lane] : 65536 | (n - 1);
+  if (here) starts[lane] = count ? through - 1 : -1;
+  lane_meet(barrier, threads);
+  // Lanes beyond the last element repeat it.
+  *last = starts[min(lane, n - 1)];
+  lane_meet(barrier, threads);
+}
+
+// The sum of each target's run. `scratch` has room for `2 * n` values, and for a value and a number
+// of each warp.
+template <typename V>
+__device__ __forceinline__ V lane_sum_runs(V value, int order, int last, void* scratch, int lane,
+                                           int n, int barrier, int threads) {
+  const int warp = lane / 32, within = lane % 32, warps = threads / 32;
+  V* held = static_cast<V*>(scratch);
+  if (threads == 32) {
+    value = value.shuffled(order);
+  } else {
+    if (lane < n) held[lane] = value;
+    lane_team_sync(barrier, threads);
+    value = held[order & 65535];
+  }
+  const unsigned heads = __ballot_sync(0xffffffffu, order >= 65536);
+  const unsigned before = heads & (0xffffffffu >> (31 - within));
+  const int first = before ? 31 - __clz(before) : 0;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const V found = value.shuffled_up(step);
+    if (within - step >= first) value = found + value;
+  }
+  if (threads == 32) {
+    const V found = value.shuffled(last);
+    return last < 0 ? V{} : found;
+  }
+  // Runs that started in an earlier warp.
+  V* sums = held + n;
+  V* ends = sums + n;
+  int* closed = reinterpret_cast<int*>(ends + warps);
+  if (within == 31) {
+    ends[warp] = value;
+    closed[warp] = heads != 0;
+  }
+  lane_team_sync(barrier, threads);
+  if (!before) {
+    for (int w = warp - 1; w >= 0; --w) {
+      value = ends[w] + value;
+      if (closed[w]) break;
+    }
+  }
+  if (lane < n) sums[lane] = value;
+  lane_team_sync(barrier, threads);
+  return last < 0 ? V{} : sums[last];
+}
+
+#define PDSSM_SUM_RUNS(T)                                                                         \
+  __device__ __forceinline__ void lane_sum_sorted(T* re, T* im, int order, int last,              \
+                                                  void* scratch, int lane, int n, int barrier,    \
+                                                  int threads) {                                  \
+    const LaneComplex<T> sum = lane_sum_runs(LaneComplex<T>{*re, *im}, order, last, scratch,      \
+                                             lane, n, barrier, threads);                          \
+    *re = sum.re;                                                                                 \
+    *im = sum.im;                                                                                 \
+  }                                                                                               \
+  __device__ __forceinline__ void lane_sum_sorted(T* re, int order, int last, void* scratch,      \
+                                                  int lane, int n, int barrier, int threads) {    \
+    *re = lane_sum_runs(LaneReal<T>{*re}, order, last, scratch, lane, n, barrier, threads).re;    \
+  }
+
+PDSSM_SUM_RUNS(float)
+PDSSM_SUM_RUNS(double)
 
 // Prepare one map of a table, by one warp: the first four sources of target `i` as 16-bit numbers
 // from `fan[2 * i]` on, the next four from `fan[2 * n + 2 * i]` on, and the map's kind. `counts`

@@ -281,11 +281,18 @@ class TvmLanes(TvmBody):
 
     def _scratch(self, value: Value) -> int:
         """Bytes of a team for a scatter by any map: the values, then a number an element, then
-        one an element and warp.
+        one an element and warp; by a sorted map: the values twice, one and a number a warp.
         """
-        reals = 2 if is_complex(value.type) else 1
-        each = reals * width_of(real_dtype(value.type)) + 4 + 4 * self.team
-        return _padded(self.program.state_size * each)
+        n = self.program.state_size
+        each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
+        if value.args[1] in self.sorted_maps:
+            return _padded(2 * n * each + self.team * (each + 4)) if self.team > 1 else 16
+        return _padded(n * (each + 4 + 4 * self.team))
+
+    @property
+    def sorted_maps(self) -> dict[Value, Parts]:
+        """Maps whose sorted form is at hand, and where: this lane's ``order`` and ``last``."""
+        return {}
 
     def arrays(self) -> None:
         for carry in self.program.carries:
@@ -609,6 +616,27 @@ class TvmLanes(TvmBody):
         else:
             self.call("lane_team_sync", *self._barrier)
 
+    def sort_buffers(self) -> Iterator[SharedBuffer]:
+        """Scratch of :meth:`sort`: a number an element and warp, two an element, one a warp."""
+        yield ("sorting", "int32", self.teams * self._sort_numbers)
+
+    @property
+    def _sort_numbers(self) -> int:
+        return self.program.state_size * (self.team + 2) + self.team
+
+    def sort(self, map_: str, order: str, last: str) -> None:
+        """Sort a map: places of this lane's entry, and of its part of the sorted form."""
+        self.call(
+            "lane_sort",
+            f"T.address_of({order})",
+            f"T.address_of({last})",
+            map_,
+            f"T.address_of(sorting[{self._of_team(self._sort_numbers)}0])",
+            "lane",
+            str(self.program.state_size),
+            *self._barrier,
+        )
+
     @property
     def _barrier(self) -> tuple[str, str]:
         """The team's own barrier (0 is the block's) and its threads."""
@@ -818,25 +846,27 @@ class TvmLanes(TvmBody):
         """``scatter_add`` by a map that is not prepared: all elements at once."""
         source, map_ = value.args
         to = f"{self.names[value]}_to"
+        form = self.sorted_maps.get(map_)
         known = dict(self.known)
         with self._over(None) as j:
-            parts, (target,) = self._parts(source, j), self._parts(map_, j)
+            parts = self._parts(source, j)
             for place, part in zip(self._array_places(value, j), parts, strict=True):
                 self.writer.line(f"{place} = {part}")
-            self.writer.line(f"{to}[e] = {target}")
+            if form is None:
+                self.writer.line(f"{to}[e] = {self._parts(map_, j)[0]}")
         self.known = known
         names = part_names(self.names[value], value.type)
         scratch = f"collect_{self.names[value]}[{self._of_team(self._scratch(value))}0]"
-        by_team = self.team > 1
-        self.call(
-            "lane_collect_team" if by_team else f"lane_collect_{self.elements}",
-            *(f"T.address_of({name}[0])" for name in names),
-            f"T.address_of({to}[0])",
-            f"T.address_of({scratch})",
-            "lane",
-            str(self.program.state_size),
-            *(self._barrier if by_team else ()),
-        )
+        places = [f"T.address_of({name}[0])" for name in names]
+        row = (f"T.address_of({scratch})", "lane", str(self.program.state_size))
+        if form is not None:
+            self.call("lane_sum_sorted", *places, *form, *row, *self._barrier)
+        elif self.team > 1:
+            to = f"T.address_of({to}[0])"
+            self.call("lane_collect_team", *places, to, *row, *self._barrier)
+        else:
+            to = f"T.address_of({to}[0])"
+            self.call(f"lane_collect_{self.elements}", *places, to, *row)
 
     def _collect(self, value: Value, j: str) -> None:
         """``scatter_add``: each target collects its sources."""
@@ -883,6 +913,10 @@ class TvmLanes(TvmBody):
     def over_elements(self) -> AbstractContextManager[str]:
         """A loop over this lane's elements ``j``."""
         return self._over(None)
+
+    def write_element(self, argument: Argument, j: str, parts: Parts) -> None:
+        """Write element ``j`` of a tensor, outside of tokens."""
+        self._store(argument, [self.axes[axis] for axis in argument.leading], j, parts)
 
     # -- places ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pdssm_compiler.ir.types import Type
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
-from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.signature import Argument, Signature, sorted_form
 from pdssm_compiler.schedules.source import Writer
 
 
@@ -34,6 +34,27 @@ class JoinLanes(TvmLanes):
             prefix="joined_",
             signature=Signature(program, reports=False),
         )
+
+    @property
+    def _forms(self) -> dict[Value, tuple[Argument, Argument]]:
+        """The sorted forms of the maps that something is scattered by."""
+        return {
+            value.args[1]: sorted_form(self._argument(value.args[1].name))
+            for value in self.program.body
+            if value.op == "scatter_add"
+        }
+
+    @property
+    def streamed(self) -> list[Argument]:
+        forms = [part for form in self._forms.values() for part in form]
+        return [*super().streamed, *forms]
+
+    @property
+    def sorted_maps(self) -> dict[Value, Parts]:
+        return {
+            map_: tuple(f"{self._held_name(part.name, self.held)}[u]" for part in form)
+            for map_, form in self._forms.items()
+        }
 
     def _place(self, argument: Argument, j: str, t: str = "t") -> str:
         if self.held is not None and j == "j":
@@ -62,6 +83,12 @@ class ApplyLanes(TvmLanes):
             prefix="applied_",
             signature=Signature(program, reports=False),
         )
+
+    @property
+    def sorted_maps(self) -> dict[Value, Parts]:
+        """Every summary's map is sorted before it is applied."""
+        places = tuple(f"{self.source}map_{part}[0]" for part in ("order", "last"))
+        return {v.args[1]: places for v in self.program.body if v.op == "scatter_add"}
 
     def _load(self, name: str, j: str, type_: Type) -> Parts:
         summary = f"{self.source}summary_{name.removeprefix('chunk_')}"

@@ -70,6 +70,9 @@ class _Bodies:
     def __init__(self, program: Program, writer: Writer, config: CudaChunksConfig) -> None:
         parts: InChunks = in_chunks(program)
         of_chunks = frozenset(parts.summaries)
+        # Maps that others scatter by are sorted where they are made.
+        scattered = [v.args[1] for v in parts.combine.body if v.op == "scatter_add"]
+        self.sorted = frozenset(map_.name for map_ in scattered)
         self.team = _team(program)
         self.warps = self.team * config.teams
         shape: dict[str, int] = {"team": self.team, "teams": config.teams}
@@ -86,7 +89,7 @@ class _Bodies:
             parts.fold,
             writer,
             prefix="fold_",
-            signature=Signature(parts.fold, of_chunks, reports=False),
+            signature=Signature(parts.fold, of_chunks, self.sorted, reports=False),
             **chunks,
         )
         self.join = JoinLanes(parts.combine, writer, tile=_TOGETHER, **shape)
@@ -115,7 +118,8 @@ class _Bodies:
     def shared(self) -> list[SharedBuffer]:
         """Shared memory of a block."""
         exchanges = [buffer for body in self.all for buffer in body.exchange_buffers()]
-        return [*self.scan.row_buffers(), *exchanges]
+        sorting = self.scan.sort_buffers() if self.sorted else ()
+        return [*self.scan.row_buffers(), *exchanges, *sorting]
 
 
 class CudaChunks(Template[CudaChunksConfig]):
@@ -213,6 +217,11 @@ class CudaChunks(Template[CudaChunksConfig]):
         )
 
 
+def _form(source: str) -> tuple[str, str]:
+    """Where a team keeps the sorted form of a summary's map."""
+    return f"{source}map_order[0]", f"{source}map_last[0]"
+
+
 def _team(program: Program) -> int:
     """Warps that hold a state, one element a lane."""
     return -(-program.state_size // LANES)
@@ -282,6 +291,10 @@ class _Kernel:
         fold.arrays()
         join.arrays()
         apply.value_arrays()
+        for source in ("fold_", "joined_") if self.bodies.sorted else ():
+            for place in _form(source):
+                name = place.split("[")[0]
+                self.writer.line(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
         real = real_dtype(self.bodies.carry.type)
         for name in self._carry:
             shape = f"({scan.elements},)"
@@ -303,8 +316,10 @@ class _Kernel:
         bodies.fold.start_row()
         with self.writer.block("if chunks > 1:"):
             self._run(bodies.fold)
+            self._sort("fold_")
         with self.writer.block("if place + 1 < window and number + 1 < chunks:"):
             bodies.fold.end_row()
+            self._write_form()
             scan.sync()
             scan.call("lane_publish", self._flag("number"), "lane")
         bodies.join.start_row()
@@ -377,6 +392,22 @@ class _Kernel:
                 self.writer.block(f"if group * {join.tile} + u < place:"),
             ):
                 join.token()
+        self._sort("joined_")
+
+    def _sort(self, source: str) -> None:
+        """Sort the map of a summary that this team holds."""
+        if self.bodies.sorted:
+            order, last = _form(source)
+            self.bodies.scan.sort(f"{source}summary_map[0]", order, last)
+
+    def _write_form(self) -> None:
+        """Leave the sorted form of the fold's map where the summary is."""
+        fold = self.bodies.fold
+        forms = [a for a in fold.signature.arguments if a.name.endswith(("_order", "_last"))]
+        if self.bodies.sorted:
+            with fold.over_elements():
+                for argument, place in zip(forms, _form("fold_"), strict=True):
+                    fold.write_element(argument, "j", (place,))
 
     def _apply(self, source: str, parity: int) -> None:
         """Apply a summary to the carry; twice in a row with another parity."""
