@@ -41,8 +41,7 @@ def slots_of(text: str) -> tuple[list[Slot], list[Slot]]:
     inputs = [
         Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in caller_inputs(program)
     ]
-    outputs = (*signature.token_outputs, *signature.final_outputs)
-    return inputs, [Slot.of(argument, n) for argument in outputs]
+    return inputs, [Slot.of(argument, n) for argument in signature.outputs]
 
 
 def _fake(
@@ -67,10 +66,7 @@ def differentiable(program: Program) -> Program:
 
 def output_names(program: Program) -> list[str]:
     """Names of the operator's results, in order."""
-    return [
-        *(output.name for output in program.token_outputs),
-        *(final.name for final in program.final_outputs),
-    ]
+    return [argument.name for argument in Signature(program).outputs]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:

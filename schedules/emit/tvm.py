@@ -12,7 +12,8 @@ import contextlib
 import math
 from collections.abc import Callable
 
-from pdssm_compiler.ir.program import Carry, Input, Program
+from pdssm_compiler.ir.passes import carried_sums
+from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput
 from pdssm_compiler.ir.types import (
     Index,
     Map,
@@ -125,9 +126,10 @@ class TvmBody:
     """Writes the parts of a kernel that depend on the program."""
 
     def __init__(self, program: Program, writer: Writer, reach: Reach, slots: int = 1) -> None:
-        self.program = program
-        self.slots = slots
         self.signature = Signature(program)
+        # What is left of its sums are those by an index.
+        self.program = program = carried_sums(program)
+        self.slots = slots
         self.writer = writer
         self.reach = reach
         self.stages: Stages = plan_stages(program, reach)
@@ -144,6 +146,7 @@ class TvmBody:
                 self.stages.commit,
                 *(s for v, s in self.stages.computed.items() if not is_uniform(v)),
                 *(self.stages.ready[out.value] for out in program.token_outputs),
+                *(self.stages.ready[total.value] for total in program.sum_outputs),
                 *(self.stages.ready[check.map] for check in program.checks),
             ]
         )
@@ -220,10 +223,12 @@ class TvmBody:
     # -- around the tokens ----------------------------------------------------------------------
 
     def start_row(self) -> None:
-        """First values of the carries, and the checks of the row's tables."""
+        """First values of the carries, sums that are empty, and the checks of the row's tables."""
         for carry in self.program.carries:
             with self._over(carry.type) as j:
                 self._set_carry(carry, j, self._start(carry, j))
+        for total in self.program.sum_outputs:
+            self._clear_sum(total)
         for input_ in self.program.inputs:
             if input_.role in ("head", "row") and needs_range_check(input_):
                 self._check_constant(input_)
@@ -419,6 +424,9 @@ class TvmBody:
             if not is_uniform(out.value) and self.stages.ready[out.value] == stage:
                 argument = self._argument(out.name)
                 self._store(argument, ["b", "t", "h"], j, self._parts(out.value, j))
+        for total in self.program.sum_outputs:
+            if not is_uniform(total.value) and self.stages.ready[total.value] == stage:
+                self._add_to_sum(total, j, self._parts(total.value, j))
         if stage == self.stages.commit:
             carries = [carry for carry in self.program.carries if not is_uniform(carry.value)]
             # Read all before writing any: one carry's next value may be another's present one.
@@ -435,10 +443,38 @@ class TvmBody:
             if is_uniform(out.value):
                 parts = self.known[out.value]
                 self._store(self._argument(out.name), ["b", "t", "h"], "0", parts)
+        for total in self.program.sum_outputs:
+            if is_uniform(total.value):
+                self._add_to_sum(total, "0", self.known[total.value])
         carries = [carry for carry in self.program.carries if is_uniform(carry.value)]
         nexts = [self.known[carry.next] for carry in carries]
         for carry, parts in zip(carries, nexts, strict=True):
             self._set_carry(carry, "0", parts)
+
+    # -- sums by an index -----------------------------------------------------------------------
+
+    def _clear_sum(self, total: SumOutput) -> None:
+        """All groups of the row's sums are zero."""
+        zero = f"T.{real_dtype(total.value.type)}(0)"
+        with (
+            self.writer.block(f"for k in T.serial({total.groups}):"),
+            self._over(total.value.type) as j,
+        ):
+            for place in self._sum_places(total, "k", j):
+                self.writer.line(f"{place} = {zero}")
+
+    def _add_to_sum(self, total: SumOutput, j: str, parts: Parts) -> None:
+        """Add a token's element to the group of its index."""
+        assert total.index is not None
+        (k,) = self.known[total.index]
+        self._add(self._sum_places(total, k, j), parts)
+
+    def _sum_places(self, total: SumOutput, k: str, j: str) -> Parts:
+        """Element ``j`` of group ``k`` of the row's sums, part by part."""
+        argument = self._argument(total.name)
+        own = [k] if isinstance(total.value.type, Scalar) else [k, j]
+        place = self._tensor(argument, ["b", "h"], own)
+        return (self._part(place, 0), self._part(place, 1)) if argument.complex else (place,)
 
     # -- values ---------------------------------------------------------------------------------
 

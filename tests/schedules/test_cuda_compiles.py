@@ -81,7 +81,7 @@ def test_other_sources_of_maps_compile(map_source: str, record_property: Record)
 
 @few(8, program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)))
 def test_random_bodies_become_cuda(program: Program) -> None:
-    derived = adjoint(program)
+    derived = adjoint(program, surrogate="active")
     for each in (derived.forward, derived.program):
         if TEMPLATE.feasible(specialise(each), H100, CudaRowsConfig(2, 3)) is None:
             text = tvm_cuda.cuda_text(lowered(each, config=CudaRowsConfig(2, 3)))
