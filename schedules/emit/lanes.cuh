@@ -68,6 +68,12 @@ __device__ __forceinline__ void lane_store(double* to, double re, double im) {
   __stcs(reinterpret_cast<double2*>(to), make_double2(re, im));
 }
 
+// Its result is not used, so it becomes a reduction, which the thread does not wait for.
+template <typename T>
+__device__ __forceinline__ void lane_add(T* to, T value) {
+  atomicAdd(to, value);
+}
+
 // -- numbers of other lanes ---------------------------------------------------------------------
 
 template <typename T>

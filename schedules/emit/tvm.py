@@ -459,6 +459,7 @@ class TvmBody:
         with (
             self.writer.block(f"for k in T.serial({total.groups}):"),
             self._over(total.value.type) as j,
+            self._by_its_owner(total.value.type),
         ):
             for place in self._sum_places(total, "k", j):
                 self.writer.line(f"{place} = {zero}")
@@ -467,7 +468,16 @@ class TvmBody:
         """Add a token's element to the group of its index."""
         assert total.index is not None
         (k,) = self.known[total.index]
-        self._add(self._sum_places(total, k, j), parts)
+        with self._by_its_owner(total.value.type):
+            self._accumulate(self._sum_places(total, k, j), parts)
+
+    def _by_its_owner(self, type_: Type) -> contextlib.AbstractContextManager[None]:
+        """What one thread does for an element, where several compute it."""
+        return contextlib.nullcontext()
+
+    def _accumulate(self, places: Parts, parts: Parts) -> None:
+        """Add to a tensor's memory."""
+        self._add(places, parts)
 
     def _sum_places(self, total: SumOutput, k: str, j: str) -> Parts:
         """Element ``j`` of group ``k`` of the row's sums, part by part."""

@@ -771,6 +771,22 @@ class TvmLanes(TvmBody):
         place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
         self._call("lane_store", f"T.address_of({place})", *parts)
 
+    # -- sums by an index -----------------------------------------------------------------------
+
+    def _by_its_owner(self, type_: Type) -> AbstractContextManager[None]:
+        """Lanes that repeat an element do not count, and all lanes have a scalar."""
+        if isinstance(type_, Scalar):
+            return self._guard("lane == 0", True)
+        n = self.program.state_size
+        return self._guard(f"e * {LANES} + lane < {n}", n % LANES != 0)
+
+    def _accumulate(self, places: Parts, parts: Parts) -> None:
+        """Nothing waits for it. An element is always added to by one lane, in the order of the
+        tokens, so sums repeat bit by bit.
+        """
+        for place, part in zip(places, parts, strict=True):
+            self._call("lane_add", f"T.address_of({place})", part)
+
     # -- device functions -----------------------------------------------------------------------
 
     def _call(self, function: str, *arguments: str) -> None:

@@ -51,12 +51,12 @@ def resources(source: KernelSource, record: Record) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "sm_120"])
-@pytest.mark.parametrize("which", ["general", "permutation", "adjoint"])
+@pytest.mark.parametrize("which", ["general", "permutation", "adjoint", "active adjoint"])
 def test_compiles_without_spills(arch: str, which: str, record_property: Record) -> None:
     map_class = "permutation" if which == "permutation" else "general"
     program = pd_scan(PdScan(32, 4, map_class=map_class, final_state=True))
-    if which == "adjoint":
-        program = adjoint(program).program
+    if "adjoint" in which:
+        program = adjoint(program, surrogate="active" if "active" in which else None).program
     source = lowered(program, arch)
     found = resources(source, record_property)
     assert 0 < found["registers"] <= source.target.registers
@@ -70,6 +70,29 @@ def test_any_state_size_compiles(state_size: int, record_property: Record) -> No
     program = pd_scan(PdScan(state_size, 4, initial_state=True, final_state=True))
     found = resources(lowered(program), record_property)
     assert found["spilled"] <= 64
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        adjoint(pd_scan(PdScan(n, k, element, orientation=o)), surrogate="active").program
+        for n, k, element, o in (
+            (5, 3, "c64", "column"),
+            (32, 500, "c64", "row"),
+            (33, 4, "c128", "column"),
+            (128, 8, "c64", "row"),
+        )
+    ],
+    ids=["N5", "N32-K500", "N33-c128", "N128"],
+)
+def test_sums_by_an_index_compile(program: Program, record_property: Record) -> None:
+    """In global memory, whatever their size, without waiting for what was there."""
+    source = lowered(program)
+    files = BACKEND.compile(source, 16)
+    assert BACKEND.load(source, 16, files).resources()["spilled"] <= 64
+    stages = BACKEND.stages(source, files)
+    assert "red.global.add.f" in stages["ptx"]() or "atom.global.add.f" in stages["ptx"]()
+    assert "ATOMG" not in stages["sass"]()
 
 
 @pytest.mark.parametrize("map_source", ["token", "none"])
