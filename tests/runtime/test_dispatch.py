@@ -40,7 +40,7 @@ def test_opcheck(case: Case, grad: bool) -> None:
         given["diagonal"], given["drive"], *maps, case.map_class, "column",
         given["initial_state"], True,
     )  # fmt: skip
-    found = torch.library.opcheck(scan, (text_of(request.spec), request.tensors, "", False))
+    found = torch.library.opcheck(scan, (text_of(request.spec), request.tensors, [], "", False))
     assert set(found.values()) == {"SUCCESS"}
 
 
