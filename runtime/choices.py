@@ -86,7 +86,10 @@ def _backward(
     place = index.long().clamp(min=0).unsqueeze(ctx.dim)
     # grad · ρ_i* (δ_{i,i*} - ρ_i) / τ
     chosen = grad.unsqueeze(ctx.dim) * soft.gather(ctx.dim, place) / temperature
-    found = (-chosen * soft).scatter_add(ctx.dim, place, chosen)
+    shape = [1] * logits.dim()
+    shape[ctx.dim] = -1
+    places = torch.arange(logits.shape[ctx.dim], device=logits.device).view(shape)
+    found = chosen * ((places == place).to(soft.dtype) - soft)
     return found.to(logits.dtype), None, None, None
 
 
