@@ -89,6 +89,41 @@ __device__ __forceinline__ T lane_sum(T value) {
   return value;
 }
 
+// The sums over the warp of one value of each lane for each of several tokens, 2 to 32 of them, all
+// tokens together: a step hands the other lane one token's numbers and keeps the other's, so two
+// take one shuffle. `lane_merge` takes the value of token `u`, the tokens in order; what waits for
+// a partner stands in `waiting`, a place for each power of two up to the number of tokens.
+template <typename T>
+__device__ __forceinline__ void lane_merge(T* waiting, T value, int u) {
+  int level = 0;
+#pragma unroll
+  for (int step = 16; step; step /= 2) {
+    if (!(u >> level & 1)) break;
+    const bool upper = threadIdx.x & step;
+    const T theirs = upper ? waiting[level] : value;
+    value = upper ? value : waiting[level];
+    value += __shfl_xor_sync(0xffffffffu, theirs, step);
+    ++level;
+  }
+  waiting[level] = value;
+}
+
+// The token whose sum a lane has in the end.
+__device__ __forceinline__ int lane_merged_token(int lane, int tokens) {
+  return __brev(lane) >> 27 & (tokens - 1);
+}
+
+// That sum, after all tokens.
+template <typename T>
+__device__ __forceinline__ T lane_merged(const T* waiting, int tokens) {
+  T value = waiting[31 - __clz(tokens)];
+#pragma unroll
+  for (int step = 16 / tokens; step; step /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, step);
+  }
+  return value;
+}
+
 __device__ __forceinline__ void lane_max(int* place, int value) { atomicMax(place, value); }
 
 // -- scatter-add without atomics: every target collects its sources -----------------------------

@@ -438,9 +438,13 @@ class TvmBody:
         """What an element adds to a part of a sum."""
         return part
 
+    def _is_put_off(self, value: Value) -> bool:
+        """Whether a token output is written later than its token."""
+        return False
+
     def _scalar_results(self) -> None:
         for out in self.program.token_outputs:
-            if is_uniform(out.value):
+            if is_uniform(out.value) and not self._is_put_off(out.value):
                 parts = self.known[out.value]
                 self._store(self._argument(out.name), ["b", "t", "h"], "0", parts)
         for total in self.program.sum_outputs:

@@ -64,6 +64,8 @@ class TvmLanes(TvmBody):
         self.slot = "slot"
         # Which set of registers has the token's inputs; None: they are in the ring.
         self.held: int | None = 0
+        # Whether sums of elements that are only written out wait for the end of their tile.
+        self._puts_off = False
         super().__init__(program, writer, Reach(self._everywhere, self._own, "collect"))
         self.exchanged = self._exchanged()
 
@@ -234,6 +236,9 @@ class TvmLanes(TvmBody):
             kept = value in self.stages.stored and not self._own(value)
             if kept or value.op in ("scatter_add", "sum"):
                 self._array(self.names[value], value.type, 0)
+        for value in self._postponable:
+            for name in part_names(f"{self.names[value]}_tile", value.type):
+                self._local(name, real_dtype(value.type), self.tile.bit_length())
         for registers in range(self.sets):
             self._registers(registers)
         for index in self.indices:
@@ -595,7 +600,11 @@ class TvmLanes(TvmBody):
         super()._loop(stage)
         here = [v for v in self.program.body if self.stages.computed[v] == stage]
         for value in here:
-            if value.op == "sum":
+            if value.op == "sum" and self._is_put_off(value):
+                tiles = part_names(f"{self.names[value]}_tile", value.type)
+                for tile, place in zip(tiles, self._array_places(value, "0"), strict=True):
+                    self._call("lane_merge", f"T.address_of({tile}[0])", place, "u")
+            elif value.op == "sum":
                 for place in self._array_places(value, "0"):
                     total = self._called("lane_sum", place, returns=value.type)
                     self.writer.line(f"{place} = {total}")
@@ -771,6 +780,46 @@ class TvmLanes(TvmBody):
         place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
         self._call("lane_store", f"T.address_of({place})", *parts)
 
+    # -- sums of elements -----------------------------------------------------------------------
+
+    @property
+    def _postponable(self) -> list[Value]:
+        """Sums of elements that are written out and not read. Those of all tokens of a tile take
+        fewer shuffles together than one by one.
+        """
+        if self.tile & (self.tile - 1):
+            return []
+        read = {arg for value in self.program.body for arg in value.args}
+        read |= {carry.next for carry in self.program.carries}
+        read |= {total.value for total in self.program.sum_outputs}
+        return [v for v in self.program.body if v.op == "sum" and v not in read]
+
+    def _is_put_off(self, value: Value) -> bool:
+        return self._puts_off and value in self._postponable
+
+    @contextmanager
+    def whole_tile(self, first: str) -> Iterator[None]:
+        """Around the tokens of a whole tile, unrolled, whose first step is ``first``."""
+        self._puts_off = True
+        yield
+        self._puts_off = False
+        outputs = [out for out in self.program.token_outputs if out.value in self._postponable]
+        if not outputs:
+            return
+        token = self._called("lane_merged_token", "lane", str(self.tile), dtype="int32")
+        step = f"{first} + T.Cast('int64', {token})"
+        forward = self.program.direction == "forward"
+        self.writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")
+        for out in outputs:
+            type_ = out.value.type
+            parts = tuple(
+                self._called(
+                    "lane_merged", f"T.address_of({name}[0])", str(self.tile), returns=type_
+                )
+                for name in part_names(f"{self.names[out.value]}_tile", type_)
+            )
+            self._store(self._argument(out.name), ["b", "t", "h"], "0", parts)
+
     # -- sums by an index -----------------------------------------------------------------------
 
     def _by_its_owner(self, type_: Type) -> AbstractContextManager[None]:
@@ -792,7 +841,10 @@ class TvmLanes(TvmBody):
     def _call(self, function: str, *arguments: str) -> None:
         self.writer.line(self._called(function, *arguments))
 
-    def _called(self, function: str, *arguments: str, returns: Type | None = None) -> str:
+    def _called(
+        self, function: str, *arguments: str, returns: Type | None = None, dtype: str = ""
+    ) -> str:
         given = ", ".join([f'"{function}"', *arguments, "source_code=LANE_FUNCTIONS"])
-        result = f', return_type="{real_dtype(returns)}"' if returns is not None else ""
+        dtype = dtype if returns is None else real_dtype(returns)
+        result = f', return_type="{dtype}"' if dtype else ""
         return f"T.cuda.func_call({given}{result})"
