@@ -210,7 +210,7 @@ class _Transposition:
         self._refuse_clashes(carries)
         leaves = self._primal_leaves()
         roots = [carry.next for carry in carries]
-        roots += [out.value for out in (*token_outputs, *sums)]
+        roots += [out.value for out in token_outputs] + [total.value for total in sums]
         new = substitute(roots, leaves)
         return prune(
             Program(
@@ -219,7 +219,7 @@ class _Transposition:
                 carries=tuple(replace(carry, next=new[carry.next]) for carry in carries),
                 token_outputs=tuple(replace(out, value=new[out.value]) for out in token_outputs),
                 final_outputs=tuple(finals),
-                sum_outputs=tuple(replace(out, value=new[out.value]) for out in sums),
+                sum_outputs=tuple(replace(total, value=new[total.value]) for total in sums),
                 direction="backward" if self.forward.direction == "forward" else "forward",
                 chunk_length=self.forward.chunk_length,
             )

@@ -61,7 +61,8 @@ def prune(program: Program) -> Program:
 
 def _live_carries(program: Program) -> tuple[Carry, ...]:
     live = {final.carry for final in program.final_outputs}
-    roots = [output.value for output in (*program.token_outputs, *program.sum_outputs)]
+    roots = [output.value for output in program.token_outputs]
+    roots += [total.value for total in program.sum_outputs]
     roots += [check.map for check in program.checks]
     while True:
         nexts = [carry.next for carry in program.carries if carry.name in live]

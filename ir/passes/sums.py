@@ -14,7 +14,7 @@ from pdssm_compiler.ir.verify import verify
 
 def carried_sums(program: Program) -> Program:
     """Sums that are by no index, as carries."""
-    taken = {part.name for part in (*program.inputs, *program.carries)}
+    taken = {i.name for i in program.inputs} | {carry.name for carry in program.carries}
     carries: list[Carry] = []
     finals: list[FinalOutput] = []
     kept: list[SumOutput] = []
