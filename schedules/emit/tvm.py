@@ -211,8 +211,8 @@ class TvmBody:
                 found.append((part, (size,), real_dtype(carry.type)))
         for value in self.program.body:
             if value in self.stages.stored or self._is_filled(value):
-                size = 1 if isinstance(value.type, Scalar) else n
-                shape: tuple[int, ...] = (size, 2) if is_complex(value.type) else (size,)
+                # A sum's array holds what is summed.
+                shape: tuple[int, ...] = (n, 2) if is_complex(value.type) else (n,)
                 found.append((self.names[value], shape, real_dtype(value.type)))
         return found
 
@@ -336,11 +336,11 @@ class TvmBody:
     def _clear(self, stage: int) -> None:
         """First values of what the loop of this stage fills."""
         for value in self.program.body:
-            if self.stages.computed[value] != stage or not self._is_filled(value):
+            if self.stages.computed[value] != stage or not self.reach.fills(value):
                 continue
             zero = f"T.{real_dtype(value.type)}(0)"
             with self._over(value.type) as j:
-                places = self._array_places(value, "0" if value.op == "sum" else j)
+                places = self._array_places(value, j)
                 seed = self.stages.seeds.get(value)
                 firsts = self._at(seed, j) if seed else (zero,) * len(places)
                 for place, first in zip(places, firsts, strict=True):
@@ -364,6 +364,9 @@ class TvmBody:
                 self.writer.line(f"{name}[0] = T.max({name}[0], {expression()})")
             self._vector_results(stage, j)
         self.known = scalars
+        for value in self.program.body:
+            if value.op == "sum" and self.stages.computed[value] == stage:
+                self._add_up(value)
         for number, (subject, promise, _) in enumerate(reports):
             bound = self.program.state_size if promise == "range" else 1
             self.writer.line(f"worst[0] = T.Cast('uint64', worst_{stage}_{number}[0])")
@@ -417,9 +420,7 @@ class TvmBody:
         """Token outputs and sums that are complete here, then the carries."""
         for value in self.program.body:
             if value.op == "sum" and self.stages.computed[value] == stage:
-                parts = self._parts(value.args[0], j)
-                summands = tuple(self._summand(value, part) for part in parts)
-                self._add(self._array_places(value, "0"), summands)
+                self._collect_summands(value, j, self._parts(value.args[0], j))
         for out in self.program.token_outputs:
             if not is_uniform(out.value) and self.stages.ready[out.value] == stage:
                 argument = self._argument(out.name)
@@ -434,9 +435,21 @@ class TvmBody:
             for carry, parts in zip(carries, nexts, strict=True):
                 self._set_carry(carry, j, parts)
 
-    def _summand(self, total: Value, part: str) -> str:
-        """What an element adds to a part of a sum."""
-        return part
+    def _collect_summands(self, total: Value, j: str, parts: Parts) -> None:
+        """Element ``j`` of what a sum adds up."""
+        for place, part in zip(self._array_places(total, j), parts, strict=True):
+            self.writer.line(f"{place} = {part}")
+
+    def _add_up(self, total: Value) -> None:
+        """Add the second half of what is left to the first, until one is left. (Added one to the
+        next, every addition would wait for the one before, and no loop around it vectorise.)
+        """
+        left = self.program.state_size
+        while left > 1:
+            half = left - left // 2
+            with self.writer.block(f"for j in T.serial({left // 2}):"):
+                self._add(self._array_places(total, "j"), self._array_places(total, f"j + {half}"))
+            left = half
 
     def _is_put_off(self, value: Value) -> bool:
         """Whether a token output is written later than its token."""

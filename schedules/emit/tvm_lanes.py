@@ -599,15 +599,6 @@ class TvmLanes(TvmBody):
     def _loop(self, stage: int) -> None:
         super()._loop(stage)
         here = [v for v in self.program.body if self.stages.computed[v] == stage]
-        for value in here:
-            if value.op == "sum" and self._is_put_off(value):
-                tiles = part_names(f"{self.names[value]}_tile", value.type)
-                for tile, place in zip(tiles, self._array_places(value, "0"), strict=True):
-                    self._call("lane_merge", f"T.address_of({tile}[0])", place, "u")
-            elif value.op == "sum":
-                for place in self._array_places(value, "0"):
-                    total = self._called("lane_sum", place, returns=value.type)
-                    self.writer.line(f"{place} = {total}")
         if any(self._exchange_elements(value) for value in here):
             self.writer.line("T.cuda.warp_sync()")
 
@@ -722,14 +713,6 @@ class TvmLanes(TvmBody):
             str(n),
         )
 
-    def _summand(self, total: Value, part: str) -> str:
-        n = self.program.state_size
-        if n % LANES == 0:
-            return part
-        # The lanes that repeat the last element do not count.
-        zero = f"T.{real_dtype(total.type)}(0)"
-        return f"T.if_then_else(e * {LANES} + lane < {n}, {part}, {zero})"
-
     # -- places ---------------------------------------------------------------------------------
 
     def _at(self, value: Value, i: str) -> Parts:
@@ -781,6 +764,28 @@ class TvmLanes(TvmBody):
         self._call("lane_store", f"T.address_of({place})", *parts)
 
     # -- sums of elements -----------------------------------------------------------------------
+
+    def _collect_summands(self, total: Value, j: str, parts: Parts) -> None:
+        """In each lane, the sum of its own elements."""
+        self._add(self._array_places(total, j), tuple(self._summand(total, p) for p in parts))
+
+    def _summand(self, total: Value, part: str) -> str:
+        """The lanes that repeat the last element do not count."""
+        n = self.program.state_size
+        zero = f"T.{real_dtype(total.type)}(0)"
+        return (
+            part if n % LANES == 0 else f"T.if_then_else(e * {LANES} + lane < {n}, {part}, {zero})"
+        )
+
+    def _add_up(self, total: Value) -> None:
+        places = self._array_places(total, "0")
+        if self._is_put_off(total):
+            tiles = part_names(f"{self.names[total]}_tile", total.type)
+            for tile, place in zip(tiles, places, strict=True):
+                self._call("lane_merge", f"T.address_of({tile}[0])", place, "u")
+            return
+        for place in places:
+            self.writer.line(f"{place} = {self._called('lane_sum', place, returns=total.type)}")
 
     @property
     def _postponable(self) -> list[Value]:
