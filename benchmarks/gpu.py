@@ -1,8 +1,12 @@
 """``python -m benchmarks.gpu``: every GPU kernel against the memory roof of this GPU.
 
 The roof is a large copy in the same run; a floor is the fewest bytes a scan can move (each input
-once, each output once; selections and dictionaries are not counted). Every template that can run a
-shape is timed; a star marks the one that a plain call takes.
+once, each output once; selections and dictionaries are not counted). "Backward, active" is the
+backward of ``flash_pd_scan``: besides the gradients of diagonal and drive it writes a score for
+each token and row (4 bytes, ``4/N`` an element) and adds to a sum for each entry of the dictionary
+in each sequence (``4·K·N`` bytes a row; 4 bytes an element are added there, in the second-level
+cache). Neither is in its floor. Every template that can run a shape is timed; a star marks the one
+that a plain call takes.
 """
 
 import argparse
@@ -32,7 +36,12 @@ from pdssm_compiler.schedules.registry import candidates
 from pdssm_compiler.schedules.templates.base import Problem
 
 # Bytes an element: diagonal, drive in and states out; diagonal, states, gradient in and two out.
-_BYTES = {"forward": 24, "backward": 40}
+_BYTES = {"forward": 24, "backward": 40, "backward, active": 40}
+# The inputs whose gradients a backward gives.
+_GRADIENTS = {
+    "backward": ("diagonal", "drive"),
+    "backward, active": ("diagonal", "dictionary", "drive", "selection"),
+}
 
 
 def copy_roof(gib: float = 2.0) -> float:
@@ -44,7 +53,7 @@ def copy_roof(gib: float = 2.0) -> float:
 
 
 def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dict]:
-    """Forward and backward of one shape, by every template that can run it."""
+    """Forward and backwards of one shape, by every template that can run it."""
     problem = random_problem(shape, torch.device("cuda"), permutation=permutation)
     map_class = "permutation" if permutation else "general"
     request = read_call(
@@ -59,15 +68,14 @@ def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dic
         False,
     )
     (states,) = run(request.text, request.tensors)
-    derived = adjoint_of(request.text, ("diagonal", "drive"), ("states",))
     reads = {i.name: t for i, t in zip(_inputs(request.text), request.tensors, strict=True)}
     reads |= {"grad_states": torch.randn_like(states)}
-    reads |= dict.fromkeys(derived.saved, states)
-    backward = derived.program.text
-    calls = {
-        "forward": (request.text, request.tensors),
-        "backward": (backward, [reads[input_.name] for input_ in _inputs(backward)]),
-    }
+    calls = {"forward": (request.text, request.tensors)}
+    for direction, names in _GRADIENTS.items():
+        derived = adjoint_of(request.text, names, ("states",))
+        reads |= dict.fromkeys(derived.saved, states)
+        text = derived.program.text
+        calls[direction] = text, [reads[input_.name] for input_ in _inputs(text)]
     rows = []
     for direction, (text, tensors) in calls.items():
         chosen = _built(text, tensors, "").schedule.config

@@ -16,6 +16,7 @@ from pdssm_compiler.ir.program import (
     Input,
     Program,
     Role,
+    SumOutput,
     TokenOutput,
     carry_leaf,
 )
@@ -50,6 +51,7 @@ class ProgramBuilder:
         self._next: dict[str, Value] = {}
         self._token_outputs: list[TokenOutput] = []
         self._final_outputs: list[FinalOutput] = []
+        self._sum_outputs: list[SumOutput] = []
         self._checks: list[Check] = []
 
     def input(self, name: str, type_: Type, role: Role = "token", storage: str = "") -> Value:
@@ -89,6 +91,10 @@ class ProgramBuilder:
         storage = storage or default_storage(self._carries[carry][0])
         self._final_outputs.append(FinalOutput(name, carry, storage))
 
+    def sum(self, name: str, value: Value, index: Value | None = None) -> None:
+        """Write the sum of a value over a row's tokens; by an index, one sum for each entry."""
+        self._sum_outputs.append(SumOutput(name, value, index))
+
     def check(self, subject: str, promise: str, map_: Value) -> None:
         """Verify at run time that ``map_`` is the identity, for the promise made of an input."""
         self._checks.append(Check(subject, promise, map_))
@@ -112,6 +118,7 @@ class ProgramBuilder:
             ),
             token_outputs=tuple(self._token_outputs),
             final_outputs=tuple(self._final_outputs),
+            sum_outputs=tuple(self._sum_outputs),
             checks=tuple(self._checks),
             direction=self._direction,
             chunk_length=self._chunk_length,

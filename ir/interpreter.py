@@ -9,7 +9,7 @@ import numpy as np
 
 from pdssm_compiler.ir.errors import IRError
 from pdssm_compiler.ir.ops import OPS
-from pdssm_compiler.ir.program import LEADING_AXES, Input, Program
+from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, SumOutput
 from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex, is_number
 from pdssm_compiler.ir.value import Value
 
@@ -27,7 +27,7 @@ def interpret(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
 
     Returns:
         One array an output, by name: ``[B, T, H, ...]`` for token outputs, ``[B, H, ...]`` for
-        final ones; float64, complex128 or int64.
+        final ones and sums, ``[B, H, K, ...]`` for sums by an index; float64, complex128 or int64.
 
     Raises:
         IRError: an input is missing or misshapen, an index is out of range, a check fails.
@@ -40,6 +40,7 @@ def interpret(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
         for carry in program.carries
     }
     emitted: dict[str, list[np.ndarray]] = {out.name: [] for out in program.token_outputs}
+    sums = {out.name: _no_sum(out, program.state_size, rows) for out in program.sum_outputs}
     forward = program.direction == "forward"
     for t in range(length) if forward else reversed(range(length)):
         token = {
@@ -52,6 +53,9 @@ def interpret(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
         for out in program.token_outputs:
             shape = rows + _own_shape(out.value.type, program.state_size)
             emitted[out.name].append(np.broadcast_to(values[out.value], shape))
+        for total in program.sum_outputs:
+            index = None if total.index is None else values[total.index]
+            _add(sums[total.name], values[total.value], index)
         state = {carry.name: values[carry.next] for carry in program.carries}
     results: Arrays = {}
     for out in program.token_outputs:
@@ -65,7 +69,22 @@ def interpret(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
     for final in program.final_outputs:
         own = _own_shape(program.carry(final.carry).type, program.state_size)
         results[final.name] = np.broadcast_to(state[final.carry], rows + own).copy()
-    return results
+    return results | sums
+
+
+def _no_sum(total: SumOutput, n: int, rows: tuple[int, int]) -> np.ndarray:
+    groups = () if total.groups is None else (total.groups,)
+    shape = (*rows, *groups, *_own_shape(total.value.type, n))
+    return np.zeros(shape, dtype=_dtype(total.value.type))
+
+
+def _add(total: np.ndarray, value: np.ndarray, index: np.ndarray | None) -> None:
+    """Add a token's values to the sums of their rows, ``[B, H, ...]`` or ``[B, H, K, ...]``."""
+    if index is None:
+        total += value
+        return
+    b, h = np.indices(total.shape[:2])
+    total[b, h, np.broadcast_to(index, total.shape[:2])] += value
 
 
 def _dtype(type_: Type) -> type:

@@ -12,6 +12,7 @@ from pdssm_compiler.ir.program import (
     FinalOutput,
     Input,
     Program,
+    SumOutput,
     TokenOutput,
     carry_leaf,
 )
@@ -49,6 +50,9 @@ _CHECK = re.compile(
 )
 _NEXT = re.compile(rf"next {_NAME.format('name')} = {_VALUE.format('value')}")
 _EMIT = re.compile(rf"emit {_NAME.format('name')} = {_VALUE.format('value')}{_STORAGE}")
+_SUM = re.compile(
+    rf"sum {_NAME.format('name')} = {_VALUE.format('value')}(?: by {_VALUE.format('index')})?"
+)
 _FINAL = re.compile(rf"final {_NAME.format('name')} = {_NAME.format('carry')}{_STORAGE}")
 _TYPE = re.compile(r"(?P<head>\w+)(?:<(?P<params>[^>]*)>)?")
 
@@ -85,6 +89,7 @@ class _Parser:
         self.next: dict[str, Value] = {}
         self.token_outputs: list[TokenOutput] = []
         self.final_outputs: list[FinalOutput] = []
+        self.sum_outputs: list[SumOutput] = []
         self.checks: list[Check] = []
         self.values: dict[str, Value] = {}
 
@@ -97,6 +102,7 @@ class _Parser:
             (_CHECK, self._read_check),
             (_NEXT, self._read_next),
             (_EMIT, self._read_emit),
+            (_SUM, self._read_sum),
             (_FINAL, self._read_final),
         ):
             match = pattern.fullmatch(text)
@@ -175,6 +181,12 @@ class _Parser:
         output = TokenOutput(m["name"], self._value(m["value"]), m["storage"] or "")
         self.token_outputs.append(output)
 
+    def _read_sum(self, m: re.Match[str]) -> None:
+        index = None if m["index"] is None else self._value(m["index"])
+        if index is not None and not isinstance(index.type, Index):
+            raise ParseError(f"a sum is by an index, and %{m['index']} is {index.type}")
+        self.sum_outputs.append(SumOutput(m["name"], self._value(m["value"]), index))
+
     def _read_final(self, m: re.Match[str]) -> None:
         if m["carry"] not in self.carries:
             raise ParseError(f"%{m['carry']} is not a carry")
@@ -195,6 +207,7 @@ class _Parser:
             ),
             token_outputs=tuple(self.token_outputs),
             final_outputs=tuple(self.final_outputs),
+            sum_outputs=tuple(self.sum_outputs),
             checks=tuple(self.checks),
             **self.header,
         )

@@ -29,6 +29,9 @@ def print_program(program: Program) -> str:
     for output in program.token_outputs:
         storage = _storage(output.storage, default_storage(output.value.type))
         lines.append(f"  emit %{output.name} = {names[output.value]}{storage}")
+    for total in program.sum_outputs:
+        by = "" if total.index is None else f" by {names[total.index]}"
+        lines.append(f"  sum %{total.name} = {names[total.value]}{by}")
     lines.append("}")
     for final in program.final_outputs:
         storage = _storage(final.storage, default_storage(program.carry(final.carry).type))

@@ -2,7 +2,7 @@
 
 A program is a signature (inputs and outputs with their roles), carries with their first values,
 and a body: the values of one token, among them each carry's next value. A *row* is one head of
-one sequence. The four parts are kept sorted by name, and body values are interned, so the same
+one sequence. Parts of a kind are kept sorted by name, and body values are interned, so the same
 computation is the same program however it was put together.
 """
 
@@ -121,6 +121,34 @@ class FinalOutput:
 
 
 @dataclass(frozen=True)
+class SumOutput:
+    """A tensor ``[B, H, ...]``, or ``[B, H, K, ...]``: the sum of a value over a row's tokens.
+
+    It is stored as it is computed: a narrow tensor would round at every token.
+
+    Attributes:
+        name: how the caller calls it.
+        value: what is added at every token; a number.
+        index: None, or an input's index: a token adds to entry ``index`` of ``K``, the index's
+            bound, and the sums of the tokens that share an index stand together.
+    """
+
+    name: str
+    value: Value
+    index: Value | None = None
+
+    @property
+    def storage(self) -> str:
+        """What the tensor holds."""
+        return default_storage(self.value.type)
+
+    @property
+    def groups(self) -> int | None:
+        """How many sums there are, None for one without an axis of its own."""
+        return None if self.index is None else self.index.type.bound  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
 class Check:
     """A promise that is verified while the kernel runs: ``map`` is the identity at every token.
 
@@ -151,12 +179,13 @@ class Program:
     carries: tuple[Carry, ...]
     token_outputs: tuple[TokenOutput, ...] = ()
     final_outputs: tuple[FinalOutput, ...] = ()
+    sum_outputs: tuple[SumOutput, ...] = ()
     checks: tuple[Check, ...] = ()
     direction: Direction = "forward"
     chunk_length: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "carries", "token_outputs", "final_outputs"):
+        for name in ("inputs", "carries", "token_outputs", "final_outputs", "sum_outputs"):
             parts = tuple(sorted(getattr(self, name), key=lambda part: part.name))
             object.__setattr__(self, name, parts)
         checks = tuple(sorted(self.checks, key=lambda check: (check.subject, check.promise)))
@@ -180,10 +209,14 @@ class Program:
 
     @property
     def roots(self) -> tuple[Value, ...]:
-        """The body's results: next values, token outputs, checked maps."""
+        """The body's results: next values, token outputs, what is summed and by which index,
+        checked maps.
+        """
         return (
             *(carry.next for carry in self.carries),
             *(output.value for output in self.token_outputs),
+            *(output.value for output in self.sum_outputs),
+            *(output.index for output in self.sum_outputs if output.index is not None),
             *(check.map for check in self.checks),
         )
 

@@ -55,6 +55,7 @@ def _sizes(program: Program) -> Iterator[str]:
 def _names(program: Program) -> Iterator[str]:
     read = [i.name for i in program.inputs] + [c.name for c in program.carries]
     written = [o.name for o in program.token_outputs] + [f.name for f in program.final_outputs]
+    written += [s.name for s in program.sum_outputs]
     for names in (read, written):
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"%{name} is declared twice"
@@ -161,6 +162,11 @@ def _body(program: Program) -> Iterator[str]:
     for output in program.token_outputs:
         if isinstance(output.value.type, Index | Table):
             yield f"%{output.name}: cannot emit {output.value.type}"
+    for total in program.sum_outputs:
+        if not is_number(total.value.type):
+            yield f"%{total.name}: cannot sum {total.value.type}"
+        if total.index is not None and not isinstance(total.index.type, Index):
+            yield f"%{total.name}: a sum is by an index, not by {total.index.type}"
     for check in program.checks:
         if not isinstance(check.map.type, Map):
             yield f"a check needs a map, not {check.map.type}"
@@ -168,7 +174,8 @@ def _body(program: Program) -> Iterator[str]:
             yield f"a check is for %{check.subject}, which is not an input"
         if not _NAME.fullmatch(check.promise):
             yield f"a check's promise {check.promise!r} is not a name"
-    if not (program.token_outputs or program.final_outputs or program.checks):
+    outputs = program.token_outputs or program.final_outputs or program.sum_outputs
+    if not (outputs or program.checks):
         yield "the program has no output and no check"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdssm_compiler import reference
     from pdssm_compiler.compiled import CompiledScan, compile
+    from pdssm_compiler.flash import flash_pd_scan
     from pdssm_compiler.functional import pd_scan
     from pdssm_compiler.ir.errors import PdssmError
     from pdssm_compiler.runtime.errors import (
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         BackendUnavailableError,
         CacheWarning,
         IndexRangeError,
+        NanLogitError,
         NoTemplateError,
         PromiseError,
     )
@@ -32,6 +34,7 @@ _HOMES = {
     "CacheWarning": "pdssm_compiler.runtime.errors",
     "CompiledScan": "pdssm_compiler.compiled",
     "IndexRangeError": "pdssm_compiler.runtime.errors",
+    "NanLogitError": "pdssm_compiler.runtime.errors",
     "NoTemplateError": "pdssm_compiler.runtime.errors",
     "PdssmError": "pdssm_compiler.ir.errors",
     "PromiseError": "pdssm_compiler.runtime.errors",
@@ -39,6 +42,7 @@ _HOMES = {
     "check": "pdssm_compiler.runtime.faults",
     "compile": "pdssm_compiler.compiled",
     "explain": "pdssm_compiler.runtime.explain",
+    "flash_pd_scan": "pdssm_compiler.flash",
     "pd_scan": "pdssm_compiler.functional",
 }
 
@@ -48,6 +52,7 @@ __all__ = [
     "CacheWarning",
     "CompiledScan",
     "IndexRangeError",
+    "NanLogitError",
     "NoTemplateError",
     "PdssmError",
     "PromiseError",
@@ -55,6 +60,7 @@ __all__ = [
     "check",
     "compile",
     "explain",
+    "flash_pd_scan",
     "pd_scan",
     "reference",
 ]

@@ -1,10 +1,10 @@
-"""The scan as a plain loop: what every kernel must agree with, readable in a minute."""
+"""The scans as plain loops: what every kernel must agree with, readable in a minute."""
 
 import torch
 
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.runtime.binding import check
-from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
+from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import check_layouts, one_device
 
@@ -74,6 +74,52 @@ def pd_scan(
         out = torch.view_as_real(out).to(drive.dtype)
         final = None if final is None else torch.view_as_real(final)
     return out, final
+
+
+def flash_pd_scan(
+    dictionary_logits: torch.Tensor,
+    selector_logits: torch.Tensor,
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor = 1.0,
+    surrogate: str = "active",
+    orientation: str = "column",
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """:func:`pdssm_compiler.flash_pd_scan`, token by token in torch.
+
+    The ones of ``P_t`` multiply the diagonal, so they are written there: as numbers that are 1 and
+    have the gradient of a softmax. (A NaN among the logits is not looked for.)
+    """
+    if surrogate != "active":
+        raise ArgumentError(f"surrogate must be 'active', got {surrogate!r}")
+    along = -2 if orientation == "column" else -1
+    dictionary, ones_of_maps = _chosen(dictionary_logits, along, temperature)  # [H, K, N]
+    selection, ones_of_tokens = _chosen(selector_logits, -1, temperature)  # [B, T, H]
+    head = torch.arange(dictionary.shape[0], device=dictionary.device)
+    ones = ones_of_tokens.unsqueeze(-1) * ones_of_maps[head, selection]  # [B, T, H, N]
+    return pd_scan(
+        _complex(diagonal, diagonal.dtype) * ones,
+        drive,
+        dictionary=dictionary,
+        selection=selection,
+        orientation=orientation,
+        initial_state=initial_state,
+        output_final_state=output_final_state,
+    )
+
+
+def _chosen(
+    logits: torch.Tensor, dim: int, temperature: float | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The place of the largest logit, and a one with the gradient of its softmax."""
+    place = logits.argmax(dim)
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    soft = torch.softmax(logits.to(wide) / temperature, dim)
+    soft = soft.gather(dim, place.unsqueeze(dim)).squeeze(dim)
+    return place, soft - soft.detach() + 1
 
 
 def _complex(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -19,21 +19,28 @@ from pdssm_compiler.runtime.plan import check_layouts, run
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
-def call(text: str, tensors: Sequence[torch.Tensor], config: str = "") -> list[torch.Tensor]:
+def call(
+    text: str,
+    tensors: Sequence[torch.Tensor],
+    config: str = "",
+    entries: Sequence[torch.Tensor] = (),
+) -> list[torch.Tensor]:
     """Run a program; differentiable.
 
     Args:
         text: the program's text form.
         tensors: its inputs, in order.
         config: an explicit schedule, or "".
+        entries: where gradients of the inputs that are maps or indices arrive; see
+            :mod:`pdssm_compiler.runtime.ops`.
     """
     if not torch.compiler.is_compiling():
-        if _is_plain(tensors):
+        if _is_plain((*tensors, *entries) if entries else tensors):
             return run(text, tensors, config)
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
         _refuse_transforms()
-    return scan(text, list(tensors), config, False)
+    return scan(text, list(tensors), list(entries), config, False)
 
 
 def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:

@@ -15,6 +15,10 @@ class PromiseError(PdssmError, ValueError):
     """A map is not of the class the caller promised."""
 
 
+class NanLogitError(PdssmError, ValueError):
+    """A logit of a hard choice is NaN, so nothing can be chosen."""
+
+
 class BackendUnavailableError(PdssmError, RuntimeError):
     """What a kernel needs is not installed or does not work here."""
 

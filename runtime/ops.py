@@ -1,9 +1,14 @@
 """The torch operator: one for every scan program.
 
-``pdssm_compiler::scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]``
-carries the program's text form as an argument, so a traced or exported graph says what it computes
-and needs nothing of the process that made it. Its gradient is the same operator with the adjoint's
-text.
+``pdssm_compiler::scan(str program, Tensor[] inputs, Tensor[] entries, str config, bool trusted)
+-> Tensor[]`` carries the program's text form as an argument, so a traced or exported graph says
+what it computes and needs nothing of the process that made it. Its gradient is the same operator
+with the adjoint's text.
+
+``entries`` give the hard choices a gradient: none, or one real tensor for each input of maps or
+indices, in the order of the inputs. They stand for the ones of the one-hot forms, so their value
+is 1 and is never read; what arrives at them is the active surrogate of
+:mod:`pdssm_compiler.ir.passes.adjoint`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +20,8 @@ import torch
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint
-from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.types import is_number
 from pdssm_compiler.runtime.binding import Slot, allocate, check
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
@@ -25,11 +31,35 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 
 _library = torch.library.Library("pdssm_compiler", "DEF")
 _library.define(
-    "scan(str program, Tensor[] inputs, str config, bool trusted) -> Tensor[]",
+    "scan(str program, Tensor[] inputs, Tensor[] entries, str config, bool trusted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+
+
+def _scan(
+    program: str,
+    inputs: Sequence[torch.Tensor],
+    entries: Sequence[torch.Tensor],
+    config: str,
+    trusted: bool,
+) -> list[torch.Tensor]:
+    _check_entries(program, entries)
+    return run(program, inputs, config, trusted)
+
+
+def _check_entries(text: str, entries: Sequence[torch.Tensor]) -> None:
+    """Refuse a number of entries that is neither none nor one for each choice."""
+    if not entries:
+        return
+    names = [input_.name for input_ in chosen_inputs(program_of(text))]
+    if len(entries) != len(names):
+        raise ArgumentError(
+            f"expected an entry for each of {', '.join(names)}, or none, got {len(entries)}"
+        )
+
+
 for _type in DEVICE_TYPES:
-    _library.impl("scan", run, _type.upper())
+    _library.impl("scan", _scan, _type.upper())
 
 
 def _batched(*_: Any) -> list[torch.Tensor]:
@@ -60,13 +90,22 @@ def slots_of(text: str) -> tuple[list[Slot], list[Slot]]:
     inputs = [
         Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in caller_inputs(program)
     ]
-    outputs = (*signature.token_outputs, *signature.final_outputs)
-    return inputs, [Slot.of(argument, n) for argument in outputs]
+    return inputs, [Slot.of(argument, n) for argument in signature.outputs]
+
+
+def chosen_inputs(program: Program) -> tuple[Input, ...]:
+    """The inputs of maps, tables and indices that a caller passes, in order."""
+    return tuple(input_ for input_ in caller_inputs(program) if not is_number(input_.type))
 
 
 def _fake(
-    program: str, inputs: Sequence[torch.Tensor], config: str, trusted: bool
+    program: str,
+    inputs: Sequence[torch.Tensor],
+    entries: Sequence[torch.Tensor],
+    config: str,
+    trusted: bool,
 ) -> list[torch.Tensor]:
+    _check_entries(program, entries)
     slots, outputs = slots_of(program)
     device = one_device(program, inputs)
     sizes = check(slots, inputs)
@@ -75,8 +114,10 @@ def _fake(
 
 @lru_cache(maxsize=4096)
 def adjoint_of(text: str, wrt: tuple[str, ...], cotangents: tuple[str, ...]) -> Adjoint:
-    """The adjoint of a program by its text, for these inputs and these arriving gradients."""
-    return adjoint(program_of(text), wrt, cotangents)
+    """The adjoint of a program by its text, for these inputs, hard choices by the active
+    surrogate, and these arriving gradients.
+    """
+    return adjoint(program_of(text), wrt, cotangents, "active")
 
 
 def differentiable(program: Program) -> Program:
@@ -86,17 +127,15 @@ def differentiable(program: Program) -> Program:
 
 def output_names(program: Program) -> list[str]:
     """Names of the operator's results, in order."""
-    return [
-        *(output.name for output in program.token_outputs),
-        *(final.name for final in program.final_outputs),
-    ]
+    return [argument.name for argument in Signature(program).outputs]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    program, tensors, config, _ = inputs
+    program, tensors, entries, config, _ = inputs
     ctx.program = program
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
+    ctx.entries = [entry.dtype for entry in entries]
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
@@ -104,7 +143,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
 
 def _backward(
     ctx: Any, grads: Sequence[torch.Tensor | None]
-) -> tuple[None, list[Any], None, None]:
+) -> tuple[None, list[Any], list[Any], None, None]:
     program = program_of(ctx.program)
     saved = ctx.saved_tensors
     names = [input_.name for input_ in caller_inputs(program)]
@@ -113,10 +152,12 @@ def _backward(
     results = dict(zip(outputs, saved[ctx.count :], strict=True))
     # Autograd gives the grads of a list result, for each of its tensors.
     arriving = {name: grad for name, grad in zip(outputs, grads, strict=True) if grad is not None}
-    needed = ctx.needs_input_grad[1]
-    wrt = tuple(name for name, tensor, need in zip(names, saved, needed, strict=False) if need)
+    _, needed, chosen, _, _ = ctx.needs_input_grad
+    choices = [input_.name for input_ in chosen_inputs(program)] if ctx.entries else []
+    wrt = tuple(name for name, need in zip(names, needed, strict=True) if need)
+    wrt += tuple(name for name, need in zip(choices, chosen, strict=True) if need)
     if not wrt or not arriving:
-        return None, [None] * ctx.count, None, None
+        return None, [None] * ctx.count, [None] * len(choices), None, None
     try:
         derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)))
     except PassError as error:
@@ -131,11 +172,19 @@ def _backward(
     }
     backward = derived.program
     tensors = [reads[input_.name] for input_ in caller_inputs(backward)]
-    gradients = scan(backward.text, tensors, ctx.config, True)
-    found = dict(zip(output_names(backward), gradients, strict=True))
+    written = scan(backward.text, tensors, [], ctx.config, True)
+    found = dict(zip(output_names(backward), written, strict=True))
     for name in derived.summed:
         found[name] = found[name].sum(dim=0)
-    return None, [found.get(f"grad_{name}") for name in names], None, None
+    # An integer input's gradient is its entry's.
+    of_inputs = [
+        found[f"grad_{name}"] if need else None for name, need in zip(names, needed, strict=True)
+    ]
+    of_entries = [
+        found[f"grad_{name}"].to(dtype) if need else None
+        for name, dtype, need in zip(choices, ctx.entries, chosen, strict=True)
+    ]
+    return None, of_inputs, of_entries, None, None
 
 
 torch.library.register_fake("pdssm_compiler::scan", _fake)

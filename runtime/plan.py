@@ -75,10 +75,7 @@ class Plan:
         positions = {input_.name: number for number, input_ in enumerate(given)}
         signature = Signature(lowered)
         self._order = [positions.get(argument.name, -1) for argument in signature.inputs]
-        self._outputs = [
-            Slot.of(argument, n)
-            for argument in (*signature.token_outputs, *signature.final_outputs)
-        ]
+        self._outputs = [Slot.of(argument, n) for argument in signature.outputs]
         self._inverses = [
             (positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
             for i in signature.program.inputs
@@ -116,7 +113,7 @@ class Plan:
             out: tensors to write instead of new ones.
 
         Returns:
-            Token outputs, then final outputs, each sorted by name.
+            Token outputs, then final outputs, then sums, each sorted by name.
         """
         if self._warm is not None and out is None:
             prepared = self._warm(tensors)

@@ -1,7 +1,7 @@
 """The calling convention of a kernel: its tensors, in order, and the checks it reports.
 
 Emitters write it, the runtime obeys it. Arguments are the program's inputs, then its token
-outputs, then its final outputs, each sorted by name, then the error word.
+outputs, then its final outputs, then its sums, each sorted by name, then the error word.
 """
 
 from dataclasses import dataclass, replace
@@ -46,6 +46,7 @@ class Argument:
         role: what its leading axes are (:data:`~pdssm_compiler.ir.program.LEADING_AXES`), or
             ``chunk``: ``[B, C, H]``, ``C`` the chunks of a row.
         written: whether it is an output.
+        groups: sizes of an axis before the type's own: one entry for each value of an index.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Argument:
     storage: str
     role: Role | Literal["chunk"]
     written: bool = False
+    groups: int | None = None
 
     @property
     def complex(self) -> bool:
@@ -78,7 +80,8 @@ class Argument:
                 shape = (size, state_size)
             case _:
                 shape = (state_size,)
-        return (*shape, 2) if self.complex else shape
+        groups = () if self.groups is None else (self.groups,)
+        return (*groups, *shape, 2) if self.complex else (*groups, *shape)
 
 
 def sorted_form(maps: Argument) -> tuple[Argument, Argument]:
@@ -113,7 +116,7 @@ class Signature:
 
     Attributes:
         program: what the kernel runs.
-        of_chunks: names of row inputs and final outputs that have an axis of chunks.
+        of_chunks: names of row inputs, final outputs and sums that have an axis of chunks.
         sorted_maps: names of inputs and final outputs that hold maps, whose sorted form the kernel
             reads or writes as well; see :meth:`sorted_form`.
         reports: whether the kernel reports its checks.
@@ -133,6 +136,11 @@ class Signature:
         )
 
     @cached_property
+    def outputs(self) -> tuple[Argument, ...]:
+        """Tensors written."""
+        return (*self.token_outputs, *self.final_outputs, *self.sum_outputs)
+
+    @cached_property
     def token_outputs(self) -> tuple[Argument, ...]:
         """Tensors written at every token."""
         return tuple(
@@ -148,16 +156,27 @@ class Signature:
                 f.name,
                 self.program.carry(f.carry).type,
                 f.storage,
-                "chunk" if f.name in self.of_chunks else "row",
+                self._of_rows(f.name),
                 True,
             )
             for f in self.program.final_outputs
         )
 
     @cached_property
+    def sum_outputs(self) -> tuple[Argument, ...]:
+        """Tensors that every token adds to; the kernel clears them first."""
+        return tuple(
+            Argument(s.name, s.value.type, s.storage, self._of_rows(s.name), True, s.groups)
+            for s in self.program.sum_outputs
+        )
+
+    def _of_rows(self, name: str) -> Literal["row", "chunk"]:
+        return "chunk" if name in self.of_chunks else "row"
+
+    @cached_property
     def arguments(self) -> tuple[Argument, ...]:
         """All tensors, in calling order."""
-        declared = (*self.inputs, *self.token_outputs, *self.final_outputs)
+        declared = (*self.inputs, *self.outputs)
         forms = (sorted_form(a) for a in declared if a.name in self.sorted_maps)
         return (*declared, *(part for form in forms for part in form))
 

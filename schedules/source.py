@@ -24,12 +24,13 @@ class Phase:
         runs: what one program of its grid goes through in order: ``tokens`` of a block of rows;
             ``chunk``: those of one chunk of a block of rows; ``summaries``: a step for each chunk
             of a block of rows; ``map``: one map of the table that is the first argument, for a
-            block of heads.
+            block of heads; ``groups``: the chunks' sums of one value of an index, for a block of
+            rows, whose groups the first argument has.
     """
 
     entry: str
     arguments: tuple[Argument, ...]
-    runs: Literal["tokens", "chunk", "summaries", "map"] = "tokens"
+    runs: Literal["tokens", "chunk", "summaries", "map", "groups"] = "tokens"
 
 
 @dataclass(frozen=True)

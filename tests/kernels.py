@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program, interpret
-from pdssm_compiler.ir.passes import Adjoint, adjoint
 from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.runtime.binding import TORCH_DTYPES
 from tests.strategies import Sizes
@@ -90,15 +89,6 @@ def repeated(program: Program, arrays: Arrays) -> Arrays:
     }
 
 
-def adjoint_over_tokens(program: Program) -> Adjoint:
-    """The adjoint for what varies over tokens and for what carries start from: the gradients that
-    are not summed over tokens, whose sums would be carries of their own.
-    """
-    tokens = [i.name for i in program.inputs if i.role == "token" and is_number(i.type)]
-    starts = [carry.start_input for carry in program.carries if carry.start_input]
-    return adjoint(program, [*tokens, *starts])
-
-
 Run = Callable[[Program, list[torch.Tensor], Sizes], list[torch.Tensor]]
 
 
@@ -111,6 +101,7 @@ def assert_runs(run: Run, program: Program, arrays: Arrays, sizes: Sizes, layout
     want = interpret(program, arrays)
     types = {out.name: out.value.type for out in program.token_outputs}
     types |= {out.name: program.carry(out.carry).type for out in program.final_outputs}
+    types |= {out.name: out.value.type for out in program.sum_outputs}
     assert len(outputs) == len(types)
     for (name, type_), output in zip(types.items(), outputs, strict=True):
         got = output.resolve_conj().numpy()

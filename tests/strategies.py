@@ -133,6 +133,7 @@ def programs(
     # Most of what no other value uses is written out, so that few of the drawn ops are dead.
     for number, value in enumerate(draw(st.permutations(body.sinks()))[:max_outputs]):
         build.emit(f"y{number}", value)
+    _sum(body)
     return _noted(build.build())
 
 
@@ -182,6 +183,7 @@ def affine_programs(
     # Nothing asks a read-out to be affine.
     build.emit("y", b.function("tanh", b.real(b.mul(value, _factor(body, type_)))))
     build.final("last", "state")
+    _sum(body)
     return _noted(build.build())
 
 
@@ -248,6 +250,14 @@ def _next(body: Body, carry: Value) -> Value:
         moved = b.mul(b.scatter_add(carry, body.pick_map()), body.inverse_size)
     gate = b.function("tanh", body.pick(type(carry.type)(body.element(False))))
     return b.add(b.mul(b.mul(gate, moved), 0.5), other)
+
+
+def _sum(body: Body) -> None:
+    """Sums over the tokens, some by an index."""
+    numbers = [value for value in body.bounds if is_number(value.type)]
+    indices = [index for _, index in body.tables]
+    for number in range(body.draw(st.integers(0, 2))):
+        body.build.sum(f"total{number}", body.choose(numbers), body.choose([None, *indices]))
 
 
 def _factor(body: Body, type_: Vector) -> Value:

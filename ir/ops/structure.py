@@ -2,6 +2,10 @@
 
 ``gather`` and ``scatter_add`` by one map are each other's adjoint, as are ``broadcast`` and
 ``sum``: this is what lets the backward program be derived by transposition.
+
+A map stands for a one-hot matrix ``P`` with ``P[map[j], j] = 1``: ``scatter_add`` multiplies by
+it, ``gather`` by its transpose, ``compose`` multiplies two, ``invert`` transposes one. Its entries
+have gradients, ``Re(conj(g[i]) x[j])`` for ``y = P x``: the ``active`` rules give the ones'.
 """
 
 from collections.abc import Sequence
@@ -10,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from pdssm_compiler.ir.errors import IRError
+from pdssm_compiler.ir.ops.elementwise import conjugate
 from pdssm_compiler.ir.ops.table import Op, apply, define
-from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, Vector
+from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, Vector, is_complex
+from pdssm_compiler.ir.value import Value
 
 
 def _expect(types: Sequence[Type], *kinds: type) -> None:
@@ -108,7 +114,29 @@ def _invert(n: int, _a: dict[str, Any], p: np.ndarray) -> np.ndarray:
     return np.where(hits, np.arange(n), 0).max(axis=-1, initial=0)
 
 
-define(Op("select", 2, _select_type, _select, lambda g, v: (None, None), elementwise=False))
+def _products(cotangent: Value, x: Value) -> Value:
+    """``Re(conj(cotangent) x)``, element by element.
+
+    Of a product ``x = u v`` it is ``Re(conj(cotangent conj(v)) u)``: what stands in the inner
+    brackets reaches ``u``, so an adjoint computes it anyway.
+    """
+    if x.op == "mul":
+        cotangent, x = apply("mul", cotangent, conjugate(x.args[1])), x.args[0]
+    product = apply("mul", conjugate(cotangent), x)
+    return apply("real", product) if is_complex(product.type) else product
+
+
+define(
+    Op(
+        "select",
+        2,
+        _select_type,
+        _select,
+        lambda g, v: (None, None),
+        lambda g, v: (g, apply("sum", g)),
+        elementwise=False,
+    )
+)
 define(
     Op(
         "gather",
@@ -116,6 +144,7 @@ define(
         _moved_type,
         _gather,
         lambda g, v: (apply("scatter_add", g, v.args[1]), None),
+        lambda g, v: (None, _products(g, v)),
         elementwise=False,
     )
 )
@@ -126,6 +155,7 @@ define(
         _moved_type,
         _scatter_add,
         lambda g, v: (apply("gather", g, v.args[1]), None),
+        lambda g, v: (None, _products(apply("gather", g, v.args[1]), v.args[0])),
         elementwise=False,
     )
 )
@@ -136,10 +166,21 @@ define(
         _compose_type,
         lambda n, a, p, q: _gather(n, a, p, q),
         lambda g, v: (None, None),
+        lambda g, v: (apply("scatter_add", g, v.args[1]), g),
         elementwise=False,
     )
 )
-define(Op("invert", 1, _invert_type, _invert, lambda g, v: (None,), elementwise=False))
+define(
+    Op(
+        "invert",
+        1,
+        _invert_type,
+        _invert,
+        lambda g, v: (None,),
+        lambda g, v: (apply("gather", g, v.args[0]),),
+        elementwise=False,
+    )
+)
 define(
     Op(
         "iota",

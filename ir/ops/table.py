@@ -32,6 +32,10 @@ class Op:
             complex128. Called as ``evaluate(state_size, attributes, *arrays)``.
         adjoint: cotangents of the arguments from the cotangent of the result, by PyTorch's
             convention for complex numbers. Called as ``adjoint(cotangent, value)``.
+        active: what reaches the maps, tables and indices among the arguments: the gradient of the
+            entries of their one-hot forms that were used. A map's is a real vector, element ``j``
+            that of the one in column ``j``; an index's is a real scalar; a table's is that of the
+            map taken from it. None if there are none among the arguments. Called as ``adjoint``.
         elementwise: whether element ``j`` of the result needs only element ``j`` of the arguments.
         attributes: the names of its attributes, in the order the text form prints them.
     """
@@ -41,6 +45,7 @@ class Op:
     infer: Callable[[Sequence[Type], dict[str, Any]], Type]
     evaluate: Callable[..., np.ndarray]
     adjoint: Callable[[Value, Value], Cotangents]
+    active: Callable[[Value, Value], Cotangents] | None = None
     elementwise: bool = True
     attributes: tuple[str, ...] = ()
 

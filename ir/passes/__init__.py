@@ -5,12 +5,14 @@ from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.passes.simplify import simplify
 from pdssm_compiler.ir.passes.specialise import specialise
 from pdssm_compiler.ir.passes.summarise import Summary, summarise
+from pdssm_compiler.ir.passes.sums import carried_sums
 
 __all__ = [
     "Adjoint",
     "InChunks",
     "Summary",
     "adjoint",
+    "carried_sums",
     "in_chunks",
     "simplify",
     "specialise",

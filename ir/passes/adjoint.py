@@ -7,10 +7,17 @@ becomes a carry; the primal carry becomes a ``lagged`` input that reads what the
 reason: no kernel's backward is written by hand beside it, so none can disagree with its forward.
 
 Gradients follow PyTorch's convention for complex numbers.
+
+Maps and indices are hard choices, and have a gradient only by a *surrogate*. ``active``: they
+stand for one-hot matrices and vectors, whose ones have the gradients of the numbers they are. A
+map that scatters ``x`` has ``a[j] = Re(conj(g[p[j]]) x[j])``, the index that selects it
+``Σ_j a[j]``, and a table the sums of ``a`` over the tokens that selected each of its maps. Source:
+the memory-optimised surrogate of arXiv 2605.19150.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.ops import OPS, apply
@@ -21,13 +28,29 @@ from pdssm_compiler.ir.program import (
     FinalOutput,
     Input,
     Program,
+    SumOutput,
     TokenOutput,
     carry_leaf,
     zero_like,
 )
-from pdssm_compiler.ir.types import Type, default_storage, is_complex, is_number, real_of
+from pdssm_compiler.ir.types import (
+    Index,
+    Scalar,
+    Table,
+    Type,
+    Vector,
+    default_storage,
+    element_of,
+    is_complex,
+    is_number,
+    precision,
+    real_of,
+)
 from pdssm_compiler.ir.value import Value, topological
 from pdssm_compiler.ir.verify import verify
+
+Surrogate = Literal["active"]
+SURROGATES: tuple[Surrogate, ...] = ("active",)
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,7 @@ class Adjoint:
             ``saved_<carry>`` for each carry that the backward needs and no output holds.
         program: the backward program. Its inputs are the forward's own by name, ``grad_<output>``
             for the cotangent of an output, and the ``saved`` ones; its outputs are
-            ``grad_<input>``.
+            ``grad_<input>``, of an input that is one for all tokens a sum.
         saved: for each saved input, the forward's token output that feeds it.
         summed: gradients of head inputs, given as ``[B, H, ...]``: the caller sums over ``B``.
     """
@@ -54,27 +77,33 @@ def adjoint(
     program: Program,
     wrt: Iterable[str] | None = None,
     cotangents: Iterable[str] | None = None,
+    surrogate: Surrogate | None = None,
 ) -> Adjoint:
     """Derive the backward program.
 
     Args:
         program: the forward program.
-        wrt: names of the inputs whose gradients are wanted; None for every number.
-        cotangents: names of the outputs a gradient arrives at; None for every number. An output
-            left out has gradient zero, at no cost.
+        wrt: names of the inputs whose gradients are wanted; None for every number and, with a
+            surrogate, every map, table and index.
+        cotangents: names of the outputs a gradient arrives at; None for every number but sums by
+            an index. An output left out has gradient zero, at no cost.
+        surrogate: what stands for the gradient of maps, tables and indices; None: they have none.
 
     Raises:
         PassError: a name that is not a differentiable input or output, or a lagged input in
-            ``wrt``, or one that the backward would read (derivatives of the second order).
+            ``wrt``, or one that the backward would read (derivatives of the second order); a
+            surrogate that there is not, or that does not reach all of a wanted table.
     """
     verify(program)
     maps = [carry.name for carry in program.carries if not is_number(carry.type)]
     if maps:
         raise PassError(f"carry %{maps[0]} is a map, and what depends on it has no adjoint")
-    wanted = _wanted(program, wrt)
+    if surrogate is not None and surrogate not in SURROGATES:
+        raise PassError(f"no surrogate {surrogate!r}: there is {', '.join(SURROGATES)}")
+    wanted = _wanted(program, wrt, surrogate)
     arriving = _arriving(program, cotangents)
     forward, saved_outputs = save_carries(program)
-    transposed = _Transposition(forward, wanted, arriving, saved_outputs).run()
+    transposed = _Transposition(forward, wanted, arriving, saved_outputs, surrogate).run()
     result = simplify(transposed)
     _refuse_lagged(program, result)
     used = {i.name for i in result.inputs if i.role == "lagged"}
@@ -119,13 +148,22 @@ def _refuse_lagged(program: Program, backward: Program) -> None:
             raise PassError(f"%{input_.name} is lagged, and its adjoint would read it too late")
 
 
-def _wanted(program: Program, wrt: Iterable[str] | None) -> tuple[str, ...]:
-    numbers = [i.name for i in program.inputs if is_number(i.type) and i.role != "lagged"]
-    chosen = numbers if wrt is None else sorted(set(wrt))
+def _wanted(
+    program: Program, wrt: Iterable[str] | None, surrogate: Surrogate | None
+) -> tuple[str, ...]:
+    known = [
+        i.name
+        for i in program.inputs
+        if i.role != "lagged" and i.inverse_of is None and (is_number(i.type) or surrogate)
+    ]
+    # A table that is never selected from has no index to sum by.
+    idle = {i.name for i in program.inputs if isinstance(i.type, Table)}
+    idle -= {value.name for value in program.body if value.op == "input"}
+    chosen = [name for name in known if name not in idle] if wrt is None else sorted(set(wrt))
     for name in chosen:
-        if name not in numbers:
+        if name not in known:
             raise PassError(
-                f"no gradient for %{name}: differentiable inputs are {', '.join(numbers)}"
+                f"no gradient for %{name}: differentiable inputs are {', '.join(known)}"
             )
     if not chosen:
         raise PassError("no gradient is wanted: name a differentiable input")
@@ -135,6 +173,7 @@ def _wanted(program: Program, wrt: Iterable[str] | None) -> tuple[str, ...]:
 def _arriving(program: Program, cotangents: Iterable[str] | None) -> frozenset[str]:
     numbers = {out.name for out in program.token_outputs if is_number(out.value.type)}
     numbers |= {f.name for f in program.final_outputs if is_number(program.carry(f.carry).type)}
+    numbers |= {total.name for total in program.sum_outputs if total.index is None}
     if cotangents is None:
         return frozenset(numbers)
     unknown = sorted(set(cotangents) - numbers)
@@ -152,7 +191,9 @@ class _Transposition:
         wanted: tuple[str, ...],
         arriving: frozenset[str],
         saved_outputs: dict[str, str],
+        surrogate: Surrogate | None,
     ) -> None:
+        self.surrogate = surrogate
         self.forward = forward
         self.wanted = wanted
         self.arriving = arriving
@@ -164,10 +205,12 @@ class _Transposition:
     def run(self) -> Program:
         self._seed()
         self._transpose()
-        carries, token_outputs, finals = self._results()
+        carries, finals = self._carries()
+        token_outputs, sums = self._gradients()
         self._refuse_clashes(carries)
         leaves = self._primal_leaves()
-        roots = [carry.next for carry in carries] + [out.value for out in token_outputs]
+        roots = [carry.next for carry in carries]
+        roots += [out.value for out in token_outputs] + [total.value for total in sums]
         new = substitute(roots, leaves)
         return prune(
             Program(
@@ -176,6 +219,7 @@ class _Transposition:
                 carries=tuple(replace(carry, next=new[carry.next]) for carry in carries),
                 token_outputs=tuple(replace(out, value=new[out.value]) for out in token_outputs),
                 final_outputs=tuple(finals),
+                sum_outputs=tuple(replace(total, value=new[total.value]) for total in sums),
                 direction="backward" if self.forward.direction == "forward" else "forward",
                 chunk_length=self.forward.chunk_length,
             )
@@ -193,6 +237,12 @@ class _Transposition:
                 grad = Input(f"grad_{out.name}", out.value.type, "token", out.storage)
                 self.inputs.append(grad)
                 self._add(out.value, grad.value)
+        for total in self.forward.sum_outputs:
+            if total.name in self.arriving:
+                # Every token added to it.
+                grad = Input(f"grad_{total.name}", total.value.type, "row")
+                self.inputs.append(grad)
+                self._add(total.value, grad.value)
         finals: dict[str, FinalOutput] = {}
         for final in self.forward.final_outputs:
             if final.name in self.arriving:
@@ -212,13 +262,17 @@ class _Transposition:
     def _transpose(self) -> None:
         roots = [carry.next for carry in self.forward.carries]
         roots += [out.value for out in self.forward.token_outputs]
+        roots += [out.value for out in self.forward.sum_outputs]
         for value in reversed(topological(roots)):
             cotangent = self.cotangents.get(value)
             if value.is_leaf or cotangent is None:
                 continue
-            for arg, part in zip(value.args, OPS[value.op].adjoint(cotangent, value), strict=True):
-                if part is not None:
-                    self._add(arg, part)
+            op = OPS[value.op]
+            rules = [op.adjoint] if op.active is None else [op.adjoint, op.active]
+            for rule in rules if self.surrogate else rules[:1]:
+                for arg, part in zip(value.args, rule(cotangent, value), strict=True):
+                    if part is not None:
+                        self._add(arg, part)
 
     def _add(self, value: Value, cotangent: Value) -> None:
         cotangent = _coerce(cotangent, value.type)
@@ -226,9 +280,9 @@ class _Transposition:
         total = cotangent if known is None else apply("add", known, cotangent)
         self.cotangents[value] = total
 
-    def _results(self) -> tuple[list[Carry], list[TokenOutput], list[FinalOutput]]:
+    def _carries(self) -> tuple[list[Carry], list[FinalOutput]]:
+        """The cotangents of carries, and those of what carries start from."""
         carries: list[Carry] = []
-        token_outputs: list[TokenOutput] = []
         finals: list[FinalOutput] = []
         for carry in self.forward.carries:
             name = _adjoint_of(carry.name)
@@ -238,20 +292,51 @@ class _Transposition:
             if carry.start_input in self.wanted:
                 storage = self.forward.input(carry.start_input).storage
                 finals.append(FinalOutput(f"grad_{carry.start_input}", name, storage))
+        return carries, finals
+
+    def _gradients(self) -> tuple[list[TokenOutput], list[SumOutput]]:
+        """Of what the tokens read."""
+        token_outputs: list[TokenOutput] = []
+        sums: list[SumOutput] = []
         starts = {carry.start_input for carry in self.forward.carries}
         for name in self.wanted:
             input_ = self.forward.input(name)
-            cotangent = self.cotangents.get(input_.value, zero_like(input_.type))
+            if name in starts:
+                continue
+            type_ = self._gradient_type(input_)
+            cotangent = self.cotangents.get(input_.value, zero_like(type_))
             if input_.role == "token":
-                token_outputs.append(TokenOutput(f"grad_{name}", cotangent, input_.storage))
-            elif name not in starts:
+                storage = input_.storage if is_number(input_.type) else default_storage(type_)
+                token_outputs.append(TokenOutput(f"grad_{name}", cotangent, storage))
+            else:
                 # The input is one for all tokens, so its gradient is summed over them.
-                so_far = carry_leaf(f"sum_{name}", input_.type)
-                following = apply("add", so_far, cotangent)
-                carries.append(Carry(f"sum_{name}", input_.type, "zero", following))
-                storage = default_storage(input_.type)
-                finals.append(FinalOutput(f"grad_{name}", f"sum_{name}", storage))
-        return carries, token_outputs, finals
+                index = self._selected_by(input_) if isinstance(input_.type, Table) else None
+                sums.append(SumOutput(f"grad_{name}", cotangent, index))
+        return token_outputs, sums
+
+    def _gradient_type(self, input_: Input) -> Type:
+        """The type of a gradient, of one map's for a table."""
+        if is_number(input_.type):
+            return input_.type
+        numbers = (value.type for value in self.forward.body if is_number(value.type))
+        element = element_of(max(map(precision, numbers), default=32), complex_=False)
+        return Scalar(element) if isinstance(input_.type, Index) else Vector(element)
+
+    def _selected_by(self, table: Input) -> Value:
+        """The index whose tokens a table's gradient is summed by."""
+        body = self.forward.body
+        if any(i.inverse_of == table.name and i.value in body for i in self.forward.inputs):
+            raise PassError(
+                f"%{table.name} is read by its inverse, whose gradient is not its own; derive the "
+                f"adjoint before specialising"
+            )
+        found = [v.args[1] for v in body if v.op == "select" and v.args[0] is table.value]
+        if len(found) != 1:
+            raise PassError(
+                f"%{table.name} is selected from by {len(found)} indices; its gradient is summed "
+                f"by one"
+            )
+        return found[0]
 
     def _primal_leaves(self) -> dict[Value, Value]:
         """Primal carries read what the forward saved at the token before."""

@@ -24,15 +24,19 @@ class InChunks:
         carry: summaries as tokens, ``chunk_…`` → the carry before each chunk, the token output
             ``incoming_…``. It starts where the program starts.
         resume: the program on one chunk, its carry starting from the row input ``incoming_…``.
-            Only the chunk that is run last ends with the program's final outputs.
+            Only the chunk that is run last ends with the program's final outputs. Its sums are
+            those of the chunk, ``partial_…``.
         combine: summaries as tokens, ``chunk_…`` → their summary, its carries named as ``fold``'s.
             With it neighbouring chunks are joined before the carry before them is known.
+        partials: for each sum of the program, the name of a chunk's: a row's sum is theirs added
+            up.
     """
 
     fold: Program
     carry: Program
     resume: Program
     combine: Program
+    partials: dict[str, str]
 
     @property
     def incoming(self) -> str:
@@ -56,8 +60,10 @@ def in_chunks(program: Program) -> InChunks:
     summary = summarise(program)
     finals = tuple(replace(f, name=_summary_name(f)) for f in summary.fold.final_outputs)
     fold = prune(replace(summary.fold, final_outputs=finals))
+    partials = {total.name: f"partial_{total.name}" for total in program.sum_outputs}
     carry = _carry(program, summary.apply)
-    return InChunks(fold, carry, _resume(program), _combine(summary.combine))
+    resume = _resume(program, partials)
+    return InChunks(fold, carry, resume, _combine(summary.combine), partials)
 
 
 def _summary_name(final: FinalOutput) -> str:
@@ -107,7 +113,7 @@ def _combine(combine: Program) -> Program:
     )
 
 
-def _resume(program: Program) -> Program:
+def _resume(program: Program, partials: dict[str, str]) -> Program:
     (carry,) = program.carries
     incoming = Input(_incoming(program), carry.type, "row")
     return prune(
@@ -115,5 +121,6 @@ def _resume(program: Program) -> Program:
             program,
             inputs=(*program.inputs, incoming),
             carries=(replace(carry, start=f"%{incoming.name}"),),
+            sum_outputs=tuple(replace(s, name=partials[s.name]) for s in program.sum_outputs),
         )
     )

@@ -33,6 +33,9 @@ def with_values(program: Program, new: dict[Value, Value]) -> Program:
         token_outputs=tuple(
             replace(output, value=new[output.value]) for output in program.token_outputs
         ),
+        sum_outputs=tuple(
+            replace(output, value=new[output.value]) for output in program.sum_outputs
+        ),
         checks=tuple(replace(check, map=new[check.map]) for check in program.checks),
     )
     return prune(replaced)
@@ -59,6 +62,7 @@ def prune(program: Program) -> Program:
 def _live_carries(program: Program) -> tuple[Carry, ...]:
     live = {final.carry for final in program.final_outputs}
     roots = [output.value for output in program.token_outputs]
+    roots += [total.value for total in program.sum_outputs]
     roots += [check.map for check in program.checks]
     while True:
         nexts = [carry.next for carry in program.carries if carry.name in live]

@@ -116,6 +116,7 @@ def _fold(program: Program) -> tuple[Program, Form, _Affine]:
             FinalOutput(part.name.removeprefix("summary_"), part.name, default_storage(part.type))
             for part in carries
         ),
+        sum_outputs=(),
         checks=(),
     )
     return simplify(prune(build)), form, step

@@ -10,7 +10,7 @@ import torch
 from pdssm_compiler.runtime.backends.base import Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
-from pdssm_compiler.schedules.signature import Argument
+from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 
 FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
@@ -53,7 +53,7 @@ class CudaKernel(Kernel):
             struct.calcsize("@" + "".join(layout[: at + 1])) - struct.calcsize(layout[at])
             for at in range(1, len(layout))
         ]
-        arguments = source.signature.arguments
+        arguments = self.signature(source).arguments
         # What a launch knows, by the names that generated text has for it.
         names: list[str] = []
         for argument in (*arguments, *source.scratch):
@@ -69,6 +69,11 @@ class CudaKernel(Kernel):
             for argument in (*arguments, *source.scratch)
         ]
         self._loaded: DriverKernel | None = None
+
+    @staticmethod
+    def signature(source: KernelSource) -> Signature:
+        """What the kernel is handed."""
+        return source.signature
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
         batch, length, heads = sizes
@@ -130,6 +135,17 @@ class ChunkedCudaKernel(CudaKernel):
         *summaries, passed, _ = source.scratch
         self._summaries = [(a.own_shape(state_size), getattr(torch, a.dtype)) for a in summaries]
         self._passed = passed.own_shape(state_size)
+        # Where sums stand among the arguments, and their own axes.
+        self._sums = [
+            (place, argument.own_shape(state_size))
+            for place, argument in enumerate(self.signature(source).arguments)
+            if argument.role == "chunk"
+        ]
+
+    @staticmethod
+    def signature(source: KernelSource) -> Signature:
+        sums = frozenset(total.name for total in source.program.sum_outputs)
+        return Signature(source.program, sums)
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
         batch, length, heads = sizes
@@ -145,11 +161,20 @@ class ChunkedCudaKernel(CudaKernel):
         sharing = max(1, min(self._most_blocks // abreast, -(-chunks // self._teams)))
         window = self.window(sharing * self._teams)
         between = self._between(tensors[0].device, sizes, chunks, -(-chunks // window))
-        known, aligned = self._known([*tensors, *between])
+        # Each team adds to sums of its own, which are added up in order.
+        handed = list(tensors)
+        for place, own in self._sums:
+            shape = (batch, sharing * self._teams, heads, *own)
+            handed[place] = torch.empty(
+                shape, dtype=tensors[place].dtype, device=tensors[0].device
+            )
+        known, aligned = self._known([*handed, *between])
         blocks = abreast * sharing
         known += (error.data_ptr(), rows, length, heads, aligned, blocks, abreast, window)
         packed = self._packed(known)
         kernel.launch_together(blocks, self._threads, packed, self._offsets, self._stream())
+        for place, _ in self._sums:
+            torch.sum(handed[place], dim=1, out=tensors[place])
 
     @staticmethod
     def window(teams: int) -> int:

@@ -81,7 +81,7 @@ class TritonGpu(Backend):
         self, source: KernelSource, files: dict[str, bytes]
     ) -> dict[str, Callable[[], str]]:
         """Triton's own, of the function that runs the tokens last."""
-        last = source.launches[-1].entry
+        last = source.entry
         stages: dict[str, Callable[[], str]] = {}
         for name in _STAGES:
             text = files.get(f"{last}.{name}")
@@ -187,7 +187,8 @@ class Launcher:
                 tensor = tensors[place]
                 values.append(tensor)
                 values += leading_strides(argument, tensor)
-            values += (error, rows, chunks if phase.runs == "summaries" else length, heads)
+            of_chunks = phase.runs in ("summaries", "groups")
+            values += (error, rows, chunks if of_chunks else length, heads)
             grid = (blocks, 1, 1)
             if phase.runs == "chunk":
                 values.append(span)
@@ -196,6 +197,8 @@ class Launcher:
                 table = phase.arguments[0].type
                 assert isinstance(table, Table)
                 grid = (table.size, -(-heads // self._rows), 1)
+            elif phase.runs == "groups":
+                grid = (phase.arguments[0].groups or 1, blocks, 1)
             function[grid](*values)
 
 

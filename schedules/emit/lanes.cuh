@@ -218,6 +218,12 @@ __device__ __forceinline__ void lane_store(double* to, double re, double im) {
   __stcs(reinterpret_cast<double2*>(to), make_double2(re, im));
 }
 
+// Its result is not used, so it becomes a reduction, which the thread does not wait for.
+template <typename T>
+__device__ __forceinline__ void lane_add(T* to, T value) {
+  atomicAdd(to, value);
+}
+
 // -- numbers of other lanes ---------------------------------------------------------------------
 
 template <typename T>
@@ -242,6 +248,53 @@ __device__ __forceinline__ T lane_team_sum(T value, T* parts, int lane, int barr
   lane_team_sync(barrier, threads);
   T total = parts[0];
   for (int warp = 1; warp < threads / 32; ++warp) total += parts[warp];
+  lane_team_sync(barrier, threads);
+  return total;
+}
+
+// The sums over the warp of one value of each lane for each of several tokens, 2 to 32 of them, all
+// tokens together: a step hands the other lane one token's numbers and keeps the other's, so two
+// take one shuffle. `lane_merge` takes the value of token `u`, the tokens in order; what waits for
+// a partner stands in `waiting`, a place for each power of two up to the number of tokens.
+template <typename T>
+__device__ __forceinline__ void lane_merge(T* waiting, T value, int u) {
+  int level = 0;
+#pragma unroll
+  for (int step = 16; step; step /= 2) {
+    if (!(u >> level & 1)) break;
+    const bool upper = threadIdx.x & step;
+    const T theirs = upper ? waiting[level] : value;
+    value = upper ? value : waiting[level];
+    value += __shfl_xor_sync(0xffffffffu, theirs, step);
+    ++level;
+  }
+  waiting[level] = value;
+}
+
+// The token whose sum a lane has in the end.
+__device__ __forceinline__ int lane_merged_token(int lane, int tokens) {
+  return __brev(lane) >> 27 & (tokens - 1);
+}
+
+// That sum, after all tokens.
+template <typename T>
+__device__ __forceinline__ T lane_merged(const T* waiting, int tokens) {
+  T value = waiting[31 - __clz(tokens)];
+#pragma unroll
+  for (int step = 16 / tokens; step; step /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, step);
+  }
+  return value;
+}
+
+// That sum over a team; `scratch` has room for a number for each warp and token.
+template <typename T>
+__device__ __forceinline__ T lane_team_merged(T value, T* scratch, int lane, int token, int tokens,
+                                              int barrier, int threads) {
+  scratch[lane / 32 * tokens + token] = value;
+  lane_team_sync(barrier, threads);
+  T total = scratch[token];
+  for (int warp = 1; warp < threads / 32; ++warp) total += scratch[warp * tokens + token];
   lane_team_sync(barrier, threads);
   return total;
 }

@@ -19,7 +19,7 @@ Names cannot clash: inputs are ``in_*``, carries ``carry_*``, outputs ``out_*``,
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pdssm_compiler.ir.program import Carry, Input, Program
+from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput
 from pdssm_compiler.ir.types import (
     Index,
     Map,
@@ -100,6 +100,22 @@ def write_parts(out, re, im):
     out[..., 0].copy_(re)
     out[..., 1].copy_(im)
 """,
+    "add_sum": """
+def add_sum(out, value, length):
+    # out[b, h] += the sum of value[b, t, h] over its tokens
+    B, H, *own = out.shape
+    out.add_(value.expand(B, length, H, *own).sum(1))
+""",
+    "add_sums": """
+def add_sums(out, value, index, length):
+    # out[b, h, k] += the sum of value[b, t, h] over the tokens with index[b, t, h] = k
+    B, H, _, *own = out.shape
+    value = value.expand(B, length, H, *own).transpose(1, 2)
+    index = index.expand(B, length, H).transpose(1, 2)
+    for _ in own:
+        index = index.unsqueeze(-1)
+    out.scatter_add_(2, index.expand(value.shape), value)
+""",
     "report": f"""
 def report(error, check, bad, place):
     # The last token at which a check failed, behind the check's number.
@@ -171,7 +187,7 @@ class PytorchBody:
     def parameters(self) -> list[str]:
         """The entry's parameters: the signature's tensors, then the error word."""
         found = [f"in_{argument.name}" for argument in self.signature.inputs]
-        found += [self.output(argument) for argument in self._outputs]
+        found += [self.output(argument) for argument in self.signature.outputs]
         return [*found, "error"]
 
     @staticmethod
@@ -180,7 +196,8 @@ class PytorchBody:
         return f"out_{argument.name}"
 
     @property
-    def _outputs(self) -> tuple[Argument, ...]:
+    def _written(self) -> tuple[Argument, ...]:
+        """The outputs that are not added to."""
         return (*self.signature.token_outputs, *self.signature.final_outputs)
 
     def helpers(self) -> Iterable[str]:
@@ -188,9 +205,10 @@ class PytorchBody:
         used = {value.op for value in self._bodies}
         if "compose" in used:
             used.add("gather")
-        used |= {"write_parts" if self._is_split(a.type) else "write" for a in self._outputs}
+        used |= {"write_parts" if self._is_split(a.type) else "write" for a in self._written}
         if self.signature.checks:
             used.add("report")
+        used |= {self._adder(total) for total in self.program.sum_outputs}
         return [source for name, source in HELPERS.items() if name in used]
 
     # -- functions ------------------------------------------------------------------------------
@@ -375,12 +393,46 @@ class PytorchBody:
         helper = "write" if len(parts) == 1 else "write_parts"
         self.writer.line(f"{helper}({', '.join([out, *parts])})")
 
+    @staticmethod
+    def _adder(total: SumOutput) -> str:
+        return "add_sum" if total.index is None else "add_sums"
+
+    def clear_sums(self) -> None:
+        """Sums of no token."""
+        for argument in self.signature.sum_outputs:
+            self.writer.line(f"{self.output(argument)}.zero_()")
+
+    def _add_sums(self, values: Sequence[Value], cut: str) -> None:
+        """Add to the sums whose values are among some; see :meth:`results`."""
+        length = "last - first" if cut else "L"
+        for argument, total in zip(
+            self.signature.sum_outputs, self.program.sum_outputs, strict=True
+        ):
+            if total.value not in values:
+                continue
+            found = self.parts(total.value)
+            index = "" if total.index is None else self._index_of(total.index, cut) + ", "
+            out, adder = self.output(argument), self._adder(total)
+            if not argument.complex:
+                self.writer.line(f"{adder}({out}, {found[0]}, {index}{length})")
+                continue
+            if len(found) == 1:
+                found = (f"{found[0]}.real", f"{found[0]}.imag")
+            for number, part in enumerate(found):
+                self.writer.line(f"{adder}({out}[..., {number}], {part}, {index}{length})")
+
+    def _index_of(self, index: Value, cut: str) -> str:
+        """An input's index at the tokens of a stretch."""
+        varies = self.program.input(index.name).role == "token"
+        return f"{self.name(index)}{cut if varies else ''}"
+
     def report(self, check: ReportedCheck, bad: str, place: str) -> None:
         """Report a check where ``bad`` holds."""
         self.writer.line(f"report(error, {self.signature.check_number(check)}, {bad}, {place})")
 
     def results(self, values: Sequence[Value], cut: str) -> None:
-        """Write the token outputs, and report the promises, whose values are among some.
+        """Write the token outputs, add to the sums, and report the promises, whose values are
+        among some.
 
         Args:
             values: the values at hand.
@@ -391,6 +443,7 @@ class PytorchBody:
         ):
             if out.value in values:
                 self.write(f"{self.output(argument)}{cut}", self.parts(out.value))
+        self._add_sums(values, cut)
         for check in self.program.checks:
             if check.map in values:
                 identity = f"torch.arange({self.program.state_size}, device=device)"

@@ -90,6 +90,7 @@ def _seed(stages: Stages, program: Program) -> None:
     uses = Counter(arg for value in program.body for arg in value.args)
     uses.update(carry.next for carry in program.carries)
     uses.update(output.value for output in program.token_outputs)
+    uses.update(total.value for total in program.sum_outputs)
     for value in program.body:
         if value.op != "add":
             continue

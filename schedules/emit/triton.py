@@ -12,7 +12,8 @@ error word.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from pdssm_compiler.ir.program import Carry, Input, Program
+from pdssm_compiler.ir.passes import carried_sums
+from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput
 from pdssm_compiler.ir.types import (
     Index,
     Map,
@@ -149,7 +150,8 @@ class TritonBody:
     """
 
     def __init__(self, signature: Signature, writer: Writer, split: bool = False) -> None:
-        self.program: Program = signature.program
+        # What is left of its sums are those by an index.
+        self.program: Program = carried_sums(signature.program)
         self.signature = signature
         self.writer = writer
         self.split = split
@@ -216,7 +218,9 @@ class TritonBody:
             self.writer.line(f"{argument.name}_at = {argument.name} + {offset}")
 
     def start_rows(self) -> None:
-        """First values of the carries, constants of the row, and the checks of its tables."""
+        """First values of the carries, sums that are empty, constants of the row, and the checks
+        of its tables.
+        """
         for carry in self.program.carries:
             names = part_names(carry.name, carry.type)
             for name, part in zip(names, self._start(carry), strict=True):
@@ -232,6 +236,7 @@ class TritonBody:
                 self._check_constant(input_)
         for number, _ in enumerate(self._promises()):
             self.writer.line(f"broken_{number} = tl.full((ROWS, BLOCK), -1, tl.int64)")
+        self._clear_sums()
 
     def _is_read(self, input_: Input) -> bool:
         """Whether the body, or a lagged input as its boundary, reads the input."""
@@ -466,6 +471,8 @@ class TritonBody:
             argument = self._argument(out.name)
             place = f"{out.name}_at + t * {self._step(argument)}"
             self._store(argument, place, self.known[out.value])
+        for total in self.program.sum_outputs:
+            self._add_to_sum(total)
         # All next values, then all carries: one may be another's present value.
         nexts = [name for carry in self.program.carries for name in self.known[carry.next]]
         carried = [
@@ -505,6 +512,39 @@ class TritonBody:
         self.writer.line(f"order, first_of, last_of, hit = segments({name}, lane)")
         self._store(order, f"{order.name}_at", ("order * 2 + first_of",))
         self._store(last, f"{last.name}_at", ("tl.where(hit, last_of, -1)",))
+
+    # -- sums by an index -----------------------------------------------------------------------
+
+    def _clear_sums(self) -> None:
+        """All groups of the rows' sums are zero, before any thread adds to them."""
+        for total in self.program.sum_outputs:
+            argument = self._argument(total.name)
+            with self.writer.block(f"for k in range({total.groups}):"):
+                place = f"{total.name}_at + k * {self._group_step(total)}"
+                self.writer.line(f"tl.store({place}, 0.0, mask={self._mask(argument)})")
+        if self.program.sum_outputs:
+            self.writer.line("tl.debug_barrier()")
+
+    def _add_to_sum(self, total: SumOutput) -> None:
+        """Add a token's values to the groups of its index.
+
+        Only this program adds to its rows' sums, an element always by the same thread, in the
+        order of the tokens, so sums repeat bit by bit. Nothing waits for an atomic addition.
+        """
+        assert total.index is not None
+        argument, parts = self._argument(total.name), self.known[total.value]
+        (k,) = self.known[total.index]
+        axes = (0 if isinstance(total.value.type, Scalar) else 1) + argument.complex
+        spread = f"{k}[:{', None' * axes}]" if axes else k
+        place = f"{total.name}_at + {spread} * {self._group_step(total)}"
+        value = f"tl.join({parts[0]}, {parts[1]})" if argument.complex else parts[0]
+        mask = f'mask={self._mask(argument)}, sem="relaxed"'
+        self.writer.line(f"tl.atomic_add({place}, {value}, {mask})")
+
+    def _group_step(self, total: SumOutput) -> int:
+        """Numbers of one group, the parts of a complex one counted."""
+        size = 1 if isinstance(total.value.type, Scalar) else self._n
+        return size * 2 if is_complex(total.value.type) else size
 
     # -- checks ---------------------------------------------------------------------------------
 

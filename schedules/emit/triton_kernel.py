@@ -5,6 +5,7 @@ chunks, loading the inputs of ``unroll`` tokens together.
 """
 
 from collections.abc import Iterable, Sequence
+from math import prod
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Table
@@ -97,6 +98,49 @@ def _write_sort(writer: Writer, table: Argument, state_size: int) -> Phase:
         write(f"tl.store({order}, order * 2 + first_of, mask=inside)")
         write(f"tl.store({last}, tl.where(hit, last_of, -1), mask=inside)")
     return Phase(entry, arguments, "map")
+
+
+# Partial sums whose loads are in flight together.
+_TOGETHER = 8
+
+
+def write_totals(
+    writer: Writer, state_size: int, partials: Sequence[tuple[Argument, Argument]]
+) -> list[Phase]:
+    """Functions that add up the sums of a row's chunks, for each sum, from its ``[B, C, H, ...]``
+    to its ``[B, H, ...]``; a program for each of an index's groups and block of rows.
+    """
+    return [_write_total(writer, state_size, partial, total) for partial, total in partials]
+
+
+def _write_total(writer: Writer, state_size: int, partial: Argument, total: Argument) -> Phase:
+    arguments = (partial, total)
+    parameters = [n for a in arguments for n in (a.name, *(f"{a.name}_s{x}" for x in a.leading))]
+    entry = f"total_{total.name}"
+    write = writer.line
+    # All numbers of a group are alike, the parts of complex ones too.
+    count = prod(total.own_shape(state_size)) // (total.groups or 1)
+    size, step = 1 << (count - 1).bit_length(), 2 if total.complex else 1
+    write()
+    write("@triton.jit")
+    with writer.block(f"def {entry}({', '.join([*parameters, 'error', *size_names(False)])}):"):
+        write("row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
+        write(f"i = tl.arange(0, {size})")
+        write(f"inside = (row < rows)[:, None] & (i < {count})[None, :]")
+        write(f"here = tl.program_id(0) * {count} + i[None, :]")
+        for name in (argument.name for argument in arguments):
+            offset = f"(row // H) * {name}_sB + (row % H) * {name}_sH"
+            write(f"{name}_at = {name} + ({offset})[:, None] * {step} + here")
+        write(f"total = tl.zeros((ROWS, {size}), tl.{total.dtype})")
+        with (
+            writer.block(f"for first in range(0, L, {_TOGETHER}):"),
+            writer.block(f"for number in tl.static_range({_TOGETHER}):"),
+        ):
+            write("c = first + number")
+            at = f"{partial.name}_at + c * {partial.name}_sC * {step}"
+            write(f"total += tl.load({at}, mask=inside & (c < L), other=0.0)")
+        write(f"tl.store({total.name}_at, total, mask=inside)")
+    return Phase(entry, arguments, "groups")
 
 
 def _tokens(body: TritonBody, unroll: int) -> None:

@@ -12,7 +12,8 @@ import contextlib
 import math
 from collections.abc import Callable
 
-from pdssm_compiler.ir.program import Carry, Input, Program
+from pdssm_compiler.ir.passes import carried_sums
+from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput
 from pdssm_compiler.ir.types import (
     Index,
     Map,
@@ -132,9 +133,10 @@ class TvmBody:
         slots: int = 1,
         signature: Signature | None = None,
     ) -> None:
-        self.program = program
-        self.slots = slots
         self.signature = signature or Signature(program)
+        # What is left of its sums are those by an index.
+        self.program = program = carried_sums(program)
+        self.slots = slots
         self.writer = writer
         self.reach = reach
         self.stages: Stages = plan_stages(program, reach)
@@ -153,6 +155,7 @@ class TvmBody:
                 self.stages.commit,
                 *(s for v, s in self.stages.computed.items() if not is_uniform(v)),
                 *(self.stages.ready[out.value] for out in program.token_outputs),
+                *(self.stages.ready[total.value] for total in program.sum_outputs),
                 *(self.stages.ready[check.map] for check in program.checks),
             ]
         )
@@ -217,8 +220,8 @@ class TvmBody:
                 found.append((part, (size,), real_dtype(carry.type)))
         for value in self.program.body:
             if value in self.stages.stored or self._is_filled(value):
-                size = 1 if isinstance(value.type, Scalar) else n
-                shape: tuple[int, ...] = (size, 2) if is_complex(value.type) else (size,)
+                # A sum's array holds what is summed.
+                shape: tuple[int, ...] = (n, 2) if is_complex(value.type) else (n,)
                 found.append((self.names[value], shape, real_dtype(value.type)))
         return found
 
@@ -229,8 +232,9 @@ class TvmBody:
     # -- around the tokens ----------------------------------------------------------------------
 
     def start_row(self) -> None:
-        """First values of the carries, and the checks of the row's tables."""
+        """First values of the carries, sums that are empty, and the checks of the row's tables."""
         self.start_carries()
+        self.start_sums()
         self._check_constants()
 
     def start_carries(self) -> None:
@@ -238,6 +242,11 @@ class TvmBody:
         for carry in self.program.carries:
             with self._over(carry.type) as j:
                 self._set_carry(carry, j, self._start(carry, j))
+
+    def start_sums(self) -> None:
+        """Clear the sums by an index."""
+        for total in self.program.sum_outputs:
+            self._clear_sum(total)
 
     def _check_constants(self) -> None:
         if not self.signature.reports:
@@ -350,11 +359,11 @@ class TvmBody:
     def _clear(self, stage: int) -> None:
         """First values of what the loop of this stage fills."""
         for value in self.program.body:
-            if self.stages.computed[value] != stage or not self._is_filled(value):
+            if self.stages.computed[value] != stage or not self.reach.fills(value):
                 continue
             zero = f"T.{real_dtype(value.type)}(0)"
             with self._over(value.type) as j:
-                places = self._array_places(value, "0" if value.op == "sum" else j)
+                places = self._array_places(value, j)
                 seed = self.stages.seeds.get(value)
                 firsts = self._at(seed, j) if seed else (zero,) * len(places)
                 for place, first in zip(places, firsts, strict=True):
@@ -378,6 +387,9 @@ class TvmBody:
                 self.writer.line(f"{name}[0] = T.max({name}[0], {expression()})")
             self._vector_results(stage, j)
         self.known = scalars
+        for value in self.program.body:
+            if value.op == "sum" and self.stages.computed[value] == stage:
+                self._add_up(value)
         for number, (subject, promise, _) in enumerate(reports):
             bound = self.program.state_size if promise == "range" else 1
             self.writer.line(f"worst[0] = T.Cast('uint64', worst_{stage}_{number}[0])")
@@ -433,13 +445,14 @@ class TvmBody:
         """Token outputs and sums that are complete here, then the carries."""
         for value in self.program.body:
             if value.op == "sum" and self.stages.computed[value] == stage:
-                parts = self._parts(value.args[0], j)
-                summands = tuple(self._summand(value, part) for part in parts)
-                self._add(self._array_places(value, "0"), summands)
+                self._collect_summands(value, j, self._parts(value.args[0], j))
         for out in self.program.token_outputs:
             if not is_uniform(out.value) and self.stages.ready[out.value] == stage:
                 argument = self._argument(out.name)
                 self._store(argument, ["b", "t", "h"], j, self._parts(out.value, j))
+        for total in self.program.sum_outputs:
+            if not is_uniform(total.value) and self.stages.ready[total.value] == stage:
+                self._add_to_sum(total, j, self._parts(total.value, j))
         if stage == self.stages.commit:
             carries = [carry for carry in self.program.carries if not is_uniform(carry.value)]
             # Read all before writing any: one carry's next value may be another's present one.
@@ -447,19 +460,73 @@ class TvmBody:
             for carry, parts in zip(carries, nexts, strict=True):
                 self._set_carry(carry, j, parts)
 
-    def _summand(self, total: Value, part: str) -> str:
-        """What an element adds to a part of a sum."""
-        return part
+    def _collect_summands(self, total: Value, j: str, parts: Parts) -> None:
+        """Element ``j`` of what a sum adds up."""
+        for place, part in zip(self._array_places(total, j), parts, strict=True):
+            self.writer.line(f"{place} = {part}")
+
+    def _add_up(self, total: Value) -> None:
+        """Add the second half of what is left to the first, until one is left. (Added one to the
+        next, every addition would wait for the one before, and no loop around it vectorise.)
+        """
+        left = self.program.state_size
+        while left > 1:
+            half = left - left // 2
+            with self.writer.block(f"for j in T.serial({left // 2}):"):
+                self._add(self._array_places(total, "j"), self._array_places(total, f"j + {half}"))
+            left = half
+
+    def _is_put_off(self, value: Value) -> bool:
+        """Whether a token output is written later than its token."""
+        return False
 
     def _scalar_results(self) -> None:
         for out in self.program.token_outputs:
-            if is_uniform(out.value):
+            if is_uniform(out.value) and not self._is_put_off(out.value):
                 parts = self.known[out.value]
                 self._store(self._argument(out.name), ["b", "t", "h"], "0", parts)
+        for total in self.program.sum_outputs:
+            if is_uniform(total.value):
+                self._add_to_sum(total, "0", self.known[total.value])
         carries = [carry for carry in self.program.carries if is_uniform(carry.value)]
         nexts = [self.known[carry.next] for carry in carries]
         for carry, parts in zip(carries, nexts, strict=True):
             self._set_carry(carry, "0", parts)
+
+    # -- sums by an index -----------------------------------------------------------------------
+
+    def _clear_sum(self, total: SumOutput) -> None:
+        """All groups of the row's sums are zero."""
+        zero = f"T.{real_dtype(total.value.type)}(0)"
+        with (
+            self.writer.block(f"for k in T.serial({total.groups}):"),
+            self._over(total.value.type) as j,
+            self._by_its_owner(total.value.type),
+        ):
+            for place in self._sum_places(total, "k", j):
+                self.writer.line(f"{place} = {zero}")
+
+    def _add_to_sum(self, total: SumOutput, j: str, parts: Parts) -> None:
+        """Add a token's element to the group of its index."""
+        assert total.index is not None
+        (k,) = self.known[total.index]
+        with self._by_its_owner(total.value.type):
+            self._accumulate(self._sum_places(total, k, j), parts)
+
+    def _by_its_owner(self, type_: Type) -> contextlib.AbstractContextManager[None]:
+        """What one thread does for an element, where several compute it."""
+        return contextlib.nullcontext()
+
+    def _accumulate(self, places: Parts, parts: Parts) -> None:
+        """Add to a tensor's memory."""
+        self._add(places, parts)
+
+    def _sum_places(self, total: SumOutput, k: str, j: str) -> Parts:
+        """Element ``j`` of group ``k`` of the row's sums, part by part."""
+        argument = self._argument(total.name)
+        own = [k] if isinstance(total.value.type, Scalar) else [k, j]
+        place = self._tensor(argument, [self.axes[axis] for axis in argument.leading], own)
+        return (self._part(place, 0), self._part(place, 1)) if argument.complex else (place,)
 
     # -- values ---------------------------------------------------------------------------------
 

@@ -84,7 +84,9 @@ class _Bodies:
             "copying": self.team * LANES,
             "stays": True,
         }
-        self.scan = TvmLanes(program, writer, **chunks)
+        # Each team adds to sums of its own.
+        sums = frozenset(total.name for total in program.sum_outputs)
+        self.scan = TvmLanes(program, writer, signature=Signature(program, sums), **chunks)
         self.fold = TvmLanes(
             parts.fold,
             writer,
@@ -105,8 +107,9 @@ class _Bodies:
         words = Table(reals * precision(before.type) // 32, "general")
         self.passed = Argument("passed", words, "i64", "chunk", True)
         self.folded = Argument("folded", Index(2), "i32", "chunk", True)
-        for body in self.all:
+        for body in self.all[1:]:
             body.axes["C"] = "number"
+        self.scan.axes["C"] = "own[0]"
 
     @property
     def scratch(self) -> tuple[Argument, ...]:
@@ -165,6 +168,8 @@ class CudaChunks(Template[CudaChunksConfig]):
         warps = config.teams * _team(program)
         if warps > _MOST_WARPS:
             return f"{warps} warps are more than a block has"
+        if any(total.index is None for total in program.sum_outputs):
+            return f"{self.name} adds up by an index alone"
         try:
             bodies = _Bodies(program, Writer(), config)
         except PassError as error:
@@ -279,6 +284,7 @@ class _Kernel:
                 write("T.cuda.cta_sync()")
                 scan.prepare_tables()
                 write("T.cuda.cta_sync()")
+                scan.start_sums()
                 with self.writer.block("for step in T.serial((chunks + all[0] - 1) // all[0]):"):
                     write("number: T.let = step * all[0] + own[0]")
                     with self.writer.block("if number < chunks:"):
@@ -367,7 +373,11 @@ class _Kernel:
         with self.writer.block(f"for s in T.serial(count // {tile}):"):
             write("slot: T.let = slots + s")
             body.hold(0)
-            with self.writer.block(f"for u in T.unroll({tile}):"):
+            first = f"start + T.Cast('int64', s * {tile})"
+            with (
+                body.whole_tile(first),
+                self.writer.block(f"for u in T.unroll({tile}):"),
+            ):
                 step("s")
                 body.token()
         # The tokens left are read where they are.

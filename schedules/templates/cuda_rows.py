@@ -240,7 +240,8 @@ class CudaRows(Template[CudaRowsConfig]):
             body.release()
         body.held = registers
         first = f"T.Cast('int64', {this}) * {config.tile}"
-        self._tokens(writer, body, first, f"T.unroll({config.tile})")
+        with body.whole_tile(first):
+            self._tokens(writer, body, first, f"T.unroll({config.tile})")
         if config.sets == 2:
             with writer.block(f"if {taken} < 2 * groups:"):
                 body.release()

@@ -49,6 +49,7 @@ class TorchScan:
         phases = body.phases
         self.early = (*phases.fixed, *phases.ahead)
         results = [out.value for out in self.program.token_outputs]
+        results += [out.value for out in self.program.sum_outputs]
         results += [check.map for check in self.program.checks]
         # Results that need a carry.
         self.late = [value for value in dict.fromkeys(results) if value not in self.early]
@@ -92,6 +93,7 @@ class TorchScan:
         with self.writer.block("):"):
             body.sizes()
             body.inputs()
+            body.clear_sums()
             write("# What needs no carry, for all tokens at once.")
             body.compute(self.early)
             body.compute(value for value in more if value not in self.early)

@@ -6,6 +6,10 @@ before each chunk. ``scan`` is the program itself, one program a chunk and block
 carry on. Tokens are read twice, so where rows alone fill the device triton-rows is faster. Tables
 whose maps may collide are sorted before (``sort_…``).
 
+A chunk has sums over its own tokens, and a function after the three (``total_…``) adds them up in
+the order of the chunks: no two programs add to one place, so sums repeat bit by bit. What a chunk
+writes for it is a small part of what it reads.
+
 How long a chunk is, is decided at each launch: see :class:`Chunking`.
 """
 
@@ -23,6 +27,7 @@ from pdssm_compiler.schedules.emit.triton_kernel import (
     write_function,
     write_header,
     write_sorts,
+    write_totals,
 )
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource, Phase, Writer
@@ -47,6 +52,13 @@ _FEWEST_TOKENS = 1024
 _MOST = 2**31 - 1
 # A chunk's summary is as large as a few tokens, so chunks are longer than that.
 _LEAST_CHUNK = 32
+
+
+def _least_chunk(program: Program) -> int:
+    """So that a chunk's sums by an index, a vector for each of its values, are small beside the
+    vectors of its tokens.
+    """
+    return max([_LEAST_CHUNK, *(total.groups or 1 for total in program.sum_outputs)])
 
 
 @dataclass(frozen=True)
@@ -86,12 +98,13 @@ class TritonChunks(Template[TritonChunksConfig]):
         for rows, num_warps, unroll in shapes(program, target):
             for warps in (4, 8, 12, 16):
                 programs = max(1, warps * target.processors // num_warps)
-                yield TritonChunksConfig(rows, num_warps, unroll, programs)
+                yield TritonChunksConfig(rows, num_warps, unroll, programs, _least_chunk(program))
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> TritonChunksConfig:
         for rows, num_warps, unroll in preferred_shapes(program, target):
             programs = max(1, _WARPS * target.processors // num_warps)
-            config = TritonChunksConfig(rows, num_warps, unroll, programs)
+            least = _least_chunk(program)
+            config = TritonChunksConfig(rows, num_warps, unroll, programs, least)
             if self.feasible(program, target, config) is None:
                 return config
         # What feasible refuses, with its reason.
@@ -130,6 +143,10 @@ class TritonChunks(Template[TritonChunksConfig]):
             writer.line()
             writer.comment(body.program.text)
             write_function(entry, body, config.unroll)
+        sums = {total.name: total for total in Signature(program).sum_outputs}
+        partial = {total.name: total for total in scan.sum_outputs}
+        pairs = [(partial[mine], sums[name]) for name, mine in parts.partials.items()]
+        totals = write_totals(writer, program.state_size, pairs)
         between = [a for a in (*fold.arguments, *scan.arguments) if a.role == "chunk"]
         return KernelSource(
             "triton",
@@ -145,6 +162,7 @@ class TritonChunks(Template[TritonChunksConfig]):
                 Phase("fold", fold.arguments, "chunk"),
                 Phase("carry", carry.arguments, "summaries"),
                 Phase("scan", scan.arguments, "chunk"),
+                *totals,
             ),
             (*tables, *between),
             Chunking(config.programs, config.least_chunk, config.unroll, program.chunk_length),
@@ -156,8 +174,9 @@ def _signatures(parts: InChunks) -> tuple[Signature, Signature, Signature]:
     # A summary's map is sorted where it is made, side by side; the carry goes in order.
     maps = maps_to_sort(parts.carry) & frozenset(parts.summaries)
     tables = tables_to_sort(parts.resume)
+    of_chunks = frozenset({parts.incoming, *parts.partials.values()})
     return (
         Signature(parts.fold, frozenset(parts.summaries), maps | tables, reports=False),
         Signature(parts.carry, sorted_maps=maps, reports=False),
-        Signature(parts.resume, frozenset({parts.incoming}), tables),
+        Signature(parts.resume, of_chunks, tables),
     )

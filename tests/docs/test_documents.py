@@ -10,6 +10,7 @@ import typer.main
 
 from pdssm_compiler.cli.app import app
 from pdssm_compiler.cli.lower import Stage
+from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,13 +23,16 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = blocks(ROOT / "README.md", "python")
+    first, flash, second = blocks(ROOT / "README.md", "python")
     scope: dict[str, object] = {}
     exec(compile(first, "README.md", "exec"), scope)
     assert scope["states"].shape == (2, 100, 4, 32)
     assert scope["final"].shape == (2, 4, 32)
     assert scope["diagonal"].grad.shape == scope["diagonal"].shape
     assert ", by heuristic; " in capsys.readouterr().out
+    exec(compile(flash, "README.md", "exec"), scope)
+    for name in ("dictionary_logits", "selector_logits"):
+        assert scope[name].grad.abs().max() > 0
     exec(compile(second, "README.md", "exec"), {})
     text = capsys.readouterr().out
     for piece in ("scan N=32 forward", "scan N=32 backward", "@T.prim_func", "by heuristic"):
@@ -62,10 +66,12 @@ def test_the_readme_names_every_stage() -> None:
     }  # fmt: skip
 
 
-def test_the_printed_program_is_the_one_in_the_page() -> None:
+def test_the_printed_programs_are_the_ones_in_the_page() -> None:
     page = (ROOT / "docs" / "ir.md").read_text()
     assert "`pdssm-compiler lower ir -N 4 -K 3` prints" in page
-    assert f"```\n{pd_scan(PdScan(4, 3)).text}```" in page
+    program = pd_scan(PdScan(4, 3))
+    for shown in (program, adjoint(program, surrogate="active").program):
+        assert f"```\n{shown.text}```" in page
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -12,7 +12,7 @@ from pdssm_compiler.runtime.plan import Plan
 from pdssm_compiler.schedules.target import named_target
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks, TritonChunksConfig
 from tests.ir.agreement import cotangents_for
-from tests.kernels import LAYOUTS, adjoint_over_tokens, assert_runs, few
+from tests.kernels import LAYOUTS, assert_runs, few
 from tests.strategies import Sizes, affine_programs, arrays_for, programs, seeds
 
 SHAPES = (Sizes(2, 3, 2), Sizes(3, 5, 1), Sizes(1, 1, 3), Sizes(2, 0, 2))
@@ -28,7 +28,7 @@ def _run(plan: Plan, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     seed=seeds(),
 )
 def test_forward_and_adjoint(program: Program, seed: int) -> None:
-    assert_runs_on_gpu(program, adjoint(program), seed, "")
+    assert_runs_on_gpu(program, adjoint(program, surrogate="active"), seed, "")
 
 
 CHUNKS = (
@@ -39,7 +39,7 @@ CHUNKS = (
 
 @few(12, program=affine_programs(precision=64), seed=seeds(), config=st.sampled_from(CHUNKS))
 def test_affine_in_chunks(program: Program, seed: int, config: TritonChunksConfig) -> None:
-    derived = adjoint_over_tokens(program)
+    derived = adjoint(program, surrogate="active")
     target = named_target("sm_90")
     for part in (derived.forward, derived.program):
         assume(TritonChunks().feasible(specialise(part), target, config) is None)

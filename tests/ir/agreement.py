@@ -32,12 +32,13 @@ def assert_close(
 def cotangents_for(
     program: Program, sizes: Sizes, seed: int, names: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """A random cotangent for each number output, or for those in ``names``."""
+    """A random cotangent for each number output but sums by an index, or for each in ``names``."""
     batch, length, heads = sizes
     outputs = [(out.name, out.value.type, (batch, length, heads)) for out in program.token_outputs]
     outputs += [
         (out.name, program.carry(out.carry).type, (batch, heads)) for out in program.final_outputs
     ]
+    outputs += [(s.name, s.value.type, (batch, heads)) for s in program.sum_outputs if not s.index]
     rng = np.random.default_rng([seed, 1])
     cotangents: dict[str, np.ndarray] = {}
     for name, type_, rows in outputs:

@@ -32,6 +32,8 @@ def run_in_chunks(program: Program, parts: InChunks, arrays: Arrays, cuts: list[
         resumed.append(interpret(parts.resume, part_of(parts.resume, reads, *span)))
     last = resumed[-1 if program.direction == "forward" else 0]
     written = {f.name: last[f.name] for f in program.final_outputs}
+    for name, partial in parts.partials.items():
+        written[name] = sum(chunk[partial] for chunk in resumed)
     for output in program.token_outputs:
         written[output.name] = np.concatenate([chunk[output.name] for chunk in resumed], axis=1)
     return written

@@ -48,6 +48,27 @@ def test_direction_start_and_order_of_outputs() -> None:
     np.testing.assert_array_equal(backward["last"], x.sum(1))
 
 
+@pytest.mark.parametrize("length", [0, 4])
+def test_sums_over_tokens(length: int) -> None:
+    """Of every token, or of those with an index; of what is one for all tokens as well."""
+    build = ProgramBuilder(2)
+    x, gain = build.input("x", Vector("f64")), build.input("gain", Scalar("f64"), "head")
+    kind = build.input("kind", Index(3))
+    build.sum("total", x)
+    build.sum("by_kind", x, kind)
+    build.sum("gains", gain, kind)
+    program, shape = build.build(), Sizes(2, length, 3)
+    arrays = arrays_for(program, shape, 1)
+    got = interpret(program, arrays)
+    here = arrays["kind"][..., None] == np.arange(3)  # [B, T, H, K]
+    want = {
+        "total": arrays["x"].sum(1),
+        "by_kind": np.einsum("bthk,bthn->bhkn", here.astype(float), arrays["x"]),
+        "gains": here.sum(1) * arrays["gain"][:, None],
+    }
+    assert_close(got, want)
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("boundary", [None, "edge"])
 def test_lagged_reads_the_following_step(direction: str, boundary: str | None) -> None:

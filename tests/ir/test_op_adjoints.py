@@ -4,7 +4,7 @@ import pytest
 
 from pdssm_compiler.ir.ops import OPS
 from pdssm_compiler.ir.program import Input
-from pdssm_compiler.ir.types import is_number
+from pdssm_compiler.ir.types import Index, Scalar, Vector, is_number
 from pdssm_compiler.ir.value import topological
 from tests.ir.agreement import assert_adjoint_agrees
 from tests.ir.op_samples import SAMPLES, Sample, build
@@ -35,6 +35,24 @@ def test_adjoint_stays_in_the_table(sample: Sample) -> None:
 def test_nothing_flows_through_maps(sample: Sample) -> None:
     _, value = build(sample)
     assert OPS[sample.op].adjoint(value, value) == (None,) * OPS[sample.op].arity
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_active_rules_stay_in_the_table(sample: Sample) -> None:
+    """Real vectors for maps and tables, real scalars for indices, nothing for numbers."""
+    _, value = build(sample)
+    op = OPS[sample.op]
+    assert (op.active is None) == all(is_number(type_) for type_ in sample.args)
+    if op.active is None:
+        return
+    cotangent = Input("g", value.type if is_number(value.type) else Vector("f64")).value
+    for part, type_ in zip(op.active(cotangent, value), sample.args, strict=True):
+        if is_number(type_):
+            assert part is None
+            continue
+        assert part is not None
+        assert part.type == (Scalar("f64") if isinstance(type_, Index) else Vector("f64"))
+        assert all(below.is_leaf or below.op in OPS for below in topological([part]))
 
 
 @pytest.mark.parametrize("sample", NUMBERS, ids=str)

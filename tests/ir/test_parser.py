@@ -65,6 +65,12 @@ BROKEN = {
     "operand": ("mul %diagonal, %state", "mul %diagonal, 3", 6, "'3' is neither a value nor an"),
     "literal": ("mul %diagonal, %state", "constant value=x", 6, "'x' is not a literal"),
     "next of no carry": ("next %state", "next %drive", 8, "%drive is not a carry"),
+    "sum by a number": (
+        "  emit",
+        "  sum %y = %0 by %1\n  emit",
+        9,
+        "a sum is by an index, and %1",
+    ),
     "second next": ("  emit %states = %1", "  next %state = %0", 9, "a second 'next' line for"),
     "final of no carry": ("final %last = %state", "final %last = %x", 11, "%x is not a carry"),
 }

@@ -6,7 +6,7 @@ from pdssm_compiler.ir import Program, ProgramBuilder, parse_program, print_prog
 from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.ir.types import Map, Vector
+from pdssm_compiler.ir.types import Index, Map, Vector
 from tests.strategies import affine_programs, pd_specs, programs
 
 
@@ -52,11 +52,14 @@ def test_every_clause_is_printed() -> None:
     build.next("state", b.add(moved, x))
     build.emit("y", moved, "c32")
     build.final("last", "state", "c128")
+    build.sum("total", x)
+    build.sum("by_kind", b.real(moved), build.input("kind", Index(3), storage="u8"))
     build.check("p", "permutation", b.compose(p, b.invert(p)))
     program = build.build()
     assert_round_trip(program)
     assert print_program(program) == (
         "scan N=4 backward chunk=8\n"
+        "input %kind : token index<3> as u8\n"
         "input %p : row map<permutation> as u8\n"
         "input %start : row vec<c64>\n"
         "input %x : token vec<c64> as cb32\n"
@@ -67,11 +70,14 @@ def test_every_clause_is_printed() -> None:
         "  %2 = mul %state, %1 : vec<c64>\n"
         "  %3 = gather %2, %p : vec<c64>\n"
         "  %4 = add %3, %x : vec<c64>\n"
-        "  %5 = invert %p : map<permutation>\n"
-        "  %6 = compose %p, %5 : map<permutation>\n"
-        "  check %6 for %p permutation\n"
+        "  %5 = real %3 : vec<f32>\n"
+        "  %6 = invert %p : map<permutation>\n"
+        "  %7 = compose %p, %6 : map<permutation>\n"
+        "  check %7 for %p permutation\n"
         "  next %state = %4\n"
         "  emit %y = %3 as c32\n"
+        "  sum %by_kind = %5 by %kind\n"
+        "  sum %total = %x\n"
         "}\n"
         "final %last = %state as c128\n"
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program, ProgramBuilder, parse_program
 from pdssm_compiler.ir import builder as b
-from pdssm_compiler.ir.program import Input, TokenOutput, zero_like
+from pdssm_compiler.ir.program import Input, SumOutput, TokenOutput, zero_like
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import Map, Scalar, Vector
 from tests.strategies import programs
@@ -20,7 +20,7 @@ def shuffled(text: str, random: st.DataObject) -> str:
     """The same text with its declarations, and its body as far as it may, in another order."""
     header, *lines = text.splitlines()
     body = [line for line in lines if line.startswith("  %")]
-    ends = [line for line in lines if line.startswith(("  next", "  emit", "  check"))]
+    ends = [line for line in lines if line.startswith(("  next", "  emit", "  sum", "  check"))]
     declared = [line for line in lines if line.startswith(("input", "carry"))]
     finals = [line for line in lines if line.startswith("final")]
     ordered: list[str] = []
@@ -87,6 +87,11 @@ DIFFERENT = {
         BASE, final_outputs=tuple(replace(f, storage="c32") for f in BASE.final_outputs)
     ),
     "no final": replace(BASE, final_outputs=()),
+    "sum": replace(BASE, sum_outputs=(SumOutput("sum", BASE.input("drive").value),)),
+    "sum by an index": replace(
+        BASE,
+        sum_outputs=(SumOutput("sum", BASE.input("drive").value, BASE.input("selection").value),),
+    ),
     "start": pd_scan(PdScan(4, 3, final_state=True)),
     "one": replace(BASE, carries=tuple(replace(c, start="one") for c in BASE.carries)),
     "zero": _with_output(0.0),

@@ -7,7 +7,15 @@ import pytest
 
 from pdssm_compiler.ir import Program, ProgramBuilder, VerificationError, verify
 from pdssm_compiler.ir import builder as b
-from pdssm_compiler.ir.program import Carry, Check, FinalOutput, Input, TokenOutput, carry_leaf
+from pdssm_compiler.ir.program import (
+    Carry,
+    Check,
+    FinalOutput,
+    Input,
+    SumOutput,
+    TokenOutput,
+    carry_leaf,
+)
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, Vector
 from pdssm_compiler.ir.value import intern
@@ -222,6 +230,22 @@ BREACHES: dict[str, tuple[Callable[[], Program], str]] = {
         lambda: with_outputs(TokenOutput("y", BASE.input("dictionary").value)),
         "%y: cannot emit table<3, general>",
     ),
+    "sum of an index": (
+        lambda: replace(BASE, sum_outputs=(SumOutput("y", BASE.input("selection").value),)),
+        "%y: cannot sum index<3>",
+    ),
+    "sum by a number": (
+        lambda: replace(BASE, sum_outputs=(SumOutput("y", DRIVE, DRIVE),)),
+        "%y: a sum is by an index, not by vec<c64>",
+    ),
+    "sum by an undeclared index": (
+        lambda: replace(BASE, sum_outputs=(SumOutput("y", DRIVE, Input("k", Index(2)).value),)),
+        "the body reads %k : index<2>, which is not declared so",
+    ),
+    "sum named like an output": (
+        lambda: replace(BASE, sum_outputs=(SumOutput("states", DRIVE),)),
+        "%states is declared twice",
+    ),
     "check of a number": (
         lambda: replace(BASE, checks=(Check("dictionary", "permutation", DRIVE),)),
         "a check needs a map, not vec<c64>",
@@ -260,6 +284,12 @@ def test_all_breaches_are_listed() -> None:
 
 def test_a_promise_may_be_weakened_by_carrying_on() -> None:
     verify(with_carry(Map("general"), "identity", Map("permutation")))
+
+
+def test_a_sum_is_enough_of_a_result() -> None:
+    build = ProgramBuilder(4)
+    build.sum("y", build.input("x", C64))
+    verify(build.build())
 
 
 def test_a_check_is_enough_of_a_result() -> None:

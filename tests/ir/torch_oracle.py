@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.program import SumOutput
 from pdssm_compiler.ir.types import Map, Vector, is_complex, is_number
 from pdssm_compiler.ir.value import Value
 from tests.strategies import Sizes
@@ -63,12 +64,21 @@ def evaluate(value: Value, args: list[Tensor], rows: tuple[int, int], n: int) ->
     return RULES[value.op](*args)
 
 
-def run(program: Program, tensors: Mapping[str, Tensor], sizes: Sizes) -> dict[str, Tensor]:
-    """Every output of a program without lagged inputs, by name."""
+Evaluate = Callable[[Value, list[Tensor], tuple[int, int], int], Tensor]
+
+
+def run(
+    program: Program,
+    tensors: Mapping[str, Tensor],
+    sizes: Sizes,
+    evaluate: Evaluate = evaluate,
+) -> dict[str, Tensor]:
+    """Every output of a program without lagged inputs, by name; each op by ``evaluate``."""
     batch, length, heads = sizes
     rows, n = (batch, heads), program.state_size
     state = {c.name: _start(c.type, c.start, tensors, rows, n) for c in program.carries}
     emitted: dict[str, list[Tensor]] = {out.name: [] for out in program.token_outputs}
+    sums = {s.name: _no_sum(s, tensors, rows, n) for s in program.sum_outputs}
     forward = program.direction == "forward"
     for t in range(length) if forward else reversed(range(length)):
         values: dict[Value, Tensor] = {}
@@ -85,13 +95,32 @@ def run(program: Program, tensors: Mapping[str, Tensor], sizes: Sizes) -> dict[s
                 values[value] = evaluate(value, args, rows, n)
         for out in program.token_outputs:
             emitted[out.name].append(values[out.value])
+        for total in program.sum_outputs:
+            index = None if total.index is None else values[total.index]
+            sums[total.name] = sums[total.name] + _spread(total, values[total.value], index)
         state = {c.name: values[c.next] for c in program.carries}
-    results = {f.name: state[f.carry] for f in program.final_outputs}
+    results = sums | {f.name: state[f.carry] for f in program.final_outputs}
     for out in program.token_outputs:
         parts = emitted[out.name] if forward else emitted[out.name][::-1]
         empty = _start(out.value.type, "zero", tensors, rows, n)[:, None][:, :0]
         results[out.name] = torch.stack(parts, 1) if parts else empty
     return results
+
+
+def _no_sum(
+    total: SumOutput, tensors: Mapping[str, Tensor], rows: tuple[int, int], n: int
+) -> Tensor:
+    zero = _start(total.value.type, "zero", tensors, rows, n)
+    return zero if total.groups is None else torch.stack([zero] * total.groups, dim=2)
+
+
+def _spread(total: SumOutput, value: Tensor, index: Tensor | None) -> Tensor:
+    """A token's part of a sum: its value, in the group of its index."""
+    if index is None:
+        return value
+    if not index.is_floating_point():
+        index = torch.nn.functional.one_hot(index, total.groups)
+    return torch.einsum("bhk,bh...->bhk...", index.to(value.dtype), value)  # index: [B, H, K]
 
 
 def _start(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pdssm_compiler import explain, pd_scan
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
+from tests.public import test_flash_pd_scan as flash
 from tests.public import test_pd_scan_errors as errors
 from tests.public import test_pd_scan_gradients as gradients
 from tests.public import test_pd_scan_values as values
@@ -46,6 +47,13 @@ def test_values_and_gradients(case: Case, data: st.DataObject) -> None:
     tensors = inputs(case, data.draw(draws(case)))
     values.assert_values(case, tensors)
     gradients.assert_gradients(case, tensors, gradients.cotangents(tensors))
+
+
+@pytest.mark.parametrize("case", flash.CASES, ids=str)
+@settings(max_examples=4)
+@given(draw=flash.flash_draws())
+def test_flash(case: Case, draw: Draw) -> None:
+    flash.assert_as_defined(case, flash.flash_inputs(case, draw), 0.5)
 
 
 @pytest.mark.parametrize("diagonal", ["disk", "one", "rotation"])

@@ -40,8 +40,35 @@ def test_opcheck(case: Case, grad: bool) -> None:
         given["diagonal"], given["drive"], *maps, case.map_class, "column",
         given["initial_state"], True,
     )  # fmt: skip
-    found = torch.library.opcheck(scan, (text_of(request.spec), request.tensors, "", False))
+    found = torch.library.opcheck(scan, (text_of(request.spec), request.tensors, [], "", False))
     assert set(found.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("source", ["dictionary", "token"])
+def test_opcheck_with_entries(source: str) -> None:
+    given = call(case=Case(7, source))
+    maps = [given.get(name) for name in ("dictionary", "selection", "destination")]
+    request = read_call(
+        given["diagonal"].requires_grad_(), given["drive"], *maps, "general", "column", None, True
+    )  # fmt: skip
+    entries = [torch.ones(m.shape, requires_grad=True) for m in maps if m is not None]
+    arguments = (text_of(request.spec), request.tensors, entries, "", False)
+    assert set(torch.library.opcheck(scan, arguments).values()) == {"SUCCESS"}
+
+
+def test_entries_stand_for_all_choices() -> None:
+    given = call()
+    request = read_call(*given_tensors(given), "general", "column", None, False)
+    with pytest.raises(
+        ArgumentError, match="an entry for each of dictionary, selection, or none, got 1"
+    ):
+        scan(text_of(request.spec), request.tensors, [torch.ones(())], "", False)
+
+
+def given_tensors(given: Tensors) -> list[torch.Tensor | None]:
+    """The first five arguments of ``read_call``."""
+    names = ("diagonal", "drive", "dictionary", "selection", "destination")
+    return [given.get(name) for name in names]
 
 
 def compiled(counter: Any) -> Any:

@@ -41,14 +41,20 @@ def program(state_size: int, map_class: str = "general", backward: bool = False)
     return specialise(adjoint(found).program if backward else found)
 
 
+def active_adjoint(state_size: int, size: int = 4, map_class: str = "general") -> Program:
+    """A backward with sums by an index."""
+    found = pd_scan(PdScan(state_size, size, map_class=map_class))
+    return specialise(adjoint(found, surrogate="active").program)
+
+
 @pytest.mark.parametrize("target", ["cpu", *NAMED_TARGETS])
 @pytest.mark.parametrize("map_class", ["general", "permutation"])
 @pytest.mark.parametrize("problem", [Problem(), Problem.bucket(32, 32768)], ids=str)
 def test_heuristic_is_feasible(target: str, map_class: str, problem: Problem) -> None:
     named = named_target(target)
     for state_size in SIZES:
-        for backward in (False, True):
-            asked = program(state_size, map_class, backward)
+        both = [program(state_size, map_class, backward) for backward in (False, True)]
+        for asked in (*both, active_adjoint(state_size, map_class=map_class)):
             assert all(c.problem is None for c in candidates(asked, named, problem))
             schedule = choose(asked, named, problem=problem)
             assert schedule.reason == "heuristic"
@@ -173,6 +179,24 @@ def test_only_the_last_phase_reports() -> None:
         entries = [phase.entry for phase in source.launches]
         sorts = ["sort_dictionary"] if map_class == "general" else []
         assert entries == [*sorts, "fold", "carry", "scan"]
+
+
+def test_sums_of_chunks_are_added_up_after_them() -> None:
+    asked = active_adjoint(8)
+    source = TritonChunks().lower(asked, H100, TritonChunksConfig(1, 1, 1, 100))
+    assert [phase.entry for phase in source.launches] == [
+        "fold", "carry", "scan", "total_grad_dictionary",
+    ]  # fmt: skip
+    (partial,) = [a for a in source.scratch if a.name == "partial_grad_dictionary"]
+    assert (partial.leading, partial.own_shape(8)) == (("B", "C", "H"), (4, 8))
+    (total,) = source.signature.sum_outputs
+    assert (total.leading, total.own_shape(8)) == (("B", "H"), (4, 8))
+
+
+@pytest.mark.parametrize(("size", "least"), [(4, 32), (100, 100)])
+def test_sums_of_chunks_are_small_beside_their_tokens(size: int, least: int) -> None:
+    config = TritonChunks().heuristic(active_adjoint(8, size), H100, Problem())
+    assert config.least_chunk == least
 
 
 @pytest.mark.parametrize("blocks", [1, 4, 32, 500, 10**4])

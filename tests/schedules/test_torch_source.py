@@ -43,7 +43,7 @@ def arguments(program: Program, shape: Shape) -> list[torch.Tensor]:
     slots = [Slot.of(argument, n) for argument in lowered.signature.inputs]
     arrays = rounded(program, arrays_for(program, shape, 3))
     bound, sizes = bind(slots, tensors_of(program, arrays, "dense"))
-    written = (*lowered.signature.token_outputs, *lowered.signature.final_outputs)
+    written = lowered.signature.outputs
     outputs = [Slot.of(argument, n) for argument in written]
     made = [slot.kernel_view(allocate(slot, sizes, torch.device("cpu"))) for slot in outputs]
     return [*bound, *(tensor.fill_(float("nan")) for tensor in made)]

@@ -40,11 +40,11 @@ def resources(source: KernelSource, record: Record) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("which", ["forward", "adjoint"])
+@pytest.mark.parametrize("which", ["forward", "adjoint", "active adjoint"])
 def test_compiles_without_spills(arch: str, which: str, record_property: Record) -> None:
     program = pd_scan(PERMUTATION)
-    if which == "adjoint":
-        program = adjoint(program).program
+    if "adjoint" in which:
+        program = adjoint(program, surrogate="active" if "active" in which else None).program
     source = in_rows(program, named_target(arch))
     found = resources(source, record_property)
     assert 0 < found["registers"] <= source.target.registers
@@ -99,18 +99,19 @@ def test_a_move_within_a_warp_has_no_barrier(name: str, record_property: Record)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("which", ["forward", "adjoint"])
+@pytest.mark.parametrize("which", ["forward", "adjoint", "active adjoint"])
 def test_chunks_compile_without_spills(arch: str, which: str, record_property: Record) -> None:
     program = pd_scan(GENERAL)
-    if which == "adjoint":
-        program = adjoint(program).program
+    if "adjoint" in which:
+        program = adjoint(program, surrogate="active" if "active" in which else None).program
     source, _ = lower(program, named_target(arch), TritonChunksConfig(1, 1, 1, 1000))
     found = resources(source, record_property)
     for phase in ("fold", "carry", "scan"):
         assert 0 < found[f"{phase}.registers"] <= found["registers"]
     assert found["registers"] <= source.target.registers
     assert found["spilled"] == 0
-    assert found["barriers"] == 0
+    # One, before the first token, between clearing the sums and adding to them.
+    assert found["barriers"] <= (1 if which == "active adjoint" else 0)
     assert found["shared_bytes"] <= source.target.shared_memory
 
 

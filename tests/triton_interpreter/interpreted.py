@@ -92,7 +92,7 @@ class Interpreted:
                 table = by_name[input_.inverse_of]
                 by_name[input_.name] = table.argsort(dim=-1).to(table.dtype)
         arguments = [by_name[argument.name] for argument in signature.inputs]
-        written = (*signature.token_outputs, *signature.final_outputs)
+        written = signature.outputs
         output_slots = [Slot.of(argument, n) for argument in written]
         outputs = [poisoned(slot, kernel_sizes) for slot in output_slots]
         arguments += [s.kernel_view(o) for s, o in zip(output_slots, outputs, strict=True)]

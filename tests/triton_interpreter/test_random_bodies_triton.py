@@ -7,7 +7,7 @@ from pdssm_compiler.ir import Program, interpret
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import Adjoint, adjoint, in_chunks, specialise
 from tests.ir.agreement import cotangents_for
-from tests.kernels import LAYOUTS, adjoint_over_tokens, assert_runs, few
+from tests.kernels import LAYOUTS, assert_runs, few
 from tests.strategies import Sizes, affine_programs, arrays_for, programs, seeds
 from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, Config, Interpreted
 
@@ -16,7 +16,7 @@ SHAPES = (Sizes(2, 3, 2), Sizes(1, 5, 3), Sizes(1, 1, 1), Sizes(2, 0, 1))
 
 def assert_interpreted(program: Program, seed: int, config: Config) -> None:
     """Forward and backward, in every shape and layout."""
-    assert_adjoint_interpreted(program, adjoint(program), seed, config)
+    assert_adjoint_interpreted(program, adjoint(program, surrogate="active"), seed, config)
 
 
 def assert_adjoint_interpreted(
@@ -59,7 +59,7 @@ def test_affine(program: Program, seed: int, config: Config) -> None:
 @few(5, program=affine_programs(precision=64), seed=seeds(), config=st.sampled_from(CHUNKS))
 def test_affine_in_chunks(program: Program, seed: int, config: Config) -> None:
     """The adjoint reads, at a chunk's last step, what was saved in the next one."""
-    derived = adjoint_over_tokens(program)
+    derived = adjoint(program, surrogate="active")
     try:
         in_chunks(specialise(derived.program))
     except PassError:
