@@ -38,22 +38,31 @@ def row_elements(argument: Argument, state_size: int) -> int:
     return count
 
 
-def shared_size(buffers: Iterable[SharedBuffer]) -> int:
-    """Bytes of buffers one behind the other."""
-    return sum(_padded(size * width_of(dtype)) for _, dtype, size in buffers)
+def shared_size(
+    buffers: Iterable[SharedBuffer], overlaid: Iterable[Sequence[SharedBuffer]] = ()
+) -> int:
+    """Bytes of buffers one behind the other, and behind them of groups that share one place."""
+    total = sum(_padded(size * width_of(dtype)) for _, dtype, size in buffers)
+    return total + max((shared_size(group) for group in overlaid), default=0)
 
 
-def write_shared(writer: Writer, buffers: Sequence[SharedBuffer]) -> None:
+def write_shared(
+    writer: Writer,
+    buffers: Sequence[SharedBuffer],
+    overlaid: Sequence[Sequence[SharedBuffer]] = (),
+) -> None:
     """Declare shared memory: one allocation, which TVM allows, cut into buffers."""
-    total, at = shared_size(buffers), 0
+    total, end = shared_size(buffers, overlaid), shared_size(buffers)
     writer.line(f'pool = T.alloc_buffer(({total},), "uint8", scope="shared.dyn")')
-    for name, dtype, size in buffers:
-        each = width_of(dtype)
-        writer.line(
-            f'{name} = T.decl_buffer(({size},), "{dtype}", data=pool.data, '
-            f'elem_offset={at // each}, scope="shared.dyn")'
-        )
-        at += _padded(size * each)
+    for start, group in ((0, buffers), *((end, group) for group in overlaid)):
+        at = start
+        for name, dtype, size in group:
+            each = width_of(dtype)
+            writer.line(
+                f'{name} = T.decl_buffer(({size},), "{dtype}", data=pool.data, '
+                f'elem_offset={at // each}, scope="shared.dyn")'
+            )
+            at += _padded(size * each)
 
 
 def _padded(size: int) -> int:
@@ -269,17 +278,39 @@ class TvmLanes(TvmBody):
             yield ("counts", "int32", self.warps * n)
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
-        """Where the lanes of a warp leave values for one another."""
+        """Where the lanes of a row leave values for one another."""
+        yield from self.lasting_buffers()
+        yield from self.passing_buffers()
+
+    def lasting_buffers(self) -> Iterator[SharedBuffer]:
+        """Those that keep a zero behind their elements, for sources that are missing."""
+        for value in self._with_zeros:
+            yield self._exchange_buffer(value)
+
+    def passing_buffers(self) -> Iterator[SharedBuffer]:
+        """Those that hold nothing from token to token: another body may use their place."""
         for value in self.program.body:
-            elements = self._exchange_elements(value)
-            if elements:
-                dtype = real_dtype(value.type)
-                yield (self._exchange_name(value), dtype, self.teams * elements)
+            if self._exchange_elements(value) and value not in self._with_zeros:
+                yield self._exchange_buffer(value)
             if value.op == "sum" and self.team > 1:
-                dtype = real_dtype(value.type)
-                yield (f"sum_{self.names[value]}", dtype, self.teams * self.team * self.tile)
+                size = self.teams * self.team * self.tile
+                yield (f"sum_{self.names[value]}", real_dtype(value.type), size)
         for value in self._collects_any():
             yield (f"collect_{self.names[value]}", "uint8", self.teams * self._scratch(value))
+
+    def _exchange_buffer(self, value: Value) -> SharedBuffer:
+        size = self.teams * self._exchange_elements(value)
+        return (self._exchange_name(value), real_dtype(value.type), size)
+
+    @property
+    def _with_zeros(self) -> list[Value]:
+        """What is collected by prepared maps, through memory."""
+        prepared = {
+            value.args[0]
+            for value in self.program.body
+            if value.op == "scatter_add" and value.args[1].op == "select"
+        }
+        return [v for v in self.program.body if v in prepared and self._exchange_elements(v)]
 
     def _scratch(self, value: Value) -> int:
         """Bytes of a team for a scatter by any map: the values, then a number an element, then
@@ -389,12 +420,9 @@ class TvmLanes(TvmBody):
 
     def clear_exchanges(self, threads: int) -> None:
         """Zero what a missing source is read from; by all threads, before a barrier."""
-        for value in self.program.body:
-            elements = self._exchange_elements(value)
-            if elements:
-                with self._strided(self.teams * elements, threads) as at:
-                    zero = f"T.{real_dtype(value.type)}(0)"
-                    self.writer.line(f"{self._exchange_name(value)}[{at}] = {zero}")
+        for name, dtype, size in self.lasting_buffers():
+            with self._strided(size, threads) as at:
+                self.writer.line(f"{name}[{at}] = T.{dtype}(0)")
 
     def start_barriers(self) -> None:
         """Make the ring's barriers, before a barrier of the block."""
@@ -518,14 +546,20 @@ class TvmLanes(TvmBody):
         t, sign = (step, "+") if forward else (f"L - 1 - ({step})", "-")
         origin = self._tensor(argument, ["b", f"({t})", "h"], [])[len(name) + 1 : -1]
         write(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
-        write(f"{name}_step: T.let = {across} * {name}_sL")
         ring = f"ring_{name}[({self.slot} * {self.tile} + {name}_u) * {elements} + {name}_at"
+        if self.stays:
+            write(f"{name}_step: T.let = {across} * {name}_sL")
         for token in range(0, span, across):
-            if token:
-                write(f"{name}_from[0] = {name}_from[0] {sign} {name}_step")
+            origin = f"{name}_from[0] {sign} {token} * {name}_sL"
+            if self.stays:
+                # Those who copy compute as well: fewer instructions. A warp that only copies would
+                # wait for one address after the other.
+                origin = f"{name}_from[0]"
+                if token:
+                    write(f"{origin} = {origin} {sign} {name}_step")
             for at in range(0, along * lanes * each, lanes * each):
                 to = f"{ring} + {token * elements + at}]"
-                source = f"{name}[{name}_from[0] + {at}]"
+                source = f"{name}[{origin} + {at}]"
                 self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
 
     def _copies(self, argument: Argument, span: int, elements: int, size: int) -> None:

@@ -37,8 +37,6 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 _FEWEST_TOKENS = 512
 # Summaries that are read together.
 _TOGETHER = 4
-# Tokens of a chunk that the heuristic aims at: fewer make carries a larger part of the work.
-_CHUNK = 32
 # The hardware's barriers, but for the block's own.
 _MOST_TEAMS = 15
 _MOST_WARPS = 32
@@ -118,11 +116,13 @@ class _Bodies:
         """
         return (*self.summaries, self.passed, self.folded)
 
-    def shared(self) -> list[SharedBuffer]:
-        """Shared memory of a block."""
-        exchanges = [buffer for body in self.all for buffer in body.exchange_buffers()]
-        sorting = self.scan.sort_buffers() if self.sorted else ()
-        return [*self.scan.row_buffers(), *exchanges, *sorting]
+    def shared(self) -> tuple[list[SharedBuffer], list[list[SharedBuffer]]]:
+        """Shared memory of a block, and what is used in turns: a team runs one body at a time."""
+        lasting = [buffer for body in self.all for buffer in body.lasting_buffers()]
+        turns = [list(body.passing_buffers()) for body in self.all]
+        if self.sorted:
+            turns.append(list(self.scan.sort_buffers()))
+        return [*self.scan.row_buffers(), *lasting], turns
 
 
 class CudaChunks(Template[CudaChunksConfig]):
@@ -136,25 +136,32 @@ class CudaChunks(Template[CudaChunksConfig]):
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if problem.rows is None or problem.length is None:
             return False
-        return problem.length >= _FEWEST_TOKENS and problem.rows <= 2 * target.processors
+        # Collecting takes instructions rather than waiting: more rows leave some to gain.
+        rows = target.processors * (4 if _collects(program) else 1)
+        return problem.length >= _FEWEST_TOKENS and problem.rows <= rows
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
-            for tokens in (8, 16, 24, 32, 48, 64):
+            for tokens in (8, 16, 24, 32, 40, 48, 56, 64):
                 for teams in range(1, _MOST_TEAMS + 1):
                     if tokens % tile == 0:
                         yield CudaChunksConfig(tile, tokens // tile, teams)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
+        collects = _collects(program)
+        tile, tokens = (4, 32) if collects else (8, 64)
         fitting = [
             config
             for config in self.space(program, target)
-            if config.tile == 4 and self.feasible(program, target, config) is None
+            if config.tile == tile and self.feasible(program, target, config) is None
         ]
         if not fitting:
             return CudaChunksConfig(2, 4, 1)
-        # As many tokens at once as there is memory for, in chunks that are long enough.
-        return max(fitting, key=lambda c: (min(c.tokens, _CHUNK) * c.teams, -c.tokens))
+        # As many tokens at once as there is memory for, in chunks that are long enough: what a
+        # chunk costs beside its tokens is a quarter of 32 of them (docs/gpu-log.md).
+        return max(
+            fitting, key=lambda c: (min(c.tokens, tokens) * c.teams, min(c.teams, 2), c.tokens)
+        )
 
     def feasible(self, program: Program, target: Target, config: CudaChunksConfig) -> str | None:
         if target.kind != "cuda":
@@ -174,7 +181,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             bodies = _Bodies(program, Writer(), config)
         except PassError as error:
             return f"chunks have no summary: {error}"
-        shared = shared_size(bodies.shared())
+        shared = shared_size(*bodies.shared())
         if shared > target.shared_memory:
             return f"{shared} bytes of shared memory are more than {target.shared_memory}"
         return None
@@ -213,13 +220,18 @@ class CudaChunks(Template[CudaChunksConfig]):
             asdict(config),
             target,
             {
-                "shared_bytes": shared_size(bodies.shared()),
+                "shared_bytes": shared_size(*bodies.shared()),
                 "threads": threads,
                 "chunk_tokens": config.tokens,
                 "teams": config.teams,
             },
             scratch=bodies.scratch,
         )
+
+
+def _collects(program: Program) -> bool:
+    """Whether targets collect what is scattered to them."""
+    return any(value.op == "scatter_add" for value in program.body)
 
 
 def _form(source: str) -> tuple[str, str]:
@@ -253,7 +265,7 @@ class _Kernel:
         write, config, scan = self.writer.line, self.config, self.bodies.scan
         write(f"lane: T.let = thread % {scan.lanes}")
         write(f"team: T.let = thread // {scan.lanes}")
-        write_shared(self.writer, self.bodies.shared())
+        write_shared(self.writer, *self.bodies.shared())
         self._arrays()
         # Kept in variables: TVM would repeat the divisions in every index.
         for name, dtype in (
@@ -363,6 +375,7 @@ class _Kernel:
     def _run(self, body: TvmLanes) -> None:
         """The chunk's tokens."""
         write, tile = self.writer.line, self.config.tile
+        body.sync()
         forward = body.program.direction == "forward"
         body.slot = "slot"
 
@@ -391,6 +404,7 @@ class _Kernel:
         """Join the summaries of the window before this chunk's."""
         write, join = self.writer.line, self.bodies.join
         write("opening: T.let = number - place")
+        join.sync()
         join.call("lane_await", self._flag("opening"), "folded_sC", "place", "lane")
         with self.writer.block(
             f"for group in T.serial((place + {join.tile - 1}) // {join.tile}):"
@@ -407,6 +421,7 @@ class _Kernel:
     def _sort(self, source: str) -> None:
         """Sort the map of a summary that this team holds."""
         if self.bodies.sorted:
+            self.bodies.scan.sync()
             order, last = _form(source)
             self.bodies.scan.sort(f"{source}summary_map[0]", order, last)
 
@@ -423,6 +438,7 @@ class _Kernel:
         """Apply a summary to the carry; twice in a row with another parity."""
         self.bodies.apply.source = source
         self.bodies.apply.held = None
+        self.bodies.apply.sync()
         with self.writer.block(f"for u in T.serial({parity}, {parity + 1}):"):
             self.bodies.apply.token()
 
