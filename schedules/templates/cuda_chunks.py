@@ -19,11 +19,12 @@ from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Table, precision
 from pdssm_compiler.schedules.emit.arithmetic import part_names
-from pdssm_compiler.schedules.emit.tvm import buffer_dtype, real_dtype
+from pdssm_compiler.schedules.emit.tvm import buffer_dtype, real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     SharedBuffer,
     TvmLanes,
+    row_elements,
     shared_size,
     write_shared,
 )
@@ -35,6 +36,8 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
 # Fewer tokens than this are too short a chain to cut.
 _FEWEST_TOKENS = 512
+# Tokens of a chunk.
+_TOKENS = (8, 16, 24, 32, 40, 48, 56, 64)
 # Summaries that are read together.
 _TOGETHER = 4
 # The hardware's barriers, but for the block's own.
@@ -142,7 +145,7 @@ class CudaChunks(Template[CudaChunksConfig]):
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
-            for tokens in (8, 16, 24, 32, 40, 48, 56, 64):
+            for tokens in _TOKENS:
                 for teams in range(1, _MOST_TEAMS + 1):
                     if tokens % tile == 0:
                         yield CudaChunksConfig(tile, tokens // tile, teams)
@@ -152,8 +155,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         tile, tokens = (4, 32) if collects else (8, 64)
         fitting = [
             config
-            for config in self.space(program, target)
-            if config.tile == tile and self.feasible(program, target, config) is None
+            for length in _TOKENS
+            if length % tile == 0
+            if (config := self._most_teams(program, target, tile, length)) is not None
         ]
         if not fitting:
             return CudaChunksConfig(2, 4, 1)
@@ -162,6 +166,18 @@ class CudaChunks(Template[CudaChunksConfig]):
         return max(
             fitting, key=lambda c: (min(c.tokens, tokens) * c.teams, min(c.teams, 2), c.tokens)
         )
+
+    def _most_teams(
+        self, program: Program, target: Target, tile: int, tokens: int
+    ) -> CudaChunksConfig | None:
+        """As many teams as there is memory for, None if not even one."""
+        most = min(_MOST_TEAMS, _MOST_WARPS // _team(program))
+        least = tokens * _token_bytes(program)
+        for teams in range(min(most, target.shared_memory // least), 0, -1):
+            config = CudaChunksConfig(tile, tokens // tile, teams)
+            if self.feasible(program, target, config) is None:
+                return config
+        return None
 
     def feasible(self, program: Program, target: Target, config: CudaChunksConfig) -> str | None:
         if target.kind != "cuda":
@@ -242,6 +258,13 @@ def _form(source: str) -> tuple[str, str]:
 def _team(program: Program) -> int:
     """Warps that hold a state, one element a lane."""
     return -(-program.state_size // LANES)
+
+
+def _token_bytes(program: Program) -> int:
+    """Shared memory of a token's inputs, at least."""
+    arguments = [a for a in Signature(program).inputs if a.role in ("token", "lagged")]
+    elements = [row_elements(a, program.state_size) * width_of(a.dtype) for a in arguments]
+    return max(1, sum(elements))
 
 
 def _scratch_parameters(bodies: _Bodies) -> list[str]:

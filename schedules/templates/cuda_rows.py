@@ -81,7 +81,7 @@ class CudaRows(Template[CudaRowsConfig]):
         # Collecting takes so many instructions a token that longer tiles leave the instruction
         # cache, the sooner the more rows run there side by side (docs/gpu-log.md).
         crowded = (problem.rows or 0) >= 4 * target.processors
-        longest = 16 if not _collects(program) else 4 if crowded else 8
+        longest = 4 if crowded and _collects(program) else 16
         for tile in (tile for tile in (16, 8, 4, 2) if tile <= longest):
             for slots in (4, 3):
                 config = CudaRowsConfig(tile, slots, team=_whole_team(program))

@@ -161,7 +161,7 @@ def test_templates_that_cannot_be_had(pdssm: Command) -> None:
     )
     done = pdssm("lower", "ptx", "-N", 300, "--target", "sm_90", "--template", "cuda-rows")
     assert error_line(done).startswith(
-        "cuda-rows cannot run on cuda:sm_90: a state size of 300 is more than one warp holds; "
+        "cuda-rows cannot run on cuda:sm_90: a state size of 300 is more than 256; "
     )
 
 
@@ -188,7 +188,7 @@ def test_errors(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_COMPILED", (CudaRows(),))
     assert error_line(pdssm("lower", "source", "-N", 500, "--target", "sm_90")) == (
         "no template can run a state size of 500 on cuda:sm_90: cuda-rows: a state size of 500 is "
-        "more than one warp holds"
+        "more than 256"
     )
     done = pdssm("lower", "assembly")
     assert done.status == 2

@@ -36,7 +36,7 @@ def test_few_long_rows_and_many_short_ones(compiled: list[str]) -> None:
     assert found.built == ()
     few = found.of(Sizes(1, 32768, 32))
     many = found.of(Sizes(64, 256, 32))
-    assert compiled == ["triton-chunks", "cuda-rows"]
+    assert compiled == ["cuda-chunks", "cuda-rows"]
     assert found.of(Sizes(1, 32768, 32)) is few
     assert found.built == (few, many)
 
@@ -48,7 +48,7 @@ def test_sizes_seldom_compile(compiled: list[str]) -> None:
             found.of(Sizes(rows, length, 1))
             found.of(Sizes(1, length, rows))
     # cuda-rows with long tiles, and with short ones where rows crowd the processors.
-    assert compiled == ["cuda-rows", "cuda-rows", "triton-chunks"]
+    assert compiled == ["cuda-rows", "cuda-rows", "cuda-chunks"]
 
 
 def test_an_explicit_config_is_for_all_sizes(compiled: list[str]) -> None:

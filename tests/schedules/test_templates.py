@@ -73,22 +73,27 @@ def test_a_state_too_large_for_any_template() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "length", "name"),
+    ("rows", "length", "collecting", "gathering"),
     [
-        (1, 1023, "cuda-rows"),
-        (1, 1024, "triton-chunks"),
-        (4, 17984, "triton-chunks"),
-        (32, 32768, "triton-chunks"),
-        (63, 4096, "triton-chunks"),
-        (64, 4096, "cuda-rows"),
-        (256, 4096, "cuda-rows"),
-        (1024, 10**6, "cuda-rows"),
+        (1, 511, "cuda-rows", "cuda-rows"),
+        (1, 512, "cuda-chunks", "cuda-chunks"),
+        (4, 17984, "cuda-chunks", "cuda-chunks"),
+        (32, 32768, "cuda-chunks", "cuda-chunks"),
+        (127, 4096, "cuda-chunks", "cuda-chunks"),
+        (128, 4096, "cuda-chunks", "cuda-rows"),
+        (511, 4096, "cuda-chunks", "cuda-rows"),
+        (512, 4096, "cuda-rows", "cuda-rows"),
+        (1024, 10**6, "cuda-rows", "cuda-rows"),
     ],
 )
-def test_few_long_rows_are_run_in_chunks(rows: int, length: int, name: str) -> None:
-    """An H100 has 132 processors; half as many rows, of one block each, keep it busy."""
+def test_few_long_rows_are_run_in_chunks(
+    rows: int, length: int, collecting: str, gathering: str
+) -> None:
+    """An H100 has 132 processors. So many rows keep it busy one by one; where targets collect
+    their sources, four times as many.
+    """
     problem = Problem.bucket(rows, length)
-    for backward in (False, True):
+    for backward, name in ((False, collecting), (True, gathering)):
         schedule = choose(program(32, backward=backward), H100, problem=problem)
         assert (schedule.template.name, schedule.reason) == (name, "heuristic")
 
@@ -283,7 +288,7 @@ def test_config_errors() -> None:
     with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
         read_config("cpu-rows {")
     for wrong, message in (
-        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-rows"),
+        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-chunks, cuda-rows"),
         (7, "7 is not a config of any template; pass one, or a template's name: cpu-rows"),
         (CpuRowsConfig, "<class '.*CpuRowsConfig'> is not a config of any template; pass one"),
     ):
@@ -295,7 +300,7 @@ def test_config_errors() -> None:
 
 def test_candidates_are_of_the_targets_kind() -> None:
     names = [candidate.template.name for candidate in candidates(program(8), H100, Problem())]
-    assert names == ["cuda-rows", "triton-rows", "triton-chunks"]
+    assert names == ["cuda-rows", "triton-rows", "cuda-chunks", "triton-chunks"]
     (found,) = candidates(program(8), cpu_target(), Problem())
     assert found.template.name == "cpu-rows"
     assert found.template.accepts(found.config)
