@@ -108,7 +108,7 @@ def generator_hash() -> str:
         pdssm_compiler.runtime.backends,
     ):
         folder = Path(package.__path__[0])
-        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.cuh")]):
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.cuh"), *folder.rglob("*.ll")]):
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -91,15 +91,20 @@ class Writer:
             self.line(f"# {line}".rstrip())
 
     @contextmanager
-    def block(self, header: str) -> Iterator[None]:
-        """An indented block below ``header``; an empty one gets ``pass``."""
+    def block(self, header: str, optional: bool = False) -> Iterator[None]:
+        """An indented block below ``header``; an empty one gets ``pass``, or is left out where it
+        is optional.
+        """
         self.line(header)
         self._depth += 1
         before = len(self._lines)
         yield
-        if len(self._lines) == before:
+        empty = len(self._lines) == before
+        if empty and not optional:
             self.line("pass")
         self._depth -= 1
+        if empty and optional:
+            self._lines.pop()
 
     @property
     def text(self) -> str:

@@ -21,7 +21,7 @@ from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
-from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig, launch
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig, launch, token_bytes
 
 _OBJECT = "kernel.o"
 _SOURCE = "source.py"
@@ -77,6 +77,7 @@ class TvmCpuKernel(Kernel):
         self._serial = module["scan_serial"]
         self._config = config
         self._state_size = signature.program.state_size
+        self._token_bytes = token_bytes(signature)
         # Passed as their bits: see schedules.emit.tvm.buffer_dtype.
         self._as_bits = [
             number
@@ -91,13 +92,15 @@ class TvmCpuKernel(Kernel):
                 tensors[number] = tensors[number].view(torch.uint16)
         threads = torch.get_num_threads()
         tasks, heads = launch(self._config, *sizes, self._state_size, threads)
+        written = sizes.batch * sizes.length * sizes.heads * self._token_bytes
+        stream = int(0 < self._config.stream_bytes <= written)
         # The threads of TVM's pool are not there in a forked child, which would wait forever.
         if tasks == 1 or _forked:
-            self._serial(*tensors, error, tasks, heads)
+            self._serial(*tensors, error, tasks, heads, stream)
         else:
             if not hasattr(_pools, "made"):
                 _make_pool()
-            self._parallel(*tensors, error, tasks, heads)
+            self._parallel(*tensors, error, tasks, heads, stream)
 
 
 _BIND = "TVM_BIND_THREADS"

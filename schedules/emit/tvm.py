@@ -11,9 +11,11 @@ the error word, so that no input, however wrong, makes a kernel leave its tensor
 import contextlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property
 
 from pdssm_compiler.ir.passes import carried_sums
-from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput
+from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput, TokenOutput
 from pdssm_compiler.ir.types import (
     Index,
     Map,
@@ -103,23 +105,16 @@ def _narrowed(argument: Argument, value: str) -> str:
     return f"T.Cast('{argument.dtype}', {value})"
 
 
-def serial_reach(split_scatter: bool) -> Reach:
-    """What serial loops read: every element of inputs, carries and filled arrays is in memory."""
-
-    def in_memory(value: Value) -> bool:
-        return value.is_leaf or value.op in ("scatter_add", "invert", "select", "iota")
-
-    return Reach(in_memory, in_memory, "split" if split_scatter else "fill")
-
-
 # Arrays on the stack can live in registers and share no address bits by accident; TVM's workspace
 # starts each on a page of its own, and a load then waits for stores to other arrays. The smallest
 # stacks of threads have 128 KiB.
 _STACK_BYTES = 64 * 1024
-# Bytes of a cache line.
-_LINE = 64
 # TVM keeps such an allocation as it is; it makes calls to its workspace of others.
 _ON_STACK = ', annotations={"disable_lower_builtin": True}'
+
+
+# Name, shape and dtype of a local array.
+Array = tuple[str, tuple[int, ...], str]
 
 
 class TvmBody:
@@ -148,8 +143,6 @@ class TvmBody:
         self.axes = {"B": "b", "L": "t", "H": "h"}
         # Parts known in the loop (or, for scalars, the token) being written.
         self.known: dict[Value, Parts] = {}
-        total = sum(math.prod(shape) * width_of(dtype) for _, shape, dtype in self._arrays())
-        self._placement = _ON_STACK if total <= _STACK_BYTES else ""
         self.last_stage = max(
             [
                 self.stages.commit,
@@ -210,20 +203,30 @@ class TvmBody:
             f'{name} = T.alloc_buffer(({sizes},), "{dtype}", scope="local"{self._placement})'
         )
 
-    def _arrays(self) -> list[tuple[str, tuple[int, ...], str]]:
-        """Name, shape and dtype of every local array."""
-        n = self.program.state_size
-        found: list[tuple[str, tuple[int, ...], str]] = []
-        for carry in self.program.carries:
-            size = self.slots * (1 if isinstance(carry.type, Scalar) else n)
-            for part in part_names(carry.name, carry.type):
-                found.append((part, (size,), real_dtype(carry.type)))
+    @cached_property
+    def _placement(self) -> str:
+        total = sum(math.prod(shape) * width_of(dtype) for _, shape, dtype in self._arrays())
+        return _ON_STACK if total <= _STACK_BYTES else ""
+
+    def _arrays(self) -> list[Array]:
+        """Every local array."""
+        found = [array for carry in self.program.carries for array in self._carry_arrays(carry)]
         for value in self.program.body:
-            if value in self.stages.stored or self._is_filled(value):
+            if self._has_array(value):
                 # A sum's array holds what is summed.
+                n = self.program.state_size
                 shape: tuple[int, ...] = (n, 2) if is_complex(value.type) else (n,)
                 found.append((self.names[value], shape, real_dtype(value.type)))
         return found
+
+    def _carry_arrays(self, carry: Carry) -> list[Array]:
+        size = self.slots * (1 if isinstance(carry.type, Scalar) else self.program.state_size)
+        dtype = real_dtype(carry.type)
+        return [(part, (size,), dtype) for part in part_names(carry.name, carry.type)]
+
+    def _has_array(self, value: Value) -> bool:
+        """Whether the value has an array of its own."""
+        return value in self.stages.stored or self._is_filled(value)
 
     def _is_filled(self, value: Value) -> bool:
         """Whether a loop over elements fills the value, complete only after it."""
@@ -294,27 +297,6 @@ class TvmBody:
             with self._over(carry.type) as j:
                 self._store(argument, leading, j, self._carry_places(carry.value, j))
 
-    def prefetch(self, ahead: int) -> None:
-        """Ask for the vectors of the token ``ahead`` of this one, written ones to be owned.
-
-        The hardware's own prefetch stops at the end of a page, and a store that misses holds up
-        every later one.
-        """
-        forward = self.program.direction == "forward"
-        at = f"T.min(t + {ahead}, L - 1)" if forward else f"T.max(t - {ahead}, 0)"
-        for argument in self.signature.arguments:
-            if "L" not in argument.leading or isinstance(argument.type, Scalar | Index):
-                continue
-            size, *parts = argument.own_shape(self.program.state_size)
-            step = max(1, _LINE // (width_of(buffer_dtype(argument)) * math.prod(parts)))
-            place = self._place(argument, ", ".join([f"line * {step}", *("0" for _ in parts)]), at)
-            # Address; to write or not; for all levels of the cache; data.
-            how = f"T.int32({int(argument.written)}), T.int32(3), T.int32(1)"
-            with self.writer.block(f"for line in T.serial({-(-size // step)}):"):
-                self.writer.line(
-                    f'T.call_llvm_intrin("void", "llvm.prefetch", T.address_of({place}), {how})'
-                )
-
     # -- one token ------------------------------------------------------------------------------
 
     def token(self) -> None:
@@ -378,7 +360,7 @@ class TvmBody:
                 name = f"worst_{stage}_{number}"
                 self.local(name, (1,), "uint32")
                 self.writer.line(f"{name}[0] = T.uint32(0)")
-        with self._over(None) as j:
+        with self._elements(stage) as j:
             for value in self.program.body:
                 if self.stages.computed[value] == stage and not is_uniform(value):
                     self._element(value, j)
@@ -448,17 +430,24 @@ class TvmBody:
                 self._collect_summands(value, j, self._parts(value.args[0], j))
         for out in self.program.token_outputs:
             if not is_uniform(out.value) and self.stages.ready[out.value] == stage:
-                argument = self._argument(out.name)
-                self._store(argument, ["b", "t", "h"], j, self._parts(out.value, j))
+                self._emit(out, j)
         for total in self.program.sum_outputs:
             if not is_uniform(total.value) and self.stages.ready[total.value] == stage:
                 self._add_to_sum(total, j, self._parts(total.value, j))
         if stage == self.stages.commit:
-            carries = [carry for carry in self.program.carries if not is_uniform(carry.value)]
+            carries = [c for c in self.program.carries if self._is_committed(c)]
             # Read all before writing any: one carry's next value may be another's present one.
             nexts = [self._parts(carry.next, j) for carry in carries]
             for carry, parts in zip(carries, nexts, strict=True):
                 self._set_carry(carry, j, parts)
+
+    def _emit(self, out: TokenOutput, j: str) -> None:
+        """Write element ``j`` of a token's output."""
+        self._store(self._argument(out.name), ["b", "t", "h"], j, self._parts(out.value, j))
+
+    def _is_committed(self, carry: Carry) -> bool:
+        """Whether the carry's elements are set by a loop at the end of a token."""
+        return not is_uniform(carry.value)
 
     def _collect_summands(self, total: Value, j: str, parts: Parts) -> None:
         """Element ``j`` of what a sum adds up."""
@@ -641,7 +630,11 @@ class TvmBody:
         )
 
     def _store(self, argument: Argument, leading: list[str], j: str, parts: Parts) -> None:
-        place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
+        own = [] if isinstance(argument.type, Scalar) else [j]
+        self._store_at(argument, self._tensor(argument, leading, own), parts)
+
+    def _store_at(self, argument: Argument, place: str, parts: Parts) -> None:
+        """Store a number, or an integer, as its tensor holds it."""
         for number, part in enumerate(parts):
             to = self._part(place, number) if argument.complex else place
             self.writer.line(f"{to} = {_narrowed(argument, part)}")
@@ -653,6 +646,10 @@ class TvmBody:
         return _ElementLoop(
             self.writer, 1 if isinstance(type_, Scalar) else self.program.state_size
         )
+
+    def _elements(self, stage: int) -> AbstractContextManager[str]:
+        """The loop over elements of a stage."""
+        return self._over(None)
 
     def _report(self, subject: str, promise: str, bound: int, token: str) -> None:
         """Write the error word if ``worst[0]`` is not below the bound.
@@ -668,10 +665,10 @@ class TvmBody:
 
 
 class _ElementLoop:
-    """``for j in T.serial(size):``, or nothing around a scalar."""
+    """``for j in T.serial(size):``, left out where nothing is in it."""
 
     def __init__(self, writer: Writer, size: int) -> None:
-        self._block = writer.block(f"for j in T.serial({size}):")
+        self._block = writer.block(f"for j in T.serial({size}):", optional=True)
 
     def __enter__(self) -> str:
         self._block.__enter__()

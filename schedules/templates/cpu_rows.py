@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Map, Scalar, is_complex, precision
-from pdssm_compiler.schedules.emit.tvm import TvmBody, serial_reach
+from pdssm_compiler.schedules.emit.tvm_rows import RowsBody, token_bytes_of
+from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
@@ -25,6 +26,8 @@ _STACK_BYTES = 1024 * 1024
 _FURTHEST = 1024
 # Elements of a scan that a thread does while another wakes up: some 20 µs at 1 or 2 ns each.
 _LEAST_PARALLEL = 16 * 1024
+# Smaller outputs are likely still in the last-level cache when they are read.
+_STREAM_BYTES = 48 << 20
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,17 @@ class CpuRowsConfig(Config):
             launch takes fewer where threads would be idle.
         split_scatter: compute what is scattered in a vector loop of its own.
         prefetch: how many tokens ahead memory is asked for; 0 leaves it to the processor.
+            Not where outputs are streamed.
+        narrow_tables: keep a head's tables clamped and in the fewest bytes, where they are small.
+        stream_bytes: token outputs of a call that together have at least this many bytes are
+            written past the caches; 0 never does.
     """
 
     max_heads: int
     split_scatter: bool = True
     prefetch: int = 1
+    narrow_tables: bool = True
+    stream_bytes: int = _STREAM_BYTES
 
 
 class CpuRows(Template[CpuRowsConfig]):
@@ -55,7 +64,8 @@ class CpuRows(Template[CpuRowsConfig]):
         for max_heads in (1, 2, 4, 8, 16, 32):
             for split_scatter in (True, False):
                 for prefetch in (1, 0, 2):
-                    yield CpuRowsConfig(max_heads, split_scatter, prefetch)
+                    for narrow_tables in (True, False):
+                        yield CpuRowsConfig(max_heads, split_scatter, prefetch, narrow_tables)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CpuRowsConfig:
         fitting = _CARRY_BYTES // max(1, carry_bytes(program))
@@ -74,11 +84,15 @@ class CpuRows(Template[CpuRowsConfig]):
             )
         if not 0 <= config.prefetch <= _FURTHEST:
             return f"prefetch is a number of tokens up to {_FURTHEST}, not {config.prefetch}"
+        if config.stream_bytes < 0:
+            return f"stream_bytes is a number of bytes, not {config.stream_bytes}"
         return None
 
     def lower(self, program: Program, target: Target, config: CpuRowsConfig) -> KernelSource:
         writer = Writer()
-        body = TvmBody(program, writer, serial_reach(config.split_scatter), config.max_heads)
+        body = RowsBody(
+            program, writer, config.max_heads, config.split_scatter, config.narrow_tables
+        )
         writer.comment(f"{self.name} {config}\n{program.text}")
         writer.line("@I.ir_module")
         with writer.block("class Kernel:"):
@@ -89,7 +103,7 @@ class CpuRows(Template[CpuRowsConfig]):
     def _function(
         self,
         writer: Writer,
-        body: TvmBody,
+        body: RowsBody,
         program: Program,
         config: CpuRowsConfig,
         entry: str,
@@ -99,13 +113,15 @@ class CpuRows(Template[CpuRowsConfig]):
 
         A pool does not survive a fork, and waking it costs more than a short scan.
         """
-        parameters = ", ".join([*body.parameters(), "tasks: T.int32", "heads: T.int32"])
+        own = ("tasks: T.int32", "heads: T.int32", "stream: T.int32")
+        parameters = ", ".join([*body.parameters(), *own])
         writer.line("@T.prim_func")
         with writer.block(f"def {entry}({parameters}):"):
             writer.line(f'T.func_attr({{"global_symbol": "{entry}", "tirx.noalias": True}})')
             for size in _sizes(body):
                 writer.line(f"{size} = T.int64()")
             body.buffers()
+            body.functions()
             with writer.block(f"for task in {loop}(tasks):"):
                 body.arrays()
                 # Blocks are shared out evenly; the last of a sequence may have fewer heads. What a
@@ -128,10 +144,16 @@ class CpuRows(Template[CpuRowsConfig]):
                         writer.line(f"t: T.let = {'step' if forward else 'L - 1 - step'}")
                         with _each_row(writer):
                             if config.prefetch:
-                                body.prefetch(config.prefetch)
+                                # Streamed lines must not be in the caches, and what asks for
+                                # memory ahead takes the buffers they go through.
+                                with writer.block("if stream == 0:"):
+                                    body.prefetch(config.prefetch)
                             body.token()
+                            body.write_behind()
+                        body.write_last()
                     with _each_row(writer):
                         body.end_row()
+                body.finish()
         writer.line()
 
 
@@ -152,6 +174,12 @@ def carry_bytes(program: Program) -> int:
     return total
 
 
+def token_bytes(signature: Signature) -> int:
+    """Bytes that a token of one row writes."""
+    size = signature.program.state_size
+    return sum(token_bytes_of(argument, size) for argument in signature.token_outputs)
+
+
 def launch(
     config: CpuRowsConfig, batch: int, length: int, heads: int, state_size: int, threads: int
 ) -> tuple[int, int]:
@@ -166,6 +194,6 @@ def launch(
     return max(1, min(threads, blocks)), block
 
 
-def _sizes(body: TvmBody) -> tuple[str, ...]:
+def _sizes(body: RowsBody) -> tuple[str, ...]:
     axes = {axis for argument in body.signature.arguments for axis in argument.leading}
     return tuple(axis for axis in ("B", "L", "H") if axis in axes or axis == "L")

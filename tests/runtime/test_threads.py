@@ -21,7 +21,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]
         real = getattr(kernel, entry)
 
         def noted(*arguments: Any, _real: Any = real, _entry: str = entry) -> None:
-            found.append((_entry.removeprefix("_"), arguments[-2]))
+            found.append((_entry.removeprefix("_"), arguments[-3]))
             _real(*arguments)
 
         monkeypatch.setattr(kernel, entry, noted)
