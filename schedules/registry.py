@@ -8,6 +8,7 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
+from pdssm_compiler.schedules.templates.cuda_step import CudaStep
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
@@ -15,6 +16,7 @@ from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 _COMPILED: tuple[Template[Any], ...] = (
     CpuRows(),
+    CudaStep(),
     CudaChunks(),
     CudaRows(),
     TritonChunks(),

@@ -114,6 +114,32 @@ class CudaKernel(Kernel):
         return torch.cuda.current_stream().cuda_stream
 
 
+class StepCudaKernel(CudaKernel):
+    """A cubin whose blocks run several rows side by side."""
+
+    size_names = (*CudaKernel.size_names, "blocks")
+
+    def __init__(
+        self,
+        cubin: bytes,
+        entry: str,
+        parameters: list[tuple[str, str]],
+        source: KernelSource,
+    ) -> None:
+        super().__init__(cubin, entry, parameters, source)
+        self._rows = int(source.options["rows_of_a_block"])
+
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        batch, length, heads = sizes
+        rows = batch * heads
+        if rows == 0:
+            return
+        blocks = -(-rows // self._rows)
+        known, aligned = self._known(tensors)
+        known += (error.data_ptr(), rows, length, heads, aligned, blocks)
+        self._driver().launch(blocks, self._threads, self._packed(known), self._stream())
+
+
 class ChunkedCudaKernel(CudaKernel):
     """A cubin whose warps run chunks of rows and wait for one another."""
 

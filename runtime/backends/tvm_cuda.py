@@ -13,7 +13,11 @@ from collections.abc import Callable
 from pdssm_compiler.runtime.backends.base import Backend, Kernel
 from pdssm_compiler.runtime.backends.cubin import disassembled
 from pdssm_compiler.runtime.backends.cuda_compilers import compile_cuda, missing_compiler
-from pdssm_compiler.runtime.backends.cuda_launch import ChunkedCudaKernel, CudaKernel
+from pdssm_compiler.runtime.backends.cuda_launch import (
+    ChunkedCudaKernel,
+    CudaKernel,
+    StepCudaKernel,
+)
 from pdssm_compiler.runtime.backends.tvm_cpu import import_tvm, missing_package
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.emit.tvm_lanes import LANE_FUNCTIONS
@@ -24,6 +28,8 @@ _CUDA = "kernel.cu"
 _CUBIN = "kernel.cubin"
 _CALL = "call.json"
 ENTRY = "scan_kernel"
+# How a kernel is launched, by an option of its source.
+_KINDS = {"chunk_tokens": ChunkedCudaKernel, "rows_of_a_block": StepCudaKernel}
 
 
 class TvmCuda(Backend):
@@ -57,7 +63,7 @@ class TvmCuda(Backend):
         }
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
-        kind = ChunkedCudaKernel if "chunk_tokens" in source.options else CudaKernel
+        kind = next((k for name, k in _KINDS.items() if name in source.options), CudaKernel)
         return kind(files[_CUBIN], ENTRY, json.loads(files[_CALL]), source)
 
 
