@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pdssm_compiler
-from benchmarks.problems import SUITE, Shape, random_problem
+from benchmarks.problems import STEP, SUITE, Shape, random_problem
 from benchmarks.provenance import provenance, store
 from benchmarks.timing import device_times, graph_times
 from benchmarks.torch_loop import torch_loop
@@ -52,8 +52,12 @@ def copy_roof(gib: float = 2.0) -> float:
     return 2 * source.numel() / (times["ms"] / 1e3)
 
 
-def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dict]:
-    """Forward and backwards of one shape, by every template that can run it."""
+def measure(shape: Shape, roof: float, permutation: bool, runs: int, most: int) -> list[dict]:
+    """Forward and backwards of one shape, by the first ``most`` templates that can run it. A step,
+    of one token, starts from a state, gives the next, and has no backward.
+    """
+    is_step = shape.length == 1
+    before = torch.randn_like(shape_state(shape)) if is_step else None
     problem = random_problem(shape, torch.device("cuda"), permutation=permutation)
     map_class = "permutation" if permutation else "general"
     request = read_call(
@@ -64,14 +68,14 @@ def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dic
         None,
         map_class,
         "column",
-        None,
-        False,
+        before,
+        is_step,
     )
-    (states,) = run(request.text, request.tensors)
+    states = run(request.text, request.tensors)[0]
     reads = {i.name: t for i, t in zip(_inputs(request.text), request.tensors, strict=True)}
     reads |= {"grad_states": torch.randn_like(states)}
     calls = {"forward": (request.text, request.tensors)}
-    for direction, names in _GRADIENTS.items():
+    for direction, names in _GRADIENTS.items() if not is_step else ():
         derived = adjoint_of(request.text, names, ("states",))
         reads |= dict.fromkeys(derived.saved, states)
         text = derived.program.text
@@ -79,7 +83,7 @@ def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dic
     rows = []
     for direction, (text, tensors) in calls.items():
         chosen = _built(text, tensors, "").schedule.config
-        for config in configs(text, tensors[0].device, shape):
+        for config in configs(text, tensors[0].device, shape)[:most]:
             row = {"shape": shape.name, "maps": map_class, "direction": direction}
             row |= {"config": asdict(config), "chosen": config == chosen}
             try:
@@ -89,6 +93,12 @@ def measure(shape: Shape, roof: float, permutation: bool, runs: int) -> list[dic
                 rows.append(row | {"error": str(error)})
     pdssm_compiler.check()
     return rows
+
+
+def shape_state(shape: Shape) -> torch.Tensor:
+    """A state of every row."""
+    sizes = (shape.batch, shape.heads, shape.state_size)
+    return torch.empty(sizes, dtype=torch.complex64, device="cuda")
 
 
 def _timed(
@@ -154,15 +164,16 @@ def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--most", type=int, default=99, help="templates to time, best first")
     parser.add_argument("--out", type=Path, default=None, help="folder for the JSON")
     parser.add_argument("--commit", default=None, help="where the checkout has no history")
     arguments = parser.parse_args()
     roof = copy_roof()
     rows = [
         row
-        for shape in SUITE
+        for shape in (*SUITE, STEP)
         for permutation in (True, False)
-        for row in measure(shape, roof, permutation, arguments.runs)
+        for row in measure(shape, roof, permutation, arguments.runs, arguments.most)
     ]
     loops = [loop_row(shape, 128) for shape in SUITE]
     record = provenance(torch.device("cuda"), arguments.commit) | {
@@ -184,7 +195,7 @@ def main() -> None:
             continue
         table.add_row(
             *cells,
-            f"{row['ms']:.3f}",
+            f"{row['ms']:.4f}",
             f"{row['least_ms']:.3f}–{row['most_ms']:.3f}",
             f"{row['eager_ms']:.3f}",
             f"{row['floor_ms']:.3f}",

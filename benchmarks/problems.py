@@ -30,6 +30,9 @@ SUITE = (
     Shape("UEA", 4, 17984, 1, 128, 8),
 )
 
+# A token of each of many sequences, as a model that generates takes it.
+STEP = Shape("STEP", 64, 1, 32, 32, 32)
+
 
 @dataclass
 class Problem:
