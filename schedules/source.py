@@ -47,7 +47,8 @@ class KernelSource:
         target: what it is for.
         options: what the backend's compiler is told.
         phases: the functions to run, where there are several.
-        scratch: tensors that one phase writes for the next; their roles are ``chunk`` or ``head``.
+        scratch: tensors that one phase writes for the next, or the blocks of one launch for one
+            another; their roles are ``chunk`` or ``head``.
         chunking: how rows are cut into chunks, where they are.
     """
 

@@ -157,7 +157,6 @@ class ChunkedCudaKernel(CudaKernel):
         self._teams = int(source.options["teams"])
         self._most_blocks: int | None = None
         state_size = source.program.state_size
-        state_size = source.program.state_size
         *summaries, passed, _ = source.scratch
         self._summaries = [(a.own_shape(state_size), getattr(torch, a.dtype)) for a in summaries]
         self._passed = passed.own_shape(state_size)
@@ -207,10 +206,6 @@ class ChunkedCudaKernel(CudaKernel):
         """Chunks of a window, for so many teams a row: a carry passes on once a window, which
         takes as long as some tokens, and all these teams wait for it.
         """
-        import os
-
-        if "W" in os.environ:
-            return int(os.environ["W"])
         return max(1, min(32, teams // 12))
 
     def _between(

@@ -24,6 +24,8 @@ from pdssm_compiler.schedules.signature import Argument, Signature, needs_range_
 from pdssm_compiler.schedules.source import Writer
 
 LANES = 32
+# What the entries of a table in shared memory, of 8 bits, can count.
+MOST_STATES = 256
 # Name, dtype and elements.
 SharedBuffer = tuple[str, str, int]
 # The source of the device functions, which generated text calls LANE_FUNCTIONS.

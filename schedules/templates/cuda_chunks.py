@@ -22,6 +22,7 @@ from pdssm_compiler.schedules.emit.arithmetic import part_names
 from pdssm_compiler.schedules.emit.tvm import buffer_dtype, real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
+    MOST_STATES,
     SharedBuffer,
     TvmLanes,
     row_elements,
@@ -188,6 +189,8 @@ class CudaChunks(Template[CudaChunksConfig]):
             return f"tiles is at least 1, not {config.tiles}"
         if not 1 <= config.teams <= _MOST_TEAMS:
             return f"teams is from 1 to {_MOST_TEAMS}, not {config.teams}"
+        if program.state_size > MOST_STATES:
+            return f"a state size of {program.state_size} is more than {MOST_STATES}"
         warps = config.teams * _team(program)
         if warps > _MOST_WARPS:
             return f"{warps} warps are more than a block has"

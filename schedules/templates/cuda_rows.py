@@ -14,6 +14,7 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
+    MOST_STATES,
     SharedBuffer,
     TvmLanes,
     shared_size,
@@ -27,8 +28,6 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 _SHARED_BYTES = 96 * 1024
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
-# What the entries of a table in shared memory can count.
-_MOST_STATES = 256
 # Warps of a block, but for the one that fetches.
 _MOST_TEAM = 31
 # Values of all tokens of a tile together; more takes long to compile.
@@ -100,8 +99,8 @@ class CudaRows(Template[CudaRowsConfig]):
             return f"sets is 1 or 2, not {config.sets}"
         if not 1 <= config.team <= _MOST_TEAM:
             return f"team is from 1 to {_MOST_TEAM}, not {config.team}"
-        if program.state_size > _MOST_STATES:
-            return f"a state size of {program.state_size} is more than {_MOST_STATES}"
+        if program.state_size > MOST_STATES:
+            return f"a state size of {program.state_size} is more than {MOST_STATES}"
         body = _body(program, Writer(), config)
         shared = shared_size(_shared(body))
         most = min(_SHARED_BYTES, target.shared_memory)

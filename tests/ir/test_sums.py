@@ -1,5 +1,7 @@
 """``carried_sums``: sums by no index as carries."""
 
+from dataclasses import replace
+
 from hypothesis import given
 
 from pdssm_compiler.ir import Program, ProgramBuilder, interpret
@@ -28,3 +30,10 @@ def test_what_becomes_of_sums() -> None:
     assert [(f.name, f.carry) for f in program.final_outputs] == [("y", "sum_y_")]
     assert program.carry("sum_y_").start == "zero"
     assert [s.name for s in program.sum_outputs] == ["z"]
+
+
+@given(programs())
+def test_a_program_without_such_sums_stays_as_it_is(program: Program) -> None:
+    by_an_index = [total for total in program.sum_outputs if total.index is not None]
+    kept = replace(program, sum_outputs=tuple(by_an_index))
+    assert carried_sums(kept) is kept

@@ -8,11 +8,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pdssm_compiler.ir import Program, ProgramBuilder
-from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.ir.types import Vector
 from pdssm_compiler.runtime.compile_service import choose, config_text, lower, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.registry import TEMPLATES
@@ -24,20 +21,10 @@ from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
+from tests.schedules.programs import squares
 
 SCAN = pd_scan(PdScan(8, 4))
 TARGETS = [cpu_target(), named_target("sm_90"), named_target("gfx942"), Target("other", "mps")]
-
-
-def squares() -> Program:
-    """What has no summary."""
-    build = ProgramBuilder(4)
-    carry = build.carry("state", Vector("f32"))
-    build.next("state", b.mul(carry, carry))
-    build.emit("states", b.add(carry, build.input("drive", Vector("f32"))))
-    return build.build()
-
-
 PROGRAMS = [
     SCAN,
     adjoint(SCAN).program,

@@ -1,11 +1,6 @@
-"""The TVM CUDA backend without a GPU: kernels for every NVIDIA architecture, by both compilers,
-and what a launch passes to them.
+"""The TVM CUDA backend without a GPU: kernels of whole rows for every NVIDIA architecture, by both
+compilers, and what a launch passes to them.
 """
-
-import json
-import struct
-from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,80 +9,74 @@ from hypothesis import strategies as st
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime.backends import BACKENDS, Sizes, cuda_compilers, tvm_cuda
+from pdssm_compiler.runtime.backends import Sizes, cuda_compilers, tvm_cuda
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import driver
 from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
-from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
 from tests.kernels import few
+from tests.schedules.cuda import (
+    ARCHS,
+    BACKEND,
+    H100,
+    SUMS,
+    WHICH,
+    Handed,
+    Record,
+    active_adjoint,
+    launches,
+    lowered,
+    resources,
+    scan_of,
+    tensors_for,
+)
 from tests.strategies import programs
 
-Record = Callable[[str, object], None]
-
 TEMPLATE = CudaRows()
-BACKEND = BACKENDS["tvm-cuda"]
-H100 = named_target("sm_90")
 
 
-def lowered(program: Program, arch: str = "sm_90", config: CudaRowsConfig | None = None):
-    """The source of a program, by the heuristic where no config is given."""
-    target, program = named_target(arch), specialise(program)
-    return TEMPLATE.lower(
-        program, target, config or TEMPLATE.heuristic(program, target, Problem())
-    )
+def small() -> KernelSource:
+    """A forward scan of 8 states by 4 maps."""
+    return lowered(TEMPLATE, pd_scan(PdScan(8, 4)))
 
 
-def resources(source: KernelSource, record: Record) -> dict[str, int]:
-    files = BACKEND.compile(source, 16)
-    assert files["source.py"].decode() == source.text
-    found = BACKEND.load(source, 16, files).resources()
-    for name, value in found.items():
-        record(name, value)
-    return found
-
-
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "sm_120"])
-@pytest.mark.parametrize("which", ["general", "permutation", "adjoint", "active adjoint"])
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("which", WHICH)
 def test_compiles_without_spills(arch: str, which: str, record_property: Record) -> None:
-    map_class = "permutation" if which == "permutation" else "general"
-    program = pd_scan(PdScan(32, 4, map_class=map_class, final_state=True))
-    if "adjoint" in which:
-        program = adjoint(program, surrogate="active" if "active" in which else None).program
-    source = lowered(program, arch)
-    found = resources(source, record_property)
-    assert 0 < found["registers"] <= source.target.registers
+    found = resources(lowered(TEMPLATE, scan_of(which), arch), record_property)
     # ptxas keeps a few bytes of stack for predicates where it saves a whole step of registers.
     assert found["spilled"] <= 16
-    assert 0 < found["shared_bytes"] <= source.target.shared_memory
 
 
 @pytest.mark.parametrize("state_size", [1, 5, 33, 64, 100, 128, 256])
 def test_any_state_size_compiles(state_size: int, record_property: Record) -> None:
     program = pd_scan(PdScan(state_size, 4, initial_state=True, final_state=True))
-    found = resources(lowered(program), record_property)
-    assert found["spilled"] <= 64
+    source = lowered(TEMPLATE, program)
+    assert source.config["team"] == -(-state_size // 32)
+    assert source.options["threads"] == 32 * (source.config["team"] + 1)
+    assert resources(source, record_property)["spilled"] <= 64
 
 
 @pytest.mark.parametrize(
-    "program",
-    [
-        adjoint(pd_scan(PdScan(n, k, element, orientation=o)), surrogate="active").program
-        for n, k, element, o in (
-            (5, 3, "c64", "column"),
-            (32, 500, "c64", "row"),
-            (33, 4, "c128", "column"),
-            (128, 8, "c64", "row"),
-        )
-    ],
-    ids=["N5", "N32-K500", "N33-c128", "N128"],
+    ("state_size", "team"), [(33, 1), (100, 1), (100, 2), (256, 3), (8, 2), (40, 31)]
 )
-def test_sums_by_an_index_compile(program: Program, record_property: Record) -> None:
+def test_any_team_compiles(state_size: int, team: int, record_property: Record) -> None:
+    """Several elements a lane, and more lanes than elements."""
+    program = pd_scan(PdScan(state_size, 4, final_state=True))
+    source = lowered(TEMPLATE, program, config=CudaRowsConfig(2, 3, team=team))
+    assert source.options["threads"] == 32 * (team + 1)
+    assert resources(source, record_property)["spilled"] <= 64
+
+
+@pytest.mark.parametrize("scan", [*SUMS, (32, 500, "c64", "column")], ids=str)
+def test_sums_by_an_index_compile(
+    scan: tuple[int, int, str, str], record_property: Record
+) -> None:
     """In global memory, whatever their size, without waiting for what was there."""
-    source = lowered(program)
+    source = lowered(TEMPLATE, active_adjoint(*scan))
     files = BACKEND.compile(source, 16)
     assert BACKEND.load(source, 16, files).resources()["spilled"] <= 64
     stages = BACKEND.stages(source, files)
@@ -99,7 +88,7 @@ def test_sums_by_an_index_compile(program: Program, record_property: Record) -> 
 def test_other_sources_of_maps_compile(map_source: str, record_property: Record) -> None:
     for state_size in (32, 64):
         program = pd_scan(PdScan(state_size, None, map_source=map_source))
-        assert resources(lowered(program), record_property)["spilled"] <= 64
+        assert resources(lowered(TEMPLATE, program), record_property)["spilled"] <= 64
 
 
 @few(8, program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)))
@@ -107,13 +96,13 @@ def test_random_bodies_become_cuda(program: Program) -> None:
     derived = adjoint(program, surrogate="active")
     for each in (derived.forward, derived.program):
         if TEMPLATE.feasible(specialise(each), H100, CudaRowsConfig(2, 3)) is None:
-            text = tvm_cuda.cuda_text(lowered(each, config=CudaRowsConfig(2, 3)))
+            text = tvm_cuda.cuda_text(lowered(TEMPLATE, each, config=CudaRowsConfig(2, 3)))
             assert cubin_resources(cuda_compilers.compile_cuda(text, "sm_90"))["registers"] > 0
 
 
 @pytest.mark.parametrize("compiler", ["nvcc", "NVRTC"])
 def test_each_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = tvm_cuda.cuda_text(lowered(pd_scan(PdScan(8, 3))))
+    text = tvm_cuda.cuda_text(lowered(TEMPLATE, pd_scan(PdScan(8, 3))))
     if compiler == "nvcc":
         if not cuda_compilers.nvcc():
             pytest.skip("no nvcc here: the other compiler is tested")
@@ -128,7 +117,7 @@ def test_each_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_compilers, "nvcc", lambda: None)
     monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: None)
-    source = lowered(pd_scan(PdScan(8, 3)))
+    source = lowered(TEMPLATE, pd_scan(PdScan(8, 3)))
     with pytest.raises(BackendUnavailableError, match="neither nvcc nor NVRTC is here: install"):
         BACKEND.compile(source, 16)
     schedule = choose(source.program, H100)
@@ -154,6 +143,8 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         (CudaRowsConfig(34, 4), "tile must be even, from 2 to 32, not 34"),
         (CudaRowsConfig(8, 2), "slots is at least 3, not 2"),
         (CudaRowsConfig(8, 4, 3), "sets is 1 or 2, not 3"),
+        (CudaRowsConfig(8, 4, team=0), "team is from 1 to 31, not 0"),
+        (CudaRowsConfig(8, 4, team=32), "team is from 1 to 31, not 32"),
         (CudaRowsConfig(32, 20), "bytes of shared memory are more than"),
     ],
 )
@@ -171,68 +162,43 @@ def test_feasible_refuses_what_a_warp_cannot_hold() -> None:
     assert amd == "cuda-rows is for NVIDIA GPUs, not for hip:gfx942"
 
 
-def launches(
+def handed(
     monkeypatch: pytest.MonkeyPatch, tensors: list[torch.Tensor], sizes: Sizes
-) -> list[dict[str, int]]:
-    """What the driver is handed, by name, when the tensors of a small scan are launched."""
-    source = lowered(pd_scan(PdScan(8, 4)))
-    files = BACKEND.compile(source, 16)
-    parameters = json.loads(files["call.json"])
-    layout = struct.Struct("@" + "".join(tvm_cuda.FORMATS[type_] for _, type_ in parameters))
-    handed: list[dict[str, int]] = []
-
-    class Recorder:
-        def __init__(self, cubin: bytes, name: str, shared_bytes: int) -> None:
-            assert (cubin, name) == (files["kernel.cubin"], "scan_kernel")
-            assert shared_bytes == source.options["shared_bytes"]
-
-        def launch(self, blocks: int, threads: int, packed: bytes, stream: int) -> None:
-            names = [name for name, _ in parameters]
-            values = dict(zip(names, layout.unpack(packed), strict=True))
-            handed.append(values | {"blocks": blocks, "threads": threads, "stream": stream})
-
-    monkeypatch.setattr(tvm_cuda, "DriverKernel", Recorder)
-    stream = SimpleNamespace(cuda_stream=7)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    kernel = BACKEND.load(source, 16, files)
-    kernel.launch(tensors, torch.zeros(1, dtype=torch.int64), sizes)
-    return handed
+) -> list[Handed]:
+    return launches(monkeypatch, small(), tensors, sizes)
 
 
 def scan_tensors() -> list[torch.Tensor]:
     """diagonal, dictionary, drive, selection, states of B=2, T=3, H=2, N=8, K=4."""
-    numbers = [torch.zeros(2, 3, 2, 8, 2) for _ in range(3)]
-    dictionary = torch.zeros(2, 4, 8, dtype=torch.int32)
-    selection = torch.zeros(2, 3, 2, dtype=torch.int32)
-    return [numbers[0], dictionary, numbers[1], selection, numbers[2]]
+    return tensors_for(small(), Sizes(2, 3, 2))
 
 
 def test_a_launch_passes_pointers_strides_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = scan_tensors()
     # What a copy is as wide as depends on the selection's layout as well: 12 elements a sequence.
-    (handed,) = launches(monkeypatch, tensors, Sizes(2, 3, 2))
-    assert handed["blocks"] == handed["rows"] == 4
-    assert (handed["threads"], handed["stream"]) == (64, 7)
-    assert (handed["L"], handed["H"]) == (3, 2)
-    assert handed["diagonal_ptr"] == tensors[0].data_ptr()
-    assert handed["states_ptr"] == tensors[4].data_ptr()
-    assert [handed[f"drive_s{axis}"] for axis in "BLH"] == [96, 32, 16]
-    assert [handed[f"selection_s{axis}"] for axis in "BLH"] == [6, 2, 1]
-    assert handed["dictionary_sH"] == 32
-    assert handed["aligned"] == 1
+    (found,) = handed(monkeypatch, tensors, Sizes(2, 3, 2))
+    assert found["grid"] == found["rows"] == 4
+    assert (found["threads"], found["stream"]) == (64, 7)
+    assert (found["L"], found["H"]) == (3, 2)
+    assert found["diagonal_ptr"] == tensors[0].data_ptr()
+    assert found["states_ptr"] == tensors[4].data_ptr()
+    assert [found[f"drive_s{axis}"] for axis in "BLH"] == [96, 32, 16]
+    assert [found[f"selection_s{axis}"] for axis in "BLH"] == [6, 2, 1]
+    assert found["dictionary_sH"] == 32
+    assert found["aligned"] == 1
 
 
 def test_a_launch_says_whether_wide_copies_are_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     expanded = scan_tensors()
     expanded[0] = torch.zeros(1, 1, 1, 8, 2).expand(2, 3, 2, 8, 2)
-    assert launches(monkeypatch, expanded, Sizes(2, 3, 2))[0]["aligned"] == 1
+    assert handed(monkeypatch, expanded, Sizes(2, 3, 2))[0]["aligned"] == 1
     shifted = scan_tensors()
     shifted[2] = torch.zeros(2 * 3 * 2 * 8 * 2 + 2)[2:].view(2, 3, 2, 8, 2)
-    assert launches(monkeypatch, shifted, Sizes(2, 3, 2))[0]["aligned"] == 0
+    assert handed(monkeypatch, shifted, Sizes(2, 3, 2))[0]["aligned"] == 0
     spread = scan_tensors()
     spread[0] = torch.zeros(2, 3, 2, 9, 2)[:, :, :, :8]
-    assert launches(monkeypatch, spread, Sizes(2, 3, 2))[0]["aligned"] == 0
+    assert handed(monkeypatch, spread, Sizes(2, 3, 2))[0]["aligned"] == 0
 
 
 def test_an_empty_call_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launches(monkeypatch, scan_tensors(), Sizes(0, 3, 2)) == []
+    assert handed(monkeypatch, scan_tensors(), Sizes(0, 3, 2)) == []

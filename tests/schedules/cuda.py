@@ -1,0 +1,143 @@
+"""Kernels of the TVM CUDA backend without a GPU: lowered, compiled, and launched on a driver that
+only takes notes.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import adjoint, specialise
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.backends import BACKENDS, Sizes, cuda_launch
+from pdssm_compiler.runtime.backends.cuda_launch import FORMATS
+from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.target import named_target
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+
+Record = Callable[[str, object], None]
+# What a launch is handed, by the names of the kernel's parameters and of the launch's own.
+Handed = dict[str, int]
+
+BACKEND = BACKENDS["tvm-cuda"]
+H100 = named_target("sm_90")
+ARCHS = ("sm_80", "sm_90", "sm_100", "sm_120")
+WHICH = ("general", "permutation", "adjoint", "active adjoint")
+# State size, size of the dictionary, element and orientation of scans whose adjoint has sums.
+SUMS = ((5, 3, "c64", "column"), (33, 4, "c128", "column"), (128, 8, "c64", "row"))
+# What was compiled for launches, by source.
+_files: dict[str, dict[str, bytes]] = {}
+
+
+def scan_of(which: str) -> Program:
+    """One of :data:`WHICH`, of 32 states."""
+    map_class = "permutation" if which == "permutation" else "general"
+    program = pd_scan(PdScan(32, 4, map_class=map_class, final_state=True))
+    if "adjoint" not in which:
+        return program
+    return adjoint(program, surrogate="active" if "active" in which else None).program
+
+
+def active_adjoint(state_size: int, size: int, element: str, orientation: str) -> Program:
+    """A backward program with sums by an index."""
+    spec = PdScan(state_size, size, element, orientation=orientation)
+    return adjoint(pd_scan(spec), surrogate="active").program
+
+
+def lowered(
+    template: Template[Any], program: Program, arch: str = "sm_90", config: Config | None = None
+) -> KernelSource:
+    """The source of a program, by the heuristic where no config is given."""
+    target, program = named_target(arch), specialise(program)
+    config = config or template.heuristic(program, target, Problem())
+    assert template.feasible(program, target, config) is None
+    return template.lower(program, target, config)
+
+
+def resources(source: KernelSource, record: Record) -> dict[str, int]:
+    """What the compiled kernel takes, which the test's report tells as well."""
+    files = BACKEND.compile(source, 16)
+    assert files["source.py"].decode() == source.text
+    found = BACKEND.load(source, 16, files).resources()
+    for name, value in found.items():
+        record(name, value)
+    assert 0 < found["registers"] <= source.target.registers
+    assert 0 < found["shared_bytes"] <= source.target.shared_memory
+    return found
+
+
+def tensors_for(source: KernelSource, sizes: Sizes) -> list[torch.Tensor]:
+    """Zeros for every argument of a kernel, dense."""
+    extents = {"B": sizes.batch, "L": sizes.length, "H": sizes.heads}
+    return [
+        torch.zeros(
+            *(extents[axis] for axis in argument.leading),
+            *argument.own_shape(source.program.state_size),
+            dtype=getattr(torch, argument.dtype),
+        )
+        for argument in source.signature.arguments
+    ]
+
+
+def launches(
+    monkeypatch: pytest.MonkeyPatch,
+    source: KernelSource,
+    tensors: list[torch.Tensor],
+    sizes: Sizes,
+    at_once: int = 132,
+    running: Callable[[Handed], None] = lambda handed: None,
+) -> list[Handed]:
+    """What the driver is handed when a kernel is launched.
+
+    Args:
+        monkeypatch: puts the note-taking driver in place of CUDA's.
+        source: the kernel.
+        tensors: its arguments.
+        sizes: of the call.
+        at_once: blocks that the device is said to run at the same time.
+        running: what happens while the kernel would run.
+    """
+    if source.text not in _files:
+        _files[source.text] = BACKEND.compile(source, 16)
+    files = _files[source.text]
+    parameters = json.loads(files["call.json"])
+    layout = struct.Struct("@" + "".join(FORMATS[type_] for _, type_ in parameters))
+    noted: list[Handed] = []
+
+    class Recorder:
+        def __init__(self, cubin: bytes, name: str, shared_bytes: int) -> None:
+            assert (cubin, name) == (files["kernel.cubin"], "scan_kernel")
+            assert shared_bytes == source.options["shared_bytes"]
+
+        def blocks_at_once(self, threads: int) -> int:
+            assert threads == source.options["threads"]
+            return at_once
+
+        def launch(self, blocks: int, threads: int, packed: bytes, stream: int) -> None:
+            names = [name for name, _ in parameters]
+            handed = dict(zip(names, layout.unpack(packed), strict=True))
+            handed |= {"grid": blocks, "threads": threads, "stream": stream}
+            noted.append(handed)
+            running(handed)
+
+        def launch_together(
+            self, blocks: int, threads: int, packed: bytes, offsets: list[int], stream: int
+        ) -> None:
+            # Every parameter is found by its own offset.
+            for value, (_, type_), at in zip(
+                layout.unpack(packed), parameters, offsets, strict=True
+            ):
+                assert struct.unpack_from("@" + FORMATS[type_], packed, at) == (value,)
+            self.launch(blocks, threads, packed, stream)
+
+    monkeypatch.setattr(cuda_launch, "DriverKernel", Recorder)
+    stream = SimpleNamespace(cuda_stream=7)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    kernel = BACKEND.load(source, 16, files)
+    kernel.launch(tensors, torch.zeros(1, dtype=torch.int64), sizes)
+    return noted

@@ -1,0 +1,265 @@
+"""cuda-chunks without a GPU: kernels for every NVIDIA architecture, what it refuses, and what a
+launch passes to them.
+"""
+
+import ctypes
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import adjoint, specialise
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.backends.cuda_launch import ChunkedCudaKernel
+from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.target import named_target
+from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks, CudaChunksConfig
+from tests.kernels import few
+from tests.schedules.cuda import (
+    ARCHS,
+    BACKEND,
+    H100,
+    SUMS,
+    WHICH,
+    Handed,
+    Record,
+    active_adjoint,
+    launches,
+    lowered,
+    resources,
+    scan_of,
+    tensors_for,
+)
+from tests.schedules.programs import squares, summed
+from tests.strategies import affine_programs
+
+TEMPLATE = CudaChunks()
+# Chunks of 8 tokens, three teams a block.
+SMALL = CudaChunksConfig(4, 2, 3)
+
+
+def assert_few_spills(source: KernelSource, record: Record) -> None:
+    """Four programs in one kernel keep more than a thread has where a block has many of them: each
+    quarter of a processor has 512 registers for each lane of its warps together.
+    """
+    found = resources(source, record)
+    each = 512 // -(-source.options["threads"] // (4 * 32))
+    record("registers_at_most", each)
+    assert found["spilled"] <= (128 if each >= 128 else 256)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("which", WHICH)
+def test_compiles(arch: str, which: str, record_property: Record) -> None:
+    assert_few_spills(lowered(TEMPLATE, scan_of(which), arch), record_property)
+
+
+@pytest.mark.parametrize("state_size", [1, 5, 33, 64, 100, 128, 256])
+def test_any_state_size_compiles(state_size: int, record_property: Record) -> None:
+    program = pd_scan(PdScan(state_size, 4, initial_state=True, final_state=True))
+    source = lowered(TEMPLATE, program)
+    lanes = 32 * -(-state_size // 32)
+    assert source.options["threads"] == source.config["teams"] * lanes
+    assert_few_spills(source, record_property)
+
+
+@pytest.mark.parametrize("scan", SUMS, ids=str)
+def test_sums_by_an_index_compile(
+    scan: tuple[int, int, str, str], record_property: Record
+) -> None:
+    assert_few_spills(lowered(TEMPLATE, active_adjoint(*scan)), record_property)
+
+
+@pytest.mark.parametrize("map_source", ["token", "none"])
+def test_other_sources_of_maps_compile(map_source: str, record_property: Record) -> None:
+    program = pd_scan(PdScan(64, None, map_source=map_source))
+    assert_few_spills(lowered(TEMPLATE, program), record_property)
+
+
+@few(3, program=st.sampled_from((32, 64)).flatmap(lambda bits: affine_programs(precision=bits)))
+def test_random_bodies_compile(program: Program) -> None:
+    derived = adjoint(program, surrogate="active")
+    for each in (derived.forward, derived.program):
+        refused = TEMPLATE.feasible(specialise(each), H100, SMALL)
+        if refused is None:
+            source = lowered(TEMPLATE, each, config=SMALL)
+            files = BACKEND.compile(source, 16)
+            assert BACKEND.load(source, 16, files).resources()["registers"] > 0
+        else:
+            assert refused.startswith(("chunks have no summary: ", "cuda-chunks adds up by"))
+
+
+SCAN = pd_scan(PdScan(32, 4))
+
+
+@pytest.mark.parametrize(
+    ("program", "config", "reason"),
+    [
+        (SCAN, CudaChunksConfig(3, 4, 1), "tile must be even, from 2 to 32, not 3"),
+        (SCAN, CudaChunksConfig(0, 4, 1), "tile must be even, from 2 to 32, not 0"),
+        (SCAN, CudaChunksConfig(34, 4, 1), "tile must be even, from 2 to 32, not 34"),
+        (SCAN, CudaChunksConfig(4, 0, 1), "tiles is at least 1, not 0"),
+        (SCAN, CudaChunksConfig(4, 2, 0), "teams is from 1 to 15, not 0"),
+        (SCAN, CudaChunksConfig(4, 2, 16), "teams is from 1 to 15, not 16"),
+        (pd_scan(PdScan(256, 4)), CudaChunksConfig(2, 2, 5), "40 warps are more than a block has"),
+        (pd_scan(PdScan(257, 4)), SMALL, "a state size of 257 is more than 256"),
+        (summed(), SMALL, "cuda-chunks adds up by an index alone"),
+        (squares(), SMALL, "chunks have no summary: the step is not affine in the carry"),
+        (SCAN, CudaChunksConfig(32, 100, 1), "bytes of shared memory are more than 232448"),
+    ],
+    ids=lambda value: "" if isinstance(value, Program) else str(value),
+)
+def test_feasible_says_why_not(program: Program, config: CudaChunksConfig, reason: str) -> None:
+    refused = TEMPLATE.feasible(specialise(program), H100, config)
+    assert refused is not None
+    assert reason in refused
+
+
+def test_feasible_refuses_other_devices() -> None:
+    refused = TEMPLATE.feasible(specialise(SCAN), named_target("gfx942"), SMALL)
+    assert refused == "cuda-chunks is for NVIDIA GPUs, not for hip:gfx942"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("element", ["c64", "c128"])
+def test_the_heuristic_is_feasible_or_says_why_not(arch: str, element: str) -> None:
+    target = named_target(arch)
+    for state_size in (1, 31, 32, 33, 64, 100, 128, 200, 256):
+        for source, size in (("dictionary", 4), ("token", None), ("none", None)):
+            scan = pd_scan(PdScan(state_size, size, element, map_source=source))
+            for program in (scan, adjoint(scan).program):
+                asked = specialise(program)
+                config = TEMPLATE.heuristic(asked, target, Problem())
+                refused = TEMPLATE.feasible(asked, target, config)
+                if refused is None:
+                    TEMPLATE.lower(asked, target, config)
+                else:
+                    # Then not even the shortest chunk fits.
+                    assert "bytes of shared memory are more than" in refused
+                    assert TEMPLATE.feasible(asked, target, CudaChunksConfig(2, 4, 1)) is not None
+                    assert state_size > 64
+
+
+def test_tables_too_large_for_shared_memory() -> None:
+    program = specialise(pd_scan(PdScan(256, 300)))
+    config = TEMPLATE.heuristic(program, H100, Problem())
+    refused = TEMPLATE.feasible(program, H100, config)
+    assert refused is not None
+    assert "bytes of shared memory are more than" in refused
+
+
+# -- launches -----------------------------------------------------------------------------------
+
+
+def small() -> KernelSource:
+    """A forward scan of 8 states by 4 maps."""
+    return lowered(TEMPLATE, pd_scan(PdScan(8, 4, final_state=True)), config=SMALL)
+
+
+def memory(handed: Handed, name: str, shape: tuple[int, ...], type_: type) -> np.ndarray:
+    """A tensor that a launch is handed, dense."""
+    size = int(np.prod(shape))
+    where = (type_ * max(1, size)).from_address(handed[f"{name}_ptr"])
+    return np.ctypeslib.as_array(where)[:size].reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_once", "abreast", "sharing"),
+    [
+        # 125 chunks a row, of which every block takes three at a time.
+        (Sizes(2, 1000, 2), 132, 4, 33),
+        (Sizes(1, 1000, 1), 132, 1, 42),
+        # A length that ends inside a chunk.
+        (Sizes(1, 1001, 2), 20, 2, 10),
+        # Fewer chunks than teams, one token, none.
+        (Sizes(2, 9, 2), 132, 4, 1),
+        (Sizes(2, 1, 2), 132, 4, 1),
+        (Sizes(2, 0, 2), 132, 4, 1),
+        # More rows than blocks, as many, and more than half as many.
+        (Sizes(4, 1000, 5), 7, 7, 1),
+        (Sizes(1, 1000, 7), 7, 7, 1),
+        (Sizes(1, 1000, 4), 7, 4, 1),
+        (Sizes(3, 1000, 1), 1, 1, 1),
+    ],
+    ids=str,
+)
+def test_a_launch_shares_blocks_out(
+    sizes: Sizes, at_once: int, abreast: int, sharing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = small()
+    tensors = tensors_for(source, sizes)
+    batch, length, heads = sizes
+    chunks = max(1, -(-length // 8))
+    window = ChunkedCudaKernel.window(sharing * 3)
+    seen: list[bool] = []
+
+    def running(handed: Handed) -> None:
+        windows = -(-chunks // window)
+        # 8 complex numbers of 64 bits are 16 words, each half of one number's.
+        words = memory(handed, "passed", (batch, windows, heads, 16), ctypes.c_int64)
+        flags = memory(handed, "folded", (batch, chunks, heads), ctypes.c_int32)
+        seen.append(not words.any() and not flags.any())
+
+    (handed,) = launches(monkeypatch, source, tensors, sizes, at_once, running)
+    assert seen == [True]
+    assert (handed["abreast"], handed["window"]) == (abreast, window)
+    assert handed["grid"] == handed["blocks"] == abreast * sharing
+    assert handed["blocks"] <= at_once
+    assert (handed["threads"], handed["stream"]) == (96, 7)
+    assert (handed["rows"], handed["L"], handed["H"]) == (batch * heads, length, heads)
+    assert handed["diagonal_ptr"] == tensors[0].data_ptr()
+    # A place for every chunk of every row.
+    for name, own in (("chunk_diagonal", 16), ("chunk_drive", 16), ("chunk_map", 8)):
+        strides = [handed[f"{name}_s{axis}"] for axis in "BCH"]
+        assert strides == [chunks * heads * own, heads * own, own]
+    assert [handed[f"folded_s{axis}"] for axis in "BCH"] == [chunks * heads, heads, 1]
+    assert [handed[f"passed_s{axis}"] for axis in "CH"] == [heads * 16, 16]
+
+
+def test_an_empty_call_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = small()
+    for sizes in (Sizes(0, 3, 2), Sizes(2, 3, 0)):
+        assert launches(monkeypatch, source, tensors_for(source, sizes), sizes) == []
+
+
+def test_windows_are_what_a_warp_can_await() -> None:
+    windows = [ChunkedCudaKernel.window(teams) for teams in range(1, 3000)]
+    assert windows == sorted(windows)
+    assert all(1 <= window <= min(32, teams) for teams, window in enumerate(windows, 1))
+
+
+@pytest.mark.parametrize("length", [0, 100])
+def test_sums_of_teams_are_added_up(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every team adds to a place of its own; the output is their sum, over them in order."""
+    source = lowered(TEMPLATE, active_adjoint(8, 4, "c64", "column"), config=SMALL)
+    sizes = Sizes(2, length, 3)
+    tensors = tensors_for(source, sizes)
+    arguments = source.signature.arguments
+    (place,) = [at for at, argument in enumerate(arguments) if argument.name == "grad_dictionary"]
+    # A row's 13 chunks are shared out to five blocks of three teams; none has one as well.
+    teams = 15 if length else 3
+    partial = np.random.default_rng(0).integers(-99, 99, (2, teams, 3, 4, 8)).astype("f4")
+
+    def running(handed: Handed) -> None:
+        assert handed["grad_dictionary_ptr"] != tensors[place].data_ptr()
+        memory(handed, "grad_dictionary", partial.shape, ctypes.c_float)[:] = partial
+
+    (handed,) = launches(monkeypatch, source, tensors, sizes, running=running)
+    strides = [handed[f"grad_dictionary_s{axis}"] for axis in "BCH"]
+    assert strides == [teams * 3 * 32, 3 * 32, 32]
+    assert torch.equal(tensors[place], torch.tensor(partial.sum(1)))
+
+
+def test_sums_have_an_axis_of_teams() -> None:
+    """What the kernel writes and what a launch hands it is one convention."""
+    source = lowered(TEMPLATE, active_adjoint(8, 4, "c64", "column"), config=SMALL)
+    own = Signature(source.program).sum_outputs
+    handed = ChunkedCudaKernel.signature(source).sum_outputs
+    assert [total.leading for total in own] == [("B", "H")]
+    assert [total.leading for total in handed] == [("B", "C", "H")]
+    assert "grad_dictionary_sC: T.int64" in source.text
