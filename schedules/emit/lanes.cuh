@@ -191,15 +191,18 @@ PDSSM_PASS(double)
 //
 // A team of warps, each lane with its elements. `barrier` is the team's own, of the hardware's 16.
 
+// Lanes that have parted meet first: the barrier counts warps.
 __device__ __forceinline__ void lane_team_sync(int barrier, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+  __syncwarp();
+  asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // Whether any thread of the team says so; orders memory as `lane_team_sync` does.
 __device__ __forceinline__ bool lane_team_any(bool said, int barrier, int threads) {
   int any;
+  __syncwarp();
   asm volatile(
-      "{\n .reg .pred p;\n setp.ne.s32 p, %1, 0;\n bar.red.or.pred p, %2, %3, p;\n"
+      "{\n .reg .pred p;\n setp.ne.s32 p, %1, 0;\n barrier.red.or.pred p, %2, %3, p;\n"
       " selp.s32 %0, 1, 0, p;\n}"
       : "=r"(any)
       : "r"(static_cast<int>(said)), "r"(barrier), "r"(threads)
