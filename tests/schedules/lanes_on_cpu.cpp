@@ -391,11 +391,13 @@ extern "C" int fan_in(int registers, int n, int seed, const int* map, const doub
   return ended && fan.kept() && counts.kept();
 }
 
-// Sums over the lanes: of each token alone; twice those of all tokens together. `values` is [tokens, threads].
+// Sums over the lanes: of each token alone, and of all tokens together, twice: then of
+// twice the values. `values` is [tokens, threads], `together` [2, tokens, warps].
 extern "C" int sums(int threads, int tokens, int seed, const double* values, double* alone,
                     double* together) {
   const int warps = threads / 32;
   Scratch parts(8 * warps), scratch(8 * warps * tokens);
+  double* totals[] = {together, together + tokens * warps};
   const bool ended = run_lanes(threads, seed, [&](int lane) {
     std::vector<double> waiting(32 - __clz(tokens), -1.0);
     for (int u = 0; u < tokens; ++u) {
@@ -413,7 +415,7 @@ extern "C" int sums(int threads, int tokens, int seed, const double* values, dou
         sum = lane_team_merged(sum, static_cast<double*>(scratch.start()), lane, token, tokens, 1,
                                threads);
       }
-      together[token * warps + lane / 32] = sum;
+      totals[time - 1][token * warps + lane / 32] = sum;
     }
   });
   return ended && parts.kept() && scratch.kept();

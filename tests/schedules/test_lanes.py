@@ -155,13 +155,14 @@ def test_sums_over_lanes(warps: int, tokens: int, lanes: ctypes.CDLL) -> None:
     values = random.integers(-999, 999, (tokens, 32 * warps)).astype(np.float64)
     for seed in range(5):
         alone = np.full((tokens, 32 * warps), np.nan)
-        together = np.full((tokens, warps), np.nan)
+        together = np.full((2, tokens, warps), np.nan)
         assert lanes.sums(
             32 * warps, tokens, seed, given_(values), given_(alone), given_(together)
         )
         want = values.sum(1, keepdims=True)
         np.testing.assert_array_equal(alone, np.broadcast_to(want, alone.shape))
-        np.testing.assert_array_equal(together, np.broadcast_to(2 * want, together.shape))
+        both = np.stack([want, 2 * want])
+        np.testing.assert_array_equal(together, np.broadcast_to(both, together.shape))
 
 
 @given(map_=maps(128), seed=st.integers(0, 99), other=st.integers(0, 99))
