@@ -1,0 +1,185 @@
+"""The device functions of CUDA kernels, their own text compiled for a CPU: sums over lanes, and
+scatter-add in its four ways, whatever the order in which lanes come along.
+"""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdssm_compiler.schedules.emit.tvm_lanes import LANE_FUNCTIONS
+
+SHIM = Path(__file__).parent / "lanes_on_cpu.cpp"
+ELEMENTS = (1, 2, 3, 4, 8)
+# Defined in the shim: on a GPU they are assembly.
+ASSEMBLY = ("void lane_team_sync", "bool lane_team_any")
+
+
+def without_assembly(text: str) -> str:
+    """The text without the functions that the shim defines."""
+    for declared in ASSEMBLY:
+        pattern = rf"^__device__ __forceinline__ {declared}\(.*?^}}\n"
+        text, count = re.subn(pattern, "", text, flags=re.MULTILINE | re.DOTALL)
+        assert count == 1
+    return text
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    folder = tmp_path_factory.mktemp("lanes")
+    (folder / "lanes.h").write_text(without_assembly(LANE_FUNCTIONS))
+    library = folder / "lanes.so"
+    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{folder}"]
+    subprocess.run([*command, str(SHIM), "-o", str(library)], check=True, timeout=120)
+    return ctypes.CDLL(str(library))
+
+
+def given_(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+@st.composite
+def maps(draw: st.DrawFn, most: int) -> np.ndarray:
+    """Where each source goes: anywhere, all to one target, or each to its own."""
+    n = draw(st.integers(1, most) | st.sampled_from([s for s in (1, 32, 64, most) if s <= most]))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["random", "few", "collide", "permutation", "identity"]))
+    found = {
+        "random": random.integers(0, n, n),
+        "few": random.integers(0, max(1, n // 8), n),
+        "collide": np.full(n, random.integers(0, n)),
+        "permutation": random.permutation(n),
+        "identity": np.arange(n),
+    }[kind]
+    return found.astype(np.int32)
+
+
+def numbers(n: int) -> np.ndarray:
+    """Whole numbers, whose sums are exact: real parts, then imaginary ones."""
+    return np.random.default_rng(n).integers(-999, 999, (2, n)).astype(np.float64)
+
+
+def scattered(map_: np.ndarray, values: np.ndarray) -> np.ndarray:
+    found = np.zeros_like(values)
+    for part, into in zip(values, found, strict=True):
+        np.add.at(into, map_, part)
+    return found
+
+
+def assert_scattered(
+    map_: np.ndarray, values: np.ndarray, results: np.ndarray, parts: int
+) -> None:
+    """The results are those of twice the values; lanes beyond the last element repeat it."""
+    want = scattered(map_, 2 * values)
+    n = len(map_)
+    at = np.minimum(np.arange(results.shape[1]), n - 1)
+    np.testing.assert_array_equal(results[:parts], want[:parts, at])
+
+
+@pytest.mark.parametrize("elements", ELEMENTS)
+@pytest.mark.parametrize("parts", [1, 2])
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_collected_by_a_warp(
+    elements: int, parts: int, data: st.DataObject, seed: int, lanes: ctypes.CDLL
+) -> None:
+    map_ = data.draw(maps(32 * elements))
+    values, n = numbers(len(map_)), len(map_)
+    results = np.full((2, 32 * elements), np.nan)
+    # Numbers of the list and of its heads, and the values where they are several a lane.
+    bytes_ = 4 * n if elements == 1 else (8 * parts + 8) * n
+    assert lanes.collect_elements(
+        elements, parts, n, seed, bytes_, given_(map_), given_(values), given_(results)
+    )
+    assert_scattered(map_, values, results, parts)
+
+
+@pytest.mark.parametrize("warps", [2, 3, 4, 8])
+@pytest.mark.parametrize("parts", [1, 2])
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_collected_by_a_team(
+    warps: int, parts: int, data: st.DataObject, seed: int, lanes: ctypes.CDLL
+) -> None:
+    map_ = data.draw(maps(32 * warps))
+    values, n = numbers(len(map_)), len(map_)
+    results = np.full((2, 32 * warps), np.nan)
+    bytes_ = (8 * parts + 4 + 4 * warps) * n
+    assert lanes.collect_team(
+        32 * warps, parts, n, seed, bytes_, given_(map_), given_(values), given_(results)
+    )
+    assert_scattered(map_, values, results, parts)
+
+
+@pytest.mark.parametrize("warps", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("parts", [1, 2])
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_summed_by_a_sorted_map(
+    warps: int, parts: int, data: st.DataObject, seed: int, lanes: ctypes.CDLL
+) -> None:
+    map_ = data.draw(maps(32 * warps))
+    values, n = numbers(len(map_)), len(map_)
+    results = np.full((2, 32 * warps), np.nan)
+    sorting = 4 * (n * (warps + 2) + warps)
+    bytes_ = 2 * n * 8 * parts + warps * (8 * parts + 4)
+    assert lanes.sum_sorted(
+        32 * warps, parts, n, seed, sorting, bytes_, given_(map_), given_(values), given_(results)
+    )
+    assert_scattered(map_, values, results, parts)
+
+
+@pytest.mark.parametrize("registers", [True, False])
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_collected_by_a_prepared_map(
+    registers: bool, data: st.DataObject, seed: int, lanes: ctypes.CDLL
+) -> None:
+    map_ = data.draw(maps(32 if registers else 256))
+    values, n = numbers(len(map_)), len(map_)
+    results = np.full((2, n), np.nan)
+    assert lanes.fan_in(registers, n, seed, given_(map_), given_(values), given_(results))
+    np.testing.assert_array_equal(results, scattered(map_, values))
+
+
+@pytest.mark.parametrize("warps", [1, 2, 3, 8])
+@pytest.mark.parametrize("tokens", [2, 4, 8, 16, 32])
+def test_sums_over_lanes(warps: int, tokens: int, lanes: ctypes.CDLL) -> None:
+    """Each token's, the same in every lane; those of all tokens together, of each warp."""
+    random = np.random.default_rng(tokens)
+    values = random.integers(-999, 999, (tokens, 32 * warps)).astype(np.float64)
+    for seed in range(5):
+        alone = np.full((tokens, 32 * warps), np.nan)
+        together = np.full((2, tokens, warps), np.nan)
+        assert lanes.sums(
+            32 * warps, tokens, seed, given_(values), given_(alone), given_(together)
+        )
+        want = values.sum(1, keepdims=True)
+        np.testing.assert_array_equal(alone, np.broadcast_to(want, alone.shape))
+        both = np.stack([want, 2 * want])
+        np.testing.assert_array_equal(together, np.broadcast_to(both, together.shape))
+
+
+@given(map_=maps(128), seed=st.integers(0, 99), other=st.integers(0, 99))
+def test_the_order_of_lanes_changes_no_bit(
+    map_: np.ndarray, seed: int, other: int, lanes: ctypes.CDLL
+) -> None:
+    """Sums of any numbers, by a team: the order they are added in is not that of time."""
+    n = len(map_)
+    values = np.random.default_rng(n).standard_normal((2, n))
+    found = []
+    for order in (seed, other):
+        results = np.full((2, 2, 128), np.nan)
+        for at, function in enumerate((lanes.collect_team, lanes.sum_sorted)):
+            scratch = (4 * (n * 6 + 4),) if function is lanes.sum_sorted else ()
+            assert function(
+                128, 2, n, order, *scratch, 40 * n + 80,
+                given_(map_), given_(values), given_(results[at]),
+            )  # fmt: skip
+        found.append(results)
+    np.testing.assert_array_equal(*found)
