@@ -10,8 +10,9 @@ Inputs of the tokens come from a *ring* in shared memory that another warp fills
 (:meth:`TvmLanes.hold`). Device functions are in ``lanes.cuh``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdssm_compiler.ir.program import Input, Program, TokenOutput
@@ -40,28 +41,56 @@ def row_elements(argument: Argument, state_size: int) -> int:
     return count
 
 
-def shared_size(
-    buffers: Iterable[SharedBuffer], overlaid: Iterable[Sequence[SharedBuffer]] = ()
-) -> int:
-    """Bytes of buffers one behind the other, and behind them of groups that share one place."""
-    total = sum(_padded(size * width_of(dtype)) for _, dtype, size in buffers)
-    return total + max((shared_size(group) for group in overlaid), default=0)
+def shared_size(buffers: Iterable[SharedBuffer]) -> int:
+    """Bytes of buffers one behind the other."""
+    return sum(_padded(size * width_of(dtype)) for _, dtype, size in buffers)
 
 
-def write_shared(
-    writer: Writer,
-    buffers: Sequence[SharedBuffer],
-    overlaid: Sequence[Sequence[SharedBuffer]] = (),
-) -> None:
-    """Declare shared memory: one allocation, which TVM allows, cut into buffers."""
-    total, end = shared_size(buffers, overlaid), shared_size(buffers)
-    writer.line(f'pool = T.alloc_buffer(({total},), "uint8", scope="shared.dyn")')
-    for start, group in ((0, buffers), *((end, group) for group in overlaid)):
-        at = start
-        for name, dtype, size in group:
+@dataclass(frozen=True)
+class SharedMemory:
+    """What the shared memory of a block holds.
+
+    Attributes:
+        block: buffers of the whole block.
+        own: buffers that each team has its own of.
+        turns: groups of such buffers that a team uses in turns, one group at a time; they share a
+            place.
+        teams: how many teams there are.
+    """
+
+    block: tuple[SharedBuffer, ...]
+    own: tuple[SharedBuffer, ...] = ()
+    turns: tuple[tuple[SharedBuffer, ...], ...] = ()
+    teams: int = 1
+
+    @property
+    def team_bytes(self) -> int:
+        """Bytes of one team."""
+        return shared_size(self.own) + max(map(shared_size, self.turns), default=0)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a block."""
+        return shared_size(self.block) + self.teams * self.team_bytes
+
+    def write(self, writer: Writer) -> None:
+        """Declare it: one allocation, which TVM allows, cut into buffers. Those of a team are
+        declared as the first team's; another's lie ``team_bytes`` further.
+        """
+        writer.line(f'pool = T.alloc_buffer(({self.bytes},), "uint8", scope="shared.dyn")')
+        teams = shared_size(self.block)
+        turns = teams + shared_size(self.own)
+        self._cut(writer, 0, self.block, 0)
+        further = (self.teams - 1) * self.team_bytes
+        self._cut(writer, teams, self.own, further)
+        for group in self.turns:
+            self._cut(writer, turns, group, further)
+
+    def _cut(self, writer: Writer, at: int, buffers: Iterable[SharedBuffer], further: int) -> None:
+        for name, dtype, size in buffers:
             each = width_of(dtype)
             writer.line(
-                f'{name} = T.decl_buffer(({size},), "{dtype}", data=pool.data, '
+                f'{name} = T.decl_buffer(({size + further // each},), "{dtype}", data=pool.data, '
                 f'elem_offset={at // each}, scope="shared.dyn")'
             )
             at += _padded(size * each)
@@ -111,6 +140,8 @@ class TvmLanes(TvmBody):
         self.warps = warps
         self.team = team
         self.teams = teams
+        # Bytes between the shared memory of two teams (SharedMemory.team_bytes).
+        self.team_bytes = 0
         self.copying = copying
         self.lanes = team * LANES
         self.ring = ring
@@ -245,7 +276,7 @@ class TvmLanes(TvmBody):
 
     def _tensor(self, argument: Argument, leading: list[str], own: list[str]) -> str:
         terms = [
-            f"{index} * {argument.name}_s{axis}"
+            f"({index}) * {argument.name}_s{axis}"
             for index, axis in zip(leading, argument.leading, strict=True)
         ]
         step = 2 if argument.complex else 1
@@ -295,13 +326,13 @@ class TvmLanes(TvmBody):
             if self._exchange_elements(value) and value not in self._with_zeros:
                 yield self._exchange_buffer(value)
             if value.op == "sum" and self.team > 1:
-                size = self.teams * self.team * self.tile
+                size = self.team * self.tile
                 yield (f"sum_{self.names[value]}", real_dtype(value.type), size)
         for value in self._collects_any():
-            yield (f"collect_{self.names[value]}", "uint8", self.teams * self._scratch(value))
+            yield (f"collect_{self.names[value]}", "uint8", self._scratch(value))
 
     def _exchange_buffer(self, value: Value) -> SharedBuffer:
-        size = self.teams * self._exchange_elements(value)
+        size = self._exchange_elements(value)
         return (self._exchange_name(value), real_dtype(value.type), size)
 
     @property
@@ -423,8 +454,12 @@ class TvmLanes(TvmBody):
     def clear_exchanges(self, threads: int) -> None:
         """Zero what a missing source is read from; by all threads, before a barrier."""
         for name, dtype, size in self.lasting_buffers():
-            with self._strided(size, threads) as at:
-                self.writer.line(f"{name}[{at}] = T.{dtype}(0)")
+            with self._strided(self.teams * size, threads) as at:
+                place = at
+                if self.teams > 1:
+                    stride = self.team_bytes // width_of(dtype)
+                    place = f"{at} // {size} * {stride} + {at} % {size}"
+                self.writer.line(f"{name}[{place}] = T.{dtype}(0)")
 
     def start_barriers(self) -> None:
         """Make the ring's barriers, before a barrier of the block."""
@@ -659,11 +694,8 @@ class TvmLanes(TvmBody):
 
     def sort_buffers(self) -> Iterator[SharedBuffer]:
         """Scratch of :meth:`sort`: a number an element and warp, two an element, one a warp."""
-        yield ("sorting", "int32", self.teams * self._sort_numbers)
-
-    @property
-    def _sort_numbers(self) -> int:
-        return self.program.state_size * (self.team + 2) + self.team
+        numbers = self.program.state_size * (self.team + 2) + self.team
+        yield ("sorting", "int32", numbers)
 
     def sort(self, map_: str, order: str, last: str) -> None:
         """Sort a map: places of this lane's entry, and of its part of the sorted form."""
@@ -672,7 +704,7 @@ class TvmLanes(TvmBody):
             f"T.address_of({order})",
             f"T.address_of({last})",
             map_,
-            f"T.address_of(sorting[{self._of_team(self._sort_numbers)}0])",
+            f"T.address_of(sorting[{self._of_team('int32')}0])",
             "lane",
             str(self.program.state_size),
             *self._barrier,
@@ -846,16 +878,16 @@ class TvmLanes(TvmBody):
     def _exchange(self, value: Value, j: str, part: int = 0) -> str:
         """Element ``j`` of a value in shared memory."""
         n, parts = self.program.state_size, 2 if is_complex(value.type) else 1
-        own = self._of_team(self._exchange_elements(value))
+        own = self._of_team(real_dtype(value.type))
         return f"{self._exchange_name(value)}[{own}(u % 2 * {n + 1} + {j}) * {parts} + {part}]"
 
     def _exchange_name(self, value: Value) -> str:
         name = self.names[value]
         return f"x_{self._own_name(name) if value.is_leaf else name}"
 
-    def _of_team(self, elements: int) -> str:
+    def _of_team(self, dtype: str) -> str:
         """Where the team's own part of a shared buffer starts, with a plus."""
-        return f"team * {elements} + " if self.teams > 1 else ""
+        return f"team * {self.team_bytes // width_of(dtype)} + " if self.teams > 1 else ""
 
     def _elsewhere(self, value: Value, i: str) -> Parts:
         """Element ``i`` of a value, which another lane may hold."""
@@ -883,7 +915,7 @@ class TvmLanes(TvmBody):
                 self.writer.line(f"{to}[e] = {self._parts(map_, j)[0]}")
         self.known = known
         names = part_names(self.names[value], value.type)
-        scratch = f"collect_{self.names[value]}[{self._of_team(self._scratch(value))}0]"
+        scratch = f"collect_{self.names[value]}[{self._of_team('uint8')}0]"
         places = [f"T.address_of({name}[0])" for name in names]
         row = (f"T.address_of({scratch})", "lane", str(self.program.state_size))
         if form is not None:
@@ -1026,7 +1058,7 @@ class TvmLanes(TvmBody):
 
     def _sum_scratch(self, value: Value) -> str:
         """A number for each warp and token of a tile."""
-        own = self._of_team(self.team * self.tile)
+        own = self._of_team(real_dtype(value.type))
         return f"T.address_of(sum_{self.names[value]}[{own}0])"
 
     @property

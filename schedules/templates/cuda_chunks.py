@@ -23,11 +23,9 @@ from pdssm_compiler.schedules.emit.tvm import buffer_dtype, real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
-    SharedBuffer,
+    SharedMemory,
     TvmLanes,
     row_elements,
-    shared_size,
-    write_shared,
 )
 from pdssm_compiler.schedules.emit.tvm_summaries import ApplyLanes, JoinLanes
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -112,6 +110,8 @@ class _Bodies:
         for body in self.all[1:]:
             body.axes["C"] = "number"
         self.scan.axes["C"] = "own[0]"
+        for body in self.all:
+            body.team_bytes = self.shared().team_bytes
 
     @property
     def scratch(self) -> tuple[Argument, ...]:
@@ -120,13 +120,14 @@ class _Bodies:
         """
         return (*self.summaries, self.passed, self.folded)
 
-    def shared(self) -> tuple[list[SharedBuffer], list[list[SharedBuffer]]]:
-        """Shared memory of a block, and what is used in turns: a team runs one body at a time."""
-        lasting = [buffer for body in self.all for buffer in body.lasting_buffers()]
-        turns = [list(body.passing_buffers()) for body in self.all]
+    def shared(self) -> SharedMemory:
+        """Shared memory of a block. A team runs one body at a time."""
+        lasting = tuple(buffer for body in self.all for buffer in body.lasting_buffers())
+        turns = [tuple(body.passing_buffers()) for body in self.all]
         if self.sorted:
-            turns.append(list(self.scan.sort_buffers()))
-        return [*self.scan.row_buffers(), *lasting], turns
+            turns.append(tuple(self.scan.sort_buffers()))
+        block = tuple(self.scan.row_buffers())
+        return SharedMemory(block, lasting, tuple(turns), self.scan.teams)
 
 
 class CudaChunks(Template[CudaChunksConfig]):
@@ -200,7 +201,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             bodies = _Bodies(program, Writer(), config)
         except PassError as error:
             return f"chunks have no summary: {error}"
-        shared = shared_size(*bodies.shared())
+        shared = bodies.shared().bytes
         if shared > target.shared_memory:
             return f"{shared} bytes of shared memory are more than {target.shared_memory}"
         return None
@@ -239,7 +240,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             asdict(config),
             target,
             {
-                "shared_bytes": shared_size(*bodies.shared()),
+                "shared_bytes": bodies.shared().bytes,
                 "threads": threads,
                 "chunk_tokens": config.tokens,
                 "teams": config.teams,
@@ -291,7 +292,7 @@ class _Kernel:
         write, config, scan = self.writer.line, self.config, self.bodies.scan
         write(f"lane: T.let = thread % {scan.lanes}")
         write(f"team: T.let = thread // {scan.lanes}")
-        write_shared(self.writer, *self.bodies.shared())
+        self.bodies.shared().write(self.writer)
         self._arrays()
         # Kept in variables: TVM would repeat the divisions in every index.
         for name, dtype in (

@@ -15,10 +15,8 @@ from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
-    SharedBuffer,
+    SharedMemory,
     TvmLanes,
-    shared_size,
-    write_shared,
 )
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
@@ -102,7 +100,7 @@ class CudaRows(Template[CudaRowsConfig]):
         if program.state_size > MOST_STATES:
             return f"a state size of {program.state_size} is more than {MOST_STATES}"
         body = _body(program, Writer(), config)
-        shared = shared_size(_shared(body))
+        shared = _shared(body).bytes
         most = min(_SHARED_BYTES, target.shared_memory)
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
@@ -140,12 +138,12 @@ class CudaRows(Template[CudaRowsConfig]):
             self.name,
             asdict(config),
             target,
-            {"shared_bytes": shared_size(_shared(body)), "threads": config.threads},
+            {"shared_bytes": _shared(body).bytes, "threads": config.threads},
         )
 
     def _block(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
         """What the warps of a row do."""
-        write_shared(writer, _shared(body))
+        _shared(body).write(writer)
         body.arrays()
         body.stream_arrays(config.tile)
         # Kept in variables: TVM would repeat the divisions in every index.
@@ -278,9 +276,11 @@ def _body(program: Program, writer: Writer, config: CudaRowsConfig) -> TvmLanes:
     )
 
 
-def _shared(body: TvmLanes) -> list[SharedBuffer]:
+def _shared(body: TvmLanes) -> SharedMemory:
     """Shared memory of a row."""
-    return [*body.barrier_buffers(), *body.row_buffers(), *body.exchange_buffers()]
+    return SharedMemory(
+        (*body.barrier_buffers(), *body.row_buffers()), tuple(body.exchange_buffers())
+    )
 
 
 def _collects(program: Program) -> bool:

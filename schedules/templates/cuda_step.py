@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.emit.tvm_lanes import LANES, shared_size, write_shared
+from pdssm_compiler.schedules.emit.tvm_lanes import LANES, SharedMemory
 from pdssm_compiler.schedules.emit.tvm_step import StepLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
@@ -56,8 +56,7 @@ class CudaStep(Template[CudaStepConfig]):
             return f"warps is from 1 to {_MOST_WARPS}, not {config.warps}"
         if program.state_size > _MOST_ELEMENTS * LANES:
             return f"a state size of {program.state_size} is more than one warp holds"
-        body = StepLanes(program, Writer(), warps=config.warps)
-        shared = shared_size(body.exchange_buffers())
+        shared = _shared(StepLanes(program, Writer(), warps=config.warps)).bytes
         if shared > target.shared_memory:
             return f"{shared} bytes of shared memory are more than {target.shared_memory}"
         return None
@@ -65,7 +64,8 @@ class CudaStep(Template[CudaStepConfig]):
     def lower(self, program: Program, target: Target, config: CudaStepConfig) -> KernelSource:
         writer = Writer()
         body = StepLanes(program, writer, warps=config.warps)
-        threads, shared = config.warps * LANES, list(body.exchange_buffers())
+        threads, shared = config.warps * LANES, _shared(body)
+        body.team_bytes = shared.team_bytes
         writer.comment(f"{self.name} {config}\n{program.text}")
         sizes = ("rows", "aligned", "blocks")
         parameters = [*body.parameters(), *(f"{name}: T.int32" for name in sizes)]
@@ -91,7 +91,7 @@ class CudaStep(Template[CudaStepConfig]):
             asdict(config),
             target,
             {
-                "shared_bytes": shared_size(shared),
+                "shared_bytes": shared.bytes,
                 "threads": threads,
                 "rows_of_a_block": config.warps,
             },
@@ -101,8 +101,8 @@ class CudaStep(Template[CudaStepConfig]):
         """The rows of a block, side by side."""
         writer.line(f"lane: T.let = thread % {LANES}")
         writer.line(f"team: T.let = thread // {LANES}")
-        if shared := list(body.exchange_buffers()):
-            write_shared(writer, shared)
+        if (shared := _shared(body)).bytes:
+            shared.write(writer)
         body.arrays()
         if body.needs_worst():
             writer.line('worst = T.alloc_buffer((1,), "uint64", scope="local")')
@@ -122,3 +122,8 @@ class CudaStep(Template[CudaStepConfig]):
                 writer.line(f"t: T.let = {step if forward else f'L - 1 - {step}'}")
                 body.token()
             body.end_row()
+
+
+def _shared(body: StepLanes) -> SharedMemory:
+    """Shared memory of a block."""
+    return SharedMemory((), tuple(body.exchange_buffers()), teams=body.teams)
