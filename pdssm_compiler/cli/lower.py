@@ -51,7 +51,8 @@ def lower(
 ) -> None:
     """Print a stage. Of a scan: ir, specialised, adjoint, summary. Of its kernels on a target:
     schedule, source, backward-source. Of the forward kernel's compiler: cuda, ptx, sass
-    (cuda-rows); ttir, ttgir, llir, then ptx, sass or amdgcn (triton-rows, triton-chunks).
+    (cuda-rows, cuda-chunks); ttir, ttgir, llir, then ptx, sass or amdgcn (triton-rows,
+    triton-chunks).
     """
     from pdssm_compiler.compiled import compile
     from pdssm_compiler.runtime.backends import BACKENDS

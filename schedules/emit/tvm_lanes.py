@@ -943,10 +943,10 @@ class TvmLanes(TvmBody):
             held = f"{self.names[map_]}_fan{self.held}"
             words = (f"{held}[{at}]", f"{held}[{at} + 1]")
             kind = f"{self.names[map_]}_kind{self.held}[u]"
-        if self.through_memory:
-            where, values = "shared", (f"T.address_of({self._exchange(source, '0')})",)
-        else:
+        if not self.through_memory:
             where, values = "registers", self._parts(source, "j")
+        else:
+            where, values = "shared", (f"T.address_of({self._exchange(source, '0')})",)
         self.call(
             f"lane_fan_in_{where}",
             *(f"T.address_of({place})" for place in self._array_places(value, j)),

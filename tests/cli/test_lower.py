@@ -126,6 +126,7 @@ def test_machine_code_needs_a_disassembler(
     ("target", "template", "stages"),
     [
         ("sm_90", "cuda-rows", NVIDIA),
+        ("sm_90", "cuda-chunks", NVIDIA),
         ("sm_90", "triton-rows", TRITON),
         ("sm_90", "triton-chunks", TRITON),
         ("sm_90", "torch-chunks", set()),

@@ -12,6 +12,7 @@ from pdssm_compiler.cli.app import app
 from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.schedules.registry import TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
@@ -62,7 +63,7 @@ def test_the_readme_names_every_stage() -> None:
     told = (ROOT / "README.md").read_text().partition("The stages of `lower`: ")[2]
     named = re.findall(r"`([\w-]+)`", told.partition("`--template`")[0])
     assert set(named) == {stage.value for stage in Stage} | {
-        "cuda-rows", "triton-rows", "triton-chunks",
+        "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks",
     }  # fmt: skip
 
 
@@ -100,3 +101,10 @@ def test_every_dependency_has_its_reason() -> None:
     names = [re.match(r"[\w-]+", requirement)[0] for requirement in asked]
     page = (ROOT / "docs" / "dependencies.md").read_text()
     assert [name for name in names if not re.search(rf"\b{name}\b", page)] == []
+
+
+def test_every_template_is_in_the_table() -> None:
+    page = (ROOT / "docs" / "schedules.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| `")]
+    named = {name for line in table for name in re.findall(r"`([\w-]+)`", line.split("|")[1])}
+    assert named == set(TEMPLATES)

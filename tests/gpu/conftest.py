@@ -1,5 +1,7 @@
 """Tests that need a GPU. Without one they are deselected, and the summary line says so."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -18,6 +20,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def device() -> torch.device:
     """The GPU."""
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture(scope="module")
+def poisoned_memory() -> Iterator[None]:
+    """Every tensor that is made empty is full of NaN, so that what a kernel leaves is seen."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(autouse=True)

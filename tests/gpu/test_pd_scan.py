@@ -1,7 +1,5 @@
 """``pd_scan`` on a GPU: values and gradients against the plain loop in complex128."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -13,10 +11,12 @@ from pdssm_compiler.runtime.plan import Plan
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from pdssm_compiler.verification import default_specs, verify_spec
+from tests.gpu.agreement import assert_agrees
 from tests.kernels import tensors_of
-from tests.public import accuracy
 from tests.public.scans import CASES, KINDS, Case, Draw, inputs
 from tests.strategies import Sizes, arrays_for
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 DRAWS = (
     Draw(3, 13, 2, "random", "disk", 1),
@@ -28,13 +28,6 @@ DRAWS = (
 WORST = Draw(4, 100, 2, "collide", "disk", 6)
 # Few rows of many tokens: run in chunks, the last one shorter than the others.
 LONG = Draw(1, 3001, 2, "random", "disk", 7)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _poisoned() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def _draws(case: Case) -> list[Draw]:
@@ -52,27 +45,7 @@ def _draws(case: Case) -> list[Draw]:
 @pytest.mark.parametrize("case", [*CASES, *KINDS], ids=str)
 def test_values_and_gradients(case: Case, device: torch.device) -> None:
     for draw in _draws(case):
-        tensors = inputs(case, draw)
-        here = {name: tensor.to(device) for name, tensor in tensors.items()}
-        for name in accuracy.DIFFERENTIABLE:
-            here[name].requires_grad_()
-        states, final = pdssm_compiler.pd_scan(**here, **case.options, output_final_state=True)
-        want = accuracy.expected(tensors, case.options)
-        scale = accuracy.expected(tensors, case.options, magnitude=True)
-        for name, got, true, size in zip(
-            ("states", "final_state"), (states, final), want, scale, strict=True
-        ):
-            accuracy.assert_within(got.detach().cpu(), true, size, accuracy.FORWARD, name)
-        random = torch.Generator().manual_seed(draw.seed)
-        grads = tuple(
-            torch.randn(t.shape, dtype=t.dtype, generator=random) for t in (states, final)
-        )
-        leaves = [here[name] for name in accuracy.DIFFERENTIABLE]
-        found = torch.autograd.grad([states, final], leaves, [g.to(device) for g in grads])
-        true = accuracy.expected_gradients(tensors, case.options, grads)
-        size = accuracy.expected_gradients(tensors, case.options, grads, magnitude=True)
-        for name, got in zip(accuracy.DIFFERENTIABLE, found, strict=True):
-            accuracy.assert_within(got.cpu(), true[name], size[name], accuracy.GRADIENT, name)
+        assert_agrees(pdssm_compiler.pd_scan, case, draw, device)
 
 
 @pytest.mark.parametrize(("state_size", "map_class"), [(24, "general"), (25, "permutation")])
@@ -91,8 +64,8 @@ def test_the_sizes_of_a_call_pick_the_template(
         states.abs().sum().backward()
         kernels = [e for e in pdssm_compiler.explain() if f"N={state_size} " in e.program]
         told.append(sorted(kernel.template for kernel in kernels))
-    few = ["triton-chunks"] * 2
-    many = ["triton-rows"] * 2
+    few = ["cuda-chunks"] * 2
+    many = ["cuda-rows"] * 2
     assert told == [few, few, few + many, few + many]
 
 
