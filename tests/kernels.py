@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program, interpret
 from pdssm_compiler.ir.types import is_number, precision
-from pdssm_compiler.runtime.binding import TORCH_DTYPES
+from pdssm_compiler.runtime.backends import Sizes as KernelSizes
+from pdssm_compiler.runtime.binding import TORCH_DTYPES, Slot, allocate
 from tests.strategies import Sizes
 
 Arrays = dict[str, np.ndarray]
@@ -112,3 +113,14 @@ def assert_runs(run: Run, program: Program, arrays: Arrays, sizes: Sizes, layout
         epsilon = np.finfo(np.float32 if precision(type_) == 32 else np.float64).eps
         bound = TOLERANCE * epsilon * max(1.0, np.abs(want[name]).max(initial=0.0))
         np.testing.assert_allclose(got, want[name], rtol=0, atol=bound, err_msg=name)
+
+
+def poisoned(slot: Slot, sizes: KernelSizes) -> torch.Tensor:
+    """An output full of NaN, or of -1."""
+    return poison(allocate(slot, sizes, torch.device("cpu")))
+
+
+def poison(tensor: torch.Tensor) -> torch.Tensor:
+    """Fill with NaN, or with -1, so that what is not written shows."""
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    return tensor.fill_(float("nan") if numbers else -1)

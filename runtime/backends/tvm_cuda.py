@@ -63,8 +63,12 @@ class TvmCuda(Backend):
         }
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
-        kind = next((k for name, k in _KINDS.items() if name in source.options), CudaKernel)
-        return kind(files[_CUBIN], ENTRY, json.loads(files[_CALL]), source)
+        return kernel_type(source)(files[_CUBIN], ENTRY, json.loads(files[_CALL]), source)
+
+
+def kernel_type(source: KernelSource) -> type[CudaKernel]:
+    """How a source's kernel is launched."""
+    return next((k for name, k in _KINDS.items() if name in source.options), CudaKernel)
 
 
 def cuda_text(source: KernelSource) -> str:

@@ -3,9 +3,6 @@ scatter-add in its four ways, whatever the order in which lanes come along.
 """
 
 import ctypes
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdssm_compiler.schedules.emit.tvm_lanes import LANE_FUNCTIONS
+from tests.schedules.cuda_on_cpu import compiled
 
 SHIM = Path(__file__).parent / "lanes_on_cpu.cpp"
 ELEMENTS = (1, 2, 3, 4, 8)
-# Defined in the shim: on a GPU they are assembly.
-ASSEMBLY = ("void lane_team_sync", "bool lane_team_any")
-
-
-def without_assembly(text: str) -> str:
-    """The text without the functions that the shim defines."""
-    for declared in ASSEMBLY:
-        pattern = rf"^__device__ __forceinline__ {declared}\(.*?^}}\n"
-        text, count = re.subn(pattern, "", text, flags=re.MULTILINE | re.DOTALL)
-        assert count == 1
-    return text
 
 
 @pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler here")
-    folder = tmp_path_factory.mktemp("lanes")
-    (folder / "lanes.h").write_text(without_assembly(LANE_FUNCTIONS))
-    library = folder / "lanes.so"
-    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{folder}"]
-    subprocess.run([*command, str(SHIM), "-o", str(library)], check=True, timeout=120)
-    return ctypes.CDLL(str(library))
+def lanes() -> ctypes.CDLL:
+    return compiled(SHIM.read_text())
 
 
 def given_(array: np.ndarray) -> ctypes.c_void_p:

@@ -11,13 +11,14 @@ from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.backends.triton_gpu import Launcher, module_of
-from pdssm_compiler.runtime.binding import Slot, allocate, bind
+from pdssm_compiler.runtime.binding import Slot, bind
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
+from tests.kernels import poison, poisoned
 from tests.strategies import Sizes
 
 _splat = interpreter.InterpreterBuilder.create_splat
@@ -101,15 +102,5 @@ class Interpreted:
         return outputs
 
 
-def poisoned(slot: Slot, sizes: KernelSizes) -> torch.Tensor:
-    """An output full of NaN, or of -1."""
-    return _poison(allocate(slot, sizes, torch.device("cpu")))
-
-
 def _poisoned_scratch(shape: tuple[int, ...], **options: Any) -> torch.Tensor:
-    return _poison(torch.empty(shape, **options))
-
-
-def _poison(tensor: torch.Tensor) -> torch.Tensor:
-    numbers = tensor.is_floating_point() or tensor.is_complex()
-    return tensor.fill_(float("nan") if numbers else -1)
+    return poison(torch.empty(shape, **options))

@@ -1,0 +1,114 @@
+"""Every CUDA template's kernels against the interpreter, run on a CPU."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import adjoint, specialise
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
+from pdssm_compiler.schedules.templates.base import Config, Template
+from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks, CudaChunksConfig
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
+from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
+from tests.kernels import LAYOUTS, assert_runs, few
+from tests.schedules.cuda import H100
+from tests.schedules.cuda_on_cpu import run
+from tests.strategies import Sizes, arrays_for, programs
+
+CHUNKS, ROWS, STEP = CudaChunks(), CudaRows(), CudaStep()
+
+
+def assert_agrees(
+    template: Template[Any],
+    config: Config,
+    program: Program,
+    sizes: Sizes,
+    layout: str = "dense",
+    seed: int = 0,
+    most_blocks: int = 3,
+) -> None:
+    def outputs(program: Program, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
+        here = partial(run, config=config, most_blocks=most_blocks, seed=seed)
+        found, error = here(template, program, tensors, LaunchSizes(*sizes))
+        assert error == 0
+        return found
+
+    assert_runs(outputs, program, arrays_for(program, sizes, seed), sizes, layout)
+
+
+def forward_and_backward(spec: PdScan) -> list[Program]:
+    program = pd_scan(spec)
+    return [program, adjoint(program, surrogate="active").program]
+
+
+# State size, dictionary, map source, map class, orientation, element; teams where it is chunks.
+SCANS = [
+    (5, 3, "dictionary", "general", "column", "c64"),
+    (32, 3, "dictionary", "general", "column", "c64"),
+    (33, 3, "dictionary", "general", "row", "c64"),
+    (64, 2, "dictionary", "permutation", "column", "c64"),
+    (128, 2, "dictionary", "general", "column", "c64"),
+    (3, None, "token", "general", "row", "c128"),
+    (40, None, "token", "general", "column", "c64"),
+    (2, None, "none", "general", "column", "c128"),
+]
+
+
+def spec_of(scan: tuple[Any, ...]) -> PdScan:
+    n, k, source, map_class, orientation, element = scan
+    return PdScan(
+        n, k, element, map_source=source, map_class=map_class, orientation=orientation,
+        initial_state=True, final_state=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scan", SCANS, ids=str)
+def test_chunks(scan: tuple[Any, ...]) -> None:
+    """Many windows; chunks of a few tokens, the last one shorter; several rows and blocks."""
+    for program in forward_and_backward(spec_of(scan)):
+        for sizes, blocks in ((Sizes(1, 131, 1), 8), (Sizes(2, 21, 2), 3)):
+            config = CudaChunksConfig(2, 2, 4)
+            assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
+
+
+@pytest.mark.parametrize("scan", SCANS, ids=str)
+def test_rows(scan: tuple[Any, ...]) -> None:
+    for program in forward_and_backward(spec_of(scan)):
+        team = -(-program.state_size // 32)
+        assert_agrees(ROWS, CudaRowsConfig(4, 3, 1, team), program, Sizes(2, 23, 2))
+
+
+@pytest.mark.parametrize("scan", SCANS, ids=str)
+def test_steps(scan: tuple[Any, ...]) -> None:
+    for program in forward_and_backward(spec_of(scan)):
+        for length in (0, 1, 3):
+            assert_agrees(STEP, CudaStepConfig(2), program, Sizes(3, length, 1))
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 9])
+def test_few_tokens_in_chunks(length: int) -> None:
+    program = pd_scan(PdScan(8, 3, initial_state=True, final_state=True))
+    assert_agrees(CHUNKS, CudaChunksConfig(4, 2, 2), program, Sizes(2, length, 2))
+
+
+@few(
+    6,
+    program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)),
+    layout=st.sampled_from(LAYOUTS),
+    seed=st.integers(0, 2**16),
+)
+def test_random_bodies(program: Program, layout: str, seed: int) -> None:
+    derived = adjoint(program)
+    for each in (derived.forward, derived.program):
+        for template, config in (
+            (ROWS, CudaRowsConfig(2, 3)),
+            (CHUNKS, CudaChunksConfig(2, 2, 3)),
+            (STEP, CudaStepConfig(2)),
+        ):
+            if template.feasible(specialise(each), H100, config) is None:
+                assert_agrees(template, config, each, Sizes(2, 13, 2), layout, seed)
