@@ -219,8 +219,9 @@ unsigned __brev(unsigned bits) {
   return found;
 }
 
-int min(int a, int b) { return std::min(a, b); }
-int max(int a, int b) { return std::max(a, b); }
+using std::abs;
+using std::max;
+using std::min;
 
 template <typename T>
 T atomicAdd(T* to, T value) {
