@@ -51,7 +51,7 @@ def lower(
 ) -> None:
     """Print a stage. Of a scan: ir, specialised, adjoint, summary. Of its kernels on a target:
     schedule, source, backward-source. Of the forward kernel's compiler: cuda, ptx, sass
-    (cuda-rows, cuda-chunks); ttir, ttgir, llir, then ptx, sass or amdgcn (triton-rows,
+    (cuda-step, cuda-rows, cuda-chunks); ttir, ttgir, llir, then ptx, sass or amdgcn (triton-rows,
     triton-chunks).
     """
     from pdssm_compiler.compiled import compile

@@ -63,7 +63,7 @@ def test_the_readme_names_every_stage() -> None:
     told = (ROOT / "README.md").read_text().partition("The stages of `lower`: ")[2]
     named = re.findall(r"`([\w-]+)`", told.partition("`--template`")[0])
     assert set(named) == {stage.value for stage in Stage} | {
-        "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks",
+        "cuda-step", "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks",
     }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_sizes_seldom_compile(compiled: list[str]) -> None:
             found.of(Sizes(rows, length, 1))
             found.of(Sizes(1, length, rows))
     # cuda-rows with long tiles, and with short ones where rows crowd the processors.
-    assert compiled == ["cuda-rows", "cuda-rows", "cuda-chunks"]
+    assert compiled == ["cuda-step", "cuda-rows", "cuda-rows", "cuda-chunks"]
 
 
 def test_an_explicit_config_is_for_all_sizes(compiled: list[str]) -> None:

@@ -147,7 +147,7 @@ def run(
         most_blocks: blocks that run at the same time.
         seed: of the order in which threads come along.
     """
-    program = specialise(program)
+    asked, program = program, specialise(program)
     config = config or template.heuristic(program, H100, Problem())
     assert template.feasible(program, H100, config) is None
     source = template.lower(program, H100, config)
@@ -159,7 +159,7 @@ def run(
     kernel._driver = lambda: driver  # type: ignore[method-assign]
     kernel._stream = lambda: 0  # type: ignore[method-assign]
     n = program.state_size
-    given = [input_ for input_ in program.inputs if input_.inverse_of is None]
+    given = [input_ for input_ in asked.inputs if input_.inverse_of is None]
     slots = [Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in given]
     bound, _ = bind(slots, tensors)
     named = {i.name: tensor for i, tensor in zip(given, bound, strict=True)}

@@ -96,6 +96,13 @@ def test_few_tokens_in_chunks(length: int) -> None:
     assert_agrees(CHUNKS, CudaChunksConfig(4, 2, 2), program, Sizes(2, length, 2))
 
 
+@pytest.mark.parametrize("tile", [4, 8])
+def test_long_chunks(tile: int) -> None:
+    """More tokens of a chunk than lanes that fetch them."""
+    program = pd_scan(PdScan(8, 3, initial_state=True, final_state=True))
+    assert_agrees(CHUNKS, CudaChunksConfig(tile, 64 // tile, 2), program, Sizes(1, 150, 2))
+
+
 @few(
     6,
     program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)),

@@ -288,7 +288,7 @@ def test_config_errors() -> None:
     with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
         read_config("cpu-rows {")
     for wrong, message in (
-        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-chunks, cuda-rows"),
+        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-step, cuda-chunks"),
         (7, "7 is not a config of any template; pass one, or a template's name: cpu-rows"),
         (CpuRowsConfig, "<class '.*CpuRowsConfig'> is not a config of any template; pass one"),
     ):
@@ -300,7 +300,7 @@ def test_config_errors() -> None:
 
 def test_candidates_are_of_the_targets_kind() -> None:
     names = [candidate.template.name for candidate in candidates(program(8), H100, Problem())]
-    assert names == ["cuda-rows", "triton-rows", "cuda-chunks", "triton-chunks"]
+    assert names == ["cuda-rows", "triton-rows", "cuda-step", "cuda-chunks", "triton-chunks"]
     (found,) = candidates(program(8), cpu_target(), Problem())
     assert found.template.name == "cpu-rows"
     assert found.template.accepts(found.config)
