@@ -69,6 +69,10 @@ class CudaKernel(Kernel):
             for argument in (*arguments, *source.scratch)
         ]
         self._loaded: DriverKernel | None = None
+        self._prepare(source)
+
+    def _prepare(self, source: KernelSource) -> None:
+        """What a kind of launch keeps of the source."""
 
     @staticmethod
     def signature(source: KernelSource) -> Signature:
@@ -119,14 +123,7 @@ class StepCudaKernel(CudaKernel):
 
     size_names = (*CudaKernel.size_names, "blocks")
 
-    def __init__(
-        self,
-        cubin: bytes,
-        entry: str,
-        parameters: list[tuple[str, str]],
-        source: KernelSource,
-    ) -> None:
-        super().__init__(cubin, entry, parameters, source)
+    def _prepare(self, source: KernelSource) -> None:
         self._rows = int(source.options["rows_of_a_block"])
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
@@ -145,14 +142,7 @@ class ChunkedCudaKernel(CudaKernel):
 
     size_names = (*CudaKernel.size_names, "blocks", "abreast", "window")
 
-    def __init__(
-        self,
-        cubin: bytes,
-        entry: str,
-        parameters: list[tuple[str, str]],
-        source: KernelSource,
-    ) -> None:
-        super().__init__(cubin, entry, parameters, source)
+    def _prepare(self, source: KernelSource) -> None:
         self._tokens = int(source.options["chunk_tokens"])
         self._teams = int(source.options["teams"])
         self._most_blocks: int | None = None
@@ -180,6 +170,11 @@ class ChunkedCudaKernel(CudaKernel):
         kernel = self._driver()
         if self._most_blocks is None:
             self._most_blocks = kernel.blocks_at_once(self._threads)
+        if not self._most_blocks:
+            raise RuntimeError(
+                f"a block of {self._threads} threads and {self._shared_bytes} bytes of shared "
+                f"memory does not fit this device; give a config with fewer teams"
+            )
         chunks = max(1, -(-length // self._tokens))
         abreast = min(rows, self._most_blocks)
         # Blocks that share a row.

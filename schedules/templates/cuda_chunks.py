@@ -19,7 +19,8 @@ from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Table, precision
 from pdssm_compiler.schedules.emit.arithmetic import part_names
-from pdssm_compiler.schedules.emit.tvm import buffer_dtype, real_dtype, width_of
+from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, kernel, locate_row
+from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
@@ -213,24 +214,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         for body in bodies.all[1:]:
             writer.comment(body.program.text)
         sizes = ("rows", "aligned", "blocks", "abreast", "window")
-        parameters = [*bodies.scan.parameters(), *_scratch_parameters(bodies)]
-        parameters += [f"{name}: T.int32" for name in sizes]
-        writer.line("@I.ir_module")
-        with writer.block("class Kernel:"):
-            writer.line("@T.prim_func")
-            with writer.block(f"def scan({', '.join(parameters)}):"):
-                writer.line('T.func_attr({"global_symbol": "scan", "tirx.noalias": True})')
-                bodies.scan.buffers()
-                for argument in bodies.scratch:
-                    bodies.scan.flat_buffer(argument.name, buffer_dtype(argument))
-                threads = bodies.warps * LANES
-                with (
-                    writer.block("for block in T.thread_binding(blocks, thread='blockIdx.x'):"),
-                    writer.block(
-                        f"for thread in T.thread_binding({threads}, thread='threadIdx.x'):"
-                    ),
-                ):
-                    _Kernel(writer, bodies, config).block()
+        threads = bodies.warps * LANES
+        with kernel(writer, bodies.scan, sizes, ("block", "blocks"), threads, bodies.scratch):
+            _Kernel(writer, bodies, config).block()
         return KernelSource(
             "tvm-cuda",
             writer.text,
@@ -271,13 +257,6 @@ def _token_bytes(program: Program) -> int:
     return max(1, sum(elements))
 
 
-def _scratch_parameters(bodies: _Bodies) -> list[str]:
-    """Tensors of scratch, then their strides."""
-    handles = [f"{argument.name}_: T.handle" for argument in bodies.scratch]
-    strides = [f"{a.name}_s{axis}: T.int64" for a in bodies.scratch for axis in a.leading]
-    return handles + strides
-
-
 class _Kernel:
     """Writes the kernel's skeleton."""
 
@@ -294,14 +273,9 @@ class _Kernel:
         write(f"team: T.let = thread // {scan.lanes}")
         self.bodies.shared().write(self.writer)
         self._arrays()
-        # Kept in variables: TVM would repeat the divisions in every index.
-        for name, dtype in (
-            ("at_b", "int64"),
-            ("at_h", "int64"),
-            ("own", "int32"),
-            ("all", "int32"),
-        ):
-            write(f'{name} = T.alloc_buffer((1,), "{dtype}", scope="local")')
+        declare_row(self.writer)
+        for name in ("own", "all"):
+            write(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
         # A row without tokens still has a beginning and an end.
         chunks = f"T.Cast('int32', (L + {config.tokens - 1}) // {config.tokens})"
         write(f"chunks: T.let = T.max({chunks}, 1)")
@@ -311,10 +285,7 @@ class _Kernel:
         with self.writer.block("for turn in T.serial((rows + abreast - 1) // abreast):"):
             write("row: T.let = turn * abreast + block % abreast")
             with self.writer.block("if row < rows:"):
-                write("at_b[0] = T.Cast('int64', row) // H")
-                write("at_h[0] = T.Cast('int64', row) % H")
-                write("b: T.let = at_b[0]")
-                write("h: T.let = at_h[0]")
+                locate_row(self.writer)
                 # The tables of the row before are in use until every team is here.
                 write("T.cuda.cta_sync()")
                 scan.load_tables(self.threads)

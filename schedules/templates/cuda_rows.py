@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_number, precision
+from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, kernel, locate_row
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
@@ -116,20 +117,9 @@ class CudaRows(Template[CudaRowsConfig]):
         writer = Writer()
         body = _body(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
-        parameters = ", ".join([*body.parameters(), "rows: T.int32", "aligned: T.int32"])
-        writer.line("@I.ir_module")
-        with writer.block("class Kernel:"):
-            writer.line("@T.prim_func")
-            with writer.block(f"def scan({parameters}):"):
-                writer.line('T.func_attr({"global_symbol": "scan", "tirx.noalias": True})')
-                body.buffers()
-                with (
-                    writer.block("for row in T.thread_binding(rows, thread='blockIdx.x'):"),
-                    writer.block(
-                        f"for thread in T.thread_binding({config.threads}, thread='threadIdx.x'):"
-                    ),
-                ):
-                    self._block(writer, body, config)
+        sizes, grid = ("rows", "aligned"), ("row", "rows")
+        with kernel(writer, body, sizes, grid, config.threads):
+            self._block(writer, body, config)
         return KernelSource(
             "tvm-cuda",
             writer.text,
@@ -146,13 +136,8 @@ class CudaRows(Template[CudaRowsConfig]):
         _shared(body).write(writer)
         body.arrays()
         body.stream_arrays(config.tile)
-        # Kept in variables: TVM would repeat the divisions in every index.
-        for name in ("at_b", "at_h"):
-            writer.line(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
-        writer.line("at_b[0] = T.Cast('int64', row) // H")
-        writer.line("at_h[0] = T.Cast('int64', row) % H")
-        writer.line("b: T.let = at_b[0]")
-        writer.line("h: T.let = at_h[0]")
+        declare_row(writer)
+        locate_row(writer)
         body.load_tables(config.threads)
         body.clear_exchanges(config.threads)
         body.start_barriers()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, kernel, locate_row
 from pdssm_compiler.schedules.emit.tvm_lanes import LANES, SharedMemory
 from pdssm_compiler.schedules.emit.tvm_step import StepLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
@@ -67,21 +68,9 @@ class CudaStep(Template[CudaStepConfig]):
         threads, shared = config.warps * LANES, _shared(body)
         body.team_bytes = shared.team_bytes
         writer.comment(f"{self.name} {config}\n{program.text}")
-        sizes = ("rows", "aligned", "blocks")
-        parameters = [*body.parameters(), *(f"{name}: T.int32" for name in sizes)]
-        writer.line("@I.ir_module")
-        with writer.block("class Kernel:"):
-            writer.line("@T.prim_func")
-            with writer.block(f"def scan({', '.join(parameters)}):"):
-                writer.line('T.func_attr({"global_symbol": "scan", "tirx.noalias": True})')
-                body.buffers()
-                with (
-                    writer.block("for block in T.thread_binding(blocks, thread='blockIdx.x'):"),
-                    writer.block(
-                        f"for thread in T.thread_binding({threads}, thread='threadIdx.x'):"
-                    ),
-                ):
-                    self._block(writer, body, config)
+        sizes, grid = ("rows", "aligned", "blocks"), ("block", "blocks")
+        with kernel(writer, body, sizes, grid, threads):
+            self._block(writer, body, config)
         return KernelSource(
             "tvm-cuda",
             writer.text,
@@ -106,15 +95,10 @@ class CudaStep(Template[CudaStepConfig]):
         body.arrays()
         if body.needs_worst():
             writer.line('worst = T.alloc_buffer((1,), "uint64", scope="local")')
-        # Kept in variables: TVM would repeat the divisions in every index.
-        for name in ("at_b", "at_h"):
-            writer.line(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
+        declare_row(writer)
         writer.line(f"row: T.let = block * {config.warps} + team")
         with writer.block("if row < rows:"):
-            writer.line("at_b[0] = T.Cast('int64', row) // H")
-            writer.line("at_h[0] = T.Cast('int64', row) % H")
-            writer.line("b: T.let = at_b[0]")
-            writer.line("h: T.let = at_h[0]")
+            locate_row(writer)
             body.start_row()
             with writer.block("for u in T.serial(T.Cast('int32', L)):"):
                 forward = body.program.direction == "forward"
