@@ -191,10 +191,10 @@ PDSSM_PASS(double)
 //
 // A team of warps, each lane with its elements. `barrier` is the team's own, of the hardware's 16.
 
-// Lanes that have parted meet first: the barrier counts warps.
+// Lanes that have parted meet first: the barrier takes whole warps.
 __device__ __forceinline__ void lane_team_sync(int barrier, int threads) {
   __syncwarp();
-  asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // Whether any thread of the team says so; orders memory as `lane_team_sync` does.
@@ -202,7 +202,7 @@ __device__ __forceinline__ bool lane_team_any(bool said, int barrier, int thread
   int any;
   __syncwarp();
   asm volatile(
-      "{\n .reg .pred p;\n setp.ne.s32 p, %1, 0;\n barrier.red.or.pred p, %2, %3, p;\n"
+      "{\n .reg .pred p;\n setp.ne.s32 p, %1, 0;\n bar.red.or.pred p, %2, %3, p;\n"
       " selp.s32 %0, 1, 0, p;\n}"
       : "=r"(any)
       : "r"(static_cast<int>(said)), "r"(barrier), "r"(threads)
