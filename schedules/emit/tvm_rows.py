@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pdssm_compiler.ir.program import Carry, Input, Program, TokenOutput
+from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput, TokenOutput
 from pdssm_compiler.ir.types import Index, Scalar, Table, is_complex
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts
@@ -106,7 +106,10 @@ class RowsBody(TvmBody):
                 continue
             begins = self.stages.computed[filled]
             readers = [value for value in self.program.body if carry.value in value.args]
-            outputs = (*self.program.token_outputs, *self.program.sum_outputs)
+            outputs: list[TokenOutput | SumOutput] = [
+                *self.program.token_outputs,
+                *self.program.sum_outputs,
+            ]
             emitted = [out for out in outputs if out.value is carry.value]
             reads = [self.stages.computed[reader] for reader in readers]
             reads += [self.stages.ready[out.value] for out in emitted]
