@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.emit.tvm import buffer_dtype
-from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
+from pdssm_compiler.schedules.emit.tvm_lanes import LANES, TvmLanes
 from pdssm_compiler.schedules.signature import Argument
 from pdssm_compiler.schedules.source import Writer
 
@@ -60,3 +61,13 @@ def locate_row(writer: Writer) -> None:
     writer.line("at_h[0] = T.Cast('int64', row) % H")
     writer.line("b: T.let = at_b[0]")
     writer.line("h: T.let = at_h[0]")
+
+
+def collects(program: Program) -> bool:
+    """Whether targets collect what is scattered to them."""
+    return any(value.op == "scatter_add" for value in program.body)
+
+
+def whole_team(program: Program) -> int:
+    """Warps that hold a state, one element a lane."""
+    return -(-program.state_size // LANES)

@@ -19,7 +19,13 @@ from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Table, precision
 from pdssm_compiler.schedules.emit.arithmetic import part_names
-from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, kernel, locate_row
+from pdssm_compiler.schedules.emit.cuda_kernel import (
+    collects,
+    declare_row,
+    kernel,
+    locate_row,
+    whole_team,
+)
 from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
@@ -74,7 +80,7 @@ class _Bodies:
         # Maps that others scatter by are sorted where they are made.
         scattered = [v.args[1] for v in parts.combine.body if v.op == "scatter_add"]
         self.sorted = frozenset(map_.name for map_ in scattered)
-        self.team = _team(program)
+        self.team = whole_team(program)
         self.warps = self.team * config.teams
         shape: dict[str, int] = {"team": self.team, "teams": config.teams}
         chunks: dict[str, Any] = {
@@ -143,7 +149,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         if problem.rows is None or problem.length is None:
             return False
         # Collecting takes instructions rather than waiting: more rows leave some to gain.
-        rows = target.processors * (4 if _collects(program) else 1)
+        rows = target.processors * (4 if collects(program) else 1)
         return problem.length >= _FEWEST_TOKENS and problem.rows <= rows
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
@@ -154,8 +160,7 @@ class CudaChunks(Template[CudaChunksConfig]):
                         yield CudaChunksConfig(tile, tokens // tile, teams)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
-        collects = _collects(program)
-        tile, tokens = (4, 32) if collects else (8, 64)
+        tile, tokens = (4, 32) if collects(program) else (8, 64)
         fitting = [
             config
             for length in _TOKENS
@@ -174,7 +179,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         self, program: Program, target: Target, tile: int, tokens: int
     ) -> CudaChunksConfig | None:
         """As many teams as there is memory for, None if not even one."""
-        most = min(_MOST_TEAMS, _MOST_WARPS // _team(program))
+        most = min(_MOST_TEAMS, _MOST_WARPS // whole_team(program))
         least = tokens * _token_bytes(program)
         for teams in range(min(most, target.shared_memory // least), 0, -1):
             config = CudaChunksConfig(tile, tokens // tile, teams)
@@ -193,7 +198,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             return f"teams is from 1 to {_MOST_TEAMS}, not {config.teams}"
         if program.state_size > MOST_STATES:
             return f"a state size of {program.state_size} is more than {MOST_STATES}"
-        warps = config.teams * _team(program)
+        warps = config.teams * whole_team(program)
         if warps > _MOST_WARPS:
             return f"{warps} warps are more than a block has"
         if any(total.index is None for total in program.sum_outputs):
@@ -235,19 +240,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         )
 
 
-def _collects(program: Program) -> bool:
-    """Whether targets collect what is scattered to them."""
-    return any(value.op == "scatter_add" for value in program.body)
-
-
 def _form(source: str) -> tuple[str, str]:
     """Where a team keeps the sorted form of a summary's map."""
     return f"{source}map_order[0]", f"{source}map_last[0]"
-
-
-def _team(program: Program) -> int:
-    """Warps that hold a state, one element a lane."""
-    return -(-program.state_size // LANES)
 
 
 def _token_bytes(program: Program) -> int:

@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_number, precision
-from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, kernel, locate_row
+from pdssm_compiler.schedules.emit.cuda_kernel import (
+    collects,
+    declare_row,
+    kernel,
+    locate_row,
+    whole_team,
+)
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
@@ -72,17 +78,17 @@ class CudaRows(Template[CudaRowsConfig]):
         for tile in (2, 4, 8, 16):
             for slots in (3, 4, 6, 8):
                 for sets in (1, 2):
-                    for team in sorted({1, _whole_team(program)}):
+                    for team in sorted({1, whole_team(program)}):
                         yield CudaRowsConfig(tile, slots, sets, team)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
         # Collecting takes so many instructions a token that longer tiles leave the instruction
         # cache, the sooner the more rows run there side by side (docs/gpu-log.md).
         crowded = (problem.rows or 0) >= 4 * target.processors
-        longest = 4 if crowded and _collects(program) else 16
+        longest = 4 if crowded and collects(program) else 16
         for tile in (tile for tile in (16, 8, 4, 2) if tile <= longest):
             for slots in (4, 3):
-                config = CudaRowsConfig(tile, slots, team=_whole_team(program))
+                config = CudaRowsConfig(tile, slots, team=whole_team(program))
                 if self.feasible(program, target, config) is None:
                     return config
         return CudaRowsConfig(2, 3)
@@ -243,11 +249,6 @@ class CudaRows(Template[CudaRowsConfig]):
             body.token()
 
 
-def _whole_team(program: Program) -> int:
-    """Warps that hold a state, one element a lane."""
-    return -(-program.state_size // LANES)
-
-
 def _body(program: Program, writer: Writer, config: CudaRowsConfig) -> TvmLanes:
     """What the warps of a row write."""
     return TvmLanes(
@@ -266,11 +267,6 @@ def _shared(body: TvmLanes) -> SharedMemory:
     return SharedMemory(
         (*body.barrier_buffers(), *body.row_buffers()), tuple(body.exchange_buffers())
     )
-
-
-def _collects(program: Program) -> bool:
-    """Whether targets collect what is scattered to them."""
-    return any(value.op == "scatter_add" for value in program.body)
 
 
 def _words(program: Program, body: TvmLanes) -> int:
