@@ -117,8 +117,9 @@ class _Bodies:
         for body in self.all[1:]:
             body.axes["C"] = "number"
         self.scan.axes["C"] = "own[0]"
+        self.shared = self._shared()
         for body in self.all:
-            body.team_bytes = self.shared().team_bytes
+            body.team_bytes = self.shared.team_bytes
 
     @property
     def scratch(self) -> tuple[Argument, ...]:
@@ -127,7 +128,7 @@ class _Bodies:
         """
         return (*self.summaries, self.passed, self.folded)
 
-    def shared(self) -> SharedMemory:
+    def _shared(self) -> SharedMemory:
         """Shared memory of a block. A team runs one body at a time."""
         lasting = tuple(buffer for body in self.all for buffer in body.lasting_buffers())
         turns = [tuple(body.passing_buffers()) for body in self.all]
@@ -207,7 +208,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             bodies = _Bodies(program, Writer(), config)
         except PassError as error:
             return f"chunks have no summary: {error}"
-        shared = bodies.shared().bytes
+        shared = bodies.shared.bytes
         if shared > target.shared_memory:
             return f"{shared} bytes of shared memory are more than {target.shared_memory}"
         return None
@@ -231,7 +232,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             asdict(config),
             target,
             {
-                "shared_bytes": bodies.shared().bytes,
+                "shared_bytes": bodies.shared.bytes,
                 "threads": threads,
                 "chunk_tokens": config.tokens,
                 "teams": config.teams,
@@ -266,7 +267,7 @@ class _Kernel:
         write, config, scan = self.writer.line, self.config, self.bodies.scan
         write(f"lane: T.let = thread % {scan.lanes}")
         write(f"team: T.let = thread // {scan.lanes}")
-        self.bodies.shared().write(self.writer)
+        self.bodies.shared.write(self.writer)
         self._arrays()
         declare_row(self.writer)
         for name in ("own", "all"):
