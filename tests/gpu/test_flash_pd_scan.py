@@ -145,5 +145,6 @@ def test_torch_compile(device: torch.device) -> None:
     wrt = [leaves[name] for name in (*LOGITS, "diagonal", "drive")]
     want = torch.autograd.grad(model(**leaves), wrt)
     got = torch.autograd.grad(torch.compile(model, fullgraph=True)(**leaves), wrt)
+    # The softmax's own kernels add in another order: a few tens of ε after sums over 40 tokens.
     for mine, theirs in zip(got, want, strict=True):
-        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

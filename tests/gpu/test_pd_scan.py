@@ -112,7 +112,7 @@ def test_strided_and_expanded_inputs(device: torch.device) -> None:
 
 
 def test_offsets_beyond_two_to_the_31(device: torch.device) -> None:
-    """Rows whose elements lie past 2^31: the same as the row alone."""
+    """Rows whose elements lie past 2^31: what the row alone gives, whose chunks are other ones."""
     batch, length, n = 64, 1_100_000, 32
     assert batch * length * n > 2**31
     random = torch.Generator(device).manual_seed(0)
@@ -129,4 +129,5 @@ def test_offsets_beyond_two_to_the_31(device: torch.device) -> None:
     states, _ = pdssm_compiler.pd_scan(diagonal, drive, dictionary=dictionary, selection=selection)
     last = [tensor[-1:] for tensor in (diagonal, drive, selection)]
     alone, _ = pdssm_compiler.pd_scan(last[0], last[1], dictionary=dictionary, selection=last[2])
-    assert torch.equal(states[-1:], alone)
+    # States of about 10 whose every term decays by 0.9 a token; a wrong address is off by as much.
+    torch.testing.assert_close(states[-1:], alone, rtol=1e-5, atol=1e-4)
