@@ -13,6 +13,9 @@ from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 
+# How long a carry is on its way from block to block, where one takes from team to team.
+_FAR = 7
+
 FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
 
 
@@ -140,7 +143,7 @@ class StepCudaKernel(CudaKernel):
 class ChunkedCudaKernel(CudaKernel):
     """A cubin whose warps run chunks of rows and wait for one another."""
 
-    size_names = (*CudaKernel.size_names, "blocks", "abreast", "window")
+    size_names = (*CudaKernel.size_names, "blocks", "abreast", "window", "every")
 
     def _prepare(self, source: KernelSource) -> None:
         self._tokens = int(source.options["chunk_tokens"])
@@ -179,8 +182,10 @@ class ChunkedCudaKernel(CudaKernel):
         abreast = min(rows, self._most_blocks)
         # Blocks that share a row.
         sharing = max(1, min(self._most_blocks // abreast, -(-chunks // self._teams)))
-        window = self.window(sharing * self._teams)
-        between = self._between(tensors[0].device, sizes, chunks, -(-chunks // window))
+        window = self.window(sharing, self._teams)
+        # Chunks between two carries that pass through global memory.
+        every = window if window > 1 else self._teams
+        between = self._between(tensors[0].device, sizes, chunks, window, every)
         # Each team adds to sums of its own, which are added up in order.
         handed = list(tensors)
         for place, own in self._sums:
@@ -190,24 +195,29 @@ class ChunkedCudaKernel(CudaKernel):
             )
         known, aligned = self._known([*handed, *between])
         blocks = abreast * sharing
-        known += (error.data_ptr(), rows, length, heads, aligned, blocks, abreast, window)
+        known += (error.data_ptr(), rows, length, heads, aligned, blocks, abreast)
+        known += (window, every)
         packed = self._packed(known)
         kernel.launch_together(blocks, self._threads, packed, self._offsets, self._stream())
         for place, _ in self._sums:
             torch.sum(handed[place], dim=1, out=tensors[place])
 
     @staticmethod
-    def window(teams: int) -> int:
-        """Chunks of a window, for so many teams a row: a carry passes on once a window, which
-        takes as long as some tokens, and all these teams wait for it.
+    def window(sharing: int, teams: int) -> int:
+        """Chunks of a window, where so many blocks of so many teams share a row. One, if carries
+        pass from chunk to chunk sooner than from window to window.
         """
-        return max(1, min(32, teams // 12))
+        window = max(1, min(32, sharing * teams // 12))
+        return 1 if (teams - 1 + _FAR) * window <= _FAR * teams else window
 
     def _between(
-        self, device: torch.device, sizes: Sizes, chunks: int, windows: int
+        self, device: torch.device, sizes: Sizes, chunks: int, window: int, every: int
     ) -> list[torch.Tensor]:
         """What warps leave for one another: summaries, carries behind windows, flags."""
         batch, _, heads = sizes
+        windows = -(-chunks // every)
+        # Windows of one chunk have nothing to join.
+        chunks = chunks if window > 1 else 1
         summaries = [
             torch.empty((batch, chunks, heads, *own), dtype=dtype, device=device)
             for own, dtype in self._summaries

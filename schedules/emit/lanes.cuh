@@ -62,6 +62,16 @@ __device__ __forceinline__ void lane_copies_done() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+// Makes a group of the copies this thread has started since the last one.
+__device__ __forceinline__ void lane_copies_group() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits for every group but the last.
+__device__ __forceinline__ void lane_copies_but_last() {
+  asm volatile("cp.async.wait_group 1;" ::: "memory");
+}
+
 // -- from warp to warp, anywhere on the device --------------------------------------------------
 
 // Tells that what the warps have written, before they met, can be read.
@@ -86,7 +96,8 @@ __device__ __forceinline__ void lane_await(const int* flags, long long stride, i
 }
 
 // A value that another warp waits for travels in words of its own, each 32 bits of it and a mark, so
-// that it needs no flag behind it, which would wait for every store before it.
+// that it needs no flag behind it, which would wait for every store before it. In global memory words
+// are zero before and the mark is 1; in shared memory they are used again, with another mark.
 __device__ __forceinline__ void lane_post_word(unsigned long long* word, unsigned bits) {
   const unsigned long long marked = (1ull << 32) | bits;
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(word), "l"(marked) : "memory");
@@ -99,37 +110,75 @@ __device__ __forceinline__ bool lane_take_word(const unsigned long long* word, u
   return marked >> 32;
 }
 
-__device__ __forceinline__ void lane_post_real(unsigned long long* words, int step, float value) {
-  lane_post_word(words, __float_as_uint(value));
+__device__ __forceinline__ void lane_post_near_word(unsigned long long* word, unsigned bits,
+                                                    unsigned mark) {
+  asm volatile("st.volatile.shared.v2.u32 [%0], {%1, %2};" ::"r"(lane_shared(word)), "r"(bits),
+               "r"(mark)
+               : "memory");
 }
 
-__device__ __forceinline__ void lane_post_real(unsigned long long* words, int step,
-                                               double value) {
-  lane_post_word(words, __double2loint(value));
-  lane_post_word(words + step, __double2hiint(value));
+__device__ __forceinline__ bool lane_take_near_word(const unsigned long long* word, unsigned* bits,
+                                                    unsigned mark) {
+  unsigned found;
+  asm volatile("ld.volatile.shared.v2.u32 {%0, %1}, [%2];"
+               : "=r"(*bits), "=r"(found)
+               : "r"(lane_shared(word))
+               : "memory");
+  return found == mark;
 }
 
-__device__ __forceinline__ bool lane_take_real(const unsigned long long* words, int step,
-                                               float* value) {
+struct LaneFar {
+  unsigned long long* words;
+  __device__ __forceinline__ void post(int at, unsigned bits) const {
+    lane_post_word(words + at, bits);
+  }
+  __device__ __forceinline__ bool take(int at, unsigned* bits) const {
+    return lane_take_word(words + at, bits);
+  }
+};
+
+struct LaneNear {
+  unsigned long long* words;
+  unsigned mark;
+  __device__ __forceinline__ void post(int at, unsigned bits) const {
+    lane_post_near_word(words + at, bits, mark);
+  }
+  __device__ __forceinline__ bool take(int at, unsigned* bits) const {
+    return lane_take_near_word(words + at, bits, mark);
+  }
+};
+
+template <typename Place>
+__device__ __forceinline__ void lane_post_real(Place place, int at, int step, float value) {
+  place.post(at, __float_as_uint(value));
+}
+
+template <typename Place>
+__device__ __forceinline__ void lane_post_real(Place place, int at, int step, double value) {
+  place.post(at, __double2loint(value));
+  place.post(at + step, __double2hiint(value));
+}
+
+template <typename Place>
+__device__ __forceinline__ bool lane_take_real(Place place, int at, int step, float* value) {
   unsigned bits;
-  const bool there = lane_take_word(words, &bits);
+  const bool there = place.take(at, &bits);
   *value = __uint_as_float(bits);
   return there;
 }
 
-__device__ __forceinline__ bool lane_take_real(const unsigned long long* words, int step,
-                                               double* value) {
+template <typename Place>
+__device__ __forceinline__ bool lane_take_real(Place place, int at, int step, double* value) {
   unsigned low, high;
-  const bool there = lane_take_word(words, &low) & lane_take_word(words + step, &high);
+  const bool there = place.take(at, &low) & place.take(at + step, &high);
   *value = __hiloint2double(high, low);
   return there;
 }
 
 // Words lie by part, then by half, then by element; `lanes` lanes hold the row.
-template <typename T>
-__device__ __forceinline__ void lane_post_parts(const T* const* parts, int count, void* place,
+template <typename Place, typename T>
+__device__ __forceinline__ void lane_post_parts(const T* const* parts, int count, Place place,
                                                 int lane, int lanes, int n) {
-  unsigned long long* words = static_cast<unsigned long long*>(place);
   const int each = sizeof(T) / 4 * n;
 #pragma unroll
   for (int e = 0; e * lanes < n; ++e) {
@@ -137,16 +186,15 @@ __device__ __forceinline__ void lane_post_parts(const T* const* parts, int count
     if (j < n) {
 #pragma unroll
       for (int part = 0; part < count; ++part) {
-        lane_post_real(words + part * each + j, n, parts[part][e]);
+        lane_post_real(place, part * each + j, n, parts[part][e]);
       }
     }
   }
 }
 
-template <typename T>
-__device__ __forceinline__ void lane_take_parts(T* const* parts, int count, const void* place,
-                                                int lane, int lanes, int n) {
-  const unsigned long long* words = static_cast<const unsigned long long*>(place);
+template <typename Place, typename T>
+__device__ __forceinline__ void lane_take_parts(T* const* parts, int count, Place place, int lane,
+                                                int lanes, int n) {
   const int each = sizeof(T) / 4 * n;
   bool there;
   do {
@@ -156,36 +204,53 @@ __device__ __forceinline__ void lane_take_parts(T* const* parts, int count, cons
       const int j = min(e * lanes + lane, n - 1);
 #pragma unroll
       for (int part = 0; part < count; ++part) {
-        there &= lane_take_real(words + part * each + j, n, parts[part] + e);
+        there &= lane_take_real(place, part * each + j, n, parts[part] + e);
       }
     }
   } while (!__all_sync(0xffffffffu, there));
 }
 
-#define PDSSM_PASS(T)                                                                             \
-  __device__ __forceinline__ void lane_post(const T* re, const T* im, void* place, int lane,      \
-                                            int lanes, int n) {                                   \
+__device__ __forceinline__ LaneFar lane_far(const void* words) {
+  return {static_cast<unsigned long long*>(const_cast<void*>(words))};
+}
+
+__device__ __forceinline__ LaneNear lane_near(const void* words, unsigned mark) {
+  return {static_cast<unsigned long long*>(const_cast<void*>(words)), mark};
+}
+
+#define PDSSM_PASS_TO(T, NAME, PLACE, ...)                                                        \
+  __device__ __forceinline__ void lane_post##NAME(const T* re, const T* im, __VA_ARGS__,          \
+                                                  int lane, int lanes, int n) {                   \
     const T* const parts[2] = {re, im};                                                           \
-    lane_post_parts<T>(parts, 2, place, lane, lanes, n);                                          \
+    lane_post_parts(parts, 2, PLACE, lane, lanes, n);                                             \
   }                                                                                               \
-  __device__ __forceinline__ void lane_post(const T* re, void* place, int lane, int lanes,        \
-                                            int n) {                                              \
+  __device__ __forceinline__ void lane_post##NAME(const T* re, __VA_ARGS__, int lane, int lanes,  \
+                                                  int n) {                                        \
     const T* const parts[1] = {re};                                                               \
-    lane_post_parts<T>(parts, 1, place, lane, lanes, n);                                          \
+    lane_post_parts(parts, 1, PLACE, lane, lanes, n);                                             \
   }                                                                                               \
-  __device__ __forceinline__ void lane_take(T* re, T* im, const void* place, int lane,            \
-                                            int lanes, int n) {                                   \
+  __device__ __forceinline__ void lane_take##NAME(T* re, T* im, __VA_ARGS__, int lane, int lanes, \
+                                                  int n) {                                        \
     T* const parts[2] = {re, im};                                                                 \
-    lane_take_parts<T>(parts, 2, place, lane, lanes, n);                                          \
+    lane_take_parts(parts, 2, PLACE, lane, lanes, n);                                             \
   }                                                                                               \
-  __device__ __forceinline__ void lane_take(T* re, const void* place, int lane, int lanes,        \
-                                            int n) {                                              \
+  __device__ __forceinline__ void lane_take##NAME(T* re, __VA_ARGS__, int lane, int lanes,        \
+                                                  int n) {                                        \
     T* const parts[1] = {re};                                                                     \
-    lane_take_parts<T>(parts, 1, place, lane, lanes, n);                                          \
+    lane_take_parts(parts, 1, PLACE, lane, lanes, n);                                             \
   }
+
+#define PDSSM_PASS(T)                                                                             \
+  PDSSM_PASS_TO(T, , lane_far(words), const void* words)                                          \
+  PDSSM_PASS_TO(T, _near, lane_near(words, mark), const void* words, unsigned mark)
 
 PDSSM_PASS(float)
 PDSSM_PASS(double)
+
+// A number that all lanes of a warp have, told to the compiler: what depends on it does not part them.
+__device__ __forceinline__ int lane_alike(int number) {
+  return __shfl_sync(0xffffffffu, number, 0);
+}
 
 // -- warps that hold a row together -------------------------------------------------------------
 //
@@ -346,11 +411,6 @@ template <typename V>
 struct LaneRegisters {
   typedef V Value;
   V value;
-  // Bit 15 marks a missing source; a shuffle reads the low five bits.
-  __device__ __forceinline__ V at(unsigned source) const {
-    const V found = value.shuffled(source);
-    return source & 0x8000u ? V{} : found;
-  }
   __device__ __forceinline__ V every(int source) const { return value.shuffled(source); }
 };
 
@@ -358,15 +418,27 @@ template <typename V>
 struct LaneShared {
   typedef V Value;
   const V* values;
-  // A missing source is the zero kept behind the last element.
-  __device__ __forceinline__ V at(unsigned source) const { return values[source]; }
   __device__ __forceinline__ V every(int source) const { return values[source]; }
 };
 
-template <typename Source>
-__device__ __forceinline__ auto lane_four(Source source, unsigned low, unsigned high) {
-  return (source.at(low & 0xffffu) + source.at(low >> 16)) +
-         (source.at(high & 0xffffu) + source.at(high >> 16));
+// A shuffle reads the low five bits of a source; bit 15 marks a missing one, behind which all are
+// missing. One after the other takes the fewest instructions: an addition is left out as it is.
+template <typename V>
+__device__ __forceinline__ V lane_four(LaneRegisters<V> from, unsigned low, unsigned high) {
+  const V found[4] = {from.every(low), from.every(low >> 16), from.every(high),
+                      from.every(high >> 16)};
+  V sum = low & 0x8000u ? V{} : found[0];
+  if (!(low & 0x80000000u)) sum = sum + found[1];
+  if (!(high & 0x8000u)) sum = sum + found[2];
+  if (!(high & 0x80000000u)) sum = sum + found[3];
+  return sum;
+}
+
+// A missing source is the zero kept behind the last element.
+template <typename V>
+__device__ __forceinline__ V lane_four(LaneShared<V> from, unsigned low, unsigned high) {
+  return (from.every(low & 0xffffu) + from.every(low >> 16)) +
+         (from.every(high & 0xffffu) + from.every(high >> 16));
 }
 
 // What a target collects by a prepared map: `low` and `high` hold its first four sources, `more`

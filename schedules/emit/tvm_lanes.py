@@ -306,9 +306,12 @@ class TvmLanes(TvmBody):
             if collected:
                 yield (f"fan_{name}", "uint32", size * 4 * n)
                 yield (f"kind_{name}", "int32", size)
+
+    def table_buffers(self) -> Iterator[SharedBuffer]:
+        """Scratch of each warp that prepares a table."""
         if any(self._tables.values()):
-            # Scratch of each warp that prepares a table.
-            yield ("counts", "int32", self.warps * n)
+            warps = self.team if self.teams > 1 else self.warps
+            yield ("counts", "int32", warps * self.program.state_size)
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
         """Where the lanes of a row leave values for one another."""
@@ -475,17 +478,19 @@ class TvmLanes(TvmBody):
         """Sources by target of every map that a scatter_add collects by; a warp a map."""
         n, warps = self.program.state_size, self.warps
         kind = "shared" if self.through_memory else "registers"
+        warp = f"thread // {LANES}"
+        own = f"{warp} % {self.team}" if self.teams > 1 else warp
         for name, collected in self._tables.items():
             if collected:
                 size = self._table_size(name)
                 with self.writer.block(f"for step in T.serial({-(-size // warps)}):"):
-                    self.writer.line(f"k: T.let = step * {warps} + thread // {LANES}")
+                    self.writer.line(f"k: T.let = step * {warps} + {warp}")
                     with self.writer.block(f"if k < {size}:"):
                         self.call(
                             f"lane_prepare_{kind}",
                             f"T.address_of(fan_{name}[k * {4 * n}])",
                             f"T.address_of(kind_{name}[k])",
-                            f"T.address_of(counts[thread // {LANES} * {n}])",
+                            f"T.address_of(counts[{self._of_team('int32')}{own} * {n}])",
                             f"T.address_of(table_{name}[k * {n}])",
                             f"thread % {LANES}",
                             str(n),
@@ -546,14 +551,11 @@ class TvmLanes(TvmBody):
     def _stream(self, argument: Argument, span: int) -> None:
         """Copy tokens of an input, as wide as its layout allows."""
         elements = row_elements(argument, self.program.state_size)
-        narrow = width_of(argument.dtype)
-        wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
-        if wide <= narrow or wide < 4:
+        narrow, wide = width_of(argument.dtype), self._copy_size(argument)
+        if wide == narrow:
             self._copies(argument, span, elements, narrow)
             return
-        units = elements * narrow // wide
-        lanes = self.copying
-        even = span * units % lanes == 0 and (lanes % units == 0 or units % lanes == 0)
+        even = self._is_even(argument, span, wide)
         # A lagged input is one step ahead of its token.
         last = span + (1 if argument.role == "lagged" else 0)
         within = f" and first + {last} <= L" if even else ""
@@ -565,39 +567,104 @@ class TvmLanes(TvmBody):
         with self.writer.block("else:"):
             self._copies(argument, span, elements, narrow)
 
+    def _copy_size(self, argument: Argument) -> int:
+        """Bytes that a lane copies at once, where tensors are aligned."""
+        elements, narrow = (
+            row_elements(argument, self.program.state_size),
+            width_of(argument.dtype),
+        )
+        wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
+        return narrow if wide < 4 else max(wide, narrow)
+
+    def _is_even(self, argument: Argument, span: int, size: int) -> bool:
+        """Whether all lanes copy alike, ``size`` bytes a time."""
+        units, lanes = self._copy_units(argument, size), self.copying
+        even = span * units % lanes == 0 and (lanes % units == 0 or units % lanes == 0)
+        return even and size > width_of(argument.dtype)
+
     def _even_copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
         """Copy whole tokens, every lane the same place of a token each time: its addresses are
         one origin and constant steps. A warp that copies is timed by its address arithmetic.
         """
-        each = size // width_of(argument.dtype)
-        units = elements // each
-        lanes = self.copying
-        across, along = max(1, lanes // units), max(1, units // lanes)
-        name, write = argument.name, self.writer.line
-        write(f"{name}_u: T.let = lane // {min(units, lanes)}")
-        write(f"{name}_at: T.let = lane % {min(units, lanes)} * {each}")
+        self._copy_place(argument, size)
+        self._copy_origin(argument, size)
+        self._copy_run(argument, span, elements, size)
+
+    def _copy_units(self, argument: Argument, size: int) -> int:
+        """Copies of a token."""
+        elements = row_elements(argument, self.program.state_size)
+        return elements * width_of(argument.dtype) // size
+
+    def _copy_place(self, argument: Argument, size: int) -> None:
+        """Which token a lane copies, of those copied at once, and which reals of it."""
+        name, write, lanes = argument.name, self.writer.line, self.copying
+        units = min(self._copy_units(argument, size), lanes)
+        write(f"{name}_u: T.let = lane // {units}")
+        write(f"{name}_at: T.let = lane % {units} * {size // width_of(argument.dtype)}")
+
+    def _copy_origin(self, argument: Argument, size: int) -> None:
+        """Where a lane's copies of the tokens from ``first`` on start."""
+        name = argument.name
         step = f"first + T.Cast('int64', {name}_u)"
         if argument.role == "lagged":
             step += " + 1"
-        forward = self.program.direction == "forward"
-        t, sign = (step, "+") if forward else (f"L - 1 - ({step})", "-")
+        t = step if self.program.direction == "forward" else f"L - 1 - ({step})"
         origin = self._tensor(argument, ["b", f"({t})", "h"], [])[len(name) + 1 : -1]
-        write(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
+        self.writer.line(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
+
+    def _copy_run(self, argument: Argument, span: int, elements: int, size: int) -> None:
+        """Copy ``span`` tokens from the origin on."""
+        name, write, lanes = argument.name, self.writer.line, self.copying
+        each = size // width_of(argument.dtype)
+        units = self._copy_units(argument, size)
+        across, along = max(1, lanes // units), max(1, units // lanes)
+        sign = "+" if self.program.direction == "forward" else "-"
         ring = f"ring_{name}[({self.slot} * {self.tile} + {name}_u) * {elements} + {name}_at"
         if self.stays:
             write(f"{name}_step: T.let = {across} * {name}_sL")
         for token in range(0, span, across):
-            origin = f"{name}_from[0] {sign} {token} * {name}_sL"
-            if self.stays:
-                # Those who copy compute as well: fewer instructions. A warp that only copies would
-                # wait for one address after the other.
-                origin = f"{name}_from[0]"
-                if token:
-                    write(f"{origin} = {origin} {sign} {name}_step")
+            origin = f"{name}_from[0]"
+            if not self.stays:
+                origin += f" {sign} {token} * {name}_sL"
             for at in range(0, along * lanes * each, lanes * each):
                 to = f"{ring} + {token * elements + at}]"
                 source = f"{name}[{origin} + {at}]"
                 self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
+            if self.stays:
+                # Those who copy compute as well: fewer instructions. A warp that only copies would
+                # wait for one address after the other.
+                write(f"{origin} = {origin} {sign} {name}_step")
+
+    # Copies of the next chunk, in pieces, while this one runs.
+
+    def start_ahead(self, span: int) -> None:
+        """Find where the tokens from ``first`` on are, which :meth:`stream_ahead` copies in pieces
+        of ``span``: tensors are aligned for wide copies, and there are that many tokens.
+        """
+        for argument in self.streamed:
+            size = self._copy_size(argument)
+            if self._is_even(argument, span, size):
+                self._copy_place(argument, size)
+                self._copy_origin(argument, size)
+
+    def stream_ahead(self, span: int) -> None:
+        """Start copying the next piece, from ``first`` on, to slot ``slot``."""
+        for argument in self.streamed:
+            size = self._copy_size(argument)
+            elements = row_elements(argument, self.program.state_size)
+            if self._is_even(argument, span, size):
+                self._copy_place(argument, size)
+                self._copy_run(argument, span, elements, size)
+            else:
+                self._copies(argument, span, elements, size)
+
+    def slot_is_read(self) -> None:
+        """Wait until no lane reads the slot of a tile that was held and has run."""
+        moved = [v for v in self.program.body if v.op in ("gather", "compose")]
+        others = any(v.args[0].op == "input" and self._everywhere(v.args[0]) for v in moved)
+        # Lanes that leave values for one another meet in every token, after they have read it.
+        if others or not any(map(self._exchange_elements, self.program.body)):
+            self.sync()
 
     def _copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
         """Copy tokens in units of ``size`` bytes."""
@@ -680,9 +747,11 @@ class TvmLanes(TvmBody):
         with self.writer.block("if lane == 0:"):
             self.call("lane_arrive", f"T.address_of(arrived[{self.ring} + {self.slot}])")
 
-    def copies_done(self) -> None:
-        """Wait until everything this team has copied can be read by all its lanes."""
-        self.call("lane_copies_done")
+    def copies_done(self, but_last: bool = False) -> None:
+        """Wait until what this team has copied, but for the last group, can be read by all its
+        lanes.
+        """
+        self.call("lane_copies_but_last" if but_last else "lane_copies_done")
         self.sync()
 
     def sync(self) -> None:
@@ -1131,6 +1200,13 @@ class TvmLanes(TvmBody):
     def call(self, function: str, *arguments: str) -> None:
         """Call a device function."""
         self.writer.line(self._called(function, *arguments))
+
+    def alike(self, name: str, number: str) -> None:
+        """Name a number that the lanes of a warp have in common, as such."""
+        self._local(f"{name}_alike", "int32", 1)
+        found = self._called("lane_alike", number, dtype="int32")
+        self.writer.line(f"{name}_alike[0] = {found}")
+        self.writer.line(f"{name}: T.let = {name}_alike[0]")
 
     def _called(
         self, function: str, *arguments: str, returns: Type | None = None, dtype: str = ""

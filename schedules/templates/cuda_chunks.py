@@ -2,10 +2,14 @@
 
 A *team* of warps, one element a lane, copies a chunk of tokens into shared memory, folds it into a
 summary, waits for the carry before it and runs its tokens from there, all from the same copy.
-Carries pass from team to team through global memory. Within a *window* of neighbouring chunks each
-team joins the summaries before its own, while it waits for the one carry before the window; the
-window's last chunk passes the carry on first and runs its tokens afterwards. Windows are fixed, so
-sums are made in the same order whatever the timing: results are repeatable to the bit.
+While its tokens run, the next chunk's take their places.
+
+Carries pass from team to team: through shared memory where both are in one block, otherwise
+through global memory, which takes several times as long. A row that many blocks share is therefore
+cut into *windows* of neighbouring chunks: within one each team joins the summaries before its own,
+while it waits for the one carry before the window. A team that passes a carry on does so first and
+runs its tokens afterwards. Windows are fixed, so sums are made in the same order whatever the
+timing: results are repeatable to the bit.
 
 All blocks of a launch run at the same time (a cooperative launch), so a team may wait for another.
 """
@@ -43,7 +47,7 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 # Fewer tokens than this are too short a chain to cut.
 _FEWEST_TOKENS = 512
 # Tokens of a chunk.
-_TOKENS = (8, 16, 24, 32, 40, 48, 56, 64)
+_TOKENS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 # Summaries that are read together.
 _TOGETHER = 4
 # The hardware's barriers, but for the block's own.
@@ -112,6 +116,7 @@ class _Bodies:
         # 32 bits of a real and a mark in each of its words.
         reals = len(part_names("", before.type))
         words = Table(reals * precision(before.type) // 32, "general")
+        self.words = words.size * program.state_size
         self.passed = Argument("passed", words, "i64", "chunk", True)
         self.folded = Argument("folded", Index(2), "i32", "chunk", True)
         for body in self.all[1:]:
@@ -130,12 +135,15 @@ class _Bodies:
 
     def _shared(self) -> SharedMemory:
         """Shared memory of a block. A team runs one body at a time."""
-        lasting = tuple(buffer for body in self.all for buffer in body.lasting_buffers())
+        lasting = [buffer for body in self.all for buffer in body.lasting_buffers()]
+        # The carry that the team before has left for this one.
+        lasting.append(("handed", "uint64", self.words))
         turns = [tuple(body.passing_buffers()) for body in self.all]
+        turns.append(tuple(self.scan.table_buffers()))
         if self.sorted:
             turns.append(tuple(self.scan.sort_buffers()))
         block = tuple(self.scan.row_buffers())
-        return SharedMemory(block, lasting, tuple(turns), self.scan.teams)
+        return SharedMemory(block, tuple(lasting), tuple(turns), self.scan.teams)
 
 
 class CudaChunks(Template[CudaChunksConfig]):
@@ -219,7 +227,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         writer.comment(f"{self.name} {config}\n{program.text}")
         for body in bodies.all[1:]:
             writer.comment(body.program.text)
-        sizes = ("rows", "aligned", "blocks", "abreast", "window")
+        sizes = ("rows", "aligned", "blocks", "abreast", "window", "every")
         threads = bodies.warps * LANES
         with kernel(writer, bodies.scan, sizes, ("block", "blocks"), threads, bodies.scratch):
             _Kernel(writer, bodies, config).block()
@@ -266,11 +274,11 @@ class _Kernel:
         """The rows of a block, one after the other, with the head's tables in shared memory."""
         write, config, scan = self.writer.line, self.config, self.bodies.scan
         write(f"lane: T.let = thread % {scan.lanes}")
-        write(f"team: T.let = thread // {scan.lanes}")
+        scan.alike("team", f"thread // {scan.lanes}")
         self.bodies.shared.write(self.writer)
         self._arrays()
         declare_row(self.writer)
-        for name in ("own", "all"):
+        for name in ("own", "all", "ahead"):
             write(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
         # A row without tokens still has a beginning and an end.
         chunks = f"T.Cast('int32', (L + {config.tokens - 1}) // {config.tokens})"
@@ -278,6 +286,12 @@ class _Kernel:
         # The team's first chunk, and how many chunks of a row run at once.
         write(f"own[0] = block // abreast * {config.teams} + team")
         write(f"all[0] = blocks // abreast * {config.teams}")
+        for_each = f"for c in T.serial({-(-self.bodies.words // scan.lanes)}):"
+        with (
+            self.writer.block(for_each),
+            self.writer.block(f"if c * {scan.lanes} + lane < {self.bodies.words}:"),
+        ):
+            write(f"{self._box('team')} + c * {scan.lanes} + lane] = T.uint64(0)")
         with self.writer.block("for turn in T.serial((rows + abreast - 1) // abreast):"):
             write("row: T.let = turn * abreast + block % abreast")
             with self.writer.block("if row < rows:"):
@@ -291,6 +305,7 @@ class _Kernel:
                 scan.prepare_tables()
                 write("T.cuda.cta_sync()")
                 scan.start_sums()
+                write("ahead[0] = 0")
                 with self.writer.block("for step in T.serial((chunks + all[0] - 1) // all[0]):"):
                     write("number: T.let = step * all[0] + own[0]")
                     with self.writer.block("if number < chunks:"):
@@ -346,25 +361,43 @@ class _Kernel:
             self._apply("joined_", 0)
         with self.writer.block("if place + 1 == window and number + 1 < chunks:"):
             self._pass_on()
+        self._look_ahead()
         self._run(scan)
         with self.writer.block("if number + 1 == chunks:"):
             scan.end_row()
 
     def _fetch(self) -> None:
-        """Copy the chunk's tokens into the team's slots."""
+        """Have the chunk's tokens in the team's slots: they are copied here, unless they were
+        while the chunk before ran.
+        """
         write, config, scan = self.writer.line, self.config, self.bodies.scan
         write(f"slots: T.let = team * {config.tiles}")
         # What the team still reads of the chunk before.
         scan.sync()
-        with self.writer.block("if count > 0:"):
+        scan.slot = "slots"
+        with self.writer.block("if count > 0 and ahead[0] == 0:"):
             write("first: T.let = start")
-            scan.slot = "slots"
             scan.load_indices(config.tokens)
             scan.stream_values(config.tokens)
         with self.writer.block("if count > 0:"):
             write("first: T.let = start")
             scan.store_indices(config.tokens)
-        scan.copies_done()
+        with self.writer.block("if ahead[0] == 0:"):
+            scan.copies_done()
+        with self.writer.block("else:"):
+            scan.copies_done(but_last=True)
+
+    def _look_ahead(self) -> None:
+        """Whether the team's next chunk is copied while this one runs: it is, if it is whole."""
+        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write(f"following: T.let = start + T.Cast('int64', all[0] * {config.tokens})")
+        # A lagged input is one step ahead of its token.
+        whole = f"aligned != 0 and following + {config.tokens + 1} <= L"
+        write(f"ahead[0] = T.if_then_else({whole}, 1, 0)")
+        with self.writer.block("if ahead[0] != 0:"):
+            write("first: T.let = following")
+            scan.load_indices(config.tokens)
+            scan.start_ahead(config.tile)
 
     def _run(self, body: TvmLanes) -> None:
         """The chunk's tokens."""
@@ -379,6 +412,10 @@ class _Kernel:
 
         with self.writer.block(f"for s in T.serial(count // {tile}):"):
             write("slot: T.let = slots + s")
+            if body is self.bodies.fold:
+                # The last tile's copies were started last.
+                with self.writer.block(f"if s + 1 == {self.config.tiles}:"):
+                    body.copies_done()
             body.hold(0)
             first = f"start + T.Cast('int64', s * {tile})"
             with (
@@ -387,6 +424,12 @@ class _Kernel:
             ):
                 step("s")
                 body.token()
+            if body is self.bodies.scan:
+                with self.writer.block("if ahead[0] != 0:"):
+                    body.slot_is_read()
+                    write(f"first: T.let = following + T.Cast('int64', s * {tile})")
+                    body.stream_ahead(tile)
+                    body.call("lane_copies_group")
         # The tokens left are read where they are.
         body.held = None
         with self.writer.block(f"for u in T.serial(count % {tile}):"):
@@ -437,8 +480,11 @@ class _Kernel:
             self.bodies.apply.token()
 
     def _receive(self) -> None:
-        """Take the carry that the window before has passed on."""
-        self._hand("lane_take", "number // window - 1")
+        """Take the carry that the chunk or window before has passed on."""
+        with self.writer.block(f"if {self._is_near('team > 0')}:"):
+            self._hand("lane_take_near", f"{self._box('team')}]", self._mark("number"))
+        with self.writer.block("else:"):
+            self._hand("lane_take", self._words("number // every - 1"))
 
     def _pass_on(self) -> None:
         """Pass the carry behind this chunk on before its tokens are run."""
@@ -447,18 +493,41 @@ class _Kernel:
             with self.bodies.scan.over_elements():
                 write(f"{name}_kept[e] = {name}[e]")
         self._apply("fold_", 1)
-        self._hand("lane_post", "number // window")
+        teams = self.config.teams
+        with self.writer.block(f"if {self._is_near(f'team + 1 < {teams}')}:"):
+            box = self._box(f"((team + 1) % {teams})")
+            self._hand("lane_post_near", f"{box}]", self._mark("number + 1"))
+        with self.writer.block("else:"):
+            self._hand("lane_post", self._words("number // every"))
         for name in self._carry:
             with self.bodies.scan.over_elements():
                 write(f"{name}[e] = {name}_kept[e]")
 
-    def _hand(self, function: str, window: str) -> None:
-        """Post or take the carry behind a window."""
+    @staticmethod
+    def _is_near(neighbour: str) -> str:
+        """Whether the team of the next chunk, or the one before, is in this block: then chunks do
+        not wait for whole windows.
+        """
+        return f"window == 1 and ({neighbour} or blocks == abreast)"
+
+    def _hand(self, function: str, place: str, *mark: str) -> None:
+        """Post or take a carry."""
         scan = self.bodies.scan
-        places = (f"T.address_of({name}[0])" for name in self._carry)
-        words = f"T.address_of(passed[b * passed_sB + ({window}) * passed_sC + h * passed_sH])"
+        parts = (f"T.address_of({name}[0])" for name in self._carry)
         sizes = (str(scan.lanes), str(scan.program.state_size))
-        scan.call(function, *places, words, "lane", *sizes)
+        scan.call(function, *parts, f"T.address_of({place})", *mark, "lane", *sizes)
+
+    def _words(self, number: str) -> str:
+        return f"passed[b * passed_sB + ({number}) * passed_sC + h * passed_sH]"
+
+    def _box(self, team: str) -> str:
+        """Where a team's carries are handed to it, without the closing bracket."""
+        return f"handed[{team} * {self.bodies.shared.team_bytes // 8}"
+
+    @staticmethod
+    def _mark(number: str) -> str:
+        """What marks the carry for a chunk, differently for each chunk of each row."""
+        return f"T.Cast('uint32', turn * chunks + {number})"
 
     def _flag(self, chunk: str) -> str:
         return f"T.address_of(folded[b * folded_sB + {chunk} * folded_sC + h * folded_sH])"

@@ -158,7 +158,8 @@ class CudaRows(Template[CudaRowsConfig]):
         if config.sets == 2:
             tiles = f"T.if_then_else(L > 0, T.max({tiles}, 2 * groups + 1), 0)"
         writer.line(f"tiles: T.let = {tiles}")
-        with writer.block(f"if thread < {LANES}:"):
+        body.alike("warp", f"thread // {LANES}")
+        with writer.block("if warp == 0:"):
             writer.line("lane: T.let = thread")
             self._fetch(writer, body, config)
         with writer.block("else:"):
@@ -265,7 +266,8 @@ def _body(program: Program, writer: Writer, config: CudaRowsConfig) -> TvmLanes:
 def _shared(body: TvmLanes) -> SharedMemory:
     """Shared memory of a row."""
     return SharedMemory(
-        (*body.barrier_buffers(), *body.row_buffers()), tuple(body.exchange_buffers())
+        (*body.barrier_buffers(), *body.row_buffers(), *body.table_buffers()),
+        tuple(body.exchange_buffers()),
     )
 
 

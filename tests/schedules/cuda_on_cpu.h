@@ -48,6 +48,13 @@ std::vector<Barrier> warps, parts, named;
 std::vector<char> said[2];
 std::vector<std::array<unsigned char, 16>> slots;
 std::vector<std::vector<unsigned char>> pools;
+// Copies that a thread has started, in groups; the last group is open.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t size;
+};
+std::vector<std::vector<std::vector<Copy>>> copies;
 const std::function<void(int)>* body;
 
 // Signals' masks are not kept, which swapcontext would: a system call each time.
@@ -97,6 +104,7 @@ bool run_threads(int blocks, int threads, size_t pool, int seed,
   parts.assign((all + 31) / 32, {});
   named.assign(blocks * BARRIERS, {});
   for (auto& turn : said) turn.assign(blocks * BARRIERS, 0);
+  copies.assign(all, std::vector<std::vector<Copy>>(1));
   pools.assign(blocks, std::vector<unsigned char>(pool, 0x5a));
   body = &each;
   for (int thread = 0; thread < all; ++thread) {
@@ -291,7 +299,17 @@ void copied(void* to, const void* from, size_t size) {
     broken = true;
     yield();
   }
-  std::memcpy(to, from, size);
+  // Nobody may read it before the copy has come, nor write.
+  std::memset(to, 0xff, size);
+  copies[current].back().push_back({to, from, size});
+}
+
+// All groups of this thread's copies but so many have come.
+void arrive_but(size_t groups) {
+  std::vector<std::vector<Copy>>& mine = copies[current];
+  for (; mine.size() > groups + 1; mine.erase(mine.begin())) {
+    for (const Copy& copy : mine.front()) std::memcpy(copy.to, copy.from, copy.size);
+  }
 }
 
 void lane_team_sync(int barrier, int threads) {
@@ -313,7 +331,12 @@ bool lane_team_any(bool says, int barrier, int threads) {
 void lane_copy16(void* to, const void* from) { copied(to, from, 16); }
 void lane_copy8(void* to, const void* from) { copied(to, from, 8); }
 void lane_copy4(void* to, const void* from) { copied(to, from, 4); }
-void lane_copies_done() {}
+void lane_copies_group() { copies[current].emplace_back(); }
+void lane_copies_but_last() { arrive_but(1); }
+void lane_copies_done() {
+  lane_copies_group();
+  arrive_but(0);
+}
 
 // A barrier in shared memory: how many arrivals make a phase, how many there are, the phase.
 struct Arrivals {
@@ -334,7 +357,10 @@ void lane_arrive(void* barrier) {
   ++progress;
 }
 
-void lane_arrive_with_copies(void* barrier) { lane_arrive(barrier); }
+void lane_arrive_with_copies(void* barrier) {
+  lane_copies_done();
+  lane_arrive(barrier);
+}
 
 void lane_wait(void* barrier, int parity) {
   const Arrivals& here = *static_cast<Arrivals*>(barrier);
@@ -363,6 +389,18 @@ bool lane_take_word(const unsigned long long* word, unsigned* bits) {
   if (!(*word >> 32)) yield();
   *bits = static_cast<unsigned>(*word);
   return *word >> 32;
+}
+
+void lane_post_near_word(unsigned long long* word, unsigned bits, unsigned mark) {
+  if (!may_hold(word, 8)) broken = true;
+  *word = static_cast<unsigned long long>(mark) << 32 | bits;
+  ++progress;
+}
+
+bool lane_take_near_word(const unsigned long long* word, unsigned* bits, unsigned mark) {
+  if (*word >> 32 != mark) yield();
+  *bits = static_cast<unsigned>(*word);
+  return *word >> 32 == mark;
 }
 
 #include "lanes.h"

@@ -38,6 +38,8 @@ ASSEMBLY = (
     "lane_copy8",
     "lane_copy4",
     "lane_copies_done",
+    "lane_copies_group",
+    "lane_copies_but_last",
     "lane_barrier_init",
     "lane_arrive",
     "lane_arrive_with_copies",
@@ -46,6 +48,8 @@ ASSEMBLY = (
     "lane_await",
     "lane_post_word",
     "lane_take_word",
+    "lane_post_near_word",
+    "lane_take_near_word",
     "lane_team_sync",
     "lane_team_any",
 )

@@ -195,29 +195,32 @@ def test_a_launch_shares_blocks_out(
     tensors = tensors_for(source, sizes)
     batch, length, heads = sizes
     chunks = max(1, -(-length // 8))
-    window = ChunkedCudaKernel.window(sharing * 3)
+    window = ChunkedCudaKernel.window(sharing, 3)
+    every = window if window > 1 else 3
+    # Windows of one chunk have no summaries to join.
+    left = chunks if window > 1 else 1
     seen: list[bool] = []
 
     def running(handed: Handed) -> None:
-        windows = -(-chunks // window)
+        windows = -(-chunks // every)
         # 8 complex numbers of 64 bits are 16 words, each half of one number's.
         words = memory(handed, "passed", (batch, windows, heads, 16), ctypes.c_int64)
-        flags = memory(handed, "folded", (batch, chunks, heads), ctypes.c_int32)
+        flags = memory(handed, "folded", (batch, left, heads), ctypes.c_int32)
         seen.append(not words.any() and not flags.any())
 
     (handed,) = launches(monkeypatch, source, tensors, sizes, at_once, running)
     assert seen == [True]
-    assert (handed["abreast"], handed["window"]) == (abreast, window)
+    assert [handed[name] for name in ("abreast", "window", "every")] == [abreast, window, every]
     assert handed["grid"] == handed["blocks"] == abreast * sharing
     assert handed["blocks"] <= at_once
     assert (handed["threads"], handed["stream"]) == (96, 7)
     assert (handed["rows"], handed["L"], handed["H"]) == (batch * heads, length, heads)
     assert handed["diagonal_ptr"] == tensors[0].data_ptr()
-    # A place for every chunk of every row.
+    # A place for every chunk of every row that has one.
     for name, own in (("chunk_diagonal", 16), ("chunk_drive", 16), ("chunk_map", 8)):
         strides = [handed[f"{name}_s{axis}"] for axis in "BCH"]
-        assert strides == [chunks * heads * own, heads * own, own]
-    assert [handed[f"folded_s{axis}"] for axis in "BCH"] == [chunks * heads, heads, 1]
+        assert strides == [left * heads * own, heads * own, own]
+    assert [handed[f"folded_s{axis}"] for axis in "BCH"] == [left * heads, heads, 1]
     assert [handed[f"passed_s{axis}"] for axis in "CH"] == [heads * 16, 16]
 
 
@@ -228,9 +231,16 @@ def test_an_empty_call_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_windows_are_what_a_warp_can_await() -> None:
-    windows = [ChunkedCudaKernel.window(teams) for teams in range(1, 3000)]
-    assert windows == sorted(windows)
-    assert all(1 <= window <= min(32, teams) for teams, window in enumerate(windows, 1))
+    for teams in (1, 2, 3, 6, 12, 15):
+        windows = [ChunkedCudaKernel.window(sharing, teams) for sharing in range(1, 1000)]
+        assert windows == sorted(windows)
+        assert windows[0] == 1
+        assert all(1 <= w <= min(32, s * teams) for s, w in enumerate(windows, 1))
+
+
+def test_windows_where_many_blocks_share_a_row() -> None:
+    """33 blocks of 3 teams wait for windows; 4 of 12 pass carries on from team to team."""
+    assert [ChunkedCudaKernel.window(*each) for each in ((33, 3), (4, 12))] == [8, 1]
 
 
 @pytest.mark.parametrize("length", [0, 100])

@@ -69,10 +69,13 @@ def spec_of(scan: tuple[Any, ...]) -> PdScan:
 
 @pytest.mark.parametrize("scan", SCANS, ids=str)
 def test_chunks(scan: tuple[Any, ...]) -> None:
-    """Many windows; chunks of a few tokens, the last one shorter; several rows and blocks."""
+    """Carries from team to team, from block to block and in windows; chunks of a few tokens, the
+    last one shorter; several rows.
+    """
+    many, few = Sizes(1, 131, 1), Sizes(2, 21, 2)
     for program in forward_and_backward(spec_of(scan)):
-        for sizes, blocks in ((Sizes(1, 131, 1), 8), (Sizes(2, 21, 2), 3)):
-            config = CudaChunksConfig(2, 2, 4)
+        for sizes, blocks, teams in ((many, 4, 4), (many, 26, 1), (few, 3, 4)):
+            config = CudaChunksConfig(2, 2, teams)
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
 
 
