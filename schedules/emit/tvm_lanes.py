@@ -300,6 +300,9 @@ class TvmLanes(TvmBody):
             yield (f"ring_{argument.name}", buffer_dtype(argument), size)
         for index in self.indices:
             yield (f"ring_{index.name}", "int32", self.ring * self.tile)
+            if self._is_copied(index):
+                dtype = self._argument(index.name).dtype
+                yield (f"next_{index.name}", dtype, self.ring * self.tile)
         for name, collected in self._tables.items():
             size = self._table_size(name)
             yield (f"table_{name}", "uint8", size * n)
@@ -368,6 +371,15 @@ class TvmLanes(TvmBody):
             self._array(self._own_name(carry.name), carry.type, 0)
         self.value_arrays()
 
+    @property
+    def carry_arrays(self) -> list[str]:
+        """The arrays of the carries, part by part."""
+        return [
+            part
+            for carry in self.program.carries
+            for part in part_names(self._own_name(carry.name), carry.type)
+        ]
+
     def value_arrays(self) -> None:
         """Arrays of everything but the carries."""
         for value in self.program.body:
@@ -387,8 +399,9 @@ class TvmLanes(TvmBody):
     def stream_arrays(self, span: int) -> None:
         """What :meth:`produce` needs, ``span`` indices at a time, and what reports."""
         for index in self.indices:
-            dtype = self._argument(index.name).dtype
-            self._local(f"{index.name}_next", dtype, -(-span // self.copying))
+            if not self._is_copied(index):
+                dtype = self._argument(index.name).dtype
+                self._local(f"{index.name}_next", dtype, -(-span // self.copying))
         for argument in self.streamed:
             self._local(f"{argument.name}_from", "int64", 1)
         if self.signature.checks:
@@ -695,6 +708,18 @@ class TvmLanes(TvmBody):
             t = "T.min(t + 1, L - 1)" if forward else "T.max(t - 1, T.int64(0))"
         return f"{self._tensor(argument, ['b', t, 'h'], [])[:-1]} + {at}]"
 
+    def _is_copied(self, index: Value) -> bool:
+        """Whether indices come by asynchronous copies: those who run tokens load nothing ahead,
+        since the compiler has a loop wait for what was loaded before it.
+        """
+        return self.stays and width_of(self._argument(index.name).dtype) in (4, 8)
+
+    def _next_index(self, index: Value, group: str, at: str) -> str:
+        """Where an index is before it is checked."""
+        if self._is_copied(index):
+            return f"next_{index.name}[{self.slot} * {self.tile} + {at}]"
+        return f"{index.name}_next[{group}]"
+
     def load_indices(self, span: int) -> None:
         """Load the indices of ``span`` tokens from ``first`` on, which :meth:`store_indices` will
         need; what else a slot needs is copied asynchronously.
@@ -702,9 +727,15 @@ class TvmLanes(TvmBody):
         for index in self.indices:
             with self._index_lanes(span) as (group, at):
                 self._step(f"first + T.Cast('int64', {at})")
-                place = self._tensor(self._argument(index.name), ["b", "t", "h"], [])
-                # As it is stored: a conversion would wait for the load.
-                self.writer.line(f"{index.name}_next[{group}] = {place}")
+                argument = self._argument(index.name)
+                place = self._tensor(argument, ["b", "t", "h"], [])
+                to = self._next_index(index, group, at)
+                if self._is_copied(index):
+                    copy = f"lane_copy{width_of(argument.dtype)}"
+                    self.call(copy, f"T.address_of({to})", f"T.address_of({place})")
+                else:
+                    # As it is stored: a conversion would wait for the load.
+                    self.writer.line(f"{to} = {place}")
 
     def store_indices(self, span: int) -> None:
         """Check and clamp what :meth:`load_indices` loaded, into slot ``slot`` and on."""
@@ -713,7 +744,8 @@ class TvmLanes(TvmBody):
             name, bound = index.name, index.type.bound
             with self._index_lanes(span) as (group, at):
                 self._step(f"first + T.Cast('int64', {at})")
-                self.writer.line(f"worst[0] = T.Cast('uint64', {name}_next[{group}])")
+                found = self._next_index(index, group, at)
+                self.writer.line(f"worst[0] = T.Cast('uint64', {found})")
                 self._report(name, "range", bound, "b * L * H + t * H + h")
                 clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
                 place = f"ring_{name}[{self.slot} * {self.tile} + {at}]"

@@ -1,7 +1,7 @@
 """Bodies whose tokens are summaries of chunks, on the lanes of a team of warps.
 
-One joins summaries that other teams have left in memory; one applies a summary that the team holds
-in registers to the carry before it.
+One joins summaries that other teams have left in memory, one joins the team's own behind them; one
+applies a summary that the team holds in registers to the carry before it.
 """
 
 from pdssm_compiler.ir.program import Program
@@ -64,15 +64,17 @@ class JoinLanes(TvmLanes):
         return f"{name}[{row} + T.Cast('int64', {j}) * {parts}]"
 
 
-class ApplyLanes(TvmLanes):
-    """Applies the summary that the carries of another body hold; the carry is the kernel's own.
+class HeldLanes(TvmLanes):
+    """Takes one summary, which the carries of another body hold.
 
     Attributes:
         source: the prefix of that other body's names.
     """
 
-    def __init__(self, program: Program, writer: Writer, *, team: int, teams: int) -> None:
-        self.source = ""
+    def __init__(
+        self, program: Program, writer: Writer, *, prefix: str, source: str, team: int, teams: int
+    ) -> None:
+        self.source = source
         super().__init__(
             program,
             writer,
@@ -80,13 +82,13 @@ class ApplyLanes(TvmLanes):
             ring=0,
             team=team,
             teams=teams,
-            prefix="applied_",
+            prefix=prefix,
             signature=Signature(program, reports=False),
         )
 
     @property
     def sorted_maps(self) -> dict[Value, Parts]:
-        """Every summary's map is sorted before it is applied."""
+        """Every summary's map is sorted where the summary is made."""
         places = tuple(f"{self.source}map_{part}[0]" for part in ("order", "last"))
         return {v.args[1]: places for v in self.program.body if v.op == "scatter_add"}
 
@@ -94,6 +96,20 @@ class ApplyLanes(TvmLanes):
         summary = f"{self.source}summary_{name.removeprefix('chunk_')}"
         return tuple(f"{part}[e]" for part in part_names(summary, type_))
 
+
+class ApplyLanes(HeldLanes):
+    """Applies a summary to the kernel's own carry."""
+
+    def __init__(self, program: Program, writer: Writer, *, team: int, teams: int) -> None:
+        super().__init__(program, writer, prefix="applied_", source="", team=team, teams=teams)
+
     def _carry_places(self, carry: Value, j: str) -> Parts:
         names = part_names(carry.name, carry.type)
         return tuple(f"{name}[{self._own_index(carry.type)}]" for name in names)
+
+
+class AppendLanes(HeldLanes):
+    """Joins the chunk's own summary to another one, in place."""
+
+    def __init__(self, program: Program, writer: Writer, *, team: int, teams: int) -> None:
+        super().__init__(program, writer, prefix="whole_", source="fold_", team=team, teams=teams)

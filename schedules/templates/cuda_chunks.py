@@ -38,7 +38,7 @@ from pdssm_compiler.schedules.emit.tvm_lanes import (
     TvmLanes,
     row_elements,
 )
-from pdssm_compiler.schedules.emit.tvm_summaries import ApplyLanes, JoinLanes
+from pdssm_compiler.schedules.emit.tvm_summaries import AppendLanes, ApplyLanes, JoinLanes
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
@@ -48,11 +48,28 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 _FEWEST_TOKENS = 512
 # Tokens of a chunk.
 _TOKENS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
+# Tokens of a tile, and of a chunk at least, that were fastest (docs/gpu-log.md): by whether
+# targets collect, whether a team has several warps, and whether several blocks share a row: then
+# what takes long is one carry after the other.
+_BEST = {
+    (False, False, False): (8, 48),
+    (False, False, True): (8, 48),
+    (False, True, False): (4, 20),
+    (False, True, True): (8, 32),
+    (True, False, False): (2, 32),
+    (True, False, True): (4, 40),
+    (True, True, False): (4, 20),
+    (True, True, True): (4, 28),
+}
+# Bytes of a token's inputs up to which a processor holds enough tokens to be busy.
+_NARROW = 640
 # Summaries that are read together.
 _TOGETHER = 4
 # The hardware's barriers, but for the block's own.
 _MOST_TEAMS = 15
 _MOST_WARPS = 32
+# Warps that have 128 registers a lane.
+_FREE_WARPS = 16
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,8 @@ class _Bodies:
         # Only the carry it leaves is wanted.
         carry = replace(parts.carry, token_outputs=())
         self.apply = ApplyLanes(carry, writer, **shape)
-        self.all = (self.scan, self.fold, self.join, self.apply)
+        self.append = AppendLanes(parts.combine, writer, **shape)
+        self.all = (self.scan, self.fold, self.join, self.apply, self.append)
         (before,) = program.carries
         self.carry = before
         self.summaries = tuple(a for a in self.fold.signature.arguments if a.role == "chunk")
@@ -157,9 +175,13 @@ class CudaChunks(Template[CudaChunksConfig]):
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if problem.rows is None or problem.length is None:
             return False
-        # Collecting takes instructions rather than waiting: more rows leave some to gain.
-        rows = target.processors * (4 if collects(program) else 1)
-        return problem.length >= _FEWEST_TOKENS and problem.rows <= rows
+        # What keeps lanes busy beside the memory is better spread over more of them.
+        factor = 1
+        if collects(program) or _token_bytes(program) <= _NARROW:
+            factor = 4
+        elif any(value.op == "sum" for value in program.body):
+            factor = 2
+        return problem.length >= _FEWEST_TOKENS and problem.rows <= factor * target.processors
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
@@ -169,7 +191,9 @@ class CudaChunks(Template[CudaChunksConfig]):
                         yield CudaChunksConfig(tile, tokens // tile, teams)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
-        tile, tokens = (4, 32) if collects(program) else (8, 64)
+        several = whole_team(program) > 1
+        shared = problem.rows is not None and 2 * problem.rows <= target.processors
+        tile, tokens = _BEST[collects(program), several, shared]
         fitting = [
             config
             for length in _TOKENS
@@ -178,17 +202,15 @@ class CudaChunks(Template[CudaChunksConfig]):
         ]
         if not fitting:
             return CudaChunksConfig(2, 4, 1)
-        # As many tokens at once as there is memory for, in chunks that are long enough: what a
-        # chunk costs beside its tokens is a quarter of 32 of them (docs/gpu-log.md).
-        return max(
-            fitting, key=lambda c: (min(c.tokens, tokens) * c.teams, min(c.teams, 2), c.tokens)
-        )
+        # As many teams as there is memory for, with chunks that are long enough.
+        enough = [config for config in fitting if config.tokens >= tokens] or fitting
+        return max(enough, key=lambda c: (min(c.teams, 2), min(c.tokens, tokens) * c.teams))
 
     def _most_teams(
         self, program: Program, target: Target, tile: int, tokens: int
     ) -> CudaChunksConfig | None:
         """As many teams as there is memory for, None if not even one."""
-        most = min(_MOST_TEAMS, _MOST_WARPS // whole_team(program))
+        most = max(1, min(_MOST_TEAMS, _FREE_WARPS // whole_team(program)))
         least = tokens * _token_bytes(program)
         for teams in range(min(most, target.shared_memory // least), 0, -1):
             config = CudaChunksConfig(tile, tokens // tile, teams)
@@ -312,13 +334,14 @@ class _Kernel:
                         self._chunk()
 
     def _arrays(self) -> None:
-        scan, fold, join, apply = self.bodies.all
+        scan, fold, join, apply, append = self.bodies.all
         scan.arrays()
         scan.stream_arrays(self.config.tokens)
         fold.arrays()
         join.arrays()
         apply.value_arrays()
-        for source in ("fold_", "joined_") if self.bodies.sorted else ():
+        append.arrays()
+        for source in ("fold_", "joined_", "whole_") if self.bodies.sorted else ():
             for place in _form(source):
                 name = place.split("[")[0]
                 self.writer.line(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
@@ -350,17 +373,20 @@ class _Kernel:
             scan.sync()
             scan.call("lane_publish", self._flag("number"), "lane")
         bodies.join.start_row()
+        last = "place + 1 == window and number + 1 < chunks"
         with self.writer.block("if place > 0:"):
             self._join()
+            with self.writer.block(f"if {last}:"):
+                self._join_own()
         scan.load_constants()
         with self.writer.block("if number < window:"):
             scan.start_carries()
         with self.writer.block("else:"):
             self._receive()
+        with self.writer.block(f"if {last}:"):
+            self._pass_on()
         with self.writer.block("if place > 0:"):
             self._apply("joined_", 0)
-        with self.writer.block("if place + 1 == window and number + 1 < chunks:"):
-            self._pass_on()
         self._look_ahead()
         self._run(scan)
         with self.writer.block("if number + 1 == chunks:"):
@@ -375,17 +401,17 @@ class _Kernel:
         # What the team still reads of the chunk before.
         scan.sync()
         scan.slot = "slots"
-        with self.writer.block("if count > 0 and ahead[0] == 0:"):
-            write("first: T.let = start")
-            scan.load_indices(config.tokens)
-            scan.stream_values(config.tokens)
-        with self.writer.block("if count > 0:"):
-            write("first: T.let = start")
-            scan.store_indices(config.tokens)
         with self.writer.block("if ahead[0] == 0:"):
+            with self.writer.block("if count > 0:"):
+                write("first: T.let = start")
+                scan.load_indices(config.tokens)
+                scan.stream_values(config.tokens)
             scan.copies_done()
         with self.writer.block("else:"):
             scan.copies_done(but_last=True)
+        with self.writer.block("if count > 0:"):
+            write("first: T.let = start")
+            scan.store_indices(config.tokens)
 
     def _look_ahead(self) -> None:
         """Whether the team's next chunk is copied while this one runs: it is, if it is whole."""
@@ -396,6 +422,7 @@ class _Kernel:
         write(f"ahead[0] = T.if_then_else({whole}, 1, 0)")
         with self.writer.block("if ahead[0] != 0:"):
             write("first: T.let = following")
+            scan.slot = "slots"
             scan.load_indices(config.tokens)
             scan.start_ahead(config.tile)
 
@@ -455,6 +482,20 @@ class _Kernel:
                 join.token()
         self._sort("joined_")
 
+    def _join_own(self) -> None:
+        """Join this chunk's summary to those before it, so that one step leads from the carry
+        before the window to the one behind it.
+        """
+        write, append = self.writer.line, self.bodies.append
+        for joined, whole in zip(self.bodies.join.carry_arrays, append.carry_arrays, strict=True):
+            with append.over_elements():
+                write(f"{whole}[e] = {joined}[e]")
+        append.held = None
+        append.sync()
+        with self.writer.block("for u in T.serial(1):"):
+            append.token()
+        self._sort("whole_")
+
     def _sort(self, source: str) -> None:
         """Sort the map of a summary that this team holds."""
         if self.bodies.sorted:
@@ -487,12 +528,15 @@ class _Kernel:
             self._hand("lane_take", self._words("number // every - 1"))
 
     def _pass_on(self) -> None:
-        """Pass the carry behind this chunk on before its tokens are run."""
+        """Pass the carry behind this chunk's window on before its tokens are run."""
         write = self.writer.line
         for name in self._carry:
             with self.bodies.scan.over_elements():
                 write(f"{name}_kept[e] = {name}[e]")
-        self._apply("fold_", 1)
+        with self.writer.block("if place > 0:"):
+            self._apply("whole_", 1)
+        with self.writer.block("else:"):
+            self._apply("fold_", 1)
         teams = self.config.teams
         with self.writer.block(f"if {self._is_near(f'team + 1 < {teams}')}:"):
             box = self._box(f"((team + 1) % {teams})")
