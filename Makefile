@@ -12,6 +12,7 @@ PYTHON ?= python3
 ENV ?= venv
 TORCH ?=
 WORKERS ?= 2
+DEVICE ?= cpu
 VENV := .venv
 
 ifeq ($(ENV),current)
@@ -43,7 +44,7 @@ test-gpu: $(READY)
 	$(PY) -m pytest tests/gpu
 
 bench: $(READY)
-	$(PY) -m benchmarks.cpu
+	$(PY) -m benchmarks $(DEVICE)
 
 $(VENV)/ready: pyproject.toml scripts/install.py
 	$(PYTHON) scripts/install.py --venv $(VENV) $(if $(TORCH),--torch $(TORCH))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import ALL, CHOSEN, Agenda, chosen_of, few
+from benchmarks.cases import ALL, CHOSEN, SECTIONS, Agenda, chosen_of, few
 from benchmarks.plots import plot
-from benchmarks.provenance import OutputError, store
+from benchmarks.provenance import OutputError, made, store
 from benchmarks.session import Record, benchmark, processors
 from benchmarks.tables import show
 from benchmarks.timing import Clock
@@ -30,7 +30,7 @@ def narrowed(
         ArgumentError: a section or a shape that is not there.
     """
     # What is left out by default can be asked for.
-    known = agenda.sections if sections is None else Agenda.sections
+    known = agenda.sections if sections is None else SECTIONS
     named = chosen_of(shapes, [shape.name for shape in agenda.shapes], "shape")
     found = replace(
         agenda,
@@ -51,6 +51,7 @@ def run_command(
     name: str,
     out: Path,
     workers: int | None,
+    seconds: float | None = None,
     commit: str | None = None,
 ) -> Record:
     """Measure, print, store, draw.
@@ -58,14 +59,15 @@ def run_command(
     Raises:
         OutputError: the folder cannot be written to, found before anything is measured.
     """
-    store(name, {}, out)
+    made(out)
     record = benchmark(
         agenda,
         device,
         clock,
         workers=processors() if workers is None else workers,
         commit=commit,
-        keep=lambda so_far: store(name, so_far, out) and None,
+        seconds=seconds,
+        keep=lambda so_far: store(name, so_far, out),
     )
     console = results()
     show(record, console)

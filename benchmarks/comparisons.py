@@ -28,8 +28,9 @@ def loop_rows(bench: Bench, shape: Shape, tokens: int) -> list[Row]:
     head: Row = {"section": "loop", "shape": shape.name, "sizes": shape.sizes}
     try:
         return [head | row for row in _loop_rows(bench, shape, min(tokens, shape.length))]
-    except RuntimeError as error:
-        return [head | {"direction": "forward", "error": str(error)}]
+    except Exception as error:
+        # As where kernels are measured: the other shapes go on.
+        return [head | {"direction": "forward", "error": f"{type(error).__name__}: {error}"}]
 
 
 def _loop_rows(bench: Bench, shape: Shape, tokens: int) -> list[Row]:

@@ -24,6 +24,7 @@ def cpu(
     quick: o.Quick = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch and of kernels.")] = 2,
     workers: o.Workers = None,
+    seconds: o.Seconds = None,
     out: o.Out = o.OUT,
     commit: o.Commit = None,
 ) -> None:
@@ -33,7 +34,7 @@ def cpu(
     torch.set_num_threads(threads)
     where = torch.device("cpu")
     agenda = narrowed(CPU, sections, shapes, runs, most, quick)
-    run_command(agenda, where, Clock.of(where), "cpu", out, workers, commit)
+    run_command(agenda, where, Clock.of(where), "cpu", out, workers, seconds, commit)
 
 
 if __name__ == "__main__":

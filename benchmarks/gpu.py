@@ -32,6 +32,7 @@ def gpu(
     quick: o.Quick = False,
     device: Annotated[str, typer.Option(help="cuda or cuda:1.")] = "cuda",
     workers: o.Workers = None,
+    seconds: o.Seconds = None,
     out: o.Out = o.OUT,
     commit: o.Commit = None,
 ) -> None:
@@ -42,7 +43,7 @@ def gpu(
         raise ArgumentError(f"--device {device} is no GPU; python -m benchmarks cpu measures CPUs")
     torch.cuda.set_device(where)
     name = torch.cuda.get_device_name(where).lower().replace(" ", "-")
-    run_command(agenda, where, Clock.of(where), name, out, workers, commit)
+    run_command(agenda, where, Clock.of(where), name, out, workers, seconds, commit)
 
 
 if __name__ == "__main__":

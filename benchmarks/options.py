@@ -22,6 +22,9 @@ Quick = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Processes that compile; 0 compiles in this one.")
 ]
+Seconds = Annotated[
+    float | None, typer.Option(help="Begin nothing more after so long; tell what is left out.")
+]
 Out = Annotated[Path, typer.Option(help="A folder for the JSON and the plots.")]
 Commit = Annotated[str | None, typer.Option(help="Where the checkout has no history to ask.")]
 

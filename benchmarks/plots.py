@@ -39,7 +39,7 @@ def plot(record: Record, stem: Path) -> list[Path]:
 
 def _kernels(record: Record) -> list[Row]:
     """The kernels that plain calls take, one a problem and direction."""
-    rows = [row for row in record.get("rows", ()) if row.get("chosen") and "floor_ms" in row]
+    rows = [row for row in record.get("rows", ()) if row.get("chosen", True) and "ms" in row]
     single = [row for row in rows if row["direction"] in _MARKERS and "sweep" not in row]
     return [row for row in single if row.get("payload", "float32") == "float32"]
 
@@ -81,8 +81,12 @@ def _roofline(pyplot: Any, rows: list[Row], roof: float) -> Any:
             color=_COLOURS[maps],
             label=f"{row['direction']}, {maps} maps",
         )
-        axes.annotate(row["shape"], point, (4, 3), textcoords="offset points", fontsize=7)
+    for name, floor, height in _labels(rows, apart=0.03 * roof):
+        axes.annotate(
+            name, (floor, height), (5, 0), textcoords="offset points", fontsize=7, va="center"
+        )
     axes.set_xscale("log")
+    axes.margins(x=0.12)
     axes.set_ylim(0, 1.08 * max([roof, *(row["gb_per_s"] for row in rows)]))
     axes.set_xlabel("floor: ms at the rate of the copy")
     axes.set_ylabel("reached, GB/s")
@@ -91,6 +95,21 @@ def _roofline(pyplot: Any, rows: list[Row], roof: float) -> Any:
     kinds = dict(zip(labels, handles, strict=True))
     axes.legend(kinds.values(), kinds.keys(), fontsize=7, loc="lower right")
     return figure
+
+
+def _labels(rows: list[Row], apart: float) -> list[tuple[str, float, float]]:
+    """Names beside the points, with their places: above one another where points of about the same
+    floor lie close, and one name for those of one shape.
+    """
+    placed: list[tuple[str, float, float]] = []
+    for row in sorted(rows, key=lambda row: row["gb_per_s"]):
+        near = [p for p in placed if abs(p[1] / row["floor_ms"] - 1) < 0.2]
+        height = row["gb_per_s"]
+        if any(p[0] == row["shape"] and height - p[2] < apart for p in near):
+            continue
+        height = max([height, *(p[2] + apart for p in near)])
+        placed.append((row["shape"], row["floor_ms"], height))
+    return placed
 
 
 def _scaling(pyplot: Any, rows: list[Row], roof: float) -> Any:

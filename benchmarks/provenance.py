@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -82,18 +83,32 @@ def _git(*command: str) -> str:
 
 
 def store(name: str, record: dict[str, Any], folder: Path) -> Path:
-    """Write a record as JSON; gives where.
+    """Write a record as JSON into a folder that is there; gives where.
 
     Raises:
         OutputError: the file cannot be written.
     """
     path = folder / f"{name}.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; choose --out") from None
     return path
+
+
+def made(folder: Path) -> Path:
+    """A folder that can be written to; it is made if it is not there.
+
+    Raises:
+        OutputError: it cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose --out") from None
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write to {folder}; choose --out")
+    return folder
 
 
 def load(path: Path) -> dict[str, Any]:

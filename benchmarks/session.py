@@ -2,18 +2,19 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.cases import Agenda
+from benchmarks.cases import Agenda, Case
 from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.host import call_overhead, import_seconds
 from benchmarks.measure import Bench, alignment_on, jobs_of
-from benchmarks.precompile import Job, compile_all
+from benchmarks.precompile import compile_all
 from benchmarks.provenance import provenance
 from benchmarks.timing import Clock
 from benchmarks.verdicts import verdicts
@@ -46,7 +47,8 @@ def benchmark(
     *,
     workers: int,
     commit: str | None = None,
-    keep: Callable[[Record], None] = lambda record: None,
+    seconds: float | None = None,
+    keep: Callable[[Record], object] = lambda record: None,
 ) -> Record:
     """Measure an agenda.
 
@@ -56,14 +58,15 @@ def benchmark(
         clock: how the device is timed.
         workers: processes that compile at a time.
         commit: see :func:`~benchmarks.provenance.provenance`.
-        keep: called with the record after each section, so that a run that is cut short leaves
-            what it has.
+        seconds: after which nothing more is begun; what is left out is told. None for no end.
+        keep: called with the record after each case, so that a run that is cut short leaves what
+            it has.
     """
-    roof = copy_roof(device, clock)
+    begun = time.perf_counter()
     record: Record = provenance(device, commit) | {
-        "roof_gb_per_s": roof / 1e9,
         "cache_bytes": clock.cache_bytes,
-        "sections": agenda.sections,
+        "sections": list(agenda.sections),
+        "verdicts": {},
     }
     cases = list(agenda.cases())
     jobs = list(dict.fromkeys(jobs_of(cases, target_of(device), alignment_on(device))))
@@ -73,44 +76,66 @@ def benchmark(
     record["compiling"] = {
         "kernels": len(jobs),
         "seconds": time.perf_counter() - start,
-        "failed": {_named(job): made.error for job, made in compiled.items() if made.error},
+        "failed": [
+            {"program": job.text.splitlines()[0], "config": job.config, "error": made.error}
+            for job, made in compiled.items()
+            if made.error
+        ],
     }
+    roof = copy_roof(device, clock)
+    record["roof_gb_per_s"] = roof / 1e9
     bench = Bench(device, clock, roof, agenda.runs, compiled)
-    record["rows"] = rows = []
-    others = sum(section in agenda.sections for section in ("peers", "host"))
-    with _progress("measuring", len(cases) + others) as step:
-        for section in agenda.sections:
-            for case in cases:
-                if case.section == section:
-                    if section == "loop":
-                        record.setdefault("loop", []).extend(
-                            loop_rows(bench, case.shape, agenda.loop_tokens)
-                        )
-                    else:
-                        rows += bench.rows(case)
-                    _forget(device)
-                    step(str(case))
-            if section == "peers":
-                ours = [row for row in rows if row["section"] == "peers"]
-                record["peers"] = peer_rows(bench, agenda.peers, ours)
-                _forget(device)
-                step("peers")
-            if section == "host":
-                record["host"] = {"call": call_overhead(), "import": import_seconds()}
-                step("host")
-            record["verdicts"] = verdicts(rows)
+    record["rows"] = []
+    record["left_out"] = []
+    parts = list(_parts(agenda, cases, bench, record))
+    with _progress("measuring", len(parts)) as step:
+        for name, measure in parts:
+            if seconds is not None and time.perf_counter() - begun > seconds:
+                record["left_out"].append(name)
+                continue
+            measure()
+            _forget(device)
+            record["verdicts"] = verdicts(record["rows"])
             keep(record)
+            step(name)
+    keep(record)
     return record
 
 
-def _named(job: Job) -> str:
-    return f"{job.config} of {job.text.splitlines()[0]}"
+def _parts(
+    agenda: Agenda, cases: Sequence[Case], bench: Bench, record: Record
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What a run does one after the other, by name: each adds its rows to the record."""
+
+    def kernels(case: Case) -> None:
+        record["rows"] += bench.rows(case)
+
+    def loop(case: Case) -> None:
+        record.setdefault("loop", []).extend(loop_rows(bench, case.shape, agenda.loop_tokens))
+
+    def peers() -> None:
+        ours = [row for row in record["rows"] if row["section"] == "peers"]
+        record["peers"] = peer_rows(bench, agenda.peers, ours)
+
+    def host() -> None:
+        record["host"] = {"call": call_overhead(), "import": import_seconds()}
+
+    for section in agenda.sections:
+        for case in cases:
+            if case.section == section:
+                yield str(case), partial(loop if section == "loop" else kernels, case)
+        if section == "peers":
+            yield "other operators", peers
+        if section == "host":
+            yield "host", host
 
 
 def _forget(device: torch.device) -> None:
     """Give memory back between cases: the next has tensors of other sizes."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        # On a device that a kernel has left unusable every call fails; the rows tell.
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -130,10 +155,15 @@ def _progress(what: str, total: int) -> Iterator[Callable[..., None]]:
         task = progress.add_task(what, total=total)
         start = time.perf_counter()
 
+        def told(name: str) -> None:
+            seconds = time.perf_counter() - start
+            console.print(f"{seconds:6.0f} s  {name}", markup=False, highlight=False)
+
         def step(name: str = "") -> None:
             progress.update(task, advance=1, description=f"{what} {name}".strip())
             if quiet and name:
-                seconds = time.perf_counter() - start
-                console.print(f"{seconds:6.0f} s  {name}", markup=False, highlight=False)
+                told(name)
 
         yield step
+        if quiet:
+            told(f"{what}: done, {total}")

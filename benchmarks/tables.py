@@ -11,9 +11,6 @@ from benchmarks.measure import Row
 
 Column = tuple[str, Callable[[Row], str]]
 
-# How much of an error fits beside the rows.
-_ERROR = 70
-
 
 def _times(row: Row) -> str:
     return f"{row['ms']:.4f}"
@@ -79,15 +76,14 @@ def per_element(row: Row) -> float:
     return row["ms"] * 1e9 / (sizes["B"] * sizes["T"] * sizes["H"] * sizes["N"])
 
 
-def table(title: str, columns: Sequence[Column], rows: Sequence[Row], named: int) -> Table:
-    """Rows under columns; of a row with an error, the first ``named`` columns and the error."""
+def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    """Rows under columns. Of a row that has an error only what is known before it is measured; the
+    error itself is told by :func:`lines`.
+    """
     made = Table(*(name for name, _ in columns), title=title)
     for row in rows:
-        if "error" not in row:
-            made.add_row(*(cell(row) for _, cell in columns))
-            continue
-        told = row["error"].split("\n")[0].replace("[", r"\[")
-        made.add_row(*(_if_known(cell, row) for _, cell in columns[:named]), told[:_ERROR])
+        known = [cell(row) if "error" not in row else _if_known(cell, row) for _, cell in columns]
+        made.add_row(*known, style="red" if "error" in row else None)
     return made
 
 
@@ -95,7 +91,7 @@ def _if_known(cell: Callable[[Row], str], row: Row) -> str:
     try:
         return cell(row)
     except KeyError:
-        return ""
+        return "–"
 
 
 def tables(record: dict[str, Any]) -> Iterator[RenderableType]:
@@ -104,16 +100,28 @@ def tables(record: dict[str, Any]) -> Iterator[RenderableType]:
         rows = [row for row in record["rows"] if row["section"] == section]
         if rows:
             extra = {"scaling": (_PER_ELEMENT,), "peers": (_PAYLOAD,)}.get(section, ())
-            yield table(section, (*_KERNELS, *extra), rows, 4)
+            yield table(section, (*_KERNELS, *extra), rows)
     if record.get("loop"):
-        yield table("plain torch loop, as called", _LOOP, record["loop"], 2)
+        yield table("plain torch loop, as called", _LOOP, record["loop"])
     if record.get("peers"):
-        yield table("other operators, as called", _PEERS, record["peers"], 2)
+        yield table("other operators, as called", _PEERS, record["peers"])
     yield from lines(record)
 
 
+# What names a row.
+_NAMES = ("section", "shape", "peer", "maps", "payload", "direction", "template")
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
 def lines(record: dict[str, Any]) -> Iterator[str]:
-    """What holds over several rows, a line each, beside what is wanted."""
+    """What went wrong, and what holds over several rows, beside what is wanted: a line each."""
+    for row in (*record["rows"], *record.get("loop", ()), *record.get("peers", ())):
+        if "error" in row:
+            named = (row.get(key) for key in _NAMES)
+            yield f"not measured: {', '.join(filter(None, named))}: {_first_line(row['error'])}"
     found = record["verdicts"]
     for worst in found.get("worst_maps", ()):
         yield (
@@ -132,6 +140,8 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
             f"the same run twice left the same bits in {same['kernels'] - len(other)} of "
             f"{same['kernels']} rows{''.join(f'; not in {name}' for name in other)}"
         )
+    if record["left_out"]:
+        yield f"not measured, for want of time: {', '.join(record['left_out'])}"
     if "host" in record:
         call, imported = record["host"]["call"], record["host"]["import"]
         yield (
