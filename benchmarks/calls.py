@@ -45,7 +45,7 @@ class Call:
         return program_of(self.text)
 
     def __call__(self) -> list[torch.Tensor]:
-        """Run it; promises about the maps were verified before."""
+        """Run it; what is promised about the maps holds by their making."""
         return run(self.text, self.tensors, self.config, trusted=True)
 
     def copy(self) -> "Call":

@@ -13,12 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from pdssm_compiler.ir.passes import specialise
-from pdssm_compiler.ir.passes.specialise import (
-    inverse_program,
-    promise_program,
-    unverified_promises,
-)
-from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.passes.specialise import inverse_program
 from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.compile_service import (
@@ -60,26 +55,19 @@ class Compiled:
 
 
 def helper_jobs(text: str, target: Target, heads: int) -> Iterator[Job]:
-    """The small programs over its maps that a program's plan runs: inverses, promises."""
+    """The small programs that a program's plan runs before it: those that invert its tables.
+    (Promises hold by construction where this is for, and are not verified.)
+    """
     program = program_of(text)
-    lowered = specialise(program)
-    n = program.state_size
-    inverted = [i for i in lowered.inputs if i.inverse_of is not None]
-    helpers: list[tuple[Program | None, int]] = [
-        (inverse_program(n, i), _tokens(i.type)) for i in inverted
-    ]
-    helpers += [
-        (promise_program(n, i), _tokens(i.type)) for i in unverified_promises(program, lowered)
-    ]
-    for helper, length in helpers:
-        if helper is not None:
-            schedule = choose(specialise(helper), target, None, Problem.bucket(heads, length))
-            yield Job(helper.text, config_text(schedule.config), target, 0)
-
-
-def _tokens(type_: object) -> int:
-    """Tokens of a table read as a sequence of maps."""
-    return type_.size if isinstance(type_, Table) else 1
+    for input_ in specialise(program).inputs:
+        if input_.inverse_of is None:
+            continue
+        helper = inverse_program(program.state_size, input_)
+        # A table is read as a sequence of its maps.
+        assert isinstance(input_.type, Table)
+        problem = Problem.bucket(heads, input_.type.size)
+        schedule = choose(specialise(helper), target, None, problem)
+        yield Job(helper.text, config_text(schedule.config), target, 0)
 
 
 def compile_job(job: Job) -> Compiled:

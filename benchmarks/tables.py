@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks import targets
 from benchmarks.measure import Row
+from benchmarks.provenance import OutputError
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -153,7 +154,13 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """Print a record."""
+    """Print a record.
+
+    Raises:
+        OutputError: it is of an earlier version, whose rows say less.
+    """
+    if "verdicts" not in record:
+        raise OutputError("these results are of an earlier version; measure again to see tables")
     console.print(
         f"{record['device']}, copy roof {record['roof_gb_per_s']:.1f} GB/s, commit "
         f"{record['commit']}, {record['date']}",

@@ -151,6 +151,10 @@ def test_stored_results_can_be_drawn(stored: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_drawn_or_read_or_written(tmp_path: Path) -> None:
+    store("old", {"device": "x", "rows": []}, tmp_path)
+    assert "of an earlier version; measure again" in str(
+        run("show", tmp_path / "old.json").exception
+    )
     with pytest.raises(OutputError, match="measure the sections suite or scaling"):
         plot({"device": "x", "roof_gb_per_s": 1, "rows": []}, tmp_path / "x")
     (tmp_path / "list.json").write_text("[]")
