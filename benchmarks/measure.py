@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -87,6 +88,10 @@ def attempt(row: Row, function: Callable[[], Row]) -> Row:
         return row | {"error": f"{type(error).__name__}: {error}"}
 
 
+def _run(calls: Sequence[Call]) -> list[list[torch.Tensor]]:
+    return [call() for call in calls]
+
+
 @dataclass(frozen=True)
 class Bench:
     """Where and how rows are measured.
@@ -123,23 +128,25 @@ class Bench:
             return [head | {"direction": d, "error": str(error)} for d in case.directions]
         found = []
         for direction in case.directions:
+            row = head | {"direction": direction}
             if direction == BOTH:
-                row = head | {"direction": BOTH, "template": "", "chosen": True}
                 parts = [calls[name] for name in _SUMMED]
-                found.append(attempt(row, lambda parts=parts: self._sum(case, parts)))
-                continue
-            call = calls[direction]
-            try:
-                able = choices(call.text, target_of(self.device), case.shape, case.most)
-            except NoTemplateError as error:
-                found.append(head | {"direction": direction, "error": str(error)})
-                continue
-            for choice in able:
-                row = head | {"direction": direction, "template": choice.template}
-                row |= {"config": asdict(choice.config), "chosen": choice.chosen}
-                exact = replace(call, config=config_text(choice.config))
-                found.append(attempt(row, lambda exact=exact: self._kernel(exact)))
+                found.append(attempt(row | {"chosen": True}, partial(self._sum, case, parts)))
+            else:
+                found += self._kernel_rows(case, row, calls[direction])
         return found
+
+    def _kernel_rows(self, case: Case, row: Row, call: Call) -> Iterator[Row]:
+        """A row for each template."""
+        try:
+            able = choices(call.text, target_of(self.device), case.shape, case.most)
+        except NoTemplateError as error:
+            yield row | {"error": str(error)}
+            return
+        for template, config, chosen in able:
+            of_template = {"template": template, "config": asdict(config), "chosen": chosen}
+            exact = replace(call, config=config_text(config))
+            yield attempt(row | of_template, partial(self._kernel, exact))
 
     def _kernel(self, call: Call) -> Row:
         self._refuse_failed(call)
@@ -179,7 +186,7 @@ class Bench:
         copies = [parts]
         for _ in range(self.clock.copies(moved) - 1):
             copies.append([call.copy() for call in parts])
-        functions = [lambda calls=calls: [call() for call in calls] for calls in copies]
+        functions = [partial(_run, calls) for calls in copies]
         times = self.clock.work(functions, self.runs)
         eager = self.clock.calls(functions, self.runs)
         rate = moved / (times["ms"] / 1e3)

@@ -30,3 +30,9 @@ def record() -> dict[str, Any]:
     processes.
     """
     return benchmark(AGENDA, CPU, Clock.of(CPU), workers=2, commit="abc123")
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables as wide as they need to be, whatever the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
