@@ -3,6 +3,7 @@
 #   make run      build what it needs and run the automaton of each pattern over real text
 #   make test     build what it needs and run the whole suite
 #   make stress   the long runs
+#   make bench    figures of the CPU, to out/; DEVICE=gpu for those of a GPU
 #
 # ENV=current uses the interpreter's own packages instead of a virtual environment: for machines
 # without a network. TORCH=torch takes pip's newest build of torch (with CUDA on Linux); the default
@@ -12,6 +13,7 @@ PYTHON ?= python3
 ENV ?= venv
 TORCH ?=
 WORKERS ?= 2
+DEVICE ?= cpu
 VENV := .venv
 
 ifeq ($(ENV),current)
@@ -43,7 +45,7 @@ test-gpu: $(READY)
 	$(PY) -m pytest tests/gpu
 
 bench: $(READY)
-	$(PY) -m benchmarks.cpu
+	$(PY) -m benchmarks $(DEVICE)
 
 $(VENV)/ready: pyproject.toml scripts/install.py
 	$(PYTHON) scripts/install.py --venv $(VENV) $(if $(TORCH),--torch $(TORCH))

@@ -1,8 +1,12 @@
-"""Random scans of given sizes."""
+"""Sizes to measure at, and random scans of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+# How the maps of a problem are drawn, and what is promised about them: one-to-one and promised;
+# at random, so that targets collide; the worst, in which every column goes to one row.
+MAP_CLASSES = {"permutation": "permutation", "random": "general", "one row": "general"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,13 @@ class Shape:
         """Complex numbers in one tensor of states."""
         return self.batch * self.length * self.heads * self.state_size
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes by the names of the field."""
+        names = ("B", "T", "H", "N", "K")
+        values = (self.batch, self.length, self.heads, self.state_size, self.dictionary_size)
+        return dict(zip(names, values, strict=True))
+
 
 SUITE = (
     Shape("LM-32", 8, 4096, 32, 32, 32),
@@ -29,9 +40,47 @@ SUITE = (
     Shape("FSA", 64, 256, 4, 128, 8),
     Shape("UEA", 4, 17984, 1, 128, 8),
 )
+CPU_SUITE = (Shape("N32", 4, 2048, 8, 32, 32), Shape("N128", 4, 2048, 8, 128, 8))
 
 # A token of each of many sequences, as a model that generates takes it.
 STEP = Shape("STEP", 64, 1, 32, 32, 32)
+
+# One size at a time: T with B·T as it is, N with H·N as it is, B alone.
+Sweeps = dict[str, tuple[Shape, ...]]
+
+
+def sweeps(base: Shape, tokens: int, shortest: int, batches: int) -> Sweeps:
+    """What is measured to see how time follows a size, by powers of two.
+
+    Args:
+        base: the sizes that stay.
+        tokens: ``B·T`` of the sweep over ``T``, which ends at one sequence of all of them.
+        shortest: the ``T`` it begins with.
+        batches: the ``B`` that the sweep over it ends with.
+    """
+    channels = base.heads * base.state_size
+    lengths = _doubling(shortest, tokens)
+    widths = [n for n in _doubling(8, 256) if channels % n == 0]
+    return {
+        "T": tuple(replace(base, name=f"T={t}", batch=tokens // t, length=t) for t in lengths),
+        "N": tuple(
+            # Few maps, so that the tables of wide states fit what a processor holds.
+            replace(base, name=f"N={n}", heads=channels // n, state_size=n, dictionary_size=8)
+            for n in widths
+        ),
+        "B": tuple(replace(base, name=f"B={b}", batch=b) for b in _doubling(1, batches)),
+    }
+
+
+def _doubling(least: int, most: int) -> list[int]:
+    found = [least]
+    while found[-1] * 2 <= most:
+        found.append(found[-1] * 2)
+    return found
+
+
+SWEEPS = sweeps(SUITE[0], tokens=1 << 20, shortest=1 << 14, batches=64)
+CPU_SWEEPS = sweeps(CPU_SUITE[0], tokens=1 << 13, shortest=1 << 8, batches=8)
 
 
 @dataclass
@@ -48,22 +97,34 @@ class Problem:
         """The keyword arguments of the maps."""
         return {"dictionary": self.dictionary, "selection": self.selection}
 
+    @property
+    def destination(self) -> torch.Tensor:
+        """The map of each token, int64 ``[B, T, H, N]``."""
+        heads = torch.arange(len(self.dictionary), device=self.dictionary.device)
+        return self.dictionary.long()[heads, self.selection.long()]
+
 
 def random_problem(
-    shape: Shape, device: torch.device, *, permutation: bool = False, seed: int = 0
+    shape: Shape, device: torch.device, *, maps: str = "random", seed: int = 0
 ) -> Problem:
-    """Random inputs; maps collide unless they are permutations."""
+    """Random inputs; ``maps`` is one of :data:`MAP_CLASSES`."""
     random = torch.Generator(device).manual_seed(seed)
     sizes = (shape.batch, shape.length, shape.heads, shape.state_size)
     magnitude = torch.rand(sizes, generator=random, device=device)
-    phase = torch.rand(sizes, generator=random, device=device) * 2 * torch.pi
+    phase = torch.rand(sizes, generator=random, device=device).mul_(2 * torch.pi)
+    diagonal = torch.polar(magnitude, phase)
     drive = torch.randn(sizes, generator=random, device=device, dtype=torch.complex64)
     entries = (shape.heads, shape.dictionary_size, shape.state_size)
-    if permutation:
-        dictionary = torch.rand(entries, generator=random, device=device).argsort(-1)
-    else:
-        dictionary = torch.randint(shape.state_size, entries, generator=random, device=device)
+    match maps:
+        case "permutation":
+            dictionary = torch.rand(entries, generator=random, device=device).argsort(-1)
+        case "random":
+            dictionary = torch.randint(shape.state_size, entries, generator=random, device=device)
+        case "one row":
+            dictionary = torch.zeros(entries, dtype=torch.int64, device=device)
+        case _:
+            raise ValueError(f"unknown maps {maps!r}; use one of {', '.join(MAP_CLASSES)}")
     selection = torch.randint(
         shape.dictionary_size, sizes[:3], generator=random, device=device, dtype=torch.int32
     )
-    return Problem(torch.polar(magnitude, phase), drive, dictionary.to(torch.int32), selection)
+    return Problem(diagonal, drive, dictionary.to(torch.int32), selection)

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -10,7 +11,22 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+from pdssm_compiler.ir.errors import PdssmError
+
+# What a measured kernel, or a peer's, is made with.
+_PACKAGES = (
+    "torch",
+    "triton",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "numpy",
+    "mamba-ssm",
+    "flash-linear-attention",
+)
+
+
+class OutputError(PdssmError, OSError):
+    """Results or plots could not be written, or read again."""
 
 
 def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any]:
@@ -21,7 +37,7 @@ def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any
         commit: the commit, where the checkout has no history to ask.
     """
     versions = {}
-    for name in ("torch", "triton", "apache-tvm", "apache-tvm-ffi", "numpy"):
+    for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -66,10 +82,45 @@ def _git(*command: str) -> str:
     return result.stdout.strip()
 
 
-def store(name: str, record: dict[str, Any], folder: Path | None = None) -> Path:
-    """Write a record as JSON; gives where."""
-    folder = folder or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
+def store(name: str, record: dict[str, Any], folder: Path) -> Path:
+    """Write a record as JSON into a folder that is there; gives where.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    try:
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; choose --out") from None
     return path
+
+
+def made(folder: Path) -> Path:
+    """A folder that can be written to; it is made if it is not there.
+
+    Raises:
+        OutputError: it cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose --out") from None
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write to {folder}; choose --out")
+    return folder
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A stored record.
+
+    Raises:
+        OutputError: no file of results.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot read {path}: {error}; name a JSON of results") from None
+    if not isinstance(record, dict) or "device" not in record:
+        raise OutputError(f"{path} holds no results of a run; name a JSON of results")
+    return record

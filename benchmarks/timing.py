@@ -2,23 +2,33 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
 
+Function = Callable[[], Any]
+Times = dict[str, float]
 
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Median, least and most, in milliseconds."""
+# Data that is read again after this many times the last-level cache comes from memory.
+_CACHES = 4
+
+
+def summary(seconds: list[float]) -> Times:
+    """Median, least and most, in milliseconds, and how far apart the two are, of the median."""
+    median = statistics.median(seconds)
     return {
-        "ms": statistics.median(seconds) * 1e3,
+        "ms": median * 1e3,
         "least_ms": min(seconds) * 1e3,
         "most_ms": max(seconds) * 1e3,
+        "spread": (max(seconds) - min(seconds)) / median,
         "runs": len(seconds),
     }
 
 
-def host_times(function: Callable[[], Any], runs: int, warmup: int = 2) -> dict[str, float]:
+def host_times(function: Function, runs: int, warmup: int = 2) -> Times:
     """Time of a call on the CPU."""
     for _ in range(warmup):
         function()
@@ -30,24 +40,29 @@ def host_times(function: Callable[[], Any], runs: int, warmup: int = 2) -> dict[
     return summary(seconds)
 
 
-def graph_times(function: Callable[[], Any], runs: int, calls: int = 8) -> dict[str, float]:
+def graph_times(functions: Sequence[Function], runs: int, least_calls: int = 8) -> Times:
     """Time of a call's work on the current GPU, free of what the host takes to launch it: replays
-    of a graph of several calls.
+    of a graph of several calls, those of ``functions`` in turn.
     """
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
-        for _ in range(3):
+        for function in islice(cycle(functions), max(3, len(functions))):
             function()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
+    calls = len(functions) * -(-least_calls // len(functions))
+    kept = []
     with torch.cuda.graph(graph):
-        for _ in range(calls):
-            function()
+        for function in islice(cycle(functions), calls):
+            result = function()
+            # Where calls take turns, each is to write to memory of its own.
+            if len(functions) > 1:
+                kept.append(result)
     times = device_times(graph.replay, runs, warmup=2)
     return times | {name: times[name] / calls for name in ("ms", "least_ms", "most_ms")}
 
 
-def device_times(function: Callable[[], Any], runs: int, warmup: int = 5) -> dict[str, float]:
+def device_times(function: Function, runs: int, warmup: int = 5) -> Times:
     """Time of a call's work on the current GPU, by events."""
     for _ in range(warmup):
         function()
@@ -62,3 +77,51 @@ def device_times(function: Callable[[], Any], runs: int, warmup: int = 5) -> dic
         end.record()
     torch.cuda.synchronize()
     return summary([start.elapsed_time(end) / 1e3 for start, end in events])
+
+
+def in_turn(functions: Sequence[Function]) -> Function:
+    """A function that calls the next of them each time."""
+    following = cycle(functions)
+    return lambda: next(following)()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How a device is timed. All that only a GPU can do is behind it.
+
+    Attributes:
+        on_gpu: by events and graphs, or by the host's clock.
+        cache_bytes: the last-level cache that timed calls must not find their data in; 0 for
+            calls that take what they find.
+    """
+
+    on_gpu: bool
+    cache_bytes: int = 0
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Clock":
+        """The clock of a device. A CPU's calls take what they find in its caches, as its copy
+        roof does.
+        """
+        if device.type != "cuda":
+            return cls(False)
+        return cls(True, torch.cuda.get_device_properties(device).L2_cache_size)
+
+    def copies(self, data_bytes: int) -> int:
+        """How many copies of a call's data must take turns, so that none is in the cache when it
+        is read.
+        """
+        return max(1, -(-_CACHES * self.cache_bytes // data_bytes))
+
+    def work(self, functions: Sequence[Function], runs: int) -> Times:
+        """Times of what a call does on the device; of calls that do the same on other data, in
+        turn.
+        """
+        if self.on_gpu:
+            return graph_times(functions, runs)
+        return host_times(in_turn(functions), runs)
+
+    def calls(self, functions: Sequence[Function], runs: int) -> Times:
+        """Times of eager calls, which the host may hold up."""
+        times = device_times if self.on_gpu else host_times
+        return times(in_turn(functions), runs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from benchmarks.app import app as benchmarks
 from pdssm_compiler.cli.app import app
 from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.ir.passes import adjoint
@@ -40,21 +41,31 @@ def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert piece in text
 
 
-def commands() -> list[str]:
+# What begins a command in the documents.
+APPS = {"pdssm-compiler ": app, "python -m benchmarks ": benchmarks}
+
+
+def commands(program: str) -> list[str]:
+    """What follows a program's name, wherever a document shows it."""
     lines = "\n".join(b for path in DOCUMENTS for b in blocks(path, "sh")).splitlines()
     found = [line.partition(" # ")[0].strip() for line in lines]
-    return [line for line in found if line.startswith("pdssm-compiler ")]
+    return [line.removeprefix(program) for line in found if line.startswith(program)]
 
 
 def test_there_are_commands() -> None:
-    shown = {line.split()[1] for line in commands()}
-    assert shown == {"doctor", "lower", "compile", "verify", "run"}
+    shown = {program: {line.split()[0] for line in commands(program)} for program in APPS}
+    assert shown == {
+        "pdssm-compiler ": {"doctor", "lower", "compile", "verify", "run"},
+        "python -m benchmarks ": {"gpu", "cpu", "show", "plot"},
+    }
 
 
-@pytest.mark.parametrize("line", commands())
-def test_a_commands_options_are_there(line: str) -> None:
-    _, name, *arguments = shlex.split(line)
-    command = typer.main.get_command(app).commands[name]
+@pytest.mark.parametrize(
+    ("program", "line"), [(program, line) for program in APPS for line in commands(program)]
+)
+def test_a_commands_options_are_there(program: str, line: str) -> None:
+    name, *arguments = shlex.split(line)
+    command = typer.main.get_command(APPS[program]).commands[name]
     # Raises for an option that is not there, or a value it does not take.
     assert command.make_context(name, arguments).command is command
 

@@ -1,0 +1,119 @@
+"""What a user would run instead: operators of public packages, where they are installed.
+
+A function a peer gives the operator bound to random inputs of the same tokens and model width, in
+bfloat16, and the tensors that have gradients. Nothing here is imported unless it is asked for. The
+calls follow the packages' published signatures: `mamba_ssm` 2 and `flash-linear-attention` (`fla`)
+since its tensors are `[B, T, H, ...]`.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.problems import Shape
+from pdssm_compiler.ir.errors import PdssmError
+
+
+class NotInstalledError(PdssmError, ImportError):
+    """The package of a peer is not there."""
+
+
+class Bound(NamedTuple):
+    """An operator with its inputs.
+
+    Attributes:
+        forward: gives the output.
+        leaves: the inputs that have gradients.
+        sizes: what it was given, for the table.
+    """
+
+    forward: Callable[[], torch.Tensor]
+    leaves: list[torch.Tensor]
+    sizes: str
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A public operator.
+
+    Attributes:
+        name: what it is called in the field.
+        package: what to install.
+        bind: makes its call.
+    """
+
+    name: str
+    package: str
+    bind: Callable[[Shape, torch.device], Bound]
+
+
+def ssd(shape: Shape, device: torch.device) -> Bound:
+    """Mamba-2's state-space dual: heads of 64, state 128, expanded twice as the layer does."""
+    module = _module("mamba_ssm.ops.triton.ssd_combined", "mamba-ssm")
+    width, state, chunk = 64, 128, 256
+    heads = 2 * shape.heads * shape.state_size // width
+    x = _random(device, shape.batch, shape.length, heads, width)
+    steps = _random(device, shape.batch, shape.length, heads)
+    decay = -torch.rand(heads, device=device).add_(0.5)
+    inputs, outputs = (_random(device, shape.batch, shape.length, 1, state) for _ in range(2))
+    leaves = [t.requires_grad_() for t in (x, steps, decay, inputs, outputs)]
+
+    def forward() -> torch.Tensor:
+        return module.mamba_chunk_scan_combined(*leaves, chunk, dt_softplus=True)
+
+    return Bound(forward, leaves, f"{heads} heads of {width}, state {state}, chunks of {chunk}")
+
+
+def gated_delta_rule(shape: Shape, device: torch.device) -> Bound:
+    """The gated delta rule: keys of 256 and values of 512 a head, keys of length 1."""
+    module = _module("fla.ops.gated_delta_rule", "flash-linear-attention")
+    key, value = 256, 512
+    heads = max(1, shape.heads * shape.state_size // key)
+    sizes = (shape.batch, shape.length, heads)
+    q, k = (torch.nn.functional.normalize(_random(device, *sizes, key), dim=-1) for _ in range(2))
+    v = _random(device, *sizes, value)
+    # The gate in log space, and how much of a value is written.
+    g = torch.nn.functional.logsigmoid(torch.randn(sizes, device=device))
+    beta = _random(device, *sizes).sigmoid()
+    leaves = [t.requires_grad_() for t in (q, k, v, g, beta)]
+    named = dict(zip(("q", "k", "v", "g", "beta"), leaves, strict=True))
+
+    def forward() -> torch.Tensor:
+        return module.chunk_gated_delta_rule(**named)[0]
+
+    return Bound(forward, leaves, f"{heads} heads, {key}×{value}")
+
+
+PEERS = (
+    Peer("Mamba-2 SSD", "mamba-ssm", ssd),
+    Peer("gated delta rule", "flash-linear-attention", gated_delta_rule),
+)
+
+
+def forward_and_backward(bound: Bound) -> Callable[[], object]:
+    """The operator and all its gradients, as one call."""
+    grad = torch.randn_like(bound.forward())
+    return lambda: torch.autograd.grad(bound.forward(), bound.leaves, grad)
+
+
+def _random(device: torch.device, *sizes: int) -> torch.Tensor:
+    return torch.randn(sizes, device=device, dtype=torch.bfloat16)
+
+
+def _module(name: str, package: str) -> ModuleType:
+    """A peer's module.
+
+    Raises:
+        NotInstalledError: it cannot be imported; says which of its own needs is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        top = name.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name == top:
+            raise NotInstalledError(f"not installed: {package}") from None
+        raise NotInstalledError(f"{package} cannot be imported: {error}") from error

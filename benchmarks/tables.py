@@ -1,0 +1,181 @@
+"""A record as tables and lines to read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from benchmarks import targets
+from benchmarks.measure import Row
+from benchmarks.provenance import OutputError
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def _times(row: Row) -> str:
+    return f"{row['ms']:.4f}"
+
+
+def _wanted(row: Row) -> str:
+    wanted = targets.OF_ROOF.get((row["shape"], row["maps"], row["direction"]))
+    return f"{wanted:.0%}" if wanted and row["payload"] == "float32" else ""
+
+
+def _template(row: Row) -> str:
+    return row.get("template", "") + (" *" if row.get("chosen") else "")
+
+
+_KERNELS: tuple[Column, ...] = (
+    ("shape", lambda row: row["shape"]),
+    ("maps", lambda row: row["maps"]),
+    ("direction", lambda row: row["direction"]),
+    ("template", _template),
+    ("ms", _times),
+    ("spread", lambda row: f"{row['spread']:.1%}"),
+    ("eager", lambda row: f"{row['eager_ms']:.4f}"),
+    ("floor", lambda row: f"{row['floor_ms']:.4f}"),
+    ("GB/s", lambda row: f"{row['gb_per_s']:.0f}"),
+    ("of roof", lambda row: f"{row['of_roof']:.0%}"),
+    ("wanted", _wanted),
+    ("same bits", lambda row: "yes" if row["same_bits"] else "NO"),
+    ("regs", lambda row: str(row.get("resources", {}).get("registers", ""))),
+)
+_PAYLOAD: Column = ("payload", lambda row: row["payload"])
+_PER_ELEMENT: Column = ("ps an element", lambda row: f"{per_element(row):.1f}")
+
+_LOOP: tuple[Column, ...] = (
+    ("shape", lambda row: row["shape"]),
+    ("direction", lambda row: row["direction"]),
+    ("scan ms", lambda row: f"{row['scan']['ms']:.3f}"),
+    ("spread", lambda row: f"{row['scan']['spread']:.1%}"),
+    ("loop ms", lambda row: f"{row['loop']['ms']:.1f}"),
+    ("loop's spread", lambda row: f"{row['loop']['spread']:.1%}"),
+    ("tokens timed", lambda row: str(row["tokens"])),
+    ("ratio", lambda row: f"{row['ratio']:.0f}×"),
+    ("wanted", lambda row: f"≥ {row['target_ratio']}×" if row["target_ratio"] else ""),
+    ("largest error", lambda row: f"{row['largest_error']:.1e}"),
+)
+_PEERS: tuple[Column, ...] = (
+    ("operator", lambda row: row["peer"]),
+    ("direction", lambda row: row.get("direction", "")),
+    ("given", lambda row: row["sizes"]),
+    ("ms", _times),
+    ("spread", lambda row: f"{row['spread']:.1%}"),
+    ("of ours, float32", lambda row: _of_ours(row, "float32")),
+    ("of ours, bfloat16", lambda row: _of_ours(row, "bfloat16")),
+)
+
+
+def _of_ours(row: Row, payload: str) -> str:
+    return f"{row['of_ours'][payload]:.2f}×" if payload in row["of_ours"] else ""
+
+
+def per_element(row: Row) -> float:
+    """Picoseconds of a row for each complex number of its states."""
+    sizes = row["sizes"]
+    return row["ms"] * 1e9 / (sizes["B"] * sizes["T"] * sizes["H"] * sizes["N"])
+
+
+def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    """Rows under columns. Of a row that has an error only what is known before it is measured; the
+    error itself is told by :func:`lines`.
+    """
+    made = Table(*(name for name, _ in columns), title=title)
+    for row in rows:
+        known = [cell(row) if "error" not in row else _if_known(cell, row) for _, cell in columns]
+        made.add_row(*known, style="red" if "error" in row else None)
+    return made
+
+
+def _if_known(cell: Callable[[Row], str], row: Row) -> str:
+    try:
+        return cell(row)
+    except KeyError:
+        return "–"
+
+
+def tables(record: dict[str, Any]) -> Iterator[RenderableType]:
+    """What was measured, section by section, then what holds over rows."""
+    for section in ("suite", "worst", "scaling", "step", "peers"):
+        rows = [row for row in record["rows"] if row["section"] == section]
+        if rows:
+            extra = {"scaling": (_PER_ELEMENT,), "peers": (_PAYLOAD,)}.get(section, ())
+            yield table(section, (*_KERNELS, *extra), rows)
+    if record.get("loop"):
+        yield table("plain torch loop, as called", _LOOP, record["loop"])
+    if record.get("peers"):
+        yield table("other operators, as called", _PEERS, record["peers"])
+    yield from lines(record)
+
+
+# What names a row.
+_NAMES = ("section", "shape", "peer", "maps", "payload", "direction", "template")
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def lines(record: dict[str, Any]) -> Iterator[str]:
+    """What went wrong, and what holds over several rows, beside what is wanted: a line each."""
+    for row in (*record["rows"], *record.get("loop", ()), *record.get("peers", ())):
+        if "error" in row:
+            named = (row.get(key) for key in _NAMES)
+            yield f"not measured: {', '.join(filter(None, named))}: {_first_line(row['error'])}"
+    found = record["verdicts"]
+    for worst in found.get("worst_maps", ()):
+        yield (
+            f"worst maps, {worst['shape']} {worst['direction']}: {worst['of_random']:.2f} times "
+            f"the time of random ones (wanted: at most {targets.WORST:.0f})"
+        )
+    if "lengths" in found:
+        yield (
+            f"a constant number of tokens, any length: times lie {found['lengths']:.1%} apart "
+            f"(wanted: at most {targets.LENGTHS:.0%})"
+        )
+    if "same_bits" in found:
+        same = found["same_bits"]
+        other = same["other"]
+        yield (
+            f"the same run twice left the same bits in {same['kernels'] - len(other)} of "
+            f"{same['kernels']} rows{''.join(f'; not in {name}' for name in other)}"
+        )
+    if record["left_out"]:
+        yield f"not measured, for want of time: {', '.join(record['left_out'])}"
+    if "host" in record:
+        call, imported = record["host"]["call"], record["host"]["import"]
+        yield (
+            f"a warm call adds {call['overhead_us']:.1f} µs to its kernel "
+            f"({call['call_us']:.1f} against {call['kernel_us']:.1f}; wanted: at most "
+            f"{targets.CALL_US}); the import adds {imported['median_s']:.3f} s to torch's "
+            f"(wanted: at most {targets.IMPORT_S})"
+        )
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print a record.
+
+    Raises:
+        OutputError: it is of an earlier version, whose rows say less.
+    """
+    if "verdicts" not in record:
+        raise OutputError("these results are of an earlier version; measure again to see tables")
+    console.print(
+        f"{record['device']}, copy roof {record['roof_gb_per_s']:.1f} GB/s, commit "
+        f"{record['commit']}, {record['date']}",
+        highlight=False,
+        markup=False,
+    )
+    console.print(
+        "ms: median time on the device (graph replays on a GPU); spread: from the least to the "
+        "most of repeated runs, of the median; eager: median time of plain calls; floor: bytes "
+        "that must be moved, at the copy's rate; *: what a plain call takes",
+        highlight=False,
+        markup=False,
+    )
+    for one in tables(record):
+        if isinstance(one, str):
+            console.print(one, highlight=False, markup=False, soft_wrap=True)
+        else:
+            console.print(one)

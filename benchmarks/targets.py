@@ -1,0 +1,28 @@
+"""What is wanted, beside which each run puts what it measured."""
+
+# The fraction of the copy roof, on an H100, by shape, maps and direction.
+OF_ROOF = {
+    (shape, maps, direction): wanted
+    for maps, direction, of_shapes in (
+        ("permutation", "forward", (0.92, 0.90, 0.80, 0.88, 0.70)),
+        ("random", "forward", (0.85, 0.80, 0.75, 0.75, 0.60)),
+        ("random", "backward, active", (0.85, 0.85, 0.75, 0.75, 0.60)),
+    )
+    for shape, wanted in zip(("LM-32", "LM-64", "LONG", "FSA", "UEA"), of_shapes, strict=True)
+}
+
+# Times the speed of the plain torch loop, on a CPU, by shape and direction.
+OF_LOOP = {
+    ("N32", "forward"): 30,
+    ("N128", "forward"): 15,
+    ("N32", "backward"): 20,
+    ("N128", "backward"): 8,
+}
+
+# The worst map's time, of that of random maps.
+WORST = 3.0
+# How far times may lie apart at a constant number of tokens, of the least.
+LENGTHS = 0.15
+# What a warm call may add to its kernel, and the import to torch's.
+CALL_US = 25
+IMPORT_S = 0.3

@@ -1,0 +1,38 @@
+"""A run over tiny sizes on the CPU, which the tests look at from all sides."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.cases import Agenda
+from benchmarks.problems import Shape, sweeps
+from benchmarks.session import benchmark
+from benchmarks.timing import Clock
+
+TINY = Shape("tiny", 2, 8, 2, 8, 4)
+AGENDA = Agenda(
+    shapes=(TINY, replace(TINY, name="wide", heads=3)),
+    step=Shape("STEP", 4, 1, 2, 8, 4),
+    sweeps=sweeps(TINY, tokens=32, shortest=8, batches=2),
+    peers=TINY,
+    loop_tokens=4,
+    sections=("suite", "worst", "scaling", "step", "loop", "peers"),
+    runs=3,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def record() -> dict[str, Any]:
+    """The record of a whole run, but for the host's own costs; kernels compiled by other
+    processes.
+    """
+    return benchmark(AGENDA, CPU, Clock.of(CPU), workers=2, commit="abc123")
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables as wide as they need to be, whatever the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
