@@ -72,8 +72,7 @@ class Reporter:
         token = word & ((1 << CHECK_SHIFT) - 1)
         if check.promise == "range":
             return self._range_error(check, token, sizes, tensors)
-        place = self._place(token, sizes)
-        name = self._subject.name if self._subject else check.subject
+        name, place = self._name(check), self._where(check, token, sizes)
         return PromiseError(
             f"{name}{place} is not the {check.promise} that map_class promised; give maps that "
             f"are, or pass map_class='general'"
@@ -88,7 +87,7 @@ class Reporter:
     ) -> IndexRangeError:
         input_ = self._program.input(check.subject)
         bound = input_.type.bound if isinstance(input_.type, Index) else self._program.state_size
-        name = self._subject.name if self._subject else check.subject
+        name = self._name(check)
         remedy = f"entries must lie in [0, {bound})"
         if tensors is not None:
             tensor = tensors[check.subject]
@@ -99,9 +98,23 @@ class Reporter:
                 index = tuple(wrong[0].tolist())
                 told = list(self._subject.place(index) if self._subject else index)
                 return IndexRangeError(f"{name}{told} = {tensor[index].item()}: {remedy}")
-        head = token % max(1, sizes.heads)
-        where = f" (head {head})" if input_.role == "head" else self._place(token, sizes)
+        where = self._where(check, token, sizes)
         return IndexRangeError(f"{name}{where} has an entry out of range: {remedy}")
+
+    def _name(self, check: ReportedCheck) -> str:
+        """What the user calls the tensor at fault."""
+        if self._subject is not None:
+            return self._subject.name
+        return self._program.input(check.subject).inverse_of or check.subject
+
+    def _where(self, check: ReportedCheck, token: int, sizes: Sizes) -> str:
+        """Which part of it is at fault."""
+        input_ = self._program.input(check.subject)
+        heads = max(1, sizes.heads)
+        if input_.inverse_of is not None:
+            # The kernel inverts the table's maps: it knows which.
+            return f"[h={token % heads}, k={token // heads}]"
+        return f" (head {token % heads})" if input_.role == "head" else self._place(token, sizes)
 
     def _place(self, token: int, sizes: Sizes) -> str:
         heads, length = max(1, sizes.heads), max(1, sizes.length)

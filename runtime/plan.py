@@ -77,7 +77,7 @@ class Plan:
         self._order = [positions.get(argument.name, -1) for argument in signature.inputs]
         self._outputs = [Slot.of(argument, n) for argument in signature.outputs]
         self._inverses = [
-            (positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
+            (i.name, positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
             for i in signature.program.inputs
             if i.inverse_of is not None
         ]
@@ -141,10 +141,7 @@ class Plan:
         if not trusted:
             for position, helper in self._promises:
                 helper.run([_as_tokens(bound[position], self._given[position])])
-        inverses = [
-            self._inverted(helper, bound[position], self._given[position])
-            for position, helper in self._inverses
-        ]
+        inverses = self._inverse_tables(bound, sizes) if self._inverses else []
         arguments = []
         for position in self._order:
             arguments.append(bound[position] if position >= 0 else inverses.pop(0))
@@ -153,6 +150,18 @@ class Plan:
         ]
         self._launch(arguments, sizes, tensors)
         return list(outputs)
+
+    def _inverse_tables(self, bound: Sequence[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
+        """What the kernel takes for tables of inverses: these, or the tables where it inverts them
+        itself.
+        """
+        inverts = self.kernels.of(sizes).source.inverts
+        return [
+            bound[position]
+            if name in inverts
+            else self._inverted(helper, bound[position], self._given[position])
+            for name, position, helper in self._inverses
+        ]
 
     def _inverted(self, helper: "Plan", table: torch.Tensor, input_: Input) -> torch.Tensor:
         inverse = torch.empty_like(table, memory_format=torch.contiguous_format)

@@ -189,7 +189,14 @@ class Signature:
             ReportedCheck(i.name, "range") for i in self.program.inputs if needs_range_check(i)
         ]
         promises = [ReportedCheck(c.subject, c.promise) for c in self.program.checks]
-        return (*ranges, *promises)
+        # A kernel may be handed the tables themselves and invert them.
+        inverted = [
+            ReportedCheck(input_.name, promise)
+            for input_ in self.program.inputs
+            if input_.inverse_of is not None and isinstance(input_.type, Table)
+            for promise in ("range", input_.type.map_class)
+        ]
+        return (*ranges, *promises, *inverted)
 
     def check_number(self, check: ReportedCheck) -> int:
         """The number a kernel reports a check by."""

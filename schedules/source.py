@@ -50,6 +50,8 @@ class KernelSource:
         scratch: tensors that one phase writes for the next, or the blocks of one launch for one
             another; their roles are ``chunk`` or ``head``.
         chunking: how rows are cut into chunks, where they are.
+        inverts: inputs that hold the inverses of a table's maps, for which the kernel takes the
+            table itself: it inverts its maps, and reports those that are no permutations.
     """
 
     backend: Backend
@@ -63,6 +65,7 @@ class KernelSource:
     phases: tuple[Phase, ...] = ()
     scratch: tuple[Argument, ...] = ()
     chunking: Chunking | None = None
+    inverts: frozenset[str] = frozenset()
 
     @property
     def signature(self) -> Signature:

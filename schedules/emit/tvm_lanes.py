@@ -452,20 +452,57 @@ class TvmLanes(TvmBody):
 
     # -- before the tokens ----------------------------------------------------------------------
 
+    @property
+    def inverted_tables(self) -> list[str]:
+        """Tables of inverses, for which the kernel is handed the tables themselves."""
+        return [name for name in self._tables if self.program.input(name).inverse_of is not None]
+
     def load_tables(self, threads: int) -> None:
-        """Copy the head's tables, checked and clamped; by all threads, before a barrier."""
+        """Copy the head's tables, checked, clamped and inverted; by all threads, before a
+        barrier.
+        """
         n = self.program.state_size
         for name in self._tables:
-            input_, total = self.program.input(name), self._table_size(name) * n
-            with self._strided(total, threads) as at:
-                place = self._tensor(self._argument(name), ["h"], [])
-                entry = f"T.Cast('uint64', {place[:-1]} + {at}])"
-                if needs_range_check(input_):
+            inverts = name in self.inverted_tables
+            with self._strided(self._table_size(name) * n, threads) as at:
+                entry = self._given_entry(name, at)
+                if inverts or needs_range_check(self.program.input(name)):
                     if self.signature.reports:
                         self.writer.line(f"worst[0] = {entry}")
-                        self._report(name, "range", n, "h")
+                        self._report(name, "range", n, self._map_number(at) if inverts else "h")
                     entry = f"T.min({entry}, T.uint64({n - 1}))"
-                self.writer.line(f"table_{name}[{at}] = T.Cast('uint8', {entry})")
+                if inverts:
+                    place = f"{at} // {n} * {n} + T.Cast('int32', {entry})"
+                    self.writer.line(f"table_{name}[{place}] = T.Cast('uint8', {at} % {n})")
+                else:
+                    self.writer.line(f"table_{name}[{at}] = T.Cast('uint8', {entry})")
+
+    def check_inverses(self, threads: int) -> None:
+        """Report maps that are not what was promised, and clamp what nothing was written to; by
+        all threads, between barriers.
+        """
+        n = self.program.state_size
+        for name in self.inverted_tables:
+            with self._strided(self._table_size(name) * n, threads) as at:
+                entry = f"T.Cast('int32', T.min({self._given_entry(name, at)}, T.uint64({n - 1})))"
+                found = f"T.Cast('int32', table_{name}[{at} // {n} * {n} + {entry}])"
+                self.writer.line(
+                    f"worst[0] = T.if_then_else({found} == {at} % {n}, T.uint64(0), T.uint64(1))"
+                )
+                type_ = self.program.input(name).type
+                assert isinstance(type_, Table)
+                self._report(name, type_.map_class, 1, self._map_number(at))
+                own = f"table_{name}[{at}]"
+                self.writer.line(f"{own} = T.min({own}, T.uint8({n - 1}))")
+
+    def _given_entry(self, name: str, at: str) -> str:
+        """An entry of the head's table in global memory."""
+        place = self._tensor(self._argument(name), ["h"], [])
+        return f"T.Cast('uint64', {place[:-1]} + {at}])"
+
+    def _map_number(self, at: str) -> str:
+        """What tells a map of a table when it is reported: its number, then the head."""
+        return f"T.Cast('int64', {at} // {self.program.state_size}) * H + h"
 
     def clear_exchanges(self, threads: int) -> None:
         """Zero what a missing source is read from; by all threads, before a barrier."""

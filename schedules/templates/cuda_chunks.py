@@ -268,6 +268,7 @@ class CudaChunks(Template[CudaChunksConfig]):
                 "teams": config.teams,
             },
             scratch=bodies.scratch,
+            inverts=frozenset(bodies.scan.inverted_tables),
         )
 
 
@@ -325,6 +326,7 @@ class _Kernel:
                     body.clear_exchanges(self.threads)
                 write("T.cuda.cta_sync()")
                 scan.prepare_tables()
+                scan.check_inverses(self.threads)
                 write("T.cuda.cta_sync()")
                 scan.start_sums()
                 write("ahead[0] = 0")

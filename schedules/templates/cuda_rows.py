@@ -135,6 +135,7 @@ class CudaRows(Template[CudaRowsConfig]):
             asdict(config),
             target,
             {"shared_bytes": _shared(body).bytes, "threads": config.threads},
+            inverts=frozenset(body.inverted_tables),
         )
 
     def _block(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
@@ -149,6 +150,7 @@ class CudaRows(Template[CudaRowsConfig]):
         body.start_barriers()
         writer.line("T.cuda.cta_sync()")
         body.prepare_tables()
+        body.check_inverses(config.threads)
         writer.line("T.cuda.cta_sync()")
         # Groups of as many tiles as there are sets of registers, then the tokens left. A set is
         # filled while another is in use, so there is always a tile behind the last group.

@@ -170,7 +170,9 @@ def run(
     for input_ in program.inputs:
         if input_.inverse_of is not None:
             table = named[input_.inverse_of]
-            named[input_.name] = table.argsort(dim=-1).to(table.dtype)
+            if input_.name not in source.inverts:
+                table = table.argsort(dim=-1).to(table.dtype)
+            named[input_.name] = table
     handed = [named[argument.name] for argument in source.signature.inputs]
     written = [Slot.of(argument, n) for argument in source.signature.outputs]
     outputs = [poisoned(slot, sizes) for slot in written]

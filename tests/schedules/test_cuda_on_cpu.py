@@ -11,11 +11,13 @@ from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
+from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
+from pdssm_compiler.runtime.faults import Reporter
 from pdssm_compiler.schedules.templates.base import Config, Template
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks, CudaChunksConfig
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
 from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
-from tests.kernels import LAYOUTS, assert_runs, few
+from tests.kernels import LAYOUTS, assert_runs, few, tensors_of
 from tests.schedules.cuda import H100
 from tests.schedules.cuda_on_cpu import run
 from tests.strategies import Sizes, arrays_for, programs
@@ -122,3 +124,32 @@ def test_random_bodies(program: Program, layout: str, seed: int) -> None:
         ):
             if template.feasible(specialise(each), H100, config) is None:
                 assert_agrees(template, config, each, Sizes(2, 13, 2), layout, seed)
+
+
+@pytest.mark.parametrize(
+    ("entry", "error", "told"),
+    [
+        (3, PromiseError, r"dictionary\[h=1, k=2\] is not the permutation"),
+        (8, IndexRangeError, r"dictionary\[h=1, k=2\] has an entry out of range: .* \[0, 8\)"),
+        (-1, IndexRangeError, r"dictionary\[h=1, k=2\] has an entry out of range"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("template", "config"),
+    [(ROWS, CudaRowsConfig(2, 3)), (CHUNKS, CudaChunksConfig(2, 2, 2))],
+    ids=["rows", "chunks"],
+)
+def test_a_map_that_is_no_permutation_is_told(
+    template: Template[Any], config: Config, entry: int, error: type[Exception], told: str
+) -> None:
+    """Kernels invert tables themselves: they know what cannot be inverted, and harm nothing."""
+    program = pd_scan(PdScan(8, 3, map_class="permutation"))
+    sizes = Sizes(2, 9, 2)
+    tensors = tensors_of(program, arrays_for(program, sizes, 5), "dense")
+    names = [input_.name for input_ in program.inputs]
+    dictionary = tensors[names.index("dictionary")]
+    dictionary[1, 2] = torch.arange(8)
+    dictionary[1, 2, 5] = entry
+    _, word = run(template, program, tensors, LaunchSizes(*sizes), config=config)
+    with pytest.raises(error, match=told):
+        raise Reporter(specialise(program)).error(word, LaunchSizes(*sizes))
