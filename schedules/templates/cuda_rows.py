@@ -97,15 +97,22 @@ class CudaRows(Template[CudaRowsConfig]):
         crowded = (problem.rows or 0) >= 4 * target.processors
         longest = 4 if crowded and collects(program) else 16
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
-        for tables, tile, slots in product(_tables(program), tiles, (4, 3)):
-            team = whole_team(program, _MOST_TEAM)
+        team = whole_team(program, _MOST_TEAM)
+        most = (min(_SHARED_BYTES, target.shared_memory), target.shared_memory)
+        for tables, shared, tile, slots in product(_tables(program), most, tiles, (4, 3)):
             config = CudaRowsConfig(tile, slots, team=team, tables=tables)
-            if self.feasible(program, target, config) is None:
+            if self._refused(program, target, config, shared) is None:
                 return config
         # What feasible refuses, with its reason.
         return config
 
     def feasible(self, program: Program, target: Target, config: CudaRowsConfig) -> str | None:
+        return self._refused(program, target, config, target.shared_memory)
+
+    def _refused(
+        self, program: Program, target: Target, config: CudaRowsConfig, most: int
+    ) -> str | None:
+        """Why a config cannot work with so many bytes of shared memory; None if it can."""
         if target.kind != "cuda":
             return f"{self.name} is for NVIDIA GPUs, not for {target}"
         if config.tile < 2 or config.tile % 2 or config.tile > LANES:
@@ -123,8 +130,8 @@ class CudaRows(Template[CudaRowsConfig]):
             return f"a state size of {program.state_size} is more than {held}, what a team holds"
         body = _body(program, Writer(), config)
         shared = _shared(body).bytes
-        wide = program.state_size > MOST_STATES
-        most = target.shared_memory if wide else min(_SHARED_BYTES, target.shared_memory)
+        if program.state_size <= MOST_STATES:
+            most = min(most, _SHARED_BYTES)
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
         held = config.sets * config.tile * _words(program, body)
