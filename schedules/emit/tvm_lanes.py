@@ -117,6 +117,8 @@ class TvmLanes(TvmBody):
         teams: how many teams run tokens; where several do, ``team`` numbers them.
         copying: lanes that fill a slot together.
         stays: whether a slot keeps its tokens while they run.
+        copies: of what lanes leave for one another in a token: 2, or 1 to save shared memory: then
+            the next token waits until all have read this one's.
         tables: what shared memory holds of the head's tables: 0 nothing, 1 the maps, 2 the sources
             of each target as well, where something is scattered by them.
         prefix: of the names of what is the body's own, where a kernel has several bodies.
@@ -136,6 +138,7 @@ class TvmLanes(TvmBody):
         teams: int = 1,
         copying: int = LANES,
         stays: bool = False,
+        copies: int = 2,
         tables: int = 2,
         prefix: str = "",
         signature: Signature | None = None,
@@ -151,6 +154,7 @@ class TvmLanes(TvmBody):
         self.lanes = team * LANES
         self.ring = ring
         self.stays = stays
+        self.copies = copies
         self.tables = tables
         self.prefix = prefix
         self.elements = -(-program.state_size // self.lanes)
@@ -249,13 +253,13 @@ class TvmLanes(TvmBody):
         return type_.size
 
     def _exchange_elements(self, value: Value) -> int:
-        """Reals or integers of a value's exchange: two copies, so that the next token's writes do
-        not meet this one's reads, each with a zero behind its elements.
+        """Reals or integers of a value's exchange, each copy with a zero behind its elements. With
+        two, the next token's writes do not meet this one's reads.
         """
         in_memory = value in self.exchanged and self.through_memory
         if not (in_memory or value.op == "invert"):
             return 0
-        return 2 * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
+        return self.copies * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
 
     def _collects_any(self) -> list[Value]:
         """Scatters by maps that are not prepared."""
@@ -857,6 +861,11 @@ class TvmLanes(TvmBody):
             self.writer.line(f"{name}_k: T.let = {held}")
         self.known[value] = (f"{name}_k",)
 
+    def token(self) -> None:
+        super().token()
+        if self.copies == 1 and any(map(self._exchange_elements, self.program.body)):
+            self.sync()
+
     def _loop(self, stage: int) -> None:
         super()._loop(stage)
         here = [v for v in self.program.body if self.stages.computed[v] == stage]
@@ -916,7 +925,8 @@ class TvmLanes(TvmBody):
         """Element ``j`` of a value in shared memory."""
         n, parts = self.program.state_size, 2 if is_complex(value.type) else 1
         own = self._of_team(real_dtype(value.type))
-        return f"{self._exchange_name(value)}[{own}(u % 2 * {n + 1} + {j}) * {parts} + {part}]"
+        at = f"u % 2 * {n + 1} + {j}" if self.copies == 2 else j
+        return f"{self._exchange_name(value)}[{own}({at}) * {parts} + {part}]"
 
     def _exchange_name(self, value: Value) -> str:
         name = self.names[value]

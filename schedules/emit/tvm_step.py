@@ -10,7 +10,7 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.tvm import TvmBody
-from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
+from pdssm_compiler.schedules.emit.tvm_lanes import MOST_STATES, TvmLanes
 from pdssm_compiler.schedules.signature import Argument, needs_range_check
 from pdssm_compiler.schedules.source import Writer
 
@@ -19,9 +19,17 @@ class StepLanes(TvmLanes):
     """See the module's text; ``rows`` of a block, numbered by what text calls ``team``."""
 
     def __init__(self, program: Program, writer: Writer, *, rows: int, team: int) -> None:
-        warps = rows * team
         super().__init__(
-            program, writer, tile=1, ring=0, sets=0, warps=warps, team=team, teams=rows, tables=0
+            program,
+            writer,
+            tile=1,
+            ring=0,
+            sets=0,
+            warps=rows * team,
+            team=team,
+            teams=rows,
+            copies=2 if program.state_size <= MOST_STATES else 1,
+            tables=0,
         )
         self.held = None
 

@@ -33,7 +33,7 @@ from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
 
-# More leaves too few rows on a processor, where a row has few warps.
+# More leaves too few rows on a processor.
 _SHARED_BYTES = 96 * 1024
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
@@ -98,10 +98,14 @@ class CudaRows(Template[CudaRowsConfig]):
         longest = 4 if crowded and collects(program) else 16
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
-        most = (min(_SHARED_BYTES, target.shared_memory), target.shared_memory)
-        for tables, shared, tile, slots in product(_tables(program), most, tiles, (4, 3)):
+        rooms = (min(_SHARED_BYTES, target.shared_memory), target.shared_memory)
+        choices = list(product(_tables(program), rooms))
+        if program.state_size <= MOST_STATES:
+            # Several rows of few warps on a processor come before lists of sources.
+            choices.sort(key=lambda choice: choice[1])
+        for (tables, room), tile, slots in product(choices, tiles, (4, 3)):
             config = CudaRowsConfig(tile, slots, team=team, tables=tables)
-            if self._refused(program, target, config, shared) is None:
+            if self._refused(program, target, config, room) is None:
                 return config
         # What feasible refuses, with its reason.
         return config
@@ -130,8 +134,6 @@ class CudaRows(Template[CudaRowsConfig]):
             return f"a state size of {program.state_size} is more than {held}, what a team holds"
         body = _body(program, Writer(), config)
         shared = _shared(body).bytes
-        if program.state_size <= MOST_STATES:
-            most = min(most, _SHARED_BYTES)
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
         held = config.sets * config.tile * _words(program, body)
