@@ -32,9 +32,14 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
+from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp
 
 # More leaves too few rows on a processor.
 _SHARED_BYTES = 96 * 1024
+# Rows so narrow share a warp in Triton, where they make so many warps a processor: fewer
+# instructions a row (docs/schedules.md).
+_NARROW = 8
+_ENOUGH_WARPS = 8
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
 # Warps of a block, but for the one that fetches.
@@ -81,6 +86,10 @@ class CudaRows(Template[CudaRowsConfig]):
             return True
         if problem.length <= MOST_TOKENS or program.state_size > MOST_STATES:
             return problem.length > MOST_TOKENS
+        if program.state_size <= _NARROW:
+            warps = problem.rows // rows_of_a_warp(program, target)
+            if warps >= _ENOUGH_WARPS * target.processors:
+                return False
         return 2 * problem.rows >= target.processors or problem.length < _FEW_TOKENS
 
     def space(self, program: Program, target: Target) -> Iterator[CudaRowsConfig]:
