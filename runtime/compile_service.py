@@ -92,7 +92,8 @@ def choose(
         tried.append(f"{template.name}: {refused or lacking}")
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "
-        f"{'; '.join(tried) or 'there is none for this kind of device'}"
+        f"{'; '.join(tried) or 'there is none for this kind of device'}; the config "
+        f"'torch-chunks' or 'torch-tokens' runs it as plain PyTorch, slowly"
     )
 
 

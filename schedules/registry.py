@@ -16,9 +16,9 @@ from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 _COMPILED: tuple[Template[Any], ...] = (
     CpuRows(),
-    CudaStep(),
     CudaChunks(),
     CudaRows(),
+    CudaStep(),
     TritonChunks(),
     TritonRows(),
 )

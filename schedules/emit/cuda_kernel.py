@@ -8,6 +8,14 @@ from pdssm_compiler.schedules.emit.tvm import buffer_dtype
 from pdssm_compiler.schedules.emit.tvm_lanes import LANES, TvmLanes
 from pdssm_compiler.schedules.signature import Argument
 from pdssm_compiler.schedules.source import Writer
+from pdssm_compiler.schedules.target import Target
+
+# Warps of a block.
+MOST_WARPS = 32
+# Elements of a lane: more do not fit its registers.
+MOST_ELEMENTS = 8
+# Registers of a block, on every NVIDIA GPU here.
+_REGISTERS = 65536
 
 
 @contextmanager
@@ -68,6 +76,12 @@ def collects(program: Program) -> bool:
     return any(value.op == "scatter_add" for value in program.body)
 
 
-def whole_team(program: Program) -> int:
-    """Warps that hold a state, one element a lane."""
-    return -(-program.state_size // LANES)
+def whole_team(program: Program, most: int = MOST_WARPS) -> int:
+    """Warps that hold a state, at most ``most``, and no more than as few elements a lane take."""
+    elements = -(-program.state_size // (LANES * most))
+    return -(-program.state_size // (LANES * elements))
+
+
+def registers_of(target: Target, threads: int) -> int:
+    """Registers a thread may have in a block of so many."""
+    return min(target.registers, _REGISTERS // threads // 8 * 8)

@@ -444,10 +444,10 @@ __device__ __forceinline__ V lane_four(LaneShared<V> from, unsigned low, unsigne
 // What a target collects by a prepared map: `low` and `high` hold its first four sources, `more`
 // the next four. `kind` is 0, 1 or 2: no target of the map has more than 4, none more than 8, or
 // some has; then every source is looked at.
-template <typename Source>
+template <typename Source, typename Entry>
 __device__ __forceinline__ typename Source::Value lane_fan_in(
-    Source from, unsigned low, unsigned high, int kind, const unsigned* more,
-    const unsigned char* map, int target, int n) {
+    Source from, unsigned low, unsigned high, int kind, const unsigned* more, const Entry* map,
+    int target, int n) {
   typename Source::Value sum = lane_four(from, low, high);
   // The vote tells the compiler that the warp stays together. What is seldom run is kept out of the
   // way of what is always run, which must fit the instruction cache.
@@ -468,10 +468,10 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
 }
 
 #define PDSSM_FAN_IN_ARGUMENTS                                                                    \
-  unsigned low, unsigned high, int kind, const unsigned *more, const unsigned char *map, int i,   \
-      int n
+  unsigned low, unsigned high, int kind, const unsigned *more, const Entry *map, int i, int n
 
 #define PDSSM_FAN_IN(T)                                                                           \
+  template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b,                   \
                                                         PDSSM_FAN_IN_ARGUMENTS) {                 \
     const LaneRegisters<LaneComplex<T>> from{{a, b}};                                             \
@@ -479,10 +479,12 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
+  template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T a, PDSSM_FAN_IN_ARGUMENTS) {     \
     const LaneRegisters<LaneReal<T>> from{{a}};                                                   \
     *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
   }                                                                                               \
+  template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_shared(T* re, T* im, const T* values,               \
                                                      PDSSM_FAN_IN_ARGUMENTS) {                    \
     const LaneShared<LaneComplex<T>> from{reinterpret_cast<const LaneComplex<T>*>(values)};       \
@@ -490,6 +492,7 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
+  template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_shared(T* re, const T* values,                      \
                                                      PDSSM_FAN_IN_ARGUMENTS) {                    \
     const LaneShared<LaneReal<T>> from{reinterpret_cast<const LaneReal<T>*>(values)};             \
@@ -632,6 +635,92 @@ __device__ __forceinline__ void lane_collect_by_team(T (&value)[PARTS], int targ
     value[part] = from < n ? held[from * PARTS + part] : T(0);
   }
   lane_team_sync(barrier, threads);
+}
+
+// Several elements a lane of a team, or too many sources for scratch of each warp: one warp makes the
+// lists. Scratch as for `lane_collect_many`.
+template <int ELEMENTS, typename T, int PARTS>
+__device__ __forceinline__ void lane_collect_parts(T* const (&parts)[PARTS], const int* target,
+                                                   void* scratch, int lane, int n, int barrier,
+                                                   int threads) {
+  T* held = static_cast<T*>(scratch);
+  int* first = reinterpret_cast<int*>(held + PARTS * n);
+  int* link = first + n;
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    const int j = e * threads + lane;
+    if (j < n) {
+      first[j] = n;
+      link[j] = target[e];
+    }
+  }
+  lane_team_sync(barrier, threads);
+  if (lane < 32) {
+    for (int start = (n - 1) / 32 * 32; start >= 0; start -= 32) {
+      const int j = start + lane;
+      const bool here = j < n;
+      const int to = here ? link[j] : n + lane;
+      const unsigned peers = __match_any_sync(0xffffffffu, to);
+      const unsigned later = peers & ~((2u << lane) - 1);
+      if (here) link[j] = later ? start + __ffs(later) - 1 : first[to];
+      __syncwarp();
+      if (here && !(peers & ((1u << lane) - 1))) first[to] = j;
+      __syncwarp();
+    }
+  }
+  lane_team_sync(barrier, threads);
+  int next[ELEMENTS];
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    const int j = e * threads + lane;
+    next[e] = j < n ? link[j] : n;
+  }
+  while (true) {
+    bool more = false;
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; ++e) {
+      const int j = e * threads + lane;
+      more |= next[e] < n;
+      if (j < n) {
+        link[j] = next[e];
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) held[j * PARTS + part] = parts[part][e];
+      }
+    }
+    if (!lane_team_any(more, barrier, threads)) break;
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; ++e) {
+      if (next[e] < n) {
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) parts[part][e] += held[next[e] * PARTS + part];
+        next[e] = link[next[e]];
+      }
+    }
+    lane_team_sync(barrier, threads);
+  }
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    const int from = first[min(e * threads + lane, n - 1)];
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+      parts[part][e] = from < n ? held[from * PARTS + part] : T(0);
+    }
+  }
+  lane_team_sync(barrier, threads);
+}
+
+template <int ELEMENTS, typename T>
+__device__ __forceinline__ void lane_collect_wide(T* re, T* im, const int* target, void* scratch,
+                                                  int lane, int n, int barrier, int threads) {
+  T* const parts[2] = {re, im};
+  lane_collect_parts<ELEMENTS>(parts, target, scratch, lane, n, barrier, threads);
+}
+
+template <int ELEMENTS, typename T>
+__device__ __forceinline__ void lane_collect_wide(T* re, const int* target, void* scratch, int lane,
+                                                  int n, int barrier, int threads) {
+  T* const parts[1] = {re};
+  lane_collect_parts<ELEMENTS>(parts, target, scratch, lane, n, barrier, threads);
 }
 
 // In place: `re` (and `im`) hold this lane's elements, `target` where they go. `scratch` has
@@ -827,9 +916,9 @@ PDSSM_SUM_RUNS(double)
 // Prepare one map of a table, by one warp: the first four sources of target `i` as 16-bit numbers
 // from `fan[2 * i]` on, the next four from `fan[2 * n + 2 * i]` on, and the map's kind. `counts`
 // is scratch for `n` numbers. A source's place is the number of sources before it.
-template <bool REGISTERS>
+template <bool REGISTERS, typename Entry>
 __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* counts,
-                                             const unsigned char* map, int lane, int n) {
+                                             const Entry* map, int lane, int n) {
   const unsigned none = REGISTERS ? 0x8000u : static_cast<unsigned>(n);
   for (int word = lane; word < 4 * n; word += 32) fan[word] = none | (none << 16);
   for (int i = lane; i < n; i += 32) counts[i] = 0;
@@ -858,13 +947,15 @@ __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* coun
   __syncwarp();
 }
 
+template <typename Entry>
 __device__ __forceinline__ void lane_prepare_registers(unsigned* fan, int* kind, int* counts,
-                                                       const unsigned char* map, int lane, int n) {
+                                                 const Entry* map, int lane, int n) {
   lane_prepare<true>(fan, kind, counts, map, lane, n);
 }
 
+template <typename Entry>
 __device__ __forceinline__ void lane_prepare_shared(unsigned* fan, int* kind, int* counts,
-                                                    const unsigned char* map, int lane, int n) {
+                                                 const Entry* map, int lane, int n) {
   lane_prepare<false>(fan, kind, counts, map, lane, n);
 }
 

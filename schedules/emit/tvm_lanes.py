@@ -25,8 +25,10 @@ from pdssm_compiler.schedules.signature import Argument, Signature, needs_range_
 from pdssm_compiler.schedules.source import Writer
 
 LANES = 32
-# What the entries of a table in shared memory, of 8 bits, can count.
+# What the entries of a table in shared memory, of 8 bits, can count; those of more take 16.
 MOST_STATES = 256
+# Bytes for the warps that prepare tables, beside the ring and the tables.
+_COUNTING_BYTES = 32 * 1024
 # Name, dtype and elements.
 SharedBuffer = tuple[str, str, int]
 # The source of the device functions, which generated text calls LANE_FUNCTIONS.
@@ -109,12 +111,16 @@ class TvmLanes(TvmBody):
         writer: what to write to.
         tile: tokens of a ring slot; even.
         ring: slots of the ring, of all warps.
-        sets: sets of registers for the inputs of a tile, 1 or 2.
+        sets: sets of registers for the inputs of a tile, 1 or 2; 0 where no tile is held.
         warps: warps of the block.
         team: warps that hold a row's elements together.
         teams: how many teams run tokens; where several do, ``team`` numbers them.
         copying: lanes that fill a slot together.
         stays: whether a slot keeps its tokens while they run.
+        copies: of what lanes leave for one another in a token: 2, or 1 to save shared memory: then
+            the next token waits until all have read this one's.
+        tables: what shared memory holds of the head's tables: 0 nothing, 1 the maps, 2 the sources
+            of each target as well, where something is scattered by them.
         prefix: of the names of what is the body's own, where a kernel has several bodies.
         signature: the calling convention, where it is not simply the program's.
     """
@@ -132,6 +138,8 @@ class TvmLanes(TvmBody):
         teams: int = 1,
         copying: int = LANES,
         stays: bool = False,
+        copies: int = 2,
+        tables: int = 2,
         prefix: str = "",
         signature: Signature | None = None,
     ) -> None:
@@ -146,6 +154,8 @@ class TvmLanes(TvmBody):
         self.lanes = team * LANES
         self.ring = ring
         self.stays = stays
+        self.copies = copies
+        self.tables = tables
         self.prefix = prefix
         self.elements = -(-program.state_size // self.lanes)
         # Where elements of other lanes are read: in their registers, or in shared memory.
@@ -182,8 +192,7 @@ class TvmLanes(TvmBody):
         """Values that other lanes read."""
         found = set()
         for value in self.program.body:
-            prepared = value.op == "scatter_add" and value.args[1].op == "select"
-            if prepared or value.op in ("gather", "compose"):
+            if self._is_prepared(value) or value.op in ("gather", "compose"):
                 found.add(value.args[0])
         return {value for value in found if not self._everywhere(value)}
 
@@ -213,21 +222,25 @@ class TvmLanes(TvmBody):
         """The maps selected from tables."""
         return [value for value in self.program.body if value.op == "select"]
 
+    def _is_prepared(self, value: Value) -> bool:
+        """Whether a value is a scatter_add by a map whose sources are listed."""
+        return value.op == "scatter_add" and value.args[1].op == "select" and self.tables == 2
+
     def _is_collected(self, map_: Value) -> bool:
-        """Whether a selected map says what a scatter_add collects."""
-        return any(v.op == "scatter_add" and v.args[1] is map_ for v in self.program.body)
+        """Whether a selected map's sources are listed."""
+        return any(self._is_prepared(v) and v.args[1] is map_ for v in self.program.body)
 
     def _is_read(self, map_: Value) -> bool:
         """Whether a selected map is used as a map."""
         results = (*(c.next for c in self.program.carries), *self.program.roots)
         return map_ in results or any(
-            map_ in v.args and not (v.op == "scatter_add" and v.args[0] is not map_)
+            map_ in v.args and not (self._is_prepared(v) and v.args[0] is not map_)
             for v in self.program.body
         )
 
     @property
     def _tables(self) -> dict[str, bool]:
-        """Tables that maps are selected from, and whether scatter_add collects by them."""
+        """Tables that maps are selected from, and whether their sources are listed."""
         found: dict[str, bool] = {}
         for value in self.selects:
             name = value.args[0].name
@@ -240,17 +253,18 @@ class TvmLanes(TvmBody):
         return type_.size
 
     def _exchange_elements(self, value: Value) -> int:
-        """Reals or integers of a value's exchange: two copies, so that the next token's writes do
-        not meet this one's reads, each with a zero behind its elements.
+        """Reals or integers of a value's exchange, each copy with a zero behind its elements. With
+        two, the next token's writes do not meet this one's reads.
         """
         in_memory = value in self.exchanged and self.through_memory
         if not (in_memory or value.op == "invert"):
             return 0
-        return 2 * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
+        return self.copies * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
 
     def _collects_any(self) -> list[Value]:
         """Scatters by maps that are not prepared."""
-        return [v for v in self.program.body if v.op == "scatter_add" and v.args[1].op != "select"]
+        scattered = (v for v in self.program.body if v.op == "scatter_add")
+        return [value for value in scattered if not self._is_prepared(value)]
 
     # -- declarations ---------------------------------------------------------------------------
 
@@ -305,7 +319,8 @@ class TvmLanes(TvmBody):
                 yield (f"next_{index.name}", dtype, self.ring * self.tile)
         for name, collected in self._tables.items():
             size = self._table_size(name)
-            yield (f"table_{name}", "uint8", size * n)
+            if self.tables:
+                yield (f"table_{name}", self._entry, size * n)
             if collected:
                 yield (f"fan_{name}", "uint32", size * 4 * n)
                 yield (f"kind_{name}", "int32", size)
@@ -313,8 +328,18 @@ class TvmLanes(TvmBody):
     def table_buffers(self) -> Iterator[SharedBuffer]:
         """Scratch of each warp that prepares a table."""
         if any(self._tables.values()):
-            warps = self.team if self.teams > 1 else self.warps
+            warps = self.team if self.teams > 1 else self._preparing
             yield ("counts", "int32", warps * self.program.state_size)
+
+    @property
+    def _entry(self) -> str:
+        """The dtype of a table's entries in shared memory."""
+        return "uint8" if self.program.state_size <= MOST_STATES else "uint16"
+
+    @property
+    def _preparing(self) -> int:
+        """Warps that prepare tables, a map each."""
+        return min(self.warps, _COUNTING_BYTES // (4 * self.program.state_size))
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
         """Where the lanes of a row leave values for one another."""
@@ -344,22 +369,24 @@ class TvmLanes(TvmBody):
     @property
     def _with_zeros(self) -> list[Value]:
         """What is collected by prepared maps, through memory."""
-        prepared = {
-            value.args[0]
-            for value in self.program.body
-            if value.op == "scatter_add" and value.args[1].op == "select"
-        }
+        prepared = {v.args[0] for v in self.program.body if self._is_prepared(v)}
         return [v for v in self.program.body if v in prepared and self._exchange_elements(v)]
 
     def _scratch(self, value: Value) -> int:
         """Bytes of a team for a scatter by any map: the values, then a number an element, then
-        one an element and warp; by a sorted map: the values twice, one and a number a warp.
+        one an element and warp, or only one an element where a warp makes the lists of all; by a
+        sorted map: the values twice, one and a number a warp.
         """
         n = self.program.state_size
         each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
         if value.args[1] in self.sorted_maps:
             return _padded(2 * n * each + self.team * (each + 4)) if self.team > 1 else 16
-        return _padded(n * (each + 4 + 4 * self.team))
+        return _padded(n * (each + 4 + 4 * (1 if self._lists_of_all else self.team)))
+
+    @property
+    def _lists_of_all(self) -> bool:
+        """Whether one warp makes the lists of a scatter by any map, for the whole team."""
+        return self.team > 1 and (self.elements > 1 or self.program.state_size > MOST_STATES)
 
     @property
     def sorted_maps(self) -> dict[Value, Parts]:
@@ -455,27 +482,33 @@ class TvmLanes(TvmBody):
     @property
     def inverted_tables(self) -> list[str]:
         """Tables of inverses, for which the kernel is handed the tables themselves."""
+        if not self.tables:
+            return []
         return [name for name in self._tables if self.program.input(name).inverse_of is not None]
 
     def load_tables(self, threads: int) -> None:
         """Copy the head's tables, checked, clamped and inverted; by all threads, before a
-        barrier.
+        barrier. Tables that are read where they are are checked alone.
         """
         n = self.program.state_size
         for name in self._tables:
             inverts = name in self.inverted_tables
+            checked = inverts or needs_range_check(self.program.input(name))
+            if not (self.tables or (checked and self.signature.reports)):
+                continue
             with self._strided(self._table_size(name) * n, threads) as at:
                 entry = self._given_entry(name, at)
-                if inverts or needs_range_check(self.program.input(name)):
+                if checked:
                     if self.signature.reports:
                         self.writer.line(f"worst[0] = {entry}")
                         self._report(name, "range", n, self._map_number(at) if inverts else "h")
                     entry = f"T.min({entry}, T.uint64({n - 1}))"
+                place = at
                 if inverts:
                     place = f"{at} // {n} * {n} + T.Cast('int32', {entry})"
-                    self.writer.line(f"table_{name}[{place}] = T.Cast('uint8', {at} % {n})")
-                else:
-                    self.writer.line(f"table_{name}[{at}] = T.Cast('uint8', {entry})")
+                    entry = f"{at} % {n}"
+                if self.tables:
+                    self.writer.line(f"table_{name}[{place}] = T.Cast('{self._entry}', {entry})")
 
     def check_inverses(self, threads: int) -> None:
         """Report maps that are not what was promised, and clamp what nothing was written to; by
@@ -493,7 +526,7 @@ class TvmLanes(TvmBody):
                 assert isinstance(type_, Table)
                 self._report(name, type_.map_class, 1, self._map_number(at))
                 own = f"table_{name}[{at}]"
-                self.writer.line(f"{own} = T.min({own}, T.uint8({n - 1}))")
+                self.writer.line(f"{own} = T.min({own}, T.{self._entry}({n - 1}))")
 
     def _given_entry(self, name: str, at: str) -> str:
         """An entry of the head's table in global memory."""
@@ -526,7 +559,7 @@ class TvmLanes(TvmBody):
 
     def prepare_tables(self) -> None:
         """Sources by target of every map that a scatter_add collects by; a warp a map."""
-        n, warps = self.program.state_size, self.warps
+        n, warps = self.program.state_size, self._preparing
         kind = "shared" if self.through_memory else "registers"
         warp = f"thread // {LANES}"
         own = f"{warp} % {self.team}" if self.teams > 1 else warp
@@ -535,7 +568,10 @@ class TvmLanes(TvmBody):
                 size = self._table_size(name)
                 with self.writer.block(f"for step in T.serial({-(-size // warps)}):"):
                     self.writer.line(f"k: T.let = step * {warps} + {warp}")
-                    with self.writer.block(f"if k < {size}:"):
+                    mine = f"k < {size}"
+                    if warps < self.warps:
+                        mine = f"thread < {warps * LANES} and {mine}"
+                    with self.writer.block(f"if {mine}:"):
                         self.call(
                             f"lane_prepare_{kind}",
                             f"T.address_of(fan_{name}[k * {4 * n}])",
@@ -916,8 +952,13 @@ class TvmLanes(TvmBody):
         return f"T.Cast('int32', T.min(T.Cast('uint64', {place}), {limit}))"
 
     def _table_entry(self, value: Value, j: str) -> str:
-        k, n = self._selected(value), self.program.state_size
-        return f"T.Cast('int32', table_{value.args[0].name}[{k} * {n} + {j}])"
+        k, name = self._selected(value), value.args[0].name
+        if self.tables:
+            return f"T.Cast('int32', table_{name}[{k} * {self.program.state_size} + {j}])"
+        place = self._tensor(self._argument(name), ["h"], [k, j])
+        if needs_range_check(self.program.input(name)):
+            return self._clamped(self._argument(name), place)
+        return f"T.Cast('int32', {place})"
 
     def _kind(self, value: Value) -> str:
         """How many sources the targets of a selected map have; see ``lane_fan_in``."""
@@ -957,6 +998,11 @@ class TvmLanes(TvmBody):
                 held = self._own_name(f"{name}_k{self.held}[u]")
             self.writer.line(f"{name}_k: T.let = {held}")
         self.known[value] = (f"{name}_k",)
+
+    def token(self) -> None:
+        super().token()
+        if self.copies == 1 and any(map(self._exchange_elements, self.program.body)):
+            self.sync()
 
     def _loop(self, stage: int) -> None:
         super()._loop(stage)
@@ -1017,7 +1063,8 @@ class TvmLanes(TvmBody):
         """Element ``j`` of a value in shared memory."""
         n, parts = self.program.state_size, 2 if is_complex(value.type) else 1
         own = self._of_team(real_dtype(value.type))
-        return f"{self._exchange_name(value)}[{own}(u % 2 * {n + 1} + {j}) * {parts} + {part}]"
+        at = f"u % 2 * {n + 1} + {j}" if self.copies == 2 else j
+        return f"{self._exchange_name(value)}[{own}({at}) * {parts} + {part}]"
 
     def _exchange_name(self, value: Value) -> str:
         name = self.names[value]
@@ -1058,6 +1105,9 @@ class TvmLanes(TvmBody):
         row = (f"T.address_of({scratch})", "lane", str(self.program.state_size))
         if form is not None:
             self.call("lane_sum_sorted", *places, *form, *row, *self._barrier)
+        elif self._lists_of_all:
+            function = f"lane_collect_wide<{self.elements}>"
+            self.call(function, *places, f"T.address_of({to}[0])", *row, *self._barrier)
         elif self.team > 1:
             to = f"T.address_of({to}[0])"
             self.call("lane_collect_team", *places, to, *row, *self._barrier)
@@ -1067,7 +1117,7 @@ class TvmLanes(TvmBody):
 
     def _collect(self, value: Value, j: str) -> None:
         """``scatter_add``: each target collects its sources."""
-        if value.args[1].op == "select":
+        if self._is_prepared(value):
             self._collect_prepared(value, j)
         self.known[value] = self._array_places(value, j)
 

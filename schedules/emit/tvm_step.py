@@ -1,4 +1,4 @@
-"""Bodies that run a few tokens of a row, on the lanes of a warp, with nothing prepared.
+"""Bodies that run tokens of a row, on the lanes of a team of warps, with nothing prepared.
 
 Everything is read where it is when it is needed: for one token, a ring or prepared tables would
 take longer than the token.
@@ -9,18 +9,28 @@ from collections.abc import Callable
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index
 from pdssm_compiler.ir.value import Value
-from pdssm_compiler.schedules.emit.arithmetic import Parts
 from pdssm_compiler.schedules.emit.tvm import TvmBody
-from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
+from pdssm_compiler.schedules.emit.tvm_lanes import MOST_STATES, TvmLanes
 from pdssm_compiler.schedules.signature import Argument, needs_range_check
 from pdssm_compiler.schedules.source import Writer
 
 
 class StepLanes(TvmLanes):
-    """See the module's text; ``warps`` rows a block, ``team`` numbers them."""
+    """See the module's text; ``rows`` of a block, numbered by what text calls ``team``."""
 
-    def __init__(self, program: Program, writer: Writer, *, warps: int) -> None:
-        super().__init__(program, writer, tile=1, ring=0, warps=warps, teams=warps)
+    def __init__(self, program: Program, writer: Writer, *, rows: int, team: int) -> None:
+        super().__init__(
+            program,
+            writer,
+            tile=1,
+            ring=0,
+            sets=0,
+            warps=rows * team,
+            team=team,
+            teams=rows,
+            copies=2 if program.state_size <= MOST_STATES else 1,
+            tables=0,
+        )
         self.held = None
 
     @property
@@ -31,28 +41,11 @@ class StepLanes(TvmLanes):
     def indices(self) -> list[Value]:
         return []
 
-    @property
-    def _tables(self) -> dict[str, bool]:
-        return {}
-
-    def _exchanged(self) -> set[Value]:
-        moved = {v.args[0] for v in self.program.body if v.op in ("gather", "compose")}
-        return {value for value in moved if not self._everywhere(value)}
-
-    def _collects_any(self) -> list[Value]:
-        return [value for value in self.program.body if value.op == "scatter_add"]
-
-    def _collect(self, value: Value, j: str) -> None:
-        self.known[value] = self._array_places(value, j)
-
     def _is_streamed(self, argument: Argument) -> bool:
         return False
 
     def _index(self, value: Value) -> None:
         TvmBody._index(self, value)
-
-    def _at(self, value: Value, i: str) -> Parts:
-        return TvmBody._at(self, value, i) if value.op == "select" else super()._at(value, i)
 
     def _checked_in(self, stage: int) -> list[tuple[str, str, Callable[[], str]]]:
         """Entries of tables are checked where they are used."""

@@ -4,19 +4,22 @@ A warp alone waits for memory, for its index arithmetic and for its own chain in
 first warp fills a ring in shared memory with asynchronous copies, several tiles of tokens ahead;
 the others wait for a tile, take it into registers, give the slot back and run the tokens. The
 head's tables lie in shared memory, prepared so that a scatter-add collects a few known sources
-instead of adding into memory.
+instead of adding into memory; where they are too large for that, as much as must be is left out.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.schedules.emit.cuda_kernel import (
+    MOST_ELEMENTS,
     collects,
     declare_row,
     kernel,
     locate_row,
+    registers_of,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.tvm_lanes import (
@@ -28,9 +31,15 @@ from pdssm_compiler.schedules.emit.tvm_lanes import (
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
+from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp
 
 # More leaves too few rows on a processor.
 _SHARED_BYTES = 96 * 1024
+# Rows so narrow share a warp in Triton, where they make so many warps a processor: fewer
+# instructions a row (docs/schedules.md).
+_NARROW = 8
+_ENOUGH_WARPS = 8
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
 # Warps of a block, but for the one that fetches.
@@ -48,12 +57,15 @@ class CudaRowsConfig(Config):
         slots: slots of the ring.
         sets: 1, or 2 to read the next tile's inputs into registers while a tile is computed.
         team: warps that hold a row's elements together.
+        tables: what shared memory holds of the head's tables: 0 nothing, 1 the maps, 2 the sources
+            of each target as well, where something is scattered by them.
     """
 
     tile: int
     slots: int
     sets: int = 1
     team: int = 1
+    tables: int = 2
 
     @property
     def threads(self) -> int:
@@ -72,28 +84,48 @@ class CudaRows(Template[CudaRowsConfig]):
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if problem.rows is None or problem.length is None:
             return True
+        if problem.length <= MOST_TOKENS or program.state_size > MOST_STATES:
+            return problem.length > MOST_TOKENS
+        if program.state_size <= _NARROW:
+            warps = problem.rows // rows_of_a_warp(program, target)
+            if warps >= _ENOUGH_WARPS * target.processors:
+                return False
         return 2 * problem.rows >= target.processors or problem.length < _FEW_TOKENS
 
     def space(self, program: Program, target: Target) -> Iterator[CudaRowsConfig]:
         for tile in (2, 4, 8, 16):
             for slots in (3, 4, 6, 8):
                 for sets in (1, 2):
-                    for team in sorted({1, whole_team(program)}):
-                        yield CudaRowsConfig(tile, slots, sets, team)
+                    for team in sorted({1, whole_team(program, _MOST_TEAM)}):
+                        for tables in _tables(program):
+                            yield CudaRowsConfig(tile, slots, sets, team, tables)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
         # Collecting takes so many instructions a token that longer tiles leave the instruction
         # cache, the sooner the more rows run there side by side (docs/gpu-log.md).
         crowded = (problem.rows or 0) >= 4 * target.processors
         longest = 4 if crowded and collects(program) else 16
-        for tile in (tile for tile in (16, 8, 4, 2) if tile <= longest):
-            for slots in (4, 3):
-                config = CudaRowsConfig(tile, slots, team=whole_team(program))
-                if self.feasible(program, target, config) is None:
-                    return config
-        return CudaRowsConfig(2, 3)
+        tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
+        team = whole_team(program, _MOST_TEAM)
+        rooms = (min(_SHARED_BYTES, target.shared_memory), target.shared_memory)
+        choices = list(product(_tables(program), rooms))
+        if program.state_size <= MOST_STATES:
+            # Several rows of few warps on a processor come before lists of sources.
+            choices.sort(key=lambda choice: choice[1])
+        for (tables, room), tile, slots in product(choices, tiles, (4, 3)):
+            config = CudaRowsConfig(tile, slots, team=team, tables=tables)
+            if self._refused(program, target, config, room) is None:
+                return config
+        # What feasible refuses, with its reason.
+        return config
 
     def feasible(self, program: Program, target: Target, config: CudaRowsConfig) -> str | None:
+        return self._refused(program, target, config, target.shared_memory)
+
+    def _refused(
+        self, program: Program, target: Target, config: CudaRowsConfig, most: int
+    ) -> str | None:
+        """Why a config cannot work with so many bytes of shared memory; None if it can."""
         if target.kind != "cuda":
             return f"{self.name} is for NVIDIA GPUs, not for {target}"
         if config.tile < 2 or config.tile % 2 or config.tile > LANES:
@@ -104,15 +136,17 @@ class CudaRows(Template[CudaRowsConfig]):
             return f"sets is 1 or 2, not {config.sets}"
         if not 1 <= config.team <= _MOST_TEAM:
             return f"team is from 1 to {_MOST_TEAM}, not {config.team}"
-        if program.state_size > MOST_STATES:
-            return f"a state size of {program.state_size} is more than {MOST_STATES}"
+        if config.tables not in (0, 1, 2):
+            return f"tables is 0, 1 or 2, not {config.tables}"
+        held = MOST_ELEMENTS * LANES * config.team
+        if program.state_size > held:
+            return f"a state size of {program.state_size} is more than {held}, what a team holds"
         body = _body(program, Writer(), config)
         shared = _shared(body).bytes
-        most = min(_SHARED_BYTES, target.shared_memory)
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
         held = config.sets * config.tile * _words(program, body)
-        if held > target.registers - 80 and config.tile > 2:
+        if held > registers_of(target, config.threads) - 80 and config.tile > 2:
             return f"the inputs of {config.tile} tokens take {held} registers a thread"
         values = config.sets * config.tile * body.elements * len(program.body)
         if values > _MOST_VALUES and config.tile > 2:
@@ -262,7 +296,13 @@ def _body(program: Program, writer: Writer, config: CudaRowsConfig) -> TvmLanes:
         sets=config.sets,
         warps=config.team + 1,
         team=config.team,
+        tables=config.tables,
     )
+
+
+def _tables(program: Program) -> tuple[int, ...]:
+    """What may be in shared memory of the tables, the best first."""
+    return (2, 1, 0) if any(value.op == "select" for value in program.body) else (2,)
 
 
 def _shared(body: TvmLanes) -> SharedMemory:

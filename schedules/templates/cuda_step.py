@@ -1,25 +1,33 @@
-"""cuda-step: a warp a row, for a token or a few: the step of a model that generates.
+"""cuda-step: a team of warps a row, for a token or a few: the step of a model that generates.
 
-Nothing is prepared or fetched ahead; a scatter-add collects by comparing where the sources go, in
-registers. So a step is one short kernel, most of whose time is its launch and two loads in series.
+Nothing is prepared or fetched ahead; a scatter-add collects by comparing where the sources go. So
+a step is one short kernel, most of whose time is its launch and two loads in series. It also runs
+rows so wide that a ring of their tokens does not fit shared memory: the loads of one token's
+elements are many enough to keep the memory busy.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, kernel, locate_row
-from pdssm_compiler.schedules.emit.tvm_lanes import LANES, SharedMemory
+from pdssm_compiler.schedules.emit.cuda_kernel import (
+    MOST_ELEMENTS,
+    MOST_WARPS,
+    declare_row,
+    kernel,
+    locate_row,
+    whole_team,
+)
+from pdssm_compiler.schedules.emit.tvm_lanes import LANES, MOST_STATES, SharedMemory
 from pdssm_compiler.schedules.emit.tvm_step import StepLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
 # More tokens than this are worth fetching ahead.
-_MOST_TOKENS = 3
-# Elements of a lane: more do not fit its registers.
-_MOST_ELEMENTS = 8
-_MOST_WARPS = 32
+MOST_TOKENS = 3
+# Rows of a block whose teams need barriers: the hardware's, but for the block's own.
+_MOST_TEAMS = 15
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,17 @@ class CudaStepConfig(Config):
     """How rows are run.
 
     Attributes:
-        warps: rows of a block.
+        rows: rows of a block.
+        team: warps that hold a row's elements together.
     """
 
-    warps: int
+    rows: int
+    team: int = 1
+
+    @property
+    def warps(self) -> int:
+        """Warps of a block."""
+        return self.rows * self.team
 
 
 class CudaStep(Template[CudaStepConfig]):
@@ -42,29 +57,38 @@ class CudaStep(Template[CudaStepConfig]):
     config_type = CudaStepConfig
 
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
-        return problem.length is not None and problem.length <= _MOST_TOKENS
+        if program.state_size > MOST_STATES:
+            return True
+        return problem.length is not None and problem.length <= MOST_TOKENS
 
     def space(self, program: Program, target: Target) -> Iterator[CudaStepConfig]:
-        yield from (CudaStepConfig(warps) for warps in (1, 2, 4, 8, 16))
+        for team in sorted({1, whole_team(program)}):
+            yield from (CudaStepConfig(rows, team) for rows in (1, 2, 4, 8, 16))
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaStepConfig:
-        return CudaStepConfig(4)
+        wide = program.state_size > MOST_STATES
+        return CudaStepConfig(1, whole_team(program)) if wide else CudaStepConfig(4)
 
     def feasible(self, program: Program, target: Target, config: CudaStepConfig) -> str | None:
         if target.kind != "cuda":
             return f"{self.name} is for NVIDIA GPUs, not for {target}"
-        if not 1 <= config.warps <= _MOST_WARPS:
-            return f"warps is from 1 to {_MOST_WARPS}, not {config.warps}"
-        if program.state_size > _MOST_ELEMENTS * LANES:
-            return f"a state size of {program.state_size} is more than one warp holds"
-        shared = _shared(StepLanes(program, Writer(), warps=config.warps)).bytes
+        if config.rows < 1 or config.team < 1:
+            return f"rows and team are at least 1, not {config.rows} and {config.team}"
+        if config.warps > MOST_WARPS:
+            return f"{config.warps} warps are more than a block has"
+        if config.team > 1 and config.rows > _MOST_TEAMS:
+            return f"{config.rows} teams are more than a block has barriers for"
+        most = MOST_ELEMENTS * LANES * config.team
+        if program.state_size > most:
+            return f"a state size of {program.state_size} is more than {most}, what a team holds"
+        shared = _shared(_body(program, Writer(), config)).bytes
         if shared > target.shared_memory:
             return f"{shared} bytes of shared memory are more than {target.shared_memory}"
         return None
 
     def lower(self, program: Program, target: Target, config: CudaStepConfig) -> KernelSource:
         writer = Writer()
-        body = StepLanes(program, writer, warps=config.warps)
+        body = _body(program, writer, config)
         threads, shared = config.warps * LANES, _shared(body)
         body.team_bytes = shared.team_bytes
         writer.comment(f"{self.name} {config}\n{program.text}")
@@ -82,21 +106,21 @@ class CudaStep(Template[CudaStepConfig]):
             {
                 "shared_bytes": shared.bytes,
                 "threads": threads,
-                "rows_of_a_block": config.warps,
+                "rows_of_a_block": config.rows,
             },
         )
 
     def _block(self, writer: Writer, body: StepLanes, config: CudaStepConfig) -> None:
         """The rows of a block, side by side."""
-        writer.line(f"lane: T.let = thread % {LANES}")
-        writer.line(f"team: T.let = thread // {LANES}")
+        writer.line(f"lane: T.let = thread % {body.lanes}")
+        body.alike("team", f"thread // {body.lanes}")
         if (shared := _shared(body)).bytes:
             shared.write(writer)
         body.arrays()
         if body.needs_worst():
             writer.line('worst = T.alloc_buffer((1,), "uint64", scope="local")')
         declare_row(writer)
-        writer.line(f"row: T.let = block * {config.warps} + team")
+        writer.line(f"row: T.let = block * {config.rows} + team")
         with writer.block("if row < rows:"):
             locate_row(writer)
             body.start_row()
@@ -106,6 +130,11 @@ class CudaStep(Template[CudaStepConfig]):
                 writer.line(f"t: T.let = {step if forward else f'L - 1 - {step}'}")
                 body.token()
             body.end_row()
+
+
+def _body(program: Program, writer: Writer, config: CudaStepConfig) -> StepLanes:
+    """What the warps of a block write."""
+    return StepLanes(program, writer, rows=config.rows, team=config.team)
 
 
 def _shared(body: StepLanes) -> SharedMemory:

@@ -11,6 +11,9 @@ from pdssm_compiler.schedules.target import Target
 # by the compiler for N = 32 … 256).
 _MOST_ELEMENTS = 512
 
+# Elements of a row that others are gathered from: more take minutes to compile.
+_WIDEST = 1024
+
 # Threads of one program: what a block of threads may have on every GPU here.
 _MOST_THREADS = 1024
 
@@ -59,6 +62,8 @@ def limit(
     most_warps = _MOST_THREADS // target.warp_size
     if not 1 <= num_warps <= most_warps or num_warps & (num_warps - 1):
         return f"num_warps must be a power of two up to {most_warps}, not {num_warps}"
+    if program.state_size > _WIDEST:
+        return f"a state size of {program.state_size} is more than {_WIDEST}"
     block = block_of(program)
     threads = num_warps * target.warp_size
     tile = rows * block

@@ -157,7 +157,7 @@ def test_feasible_says_why_not(config: CudaRowsConfig, reason: str) -> None:
 def test_feasible_refuses_what_a_warp_cannot_hold() -> None:
     program = specialise(pd_scan(PdScan(257, 4)))
     refused = TEMPLATE.feasible(program, H100, CudaRowsConfig(2, 3))
-    assert refused == "a state size of 257 is more than 256"
+    assert refused == "a state size of 257 is more than 256, what a team holds"
     amd = TEMPLATE.feasible(program, named_target("gfx942"), CudaRowsConfig(2, 3))
     assert amd == "cuda-rows is for NVIDIA GPUs, not for hip:gfx942"
 
