@@ -112,19 +112,20 @@ __device__ __forceinline__ bool lane_take_word(const unsigned long long* word, u
 
 __device__ __forceinline__ void lane_post_near_word(unsigned long long* word, unsigned bits,
                                                     unsigned mark) {
-  asm volatile("st.volatile.shared.v2.u32 [%0], {%1, %2};" ::"r"(lane_shared(word)), "r"(bits),
-               "r"(mark)
+  const unsigned long long marked = static_cast<unsigned long long>(mark) << 32 | bits;
+  asm volatile("st.volatile.shared.u64 [%0], %1;" ::"r"(lane_shared(word)), "l"(marked)
                : "memory");
 }
 
 __device__ __forceinline__ bool lane_take_near_word(const unsigned long long* word, unsigned* bits,
                                                     unsigned mark) {
-  unsigned found;
-  asm volatile("ld.volatile.shared.v2.u32 {%0, %1}, [%2];"
-               : "=r"(*bits), "=r"(found)
+  unsigned long long marked;
+  asm volatile("ld.volatile.shared.u64 %0, [%1];"
+               : "=l"(marked)
                : "r"(lane_shared(word))
                : "memory");
-  return found == mark;
+  *bits = static_cast<unsigned>(marked);
+  return marked >> 32 == mark;
 }
 
 struct LaneFar {
