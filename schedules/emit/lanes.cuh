@@ -370,6 +370,49 @@ __device__ __forceinline__ T lane_team_merged(T value, T* scratch, int lane, int
 
 __device__ __forceinline__ void lane_max(int* place, int value) { atomicMax(place, value); }
 
+// -- sums over runs -----------------------------------------------------------------------------
+//
+// Sources sorted by where they go make each target's a run of neighbours, and a sum over runs takes as
+// long for any map. `order`: the source at this lane's place, plus 65536 for the first of a run.
+// `last`: where the run of this lane's target ends, -1 if it has no source.
+
+// The sum of each target's run of values, each at its place. `scratch` of a team has room for `n`
+// values, and for a value and a number of each warp.
+template <typename V>
+__device__ __forceinline__ V lane_add_runs(V value, int order, int last, V* scratch, int lane, int n,
+                                           int barrier, int threads) {
+  const int warp = lane / 32, within = lane % 32, warps = threads / 32;
+  const unsigned heads = __ballot_sync(0xffffffffu, order >= 65536);
+  const unsigned before = heads & (0xffffffffu >> (31 - within));
+  const int first = before ? 31 - __clz(before) : 0;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const V found = value.shuffled_up(step);
+    if (within - step >= first) value = found + value;
+  }
+  if (threads == 32) {
+    const V found = value.shuffled(last);
+    return last < 0 ? V{} : found;
+  }
+  // Runs that started in an earlier warp.
+  V* ends = scratch + n;
+  int* closed = reinterpret_cast<int*>(ends + warps);
+  if (within == 31) {
+    ends[warp] = value;
+    closed[warp] = heads != 0;
+  }
+  lane_team_sync(barrier, threads);
+  if (!before) {
+    for (int w = warp - 1; w >= 0; --w) {
+      value = ends[w] + value;
+      if (closed[w]) break;
+    }
+  }
+  if (lane < n) scratch[lane] = value;
+  lane_team_sync(barrier, threads);
+  return last < 0 ? V{} : scratch[last];
+}
+
 // -- scatter-add without atomics: every target collects its sources -----------------------------
 //
 // Sources are added in the order of their numbers, four at a time, so a sum never depends on
@@ -408,11 +451,20 @@ __device__ __forceinline__ void lane_put(T* to, T re, T im) {
   *reinterpret_cast<LaneComplex<T>*>(to) = {re, im};
 }
 
+// What a scatter's sources are read from. `all` sums those of a target of a map that has targets with
+// many: of its sorted form where a lane has one element, whose `order` and `last` (here `n` for none)
+// stand where the first sources of others do; otherwise by looking at every source.
 template <typename V>
 struct LaneRegisters {
   typedef V Value;
   V value;
+  int lane;
   __device__ __forceinline__ V every(int source) const { return value.shuffled(source); }
+  template <typename Entry>
+  __device__ __forceinline__ V all(unsigned order, unsigned last, const Entry*, int, int n) const {
+    const int end = last < n ? last : -1;
+    return lane_add_runs<V>(value.shuffled(order), order, end, nullptr, lane, n, 0, 32);
+  }
 };
 
 template <typename V>
@@ -420,6 +472,29 @@ struct LaneShared {
   typedef V Value;
   const V* values;
   __device__ __forceinline__ V every(int source) const { return values[source]; }
+  template <typename Entry>
+  __device__ __forceinline__ V all(unsigned, unsigned, const Entry* map, int target, int n) const {
+    V sum{};
+    // Not unrolled: it would push what is often run out of the instruction cache.
+#pragma unroll 1
+    for (int j = 0; j < n; ++j) {
+      const V value = values[j];
+      if (map[j] == target) sum = sum + value;
+    }
+    return sum;
+  }
+};
+
+template <typename V>
+struct LaneTeam : LaneShared<V> {
+  V* scratch;
+  int lane, barrier, threads;
+  template <typename Entry>
+  __device__ __forceinline__ V all(unsigned order, unsigned last, const Entry*, int, int n) const {
+    const int end = last < n ? last : -1;
+    const V value = this->values[order & 65535];
+    return lane_add_runs(value, order, end, scratch, lane, n, barrier, threads);
+  }
 };
 
 // A shuffle reads the low five bits of a source; bit 15 marks a missing one, behind which all are
@@ -444,7 +519,7 @@ __device__ __forceinline__ V lane_four(LaneShared<V> from, unsigned low, unsigne
 
 // What a target collects by a prepared map: `low` and `high` hold its first four sources, `more`
 // the next four. `kind` is 0, 1 or 2: no target of the map has more than 4, none more than 8, or
-// some has; then every source is looked at.
+// some has; then see `all` of what they are read from.
 template <typename Source, typename Entry>
 __device__ __forceinline__ typename Source::Value lane_fan_in(
     Source from, unsigned low, unsigned high, int kind, const unsigned* more, const Entry* map,
@@ -456,13 +531,7 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
     if (__any_sync(0xffffffffu, kind == 1)) {
       sum = sum + lane_four(from, more[0], more[1]);
     } else {
-      sum = {};
-      // Not unrolled: it would push what is often run out of the instruction cache.
-#pragma unroll 1
-      for (int j = 0; j < n; ++j) {
-        const typename Source::Value value = from.every(j);
-        if (map[j] == target) sum = sum + value;
-      }
+      sum = from.all(low, high, map, target, n);
     }
   }
   return sum;
@@ -473,16 +542,17 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
 
 #define PDSSM_FAN_IN(T)                                                                           \
   template <typename Entry>                                                                       \
-  __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b,                   \
+  __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b, int lane,         \
                                                         PDSSM_FAN_IN_ARGUMENTS) {                 \
-    const LaneRegisters<LaneComplex<T>> from{{a, b}};                                             \
+    const LaneRegisters<LaneComplex<T>> from{{a, b}, lane};                                       \
     const LaneComplex<T> sum = lane_fan_in(from, low, high, kind, more, map, i, n);               \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
   template <typename Entry>                                                                       \
-  __device__ __forceinline__ void lane_fan_in_registers(T* re, T a, PDSSM_FAN_IN_ARGUMENTS) {     \
-    const LaneRegisters<LaneReal<T>> from{{a}};                                                   \
+  __device__ __forceinline__ void lane_fan_in_registers(T* re, T a, int lane,                     \
+                                                        PDSSM_FAN_IN_ARGUMENTS) {                 \
+    const LaneRegisters<LaneReal<T>> from{{a}, lane};                                             \
     *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
   }                                                                                               \
   template <typename Entry>                                                                       \
@@ -497,6 +567,26 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   __device__ __forceinline__ void lane_fan_in_shared(T* re, const T* values,                      \
                                                      PDSSM_FAN_IN_ARGUMENTS) {                    \
     const LaneShared<LaneReal<T>> from{reinterpret_cast<const LaneReal<T>*>(values)};             \
+    *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
+  }                                                                                               \
+  template <typename Entry>                                                                       \
+  __device__ __forceinline__ void lane_fan_in_team(T* re, T* im, const T* values, void* scratch,  \
+                                                   int lane, int barrier, int threads,            \
+                                                   PDSSM_FAN_IN_ARGUMENTS) {                      \
+    typedef LaneComplex<T> V;                                                                     \
+    const LaneTeam<V> from{{reinterpret_cast<const V*>(values)}, static_cast<V*>(scratch), lane,  \
+                           barrier, threads};                                                     \
+    const V sum = lane_fan_in(from, low, high, kind, more, map, i, n);                            \
+    *re = sum.re;                                                                                 \
+    *im = sum.im;                                                                                 \
+  }                                                                                               \
+  template <typename Entry>                                                                       \
+  __device__ __forceinline__ void lane_fan_in_team(T* re, const T* values, void* scratch,         \
+                                                   int lane, int barrier, int threads,            \
+                                                   PDSSM_FAN_IN_ARGUMENTS) {                      \
+    typedef LaneReal<T> V;                                                                        \
+    const LaneTeam<V> from{{reinterpret_cast<const V*>(values)}, static_cast<V*>(scratch), lane,  \
+                           barrier, threads};                                                     \
     *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
   }
 
@@ -797,8 +887,7 @@ PDSSM_COLLECTS(double)
 
 // -- scatter-add by a map that is sorted before -------------------------------------------------
 //
-// Sources sorted by where they go make each target's a run of neighbours. A map that several values
-// go by, or whose values are waited for, is sorted once; a sum over runs takes as long for any map.
+// A map that several values go by, or whose values are waited for, is sorted once.
 
 __device__ __forceinline__ void lane_meet(int barrier, int threads) {
   if (threads == 32) {
@@ -808,9 +897,7 @@ __device__ __forceinline__ void lane_meet(int barrier, int threads) {
   }
 }
 
-// `order`: the source at this lane's place, plus 65536 for the first of a run. `last`: where the
-// run of this lane's target ends, -1 if it has no source. `scratch` has room for `n` numbers of each
-// warp, `2 * n` more, and one a warp.
+// `scratch` has room for `n` numbers of each warp, `2 * n` more, and one a warp.
 __device__ __forceinline__ void lane_sort(int* order, int* last, int target, void* scratch,
                                           int lane, int n, int barrier, int threads) {
   const int warp = lane / 32, within = lane % 32, warps = threads / 32;
@@ -856,7 +943,6 @@ __device__ __forceinline__ void lane_sort(int* order, int* last, int target, voi
 template <typename V>
 __device__ __forceinline__ V lane_sum_runs(V value, int order, int last, void* scratch, int lane,
                                            int n, int barrier, int threads) {
-  const int warp = lane / 32, within = lane % 32, warps = threads / 32;
   V* held = static_cast<V*>(scratch);
   if (threads == 32) {
     value = value.shuffled(order);
@@ -865,36 +951,7 @@ __device__ __forceinline__ V lane_sum_runs(V value, int order, int last, void* s
     lane_team_sync(barrier, threads);
     value = held[order & 65535];
   }
-  const unsigned heads = __ballot_sync(0xffffffffu, order >= 65536);
-  const unsigned before = heads & (0xffffffffu >> (31 - within));
-  const int first = before ? 31 - __clz(before) : 0;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const V found = value.shuffled_up(step);
-    if (within - step >= first) value = found + value;
-  }
-  if (threads == 32) {
-    const V found = value.shuffled(last);
-    return last < 0 ? V{} : found;
-  }
-  // Runs that started in an earlier warp.
-  V* sums = held + n;
-  V* ends = sums + n;
-  int* closed = reinterpret_cast<int*>(ends + warps);
-  if (within == 31) {
-    ends[warp] = value;
-    closed[warp] = heads != 0;
-  }
-  lane_team_sync(barrier, threads);
-  if (!before) {
-    for (int w = warp - 1; w >= 0; --w) {
-      value = ends[w] + value;
-      if (closed[w]) break;
-    }
-  }
-  if (lane < n) sums[lane] = value;
-  lane_team_sync(barrier, threads);
-  return last < 0 ? V{} : sums[last];
+  return lane_add_runs(value, order, last, held + n, lane, n, barrier, threads);
 }
 
 #define PDSSM_SUM_RUNS(T)                                                                         \
@@ -914,10 +971,57 @@ __device__ __forceinline__ V lane_sum_runs(V value, int order, int last, void* s
 PDSSM_SUM_RUNS(float)
 PDSSM_SUM_RUNS(double)
 
+// The sorted form of one map of a table, by one warp: `order` of place `i` and `last` of target `i` (`n`
+// for none) from `form[2 * i]` on. `counts` holds how many sources each target has.
+template <typename Entry>
+__device__ __forceinline__ void lane_sort_table(unsigned* form, int* counts, const Entry* map,
+                                                int lane, int n) {
+  int sum = 0;
+  for (int first = 0; first < n; first += 32) {
+    const int i = first + lane, count = i < n ? counts[i] : 0;
+    int through = count;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int before = __shfl_up_sync(0xffffffffu, through, step);
+      if (lane >= step) through += before;
+    }
+    through += sum;
+    if (i < n) {
+      form[2 * i + 1] = count ? through - 1 : n;
+      counts[i] = through - count;
+    }
+    sum = __shfl_sync(0xffffffffu, through, 31);
+  }
+  __syncwarp();
+  for (int first = 0; first < n; first += 32) {
+    const int j = first + lane;
+    const bool here = j < n;
+    const unsigned all = __ballot_sync(0xffffffffu, here);
+    const int target = here ? map[j] : 0;
+    unsigned peers = 0;
+    if (here) {
+      peers = __match_any_sync(all, target);
+      form[2 * (counts[target] + __popc(peers & ((1u << lane) - 1)))] = j;
+    }
+    __syncwarp();
+    // One of those with the same target counts them all.
+    if (here && lane == __ffs(peers) - 1) counts[target] += __popc(peers);
+    __syncwarp();
+  }
+  for (int first = 0; first < n; first += 32) {
+    const int i = first + lane;
+    if (i < n) {
+      const unsigned source = form[2 * i] & 65535u;
+      const bool head = i == 0 || map[form[2 * i - 2] & 65535u] != map[source];
+      form[2 * i] = source | (head ? 65536u : 0u);
+    }
+  }
+}
+
 // Prepare one map of a table, by one warp: the first four sources of target `i` as 16-bit numbers
 // from `fan[2 * i]` on, the next four from `fan[2 * n + 2 * i]` on, and the map's kind. `counts`
 // is scratch for `n` numbers. A source's place is the number of sources before it.
-template <bool REGISTERS, typename Entry>
+template <bool REGISTERS, bool SORTS, typename Entry>
 __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* counts,
                                              const Entry* map, int lane, int n) {
   const unsigned none = REGISTERS ? 0x8000u : static_cast<unsigned>(n);
@@ -937,7 +1041,6 @@ __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* coun
       if (place < 8) sources[(place < 4 ? 0 : 4 * n - 4) + 4 * target + place] = j;
     }
     __syncwarp();
-    // One of those with the same target counts them all.
     if (here && lane == __ffs(peers) - 1) counts[target] += __popc(peers);
     __syncwarp();
   }
@@ -945,19 +1048,19 @@ __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* coun
   for (int i = lane; i < n; i += 32) most = max(most, counts[i]);
   most = __reduce_max_sync(0xffffffffu, most);
   if (lane == 0) *kind = most > 8 ? 2 : most > 4 ? 1 : 0;
+  if (SORTS && most > 8) lane_sort_table(fan, counts, map, lane, n);
   __syncwarp();
 }
 
-template <typename Entry>
-__device__ __forceinline__ void lane_prepare_registers(unsigned* fan, int* kind, int* counts,
-                                                 const Entry* map, int lane, int n) {
-  lane_prepare<true>(fan, kind, counts, map, lane, n);
-}
+#define PDSSM_PREPARE(NAME, REGISTERS, SORTS)                                                     \
+  template <typename Entry>                                                                       \
+  __device__ __forceinline__ void lane_prepare_##NAME(unsigned* fan, int* kind, int* counts,      \
+                                                      const Entry* map, int lane, int n) {        \
+    lane_prepare<REGISTERS, SORTS>(fan, kind, counts, map, lane, n);                              \
+  }
 
-template <typename Entry>
-__device__ __forceinline__ void lane_prepare_shared(unsigned* fan, int* kind, int* counts,
-                                                 const Entry* map, int lane, int n) {
-  lane_prepare<false>(fan, kind, counts, map, lane, n);
-}
+PDSSM_PREPARE(registers, true, true)
+PDSSM_PREPARE(team, false, true)
+PDSSM_PREPARE(shared, false, false)
 
 #endif

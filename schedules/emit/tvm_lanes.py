@@ -361,6 +361,11 @@ class TvmLanes(TvmBody):
                 yield (f"sum_{self.names[value]}", real_dtype(value.type), size)
         for value in self._collects_any():
             yield (f"collect_{self.names[value]}", "uint8", self._scratch(value))
+        for value in self.program.body:
+            if self._is_prepared(value) and self._sources_kind == "team":
+                each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
+                size = self.program.state_size * each + self.team * (each + 4)
+                yield (f"runs_{self.names[value]}", "uint8", size)
 
     def _exchange_buffer(self, value: Value) -> SharedBuffer:
         size = self._exchange_elements(value)
@@ -560,7 +565,7 @@ class TvmLanes(TvmBody):
     def prepare_tables(self) -> None:
         """Sources by target of every map that a scatter_add collects by; a warp a map."""
         n, warps = self.program.state_size, self._preparing
-        kind = "shared" if self.through_memory else "registers"
+        kind = self._sources_kind
         warp = f"thread // {LANES}"
         own = f"{warp} % {self.team}" if self.teams > 1 else warp
         for name, collected in self._tables.items():
@@ -1121,6 +1126,15 @@ class TvmLanes(TvmBody):
             self._collect_prepared(value, j)
         self.known[value] = self._array_places(value, j)
 
+    @property
+    def _sources_kind(self) -> str:
+        """Where sources by prepared maps are read: in registers, or in shared memory; a ``team``
+        with one element a lane sums over runs where a target has many.
+        """
+        if not self.through_memory:
+            return "registers"
+        return "team" if self.elements == 1 else "shared"
+
     def _collect_prepared(self, value: Value, j: str) -> None:
         source, map_ = value.args
         n, name = self.program.state_size, map_.args[0].name
@@ -1132,11 +1146,14 @@ class TvmLanes(TvmBody):
             words = (f"{held}[{at}]", f"{held}[{at} + 1]")
             kind = f"{self.names[map_]}_kind{self.held}[u]"
         if not self.through_memory:
-            where, values = "registers", self._parts(source, "j")
+            values = (*self._parts(source, "j"), "lane")
         else:
-            where, values = "shared", (f"T.address_of({self._exchange(source, '0')})",)
+            values = (f"T.address_of({self._exchange(source, '0')})",)
+        if self._sources_kind == "team":
+            runs = f"runs_{self.names[value]}[{self._of_team('uint8')}0]"
+            values += (f"T.address_of({runs})", "lane", *self._barrier)
         self.call(
-            f"lane_fan_in_{where}",
+            f"lane_fan_in_{self._sources_kind}",
             *(f"T.address_of({place})" for place in self._array_places(value, j)),
             *values,
             *words,

@@ -151,7 +151,7 @@ extern "C" int fan_in(int registers, int n, int seed, const int* map, const doub
       const unsigned low = words[2 * j], high = words[2 * j + 1];
       const unsigned* more = words + 2 * n + 2 * j;
       if (registers) {
-        lane_fan_in_registers(&re, &im, values[j], values[n + j], low, high, kind, more,
+        lane_fan_in_registers(&re, &im, values[j], values[n + j], lane, low, high, kind, more,
                               table.data(), j, n);
       } else {
         lane_fan_in_shared(&re, &im, &shared[0].re, low, high,

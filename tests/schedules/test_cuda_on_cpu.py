@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ def assert_agrees(
     layout: str = "dense",
     seed: int = 0,
     most_blocks: int = 3,
+    dictionary: np.ndarray | None = None,
 ) -> None:
     def outputs(program: Program, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
         here = partial(run, config=config, most_blocks=most_blocks, seed=seed)
@@ -40,7 +42,10 @@ def assert_agrees(
         assert error == 0
         return found
 
-    assert_runs(outputs, program, arrays_for(program, sizes, seed), sizes, layout)
+    arrays = arrays_for(program, sizes, seed)
+    if dictionary is not None:
+        arrays["dictionary"][:] = dictionary
+    assert_runs(outputs, program, arrays, sizes, layout)
 
 
 def forward_and_backward(spec: PdScan) -> list[Program]:
@@ -86,6 +91,21 @@ def test_rows(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         team = -(-program.state_size // 32)
         assert_agrees(ROWS, CudaRowsConfig(4, 3, 1, team), program, Sizes(2, 23, 2))
+
+
+@pytest.mark.parametrize("n", [5, 31, 32, 33, 100, 128])
+def test_targets_with_many_sources(n: int) -> None:
+    """All to one; halves to two, of one warp and of several; ten and the rest; next to none."""
+    j = np.arange(n)
+    dictionary = np.stack([0 * j, n - 1 + 0 * j, j % 2, j * 2 // n * 3 % n, np.maximum(j, 10) % n])
+    program = pd_scan(PdScan(n, len(dictionary), initial_state=True, final_state=True))
+    sizes, team = Sizes(2, 14, 1), -(-n // 32)
+    for template, config in (
+        (ROWS, CudaRowsConfig(4, 3, 1, team)),
+        (ROWS, CudaRowsConfig(2, 3, 1, 1)),
+        (CHUNKS, CudaChunksConfig(2, 2, 2)),
+    ):
+        assert_agrees(template, config, program, sizes, dictionary=dictionary)
 
 
 @pytest.mark.parametrize("scan", SCANS, ids=str)
