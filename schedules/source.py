@@ -41,7 +41,7 @@ class KernelSource:
         backend: the code generator that reads it.
         text: the source, with the program's text form in its header.
         entry: the function to call.
-        program: the lowered program it runs.
+        program: the lowered program it runs, in the names that the text has for it.
         template: the name of the template that made it.
         config: the template's config, as a dict.
         target: what it is for.

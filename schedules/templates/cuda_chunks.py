@@ -26,6 +26,7 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     locate_row,
     whole_team,
 )
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
@@ -214,6 +215,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         return None
 
     def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:
+        program = in_text_names(program)
         writer = Writer()
         bodies = _Bodies(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
