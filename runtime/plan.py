@@ -77,7 +77,7 @@ class Plan:
         self._order = [positions.get(argument.name, -1) for argument in signature.inputs]
         self._outputs = [Slot.of(argument, n) for argument in signature.outputs]
         self._inverses = [
-            (i.name, positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
+            (positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
             for i in signature.program.inputs
             if i.inverse_of is not None
         ]
@@ -152,15 +152,14 @@ class Plan:
         return list(outputs)
 
     def _inverse_tables(self, bound: Sequence[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
-        """What the kernel takes for tables of inverses: these, or the tables where it inverts them
+        """What the kernel takes for inverses of tables: these, or the tables where it inverts them
         itself.
         """
-        inverts = self.kernels.of(sizes).source.inverts
+        if self.kernels.of(sizes).source.inverts:
+            return [bound[position] for position, _ in self._inverses]
         return [
-            bound[position]
-            if name in inverts
-            else self._inverted(helper, bound[position], self._given[position])
-            for name, position, helper in self._inverses
+            self._inverted(helper, bound[position], self._given[position])
+            for position, helper in self._inverses
         ]
 
     def _inverted(self, helper: "Plan", table: torch.Tensor, input_: Input) -> torch.Tensor:

@@ -41,7 +41,7 @@ class KernelSource:
         backend: the code generator that reads it.
         text: the source, with the program's text form in its header.
         entry: the function to call.
-        program: the lowered program it runs.
+        program: the lowered program it runs, in the names that the text has for it.
         template: the name of the template that made it.
         config: the template's config, as a dict.
         target: what it is for.
@@ -50,8 +50,8 @@ class KernelSource:
         scratch: tensors that one phase writes for the next, or the blocks of one launch for one
             another; their roles are ``chunk`` or ``head``.
         chunking: how rows are cut into chunks, where they are.
-        inverts: inputs that hold the inverses of a table's maps, for which the kernel takes the
-            table itself: it inverts its maps, and reports those that are no permutations.
+        inverts: whether for inverses of tables the kernel takes the tables themselves: it inverts
+            their maps, and reports those that are no permutations.
     """
 
     backend: Backend
@@ -65,7 +65,7 @@ class KernelSource:
     phases: tuple[Phase, ...] = ()
     scratch: tuple[Argument, ...] = ()
     chunking: Chunking | None = None
-    inverts: frozenset[str] = frozenset()
+    inverts: bool = False
 
     @property
     def signature(self) -> Signature:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Map, Scalar, is_complex, precision
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.tvm_rows import RowsBody, token_bytes_of
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer
@@ -89,6 +90,7 @@ class CpuRows(Template[CpuRowsConfig]):
         return None
 
     def lower(self, program: Program, target: Target, config: CpuRowsConfig) -> KernelSource:
+        program = in_text_names(program)
         writer = Writer()
         body = RowsBody(
             program, writer, config.max_heads, config.split_scatter, config.narrow_tables

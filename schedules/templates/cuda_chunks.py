@@ -30,6 +30,7 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     locate_row,
     whole_team,
 )
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
@@ -244,6 +245,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         return None
 
     def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:
+        program = in_text_names(program)
         writer = Writer()
         bodies = _Bodies(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
@@ -268,7 +270,7 @@ class CudaChunks(Template[CudaChunksConfig]):
                 "teams": config.teams,
             },
             scratch=bodies.scratch,
-            inverts=frozenset(bodies.scan.inverted_tables),
+            inverts=bool(bodies.scan.inverted_tables),
         )
 
 

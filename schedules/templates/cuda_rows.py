@@ -22,6 +22,7 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     registers_of,
     whole_team,
 )
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
@@ -154,6 +155,7 @@ class CudaRows(Template[CudaRowsConfig]):
         return None
 
     def lower(self, program: Program, target: Target, config: CudaRowsConfig) -> KernelSource:
+        program = in_text_names(program)
         writer = Writer()
         body = _body(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
@@ -169,7 +171,7 @@ class CudaRows(Template[CudaRowsConfig]):
             asdict(config),
             target,
             {"shared_bytes": _shared(body).bytes, "threads": config.threads},
-            inverts=frozenset(body.inverted_tables),
+            inverts=bool(body.inverted_tables),
         )
 
     def _block(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:

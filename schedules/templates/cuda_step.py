@@ -18,6 +18,7 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     locate_row,
     whole_team,
 )
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.tvm_lanes import LANES, MOST_STATES, SharedMemory
 from pdssm_compiler.schedules.emit.tvm_step import StepLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
@@ -87,6 +88,7 @@ class CudaStep(Template[CudaStepConfig]):
         return None
 
     def lower(self, program: Program, target: Target, config: CudaStepConfig) -> KernelSource:
+        program = in_text_names(program)
         writer = Writer()
         body = _body(program, writer, config)
         threads, shared = config.warps * LANES, _shared(body)

@@ -20,6 +20,7 @@ from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.chunking import Chunking
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.triton import TritonBody
 from pdssm_compiler.schedules.emit.triton_kernel import (
     maps_to_sort,
@@ -128,6 +129,7 @@ class TritonChunks(Template[TritonChunksConfig]):
         return None
 
     def lower(self, program: Program, target: Target, config: TritonChunksConfig) -> KernelSource:
+        program = in_text_names(program)
         parts = in_chunks(program)
         fold, carry, scan = _signatures(parts)
         writer = Writer()

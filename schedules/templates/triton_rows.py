@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.triton import TritonBody
 from pdssm_compiler.schedules.emit.triton_kernel import (
     tables_to_sort,
@@ -74,6 +75,7 @@ class TritonRows(Template[TritonRowsConfig]):
         return limit(_signature(program), target, config.rows, config.num_warps, config.unroll)
 
     def lower(self, program: Program, target: Target, config: TritonRowsConfig) -> KernelSource:
+        program = in_text_names(program)
         writer = Writer()
         signature = _signature(program)
         body = TritonBody(signature, writer)

@@ -29,7 +29,7 @@ def test_it_is_not_taken_where_another_backend_is_there() -> None:
     assert choose(small(), cpu_target()).reason == "heuristic"
     assert choose(small(), cpu_target()).template.backend == "tvm"
     # A template that cannot run a program is a reason to say so, not to be slow in silence.
-    with pytest.raises(NoTemplateError, match="triton-rows: a tile of"):
+    with pytest.raises(NoTemplateError, match="triton-rows: a state size of"):
         choose(pd_program(PdScan(2**18, 4)), named_target("sm_90"))
 
 

@@ -24,7 +24,7 @@ from pdssm_compiler.runtime.backends import Sizes, tvm_cuda
 from pdssm_compiler.runtime.backends.cuda_launch import FORMATS
 from pdssm_compiler.runtime.binding import Slot, bind
 from pdssm_compiler.schedules.emit.tvm_lanes import LANE_FUNCTIONS
-from pdssm_compiler.schedules.signature import Argument
+from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from tests.kernels import poisoned
@@ -170,10 +170,10 @@ def run(
     for input_ in program.inputs:
         if input_.inverse_of is not None:
             table = named[input_.inverse_of]
-            if input_.name not in source.inverts:
+            if not source.inverts:
                 table = table.argsort(dim=-1).to(table.dtype)
             named[input_.name] = table
-    handed = [named[argument.name] for argument in source.signature.inputs]
+    handed = [named[argument.name] for argument in Signature(program).inputs]
     written = [Slot.of(argument, n) for argument in source.signature.outputs]
     outputs = [poisoned(slot, sizes) for slot in written]
     views = [s.kernel_view(o) for s, o in zip(written, outputs, strict=True)]

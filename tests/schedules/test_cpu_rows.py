@@ -48,10 +48,10 @@ def test_prefetch_reaches_every_line_of_a_vector_once() -> None:
     parallel = text[: text.index("def scan_serial")]
     # Complex64: 8 elements a line, 5 lines; bytes: 1 line. Outputs are asked for to be written.
     asked = {
-        "diagonal[b, T.min(t + 1, L - 1), h, line * 8, 0]": 0,
-        "drive[b, T.min(t + 1, L - 1), h, line * 8, 0]": 0,
-        "destination[b, T.min(t + 1, L - 1), h, line * 64]": 0,
-        "states[b, T.min(t + 1, L - 1), h, line * 8, 0]": 1,
+        "in_diagonal0[b, T.min(t + 1, L - 1), h, line * 8, 0]": 0,
+        "in_drive0[b, T.min(t + 1, L - 1), h, line * 8, 0]": 0,
+        "in_destination0[b, T.min(t + 1, L - 1), h, line * 64]": 0,
+        "out_states0[b, T.min(t + 1, L - 1), h, line * 8, 0]": 1,
     }
     for place, write in asked.items():
         assert parallel.count(f"T.address_of({place}), T.int32({write})") == 1
@@ -257,7 +257,7 @@ def test_an_entry_out_of_range_is_clamped_and_reported(storage: str) -> None:
         source = CpuRows().lower(program, cpu_target(), config)
         kernel = TvmCpu().load(source, 0, TvmCpu().compile(source, 0))
         tensors = []
-        for argument in source.signature.inputs:
+        for argument in Signature(program).inputs:
             array = torch.tensor(arrays[argument.name])
             if argument.complex:
                 tensors.append(torch.view_as_real(array.to(torch.complex64)))

@@ -14,6 +14,7 @@ from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.backends.cuda_launch import ChunkedCudaKernel
+from pdssm_compiler.schedules.emit.names import text_name
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
@@ -38,6 +39,8 @@ from tests.schedules.cuda import (
 from tests.schedules.programs import squares, summed
 from tests.strategies import affine_programs
 
+# What the text calls the sums of an active adjoint.
+SUMS_NAME = text_name("grad_dictionary", written=True)
 TEMPLATE = CudaChunks()
 # Chunks of 8 tokens, three teams a block.
 SMALL = CudaChunksConfig(4, 2, 3)
@@ -215,7 +218,7 @@ def test_a_launch_shares_blocks_out(
     assert handed["blocks"] <= at_once
     assert (handed["threads"], handed["stream"]) == (96, 7)
     assert (handed["rows"], handed["L"], handed["H"]) == (batch * heads, length, heads)
-    assert handed["diagonal_ptr"] == tensors[0].data_ptr()
+    assert handed["in_diagonal0_ptr"] == tensors[0].data_ptr()
     # A place for every chunk of every row that has one.
     for name, own in (("chunk_diagonal", 16), ("chunk_drive", 16), ("chunk_map", 8)):
         strides = [handed[f"{name}_s{axis}"] for axis in "BCH"]
@@ -250,17 +253,17 @@ def test_sums_of_teams_are_added_up(length: int, monkeypatch: pytest.MonkeyPatch
     sizes = Sizes(2, length, 3)
     tensors = tensors_for(source, sizes)
     arguments = source.signature.arguments
-    (place,) = [at for at, argument in enumerate(arguments) if argument.name == "grad_dictionary"]
+    (place,) = [at for at, argument in enumerate(arguments) if argument.name == SUMS_NAME]
     # A row's 13 chunks are shared out to five blocks of three teams; none has one as well.
     teams = 15 if length else 3
     partial = np.random.default_rng(0).integers(-99, 99, (2, teams, 3, 4, 8)).astype("f4")
 
     def running(handed: Handed) -> None:
-        assert handed["grad_dictionary_ptr"] != tensors[place].data_ptr()
-        memory(handed, "grad_dictionary", partial.shape, ctypes.c_float)[:] = partial
+        assert handed[f"{SUMS_NAME}_ptr"] != tensors[place].data_ptr()
+        memory(handed, SUMS_NAME, partial.shape, ctypes.c_float)[:] = partial
 
     (handed,) = launches(monkeypatch, source, tensors, sizes, running=running)
-    strides = [handed[f"grad_dictionary_s{axis}"] for axis in "BCH"]
+    strides = [handed[f"{SUMS_NAME}_s{axis}"] for axis in "BCH"]
     assert strides == [teams * 3 * 32, 3 * 32, 32]
     assert torch.equal(tensors[place], torch.tensor(partial.sum(1)))
 
@@ -272,4 +275,4 @@ def test_sums_have_an_axis_of_teams() -> None:
     handed = ChunkedCudaKernel.signature(source).sum_outputs
     assert [total.leading for total in own] == [("B", "H")]
     assert [total.leading for total in handed] == [("B", "C", "H")]
-    assert "grad_dictionary_sC: T.int64" in source.text
+    assert f"{SUMS_NAME}_sC: T.int64" in source.text

@@ -180,11 +180,11 @@ def test_a_launch_passes_pointers_strides_and_sizes(monkeypatch: pytest.MonkeyPa
     assert found["grid"] == found["rows"] == 4
     assert (found["threads"], found["stream"]) == (64, 7)
     assert (found["L"], found["H"]) == (3, 2)
-    assert found["diagonal_ptr"] == tensors[0].data_ptr()
-    assert found["states_ptr"] == tensors[4].data_ptr()
-    assert [found[f"drive_s{axis}"] for axis in "BLH"] == [96, 32, 16]
-    assert [found[f"selection_s{axis}"] for axis in "BLH"] == [6, 2, 1]
-    assert found["dictionary_sH"] == 32
+    assert found["in_diagonal0_ptr"] == tensors[0].data_ptr()
+    assert found["out_states0_ptr"] == tensors[4].data_ptr()
+    assert [found[f"in_drive0_s{axis}"] for axis in "BLH"] == [96, 32, 16]
+    assert [found[f"in_selection0_s{axis}"] for axis in "BLH"] == [6, 2, 1]
+    assert found["in_dictionary0_sH"] == 32
     assert found["aligned"] == 1
 
 

@@ -9,6 +9,7 @@ from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import lower
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target, named_target
 from pdssm_compiler.schedules.templates.base import Problem
@@ -138,9 +139,10 @@ def test_pointers_need_no_alignment() -> None:
 
 def test_the_source_carries_its_program() -> None:
     source = in_rows(pd_scan(GENERAL), named_target("sm_90"))
+    assert source.program == in_text_names(specialise(pd_scan(GENERAL)))
     header = [line[2:] for line in source.text.splitlines() if line.startswith("#")]
     assert header[0].startswith("triton-rows TritonRowsConfig(")
-    assert "\n".join(header[1:]).strip() == specialise(pd_scan(GENERAL)).text.strip()
+    assert "\n".join(header[1:]).strip() == source.program.text.strip()
 
 
 @pytest.mark.parametrize(("state_size", "size"), [(256, 3), (8, 300)])

@@ -87,7 +87,7 @@ class Interpreted:
         bound, kernel_sizes = bind(slots, tensors)
         assert kernel_sizes == KernelSizes(*sizes)
         by_name = {i.name: tensor for i, tensor in zip(given, bound, strict=True)}
-        signature: Signature = self.source.signature
+        signature = Signature(specialise(self.program))
         for input_ in signature.program.inputs:
             if input_.inverse_of is not None:
                 table = by_name[input_.inverse_of]
