@@ -143,7 +143,5 @@ def _replay(derived: Adjoint) -> Program | None:
         return None
     kept = tuple(out for out in derived.forward.token_outputs if out.name in saved)
     return prune(
-        replace(
-            derived.forward, token_outputs=kept, final_outputs=(), sum_outputs=(), checks=()
-        )
+        replace(derived.forward, token_outputs=kept, final_outputs=(), sum_outputs=(), checks=())
     )
