@@ -13,7 +13,7 @@ from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.ops import scan, slots_of
+from pdssm_compiler.runtime.ops import scan
 from pdssm_compiler.runtime.plan import check_layouts, run
 from pdssm_compiler.runtime.segments import scan_in_segments
 
@@ -48,7 +48,7 @@ def call_in_segments(
     text: str, tensors: Sequence[torch.Tensor], config: str, length: int
 ) -> list[torch.Tensor]:
     """:func:`call`, keeping no token output for the backward: where gradients are wanted, the
-    program runs in segments of ``length`` tokens.
+    program runs in segments of ``length`` tokens, and their boundaries stand behind its outputs.
     """
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if not wanted:
@@ -57,8 +57,7 @@ def call_in_segments(
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
         _refuse_transforms()
-    outputs = scan_in_segments(text, list(tensors), config, length)
-    return outputs[: len(slots_of(text)[1])]
+    return scan_in_segments(text, list(tensors), config, length)
 
 
 def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:
