@@ -101,7 +101,7 @@ def compile(
         inputs: what the named tensors are, where they are not ``[B, T, H, N]`` in the scan's own
             precision, real. A parameter of both functions is one tensor.
         segment_length: with a readout, tokens between the states that are kept for the backward;
-            None for 256.
+            None for as many as give all rows together 65536 tokens, but at least 256.
         config: a template's config for the forward kernel, instead of the one the resolution
             order finds; or a template's name, such as ``"triton-chunks"``, for both kernels.
         initial_state: whether to compile for one now; calls may do otherwise, and compile that

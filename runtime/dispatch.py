@@ -45,7 +45,7 @@ def call(
 
 
 def call_in_segments(
-    text: str, tensors: Sequence[torch.Tensor], config: str, length: int
+    text: str, tensors: Sequence[torch.Tensor], config: str, length: int | None
 ) -> list[torch.Tensor]:
     """:func:`call`, keeping no token output for the backward: where gradients are wanted, the
     program runs in segments of ``length`` tokens, and their boundaries stand behind its outputs.

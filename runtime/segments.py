@@ -1,7 +1,7 @@
 """Scans that keep no states: the torch operator ``pdssm_compiler::scan_in_segments``.
 
-``scan_in_segments(str program, Tensor[] inputs, str config, int length) -> Tensor[]`` runs a
-program a segment of ``length`` tokens at a time. Besides the program's outputs it gives, for each
+``scan_in_segments(str program, Tensor[] inputs, str config, int? length) -> Tensor[]`` runs a
+program a segment of ``length`` tokens at a time (None leaves that to the sizes). Besides the program's outputs it gives, for each
 carry, its values before the segments, ``[B, G, H, ...]`` for ``G`` segments. They and the inputs
 are all that is kept for the backward, ``pdssm_compiler::scan_in_segments_backward``, which takes
 the segments from the last to the first: it computes the states within one again, into scratch that
@@ -28,10 +28,14 @@ from pdssm_compiler.runtime.ops import output_names, refuse_batched, slots_of
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
-# Tokens a segment, unless the caller says otherwise. Boundaries and scratch together are least
-# where there are as many segments as tokens in one: at 65536 tokens. For fewer, shorter segments
-# would save little more memory, and launch more often.
-SEGMENT = 256
+# Tokens of a segment, all rows together, unless the caller says otherwise: scratch of a fixed size,
+# and for few rows segments long enough to be cut into chunks that run side by side.
+_TOKENS_AT_ONCE = 65536
+# Boundaries and scratch together are least where there are as many segments as tokens in one, which
+# is at 65536 tokens. For fewer, shorter segments would save little, and launch more often.
+_LEAST = 256
+# A segment starts where a vector load may.
+_STEP = 16
 
 Named = dict[str, torch.Tensor]
 Tensors = Sequence[torch.Tensor]
@@ -63,6 +67,14 @@ class Segmented:
         """The backward of a segment; see :func:`segment_adjoint`."""
         return _adjoint(self, wrt, cotangents)
 
+    @staticmethod
+    def length(sizes: Sizes, asked: int | None) -> int:
+        """Tokens a segment."""
+        if asked is not None:
+            return asked
+        rows = torch.sym_max(sizes.batch * sizes.heads, 1)
+        return torch.sym_max(_LEAST, _TOKENS_AT_ONCE // rows // _STEP * _STEP)
+
     def read(self, inputs: Tensors) -> tuple[Named, Sizes, torch.device]:
         """A call's inputs by name, checked, its sizes and its device."""
         device = one_device(self.program.text, inputs)
@@ -81,9 +93,10 @@ class Segmented:
         }
         return outputs, boundaries
 
-    def forward(self, inputs: Tensors, config: str, length: int) -> list[torch.Tensor]:
+    def forward(self, inputs: Tensors, config: str, asked: int | None) -> list[torch.Tensor]:
         """The program's outputs, then the boundaries."""
         tensors, sizes, device = self.read(inputs)
+        length = self.length(sizes, asked)
         outputs, boundaries = self.allocate(sizes, device, length)
         state = {
             name: tensors[name] if name in tensors else allocate(slot, sizes, device, torch.zeros)
@@ -118,10 +131,11 @@ class Segmented:
         grads: Sequence[torch.Tensor | None],
         wrt: tuple[str, ...],
         config: str,
-        length: int,
+        asked: int | None,
     ) -> list[torch.Tensor]:
         """The gradients of the inputs in ``wrt``, from those of the outputs and boundaries."""
         tensors, sizes, device = self.read(inputs)
+        length = self.length(sizes, asked)
         before = dict(zip(self.start_slots, boundaries, strict=True))
         count = len(self.output_slots)
         arriving = _present(self.output_slots, grads[:count])
@@ -244,17 +258,17 @@ def _run(
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
-    "scan_in_segments(str program, Tensor[] inputs, str config, int length) -> Tensor[]",
+    "scan_in_segments(str program, Tensor[] inputs, str config, int? length) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "scan_in_segments_backward(str program, Tensor[] inputs, Tensor[] boundaries, "
-    "Tensor?[] grads, str wrt, str config, int length) -> Tensor[]",
+    "Tensor?[] grads, str wrt, str config, int? length) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-def _forward(program: str, inputs: Tensors, config: str, length: int) -> list[torch.Tensor]:
+def _forward(program: str, inputs: Tensors, config: str, length: int | None) -> list[torch.Tensor]:
     return segmented(program).forward(inputs, config, length)
 
 
@@ -265,7 +279,7 @@ def _backward(
     grads: Sequence[torch.Tensor | None],
     wrt: str,
     config: str,
-    length: int,
+    length: int | None,
 ) -> list[torch.Tensor]:
     names = tuple(wrt.split())
     return segmented(program).backward(inputs, boundaries, grads, names, config, length)
@@ -282,10 +296,10 @@ scan_in_segments = torch.ops.pdssm_compiler.scan_in_segments.default
 scan_in_segments_backward = torch.ops.pdssm_compiler.scan_in_segments_backward.default
 
 
-def _fake(program: str, inputs: Tensors, config: str, length: int) -> list[torch.Tensor]:
+def _fake(program: str, inputs: Tensors, config: str, length: int | None) -> list[torch.Tensor]:
     scan = segmented(program)
     _, sizes, device = scan.read(inputs)
-    outputs, boundaries = scan.allocate(sizes, device, length)
+    outputs, boundaries = scan.allocate(sizes, device, scan.length(sizes, length))
     return [*outputs.values(), *boundaries.values()]
 
 
@@ -296,7 +310,7 @@ def _fake_backward(
     grads: Sequence[torch.Tensor | None],
     wrt: str,
     config: str,
-    length: int,
+    length: int | None,
 ) -> list[torch.Tensor]:
     return segmented(program).gradients(inputs, tuple(wrt.split()))
 
@@ -348,4 +362,4 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd("pdssm_compiler::scan_in_segments_backward", _no_second_gradient)
 
-__all__ = ["SEGMENT", "scan_in_segments", "scan_in_segments_backward", "segmented"]
+__all__ = ["scan_in_segments", "scan_in_segments_backward", "segmented"]

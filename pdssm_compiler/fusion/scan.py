@@ -27,7 +27,6 @@ from pdssm_compiler.runtime.compile_service import backward_config, config_text
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.dispatch import call, call_in_segments
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.segments import SEGMENT
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.spec import ScanSpec
 
@@ -43,7 +42,7 @@ class FusedScan(Artifacts):
     Attributes:
         spec: the specification.
         inputs: the expressions' parameters, by name: what each one's tensor is.
-        segment_length: tokens a segment.
+        segment_length: tokens a segment; None leaves it to the sizes of a call.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class FusedScan(Artifacts):
         self.inputs = {each.name: each.spec for each in traced.inputs}
         self._fuses_diagonal = diagonal is not None
         self._in_segments = readout is not None
-        self.segment_length = SEGMENT if segment_length is None else segment_length
+        self.segment_length = segment_length
         self._config = config_text(config)
         self._text = _text_of(spec, traced)
         self._target = str(target)
