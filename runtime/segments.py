@@ -1,11 +1,12 @@
 """Scans that keep no states: the torch operator ``pdssm_compiler::scan_in_segments``.
 
 ``scan_in_segments(str program, Tensor[] inputs, str config, int? length) -> Tensor[]`` runs a
-program a segment of ``length`` tokens at a time (None leaves that to the sizes). Besides the program's outputs it gives, for each
-carry, its values before the segments, ``[B, G, H, ...]`` for ``G`` segments. They and the inputs
-are all that is kept for the backward, ``pdssm_compiler::scan_in_segments_backward``, which takes
-the segments from the last to the first: it computes the states within one again, into scratch that
-the next one reuses, and runs the derived adjoint on it.
+program a segment of ``length`` tokens at a time; None leaves that to the sizes. Besides the
+program's outputs it gives, for each carry, its values before the segments, ``[B, G, H, ...]`` for
+``G`` segments in the order they run. They and the inputs are all that is kept for the backward,
+``pdssm_compiler::scan_in_segments_backward``, which takes the segments from the last to the first:
+it computes the states within one again, into scratch that the next one reuses, and runs the
+derived adjoint on it.
 
 Segments are views of the caller's tensors, along T; nothing is copied.
 """
@@ -28,11 +29,11 @@ from pdssm_compiler.runtime.ops import output_names, refuse_batched, slots_of
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
-# Tokens of a segment, all rows together, unless the caller says otherwise: scratch of a fixed size,
-# and for few rows segments long enough to be cut into chunks that run side by side.
+# Tokens of a segment, all rows together, unless the caller says otherwise: scratch of a fixed
+# size, and for few rows segments long enough to be cut into chunks that run side by side.
 _TOKENS_AT_ONCE = 65536
-# Boundaries and scratch together are least where there are as many segments as tokens in one, which
-# is at 65536 tokens. For fewer, shorter segments would save little, and launch more often.
+# Boundaries and scratch together are least where there are as many segments as tokens in one,
+# which is at 65536 tokens. For fewer, shorter segments would save little, and launch more often.
 _LEAST = 256
 # A segment starts where a vector load may.
 _STEP = 16
@@ -103,7 +104,7 @@ class Segmented:
             for name, slot in self.start_slots.items()
         }
         sums = {total.name: outputs[total.name].zero_() for total in self.program.sum_outputs}
-        for number, tokens in enumerate(_cut(sizes.length, length)):
+        for number, tokens in enumerate(_cut(self.program, sizes.length, length)):
             for name, value in state.items():
                 boundaries[name][:, number] = value
             reads = self._of_segment(tensors, tokens) | state
@@ -158,7 +159,7 @@ class Segmented:
         }
         by_token = {out.name for out in self.program.token_outputs}
         scratch = self._scratch(derived.replay, sizes, device, length)
-        for number, tokens in reversed(list(enumerate(_cut(sizes.length, length)))):
+        for number, tokens in reversed(list(enumerate(_cut(self.program, sizes.length, length)))):
             reads = self._of_segment(tensors, tokens)
             reads |= {name: value[:, number] for name, value in before.items()}
             if derived.replay is not None:
@@ -228,9 +229,10 @@ def _output_slots(program: Program) -> dict[str, Slot]:
     return {a.name: Slot.of(a, n) for a in Signature(program).outputs}
 
 
-def _cut(tokens: int, length: int) -> list[slice]:
-    """The segments of a sequence."""
-    return [slice(at, min(at + length, tokens)) for at in range(0, tokens, length)]
+def _cut(program: Program, tokens: int, length: int) -> list[slice]:
+    """The segments of a sequence, in the order that a program runs them."""
+    found = [slice(at, min(at + length, tokens)) for at in range(0, tokens, length)]
+    return found if program.direction == "forward" else found[::-1]
 
 
 def _run(

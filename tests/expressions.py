@@ -4,13 +4,14 @@ A case's functions are ordinary Python. Called with float64 tensors around the p
 what fused scans are held to.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from pdssm_compiler import InputSpec, ScanSpec, reference
 from pdssm_compiler.fusion.trace import Traced, trace
@@ -33,7 +34,7 @@ class Expressions:
     diagonal: Callable[..., Any] | None = None
     readout: Callable[..., Any] | None = None
     inputs: dict[str, InputSpec] = field(default_factory=dict)
-    spec: ScanSpec = ScanSpec(5, 3)
+    spec: ScanSpec = field(default_factory=lambda: ScanSpec(5, 3))
 
     def __str__(self) -> str:
         return self.name
@@ -51,7 +52,7 @@ class Expressions:
 
 def discretised(delta, phase, a_log):  # type: ignore[no-untyped-def]
     """Flash PD-SSM's: the magnitude from a step size, a head's rates, and a phase."""
-    return torch.polar(torch.exp(-F.softplus(delta) * torch.exp(a_log)), phase)
+    return torch.polar(torch.exp(-functional.softplus(delta) * torch.exp(a_log)), phase)
 
 
 def squashed(magnitude, phase):  # type: ignore[no-untyped-def]
@@ -72,12 +73,12 @@ def odd_diagonal(a, b, c):  # type: ignore[no-untyped-def]
 def odd_readout(x, w, gate):  # type: ignore[no-untyped-def]
     """Both parts mixed by a head's vector, gated by a number a token."""
     mixed = x.real * w - torch.sin(x.imag) / (1.5 + torch.square(w))
-    return mixed * F.silu(gate)[..., None]
+    return mixed * functional.silu(gate)[..., None]
 
 
 def real_diagonal(a, step):  # type: ignore[no-untyped-def]
     """Real, from a number a token and a head's."""
-    return 1 / (1 + F.softplus(a * step[..., None]) ** 2)
+    return 1 / (1 + functional.softplus(a * step[..., None]) ** 2)
 
 
 def one_number(x, a, scale):  # type: ignore[no-untyped-def]
@@ -92,7 +93,7 @@ def of_heads(nu, theta):  # type: ignore[no-untyped-def]
 
 def whole_state(x, gate):  # type: ignore[no-untyped-def]
     """A complex read-out."""
-    return (x + 0.5 * x**3) * F.gelu(gate, approximate="tanh") / (2 + x.imag**2).sqrt()
+    return (x + 0.5 * x**3) * functional.gelu(gate, approximate="tanh") / (2 + x.imag**2).sqrt()
 
 
 CASES = (
@@ -184,7 +185,7 @@ def expected(case: Expressions, tensors: Tensors) -> tuple[torch.Tensor, torch.T
     rest = {name: tensor for name, tensor in tensors.items() if name not in names}
     drive = rest["drive"]
     if case.diagonal is not None:
-        parameters = case.diagonal.__code__.co_varnames[: case.diagonal.__code__.co_argcount]
+        parameters = inspect.signature(case.diagonal).parameters
         found = case.diagonal(*(read[name] for name in parameters))
         rest["diagonal"] = found.to(drive.dtype).expand(drive.shape)
     states, final = reference.pd_scan(
@@ -196,7 +197,7 @@ def expected(case: Expressions, tensors: Tensors) -> tuple[torch.Tensor, torch.T
     assert final is not None
     if case.readout is None:
         return states, final
-    parameters = case.readout.__code__.co_varnames[1 : case.readout.__code__.co_argcount]
+    parameters = list(inspect.signature(case.readout).parameters)[1:]
     return case.readout(states, *(read[name] for name in parameters)), final
 
 
@@ -208,4 +209,4 @@ def programs(case: Expressions) -> list[Program]:
     wrt = [i.name for i in program.inputs if is_number(i.type) and i.name not in starts]
     derived = segment_adjoint(segments, wrt, [out.name for out in program.token_outputs])
     found = [program, segments.forward, derived.replay, derived.adjoint.program]
-    return [each for each in dict.fromkeys(each for each in found if each is not None)]
+    return list(dict.fromkeys(each for each in found if each is not None))

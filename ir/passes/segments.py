@@ -74,10 +74,13 @@ def in_segments(program: Program) -> InSegments:
     """The program on one segment.
 
     Raises:
-        PassError: a carry that starts from a constant other than zero, or a final output that is
-            stored in fewer bits than its carry has.
+        PassError: a carry that starts from a constant other than zero, a final output that is
+            stored in fewer bits than its carry has, or a lagged input.
     """
     verify(program)
+    for input_ in program.inputs:
+        if input_.role == "lagged":
+            raise PassError(f"%{input_.name} is lagged, and would reach into the next segment")
     carries: list[Carry] = []
     inputs, finals = list(program.inputs), list(program.final_outputs)
     boundaries: list[Boundary] = []
