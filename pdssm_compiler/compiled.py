@@ -136,6 +136,11 @@ def compile(
             if given is not None:
                 raise ArgumentError(f"{name} is for expressions; pass diagonal or readout as well")
         return CompiledScan(spec, program_spec, find_target(target), config)
+    if readout is None and length is not None:
+        raise ArgumentError(
+            "segment_length is for a scan with a readout: states that are results are kept whole; "
+            "leave it out"
+        )
     return FusedScan(
         spec, diagonal, readout, inputs, find_target(target), config, program_spec, length
     )

@@ -140,24 +140,25 @@ def square(input: Any) -> Symbol:
 def pow(input: Any, exponent: Any) -> Symbol:
     """A power: whole numbers, 0.5 and -0.5."""
     base = _tensor("pow", input)
-    if exponent in (0.5, -0.5):
-        return sqrt(base) if exponent > 0 else rsqrt(base)
-    whole = isinstance(exponent, numbers.Real) and float(exponent).is_integer()
-    if not whole or exponent == 0:
+    power = float(exponent) if isinstance(exponent, numbers.Real) else 0.0
+    if abs(power) == 0.5:
+        return sqrt(base) if power > 0 else rsqrt(base)
+    if power == 0.0 or not power.is_integer():
         raise TraceError(
             f"pow with the exponent {shown(exponent)}: whole numbers but 0, 0.5 and -0.5 are "
             f"traced; write others as exp(p * log(x))"
         )
-    found, power, left = None, base, abs(int(exponent))
-    while True:
-        if left % 2:
-            found = power if found is None else mul(found, power)
-        left //= 2
-        if not left:
-            break
-        power = square(power)
-    assert found is not None
-    return found if exponent > 0 else reciprocal(found)
+    found = _whole_power(base, abs(int(power)))
+    return found if power > 0 else reciprocal(found)
+
+
+def _whole_power(base: Symbol, exponent: int) -> Symbol:
+    """By squares, so that it takes about as many products as the exponent has bits."""
+    half = base if exponent < 4 else _whole_power(base, exponent // 2)
+    if exponent == 1:
+        return base
+    even = square(half)
+    return mul(even, base) if exponent % 2 else even
 
 
 @traced("exp")
