@@ -32,13 +32,13 @@ def double(case: Expressions) -> Expressions:
 EVERY = (*CASES, double(CASES[0]), double(CASES[3]))
 
 
-def fused(case: Expressions, **options: object) -> FusedScan:
-    """The case compiled for the CPU, in short segments, as most of these tests call it."""
+def fused(case: Expressions, device: str = "cpu", **options: object) -> FusedScan:
+    """The case compiled for a device, in short segments, as most of these tests call it."""
     states = {"initial_state": True, "output_final_state": True}
     length = None if case.readout is None else SEGMENT
     return compile(
         case.spec,
-        "cpu",
+        device,
         diagonal=case.diagonal,
         readout=case.readout,
         inputs=case.inputs,
@@ -89,7 +89,9 @@ def gradients(
 
 def cotangents_like(outputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(3)
-    return [torch.randn(out.shape, dtype=out.dtype, generator=random) for out in outputs]
+    return [
+        torch.randn(out.shape, dtype=out.dtype, generator=random).to(out.device) for out in outputs
+    ]
 
 
 def assert_agrees(case: Expressions, scan: FusedScan, tensors: Tensors) -> None:
@@ -264,10 +266,10 @@ def test_complex_numbers_as_pairs() -> None:
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=str)
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_under_torch_compile(case: Expressions, dynamic: bool) -> None:
+@pytest.mark.parametrize(("dynamic", "segment_length"), [(False, SEGMENT), (True, None)])
+def test_under_torch_compile(case: Expressions, dynamic: bool, segment_length: int | None) -> None:
     torch._dynamo.reset()
-    scan = fused(case)
+    scan = fused(case, segment_length=segment_length if case.readout else None)
     wrapped = torch.compile(
         lambda **tensors: scan(**tensors, output_final_state=True),
         fullgraph=True,

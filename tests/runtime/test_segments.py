@@ -1,5 +1,7 @@
 """The operator that runs a program in segments: any program, and what torch asks of it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,10 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import is_number
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.binding import TORCH_DTYPES
+from pdssm_compiler.runtime.faults import Reporter
 from pdssm_compiler.runtime.plan import caller_inputs
 from pdssm_compiler.runtime.segments import Segmented, scan_in_segments
+from pdssm_compiler.schedules.signature import CHECK_SHIFT, Signature
 from tests.ir.agreement import assert_close, cotangents_for
 from tests.ir.torch_oracle import differentiable, gradients
 from tests.strategies import Sizes, arrays_for, programs, seeds
@@ -131,6 +135,20 @@ def test_promises_are_verified_in_every_segment() -> None:
     tensors = leaves_of(program, arrays)
     with pytest.raises(PromiseError, match=r"destination\[b=0, t=6, h=1\] is not the perm"):
         scan_in_segments(program.text, tensors, TOKENS, 3)
+
+
+def test_on_a_gpu_the_place_is_told_within_its_segment() -> None:
+    """The word of the last of many launches: which of them failed is not known."""
+    program = pd_scan(PdScan(4, 3))
+    reporter = Reporter(program)
+    sizes = KernelSizes(2, 3, 2)
+    number = next(
+        n for n, c in enumerate(Signature(program).checks, 1) if c.subject == "selection"
+    )
+    word = (number << CHECK_SHIFT) + 1 * 3 * 2 + 2 * 2 + 1
+    want = r"selection\[b=1, t=2 of a segment, h=1\] has an entry out of range"
+    assert re.search(want, str(reporter.error(word, sizes, first=None)))
+    assert "[b=1, t=5, h=1]" in str(reporter.error(word, sizes, first=3))
 
 
 def test_it_is_not_mapped() -> None:
