@@ -11,7 +11,7 @@ derived adjoint on it.
 Segments are views of the caller's tensors, along T; nothing is copied.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,7 @@ from pdssm_compiler.runtime.compile_service import backward_config, config_text,
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import output_names, refuse_batched, slots_of
+from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -60,7 +61,8 @@ class Segmented:
         self.start_slots = {
             i.name: Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in starts
         }
-        self._by_token = {i.name for i in self.inputs if i.role in ("token", "lagged")}
+        self._by_token = {i.name for i in self.inputs if i.role == "token"}
+        self._written_by_token = {out.name for out in self.program.token_outputs}
         # A table is the same in every segment; maps of tokens are not.
         self._maps_of_tokens = any(isinstance(i.type, Map) for i in self.inputs)
 
@@ -82,9 +84,17 @@ class Segmented:
         sizes = check(list(self.input_slots.values()), inputs)
         return dict(zip(self.input_slots, inputs, strict=True)), sizes, device
 
-    def allocate(self, sizes: Sizes, device: torch.device, length: int) -> tuple[Named, Named]:
-        """Outputs and boundaries, uninitialised."""
-        outputs = {name: allocate(slot, sizes, device) for name, slot in self.output_slots.items()}
+    def allocate(
+        self,
+        sizes: Sizes,
+        device: torch.device,
+        length: int,
+        empty: Callable[..., torch.Tensor] = torch.empty,
+    ) -> tuple[Named, Named]:
+        """Outputs, made by ``empty``, and boundaries, uninitialised."""
+        outputs = {
+            name: allocate(slot, sizes, device, empty) for name, slot in self.output_slots.items()
+        }
         count = (sizes.length + length - 1) // length
         boundaries = {
             name: torch.empty(
@@ -98,7 +108,7 @@ class Segmented:
         """The program's outputs, then the boundaries."""
         tensors, sizes, device = self.read(inputs)
         length = self.length(sizes, asked)
-        outputs, boundaries = self.allocate(sizes, device, length)
+        outputs, boundaries = self.allocate(sizes, device, length, new_output)
         state = {
             name: tensors[name] if name in tensors else allocate(slot, sizes, device, torch.zeros)
             for name, slot in self.start_slots.items()
@@ -142,8 +152,11 @@ class Segmented:
         arriving = _present(self.output_slots, grads[:count])
         of_boundaries = _present(self.start_slots, grads[count:])
         derived = self.adjoint(wrt, frozenset(arriving))
-        program, saved = derived.adjoint.program, derived.adjoint.saved
-        found = {f"grad_{name}": self._gradient(name, sizes, device) for name in wrt}
+        program = derived.adjoint.program
+        found = {
+            f"grad_{name}": allocate(self.input_slots[name], sizes, device, new_output)
+            for name in wrt
+        }
         slots = _output_slots(program)
         sums = {
             total.name: allocate(slots[total.name], sizes, device, torch.zeros)
@@ -157,19 +170,13 @@ class Segmented:
             else allocate(self.start_slots[b.start], sizes, device, torch.zeros)
             for b in derived.passed
         }
-        by_token = {out.name for out in self.program.token_outputs}
         scratch = self._scratch(derived.replay, sizes, device, length)
         for number, tokens in reversed(list(enumerate(_cut(self.program, sizes.length, length)))):
             reads = self._of_segment(tensors, tokens)
             reads |= {name: value[:, number] for name, value in before.items()}
-            if derived.replay is not None:
-                states = {
-                    name: room[:, : tokens.stop - tokens.start] for name, room in scratch.items()
-                }
-                _run(derived.replay, reads, states, config, tokens.start)
-                reads |= {name: states[output] for name, output in saved.items()}
+            reads |= _replayed(derived, reads, scratch, config, tokens)
             reads |= {
-                f"grad_{name}": grad[:, tokens] if name in by_token else grad
+                f"grad_{name}": grad[:, tokens] if name in self._written_by_token else grad
                 for name, grad in arriving.items()
             }
             into = {name: gradient[:, tokens] for name, gradient in written.items()}
@@ -188,14 +195,10 @@ class Segmented:
                 found[f"grad_{boundary.start}"].copy_(passed[f"grad_{boundary.end}"])
         return list(found.values())
 
-    def _gradient(self, name: str, sizes: Sizes, device: torch.device) -> torch.Tensor:
-        """An input's gradient, uninitialised."""
-        return allocate(self.input_slots[name], sizes, device)
-
     def gradients(self, inputs: Tensors, wrt: tuple[str, ...]) -> list[torch.Tensor]:
         """The gradients of the inputs in ``wrt``, uninitialised."""
         _, sizes, device = self.read(inputs)
-        return [self._gradient(name, sizes, device) for name in wrt]
+        return [allocate(self.input_slots[name], sizes, device) for name in wrt]
 
     def _scratch(
         self, replay: Program | None, sizes: Sizes, device: torch.device, length: int
@@ -204,7 +207,8 @@ class Segmented:
         if replay is None:
             return {}
         room = Sizes(sizes.batch, min(length, sizes.length), sizes.heads)
-        return {n: allocate(slot, room, device) for n, slot in _output_slots(replay).items()}
+        slots = _output_slots(replay)
+        return {name: allocate(slot, room, device, new_output) for name, slot in slots.items()}
 
 
 @lru_cache(maxsize=1024)
@@ -217,6 +221,17 @@ def segmented(text: str) -> Segmented:
 def _adjoint(scan: Segmented, wrt: tuple[str, ...], cotangents: frozenset[str]) -> SegmentAdjoint:
     ends = {boundary.end for boundary in scan.segments.boundaries}
     return segment_adjoint(scan.segments, wrt, cotangents - ends)
+
+
+def _replayed(
+    derived: SegmentAdjoint, reads: Named, scratch: Named, config: str, tokens: slice
+) -> Named:
+    """What the forward would have saved of a segment, computed again."""
+    if derived.replay is None:
+        return {}
+    states = {name: room[:, : tokens.stop - tokens.start] for name, room in scratch.items()}
+    _run(derived.replay, reads, states, config, tokens.start)
+    return {name: states[output] for name, output in derived.adjoint.saved.items()}
 
 
 def _present(names: Iterable[str], grads: Sequence[torch.Tensor | None]) -> Named:

@@ -50,7 +50,7 @@ def number(name: str, argument: Any, bits: int) -> Value:
     """
     if not isinstance(argument, numbers.Complex) or isinstance(argument, bool):
         raise TraceError(
-            f"{name} must be of tensors of the expression and numbers, got {shown(argument)}"
+            f"{name} is made of tensors of the expression and numbers, not of {shown(argument)}"
         )
     if isinstance(argument, numbers.Real):
         return b.constant(float(argument), bits)
