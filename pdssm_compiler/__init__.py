@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pdssm_compiler.compiled import CompiledScan, compile
     from pdssm_compiler.flash import flash_pd_scan
     from pdssm_compiler.functional import pd_scan
+    from pdssm_compiler.fusion.inputs import InputSpec
+    from pdssm_compiler.fusion.scan import FusedScan
+    from pdssm_compiler.fusion.symbols import TraceError
     from pdssm_compiler.ir.errors import PdssmError
     from pdssm_compiler.runtime.errors import (
         ArgumentError,
@@ -33,12 +36,15 @@ _HOMES = {
     "BackendUnavailableError": "pdssm_compiler.runtime.errors",
     "CacheWarning": "pdssm_compiler.runtime.errors",
     "CompiledScan": "pdssm_compiler.compiled",
+    "FusedScan": "pdssm_compiler.fusion.scan",
     "IndexRangeError": "pdssm_compiler.runtime.errors",
+    "InputSpec": "pdssm_compiler.fusion.inputs",
     "NanLogitError": "pdssm_compiler.runtime.errors",
     "NoTemplateError": "pdssm_compiler.runtime.errors",
     "PdssmError": "pdssm_compiler.ir.errors",
     "PromiseError": "pdssm_compiler.runtime.errors",
     "ScanSpec": "pdssm_compiler.spec",
+    "TraceError": "pdssm_compiler.fusion.symbols",
     "check": "pdssm_compiler.runtime.faults",
     "compile": "pdssm_compiler.compiled",
     "explain": "pdssm_compiler.runtime.explain",
@@ -51,12 +57,15 @@ __all__ = [
     "BackendUnavailableError",
     "CacheWarning",
     "CompiledScan",
+    "FusedScan",
     "IndexRangeError",
+    "InputSpec",
     "NanLogitError",
     "NoTemplateError",
     "PdssmError",
     "PromiseError",
     "ScanSpec",
+    "TraceError",
     "check",
     "compile",
     "explain",

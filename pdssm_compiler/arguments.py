@@ -122,7 +122,7 @@ def read_call(
     diagonal, drive, payload, as_pairs = _numbers(diagonal, drive)
     map_class = one_of("map_class", map_class, MAP_CLASSES)
     orientation = one_of("orientation", orientation, ("column", "row"))
-    source, size, maps, chosen = _maps(dictionary, selection, destination)
+    source, size, maps, chosen = read_maps(dictionary, selection, destination)
     if initial_state is not None:
         initial_state = as_complex("initial_state", initial_state, 3)
     spec = PdScan(
@@ -188,6 +188,32 @@ def _numbers(
     return diagonal, drive, "", as_pairs
 
 
+def read_drive(
+    drive: torch.Tensor, dtype: torch.dtype, payload: torch.dtype | None
+) -> tuple[torch.Tensor, bool]:
+    """The drive of a scan of these dtypes as the program reads it, and whether it is pairs.
+
+    Raises:
+        ArgumentError: not a dense tensor, another dtype, or another rank.
+    """
+    if payload is None:
+        as_pairs = isinstance(drive, torch.Tensor) and not drive.is_complex()
+        drive = as_complex("drive", drive, 4)
+        if drive.dtype != dtype:
+            raise ArgumentError(
+                f"drive must be {dtype}, or pairs of that precision, got {drive.dtype}; convert "
+                f"it with .to()"
+            )
+        return drive, as_pairs
+    _is_tensor("drive", drive)
+    if drive.dtype != payload:
+        raise ArgumentError(
+            f"drive must be {payload}, the payload_dtype, got {drive.dtype}; convert it with .to()"
+        )
+    _rank("drive", drive, 5)
+    return drive, True
+
+
 def truth(name: str, value: object) -> bool:
     """An option that is on or off; what has no truth value, such as an array, is refused."""
     try:
@@ -243,12 +269,16 @@ def _rank(name: str, tensor: torch.Tensor, rank: int) -> None:
         )
 
 
-def _maps(
+def read_maps(
     dictionary: torch.Tensor | None,
     selection: torch.Tensor | None,
     destination: torch.Tensor | None,
 ) -> tuple[str, int | None, str, str]:
-    """Where the maps come from: source, ``K``, integer storages."""
+    """Where the maps come from: source, ``K``, integer storages.
+
+    Raises:
+        ArgumentError: maps of two sources, half of one, or a wrong dtype or rank.
+    """
     if destination is not None:
         if dictionary is not None or selection is not None:
             raise ArgumentError(

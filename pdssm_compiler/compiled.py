@@ -1,48 +1,107 @@
 """Compiling a specification ahead of its first call."""
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 
 from pdssm_compiler.arguments import read_call, truth
+from pdssm_compiler.artifacts import Artifacts
 from pdssm_compiler.functional import results
-from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, specialise, summarise
-from pdssm_compiler.ir.program import Program
+from pdssm_compiler.fusion.inputs import InputSpec
+from pdssm_compiler.fusion.scan import FusedScan, segment_length_of
+from pdssm_compiler.fusion.trace import Expression
+from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime import compile_service
-from pdssm_compiler.runtime.backends import BACKENDS, Kernel
-from pdssm_compiler.runtime.cache import default_cache
-from pdssm_compiler.runtime.compile_service import Schedule, backward_config, config_text
+from pdssm_compiler.runtime.compile_service import backward_config, config_text
 from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.key import key_of
-from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.spec import MAP_DTYPES, OPTIONS, ScanSpec, one_of
 
-# Fresh torch tensors are aligned so; kernels for other pointers are compiled when met.
-_ALIGNMENT = {"cpu": 0, "cuda": 16, "hip": 16, "other": 0}
+
+class _Options(TypedDict, total=False):
+    """The options of :func:`compile` that do not change what it gives."""
+
+    inputs: Mapping[str, InputSpec] | None
+    segment_length: int | None
+    config: Any
+    initial_state: bool
+    output_final_state: bool
+    map_dtype: torch.dtype
+    selection_dtype: torch.dtype
+
+
+@overload
+def compile(
+    spec: ScanSpec,
+    target: str | torch.device | Target | None = None,
+    *,
+    diagonal: None = None,
+    readout: None = None,
+    **options: Unpack[_Options],
+) -> "CompiledScan": ...
+
+
+@overload
+def compile(
+    spec: ScanSpec,
+    target: str | torch.device | Target | None = None,
+    *,
+    diagonal: Expression,
+    readout: Expression | None = None,
+    **options: Unpack[_Options],
+) -> FusedScan: ...
+
+
+@overload
+def compile(
+    spec: ScanSpec,
+    target: str | torch.device | Target | None = None,
+    *,
+    readout: Expression,
+    **options: Unpack[_Options],
+) -> FusedScan: ...
 
 
 def compile(
     spec: ScanSpec,
     target: str | torch.device | Target | None = None,
     *,
+    diagonal: Expression | None = None,
+    readout: Expression | None = None,
+    inputs: Mapping[str, InputSpec] | None = None,
+    segment_length: int | None = None,
     config: Any = None,
     initial_state: bool = False,
     output_final_state: bool = False,
     map_dtype: torch.dtype = torch.int32,
     selection_dtype: torch.dtype = torch.int32,
-) -> "CompiledScan":
+) -> "CompiledScan | FusedScan":
     """Compile the forward and backward kernels of a scan.
+
+    With ``diagonal`` or ``readout``, functions of the user's, the result is a
+    :class:`FusedScan`: its kernels compute them as well, and no tensor of diagonals or, where
+    there is a read-out, of states is written or kept. The functions are traced once: they are
+    called with stand-ins for tensors, and may use operators and those functions of torch that
+    have a meaning in a kernel, so the same functions run on tensors.
 
     Args:
         spec: the scan. Batch, length and heads stay symbolic.
         target: a torch device (``"cpu"``, ``"cuda:0"``), an architecture (``"sm_90"``,
             ``"gfx942"``: the device need not be there, the kernels are then made but cannot be
             called here), or None for this machine's GPU if it has one and its CPU otherwise.
+        diagonal: a function of named tensors that gives the diagonal of the transitions,
+            ``[..., N]`` real or complex, ``[..., 1]`` or a number.
+        readout: a function of the state ``x`` ``[..., N]``, its first parameter, and of named
+            tensors, that gives what is written in the states' place: ``[..., N]`` or ``[...]``,
+            real or complex.
+        inputs: what the named tensors are, where they are not ``[B, T, H, N]`` in the scan's own
+            precision, real. A parameter of both functions is one tensor.
+        segment_length: with a readout, tokens between the states that are kept for the backward;
+            None for as many as give all rows together 65536 tokens, but at least 256.
         config: a template's config for the forward kernel, instead of the one the resolution
             order finds; or a template's name, such as ``"triton-chunks"``, for both kernels.
         initial_state: whether to compile for one now; calls may do otherwise, and compile that
@@ -52,7 +111,9 @@ def compile(
         selection_dtype: integer dtype of the selection to compile for now.
 
     Raises:
-        ArgumentError: a target that is neither, or a GPU that is not here.
+        ArgumentError: a target that is neither, or a GPU that is not here; an option that does
+            not fit.
+        TraceError: an expression that cannot be traced; the message says where and why.
         UnknownTargetError: an architecture or a type of device that is not known.
         NoTemplateError: no template, or not the one in ``config``, can run the scan there.
         BackendUnavailableError: what compiling needs is missing.
@@ -69,38 +130,37 @@ def compile(
         maps=MAP_DTYPES[map_dtype],
         selection=MAP_DTYPES[selection_dtype],
     )
-    return CompiledScan(spec, program_spec, find_target(target), config)
+    length = segment_length_of(segment_length)
+    if diagonal is None and readout is None:
+        for name, given in (("inputs", inputs), ("segment_length", length)):
+            if given is not None:
+                raise ArgumentError(f"{name} is for expressions; pass diagonal or readout as well")
+        return CompiledScan(spec, program_spec, find_target(target), config)
+    if readout is None and length is not None:
+        raise ArgumentError(
+            "segment_length is for a scan with a readout: states that are results are kept whole; "
+            "leave it out"
+        )
+    return FusedScan(
+        spec, diagonal, readout, inputs, find_target(target), config, program_spec, length
+    )
 
 
-class CompiledScan:
+class CompiledScan(Artifacts):
     """A compiled scan: call it like :func:`pdssm_compiler.pd_scan`.
 
     Attributes:
         spec: the specification.
-        target: what it was compiled for.
-        program: the scan program; its text form is ``str(program)``.
-        schedule: template, config and the reason it was taken.
-        source: the generated source of the forward kernel, with how to compile it.
-        files: what the compiler made: source, object file, or Triton's stages (``scan.ttir``,
-            ``scan.ttgir``, ``scan.ptx``, ``scan.cubin``, …), by file name.
     """
 
     def __init__(self, spec: ScanSpec, program_spec: PdScan, target: Target, config: Any) -> None:
         self.spec = spec
-        self.target = target
-        self.program: Program = pd_scan(program_spec)
         self._config = config_text(config)
-        self.source, self.schedule = compile_service.lower(self.program, target, config)
-        self.files, self.origin = self._obtain(self.source)
-        self.backward_source, self.backward_schedule = compile_service.lower(
-            self.adjoint.program, target, backward_config(config)
+        program = pd_scan(program_spec)
+        backward = adjoint(program).program
+        super().__init__(
+            {"forward": (program, config), "backward": (backward, backward_config(config))}, target
         )
-        self.backward_files, _ = self._obtain(self.backward_source)
-
-    def _obtain(self, source: KernelSource) -> tuple[dict[str, bytes], str]:
-        alignment = _ALIGNMENT[self.target.kind]
-        key = key_of(source, alignment)
-        return compile_service.obtain(source, key, alignment, default_cache())
 
     def __call__(
         self,
@@ -175,31 +235,6 @@ class CompiledScan:
     def summary(self) -> Summary:
         """The programs of a chunked scan."""
         return summarise(self.program)
-
-    @cached_property
-    def specialised(self) -> Program:
-        """The program after ``specialise``: what the forward kernel runs."""
-        return specialise(self.program)
-
-    def kernel(self) -> Kernel:
-        """The forward kernel as the backend holds it.
-
-        Raises:
-            BackendUnavailableError: the backend's runtime is missing.
-        """
-        alignment = _ALIGNMENT[self.target.kind]
-        return BACKENDS[self.source.backend].load(self.source, alignment, self.files)
-
-    def explain(self) -> str:
-        """What was compiled, and why so."""
-        return "\n".join(
-            f"{name}: {schedule.template.name} {schedule.config} on {self.target}, by "
-            f"{schedule.reason}"
-            for name, schedule in self._schedules()
-        )
-
-    def _schedules(self) -> tuple[tuple[str, Schedule], ...]:
-        return (("forward", self.schedule), ("backward", self.backward_schedule))
 
     def __repr__(self) -> str:
         return f"CompiledScan({self.spec}, target={self.target})"

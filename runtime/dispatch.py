@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import scan
 from pdssm_compiler.runtime.plan import check_layouts, run
+from pdssm_compiler.runtime.segments import scan_in_segments
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -41,6 +42,22 @@ def call(
         _refuse_tangents(tensors)
         _refuse_transforms()
     return scan(text, list(tensors), list(entries), config, False)
+
+
+def call_in_segments(
+    text: str, tensors: Sequence[torch.Tensor], config: str, length: int | None
+) -> list[torch.Tensor]:
+    """:func:`call`, keeping no token output for the backward: where gradients are wanted, the
+    program runs in segments of ``length`` tokens, and their boundaries stand behind its outputs.
+    """
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if not wanted:
+        return call(text, tensors, config)
+    if not torch.compiler.is_compiling():
+        check_layouts(text, tensors)
+        _refuse_tangents(tensors)
+        _refuse_transforms()
+    return scan_in_segments(text, list(tensors), config, length)
 
 
 def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:

@@ -58,7 +58,11 @@ class Reporter:
         return bool(self._signature.checks)
 
     def error(
-        self, word: int, sizes: Sizes, tensors: Mapping[str, torch.Tensor] | None = None
+        self,
+        word: int,
+        sizes: Sizes,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        first: int | None = 0,
     ) -> PdssmError:
         """The exception for an error word.
 
@@ -67,12 +71,14 @@ class Reporter:
             sizes: sizes of the call.
             tensors: the call's inputs by name, to quote the entry at fault, where the host has
                 them.
+            first: which token of the caller's sequence the call's first one is; None for that of
+                a segment, nobody knows which.
         """
         check = self._signature.checks[(word >> CHECK_SHIFT) - 1]
         token = word & ((1 << CHECK_SHIFT) - 1)
         if check.promise == "range":
-            return self._range_error(check, token, sizes, tensors)
-        name, place = self._name(check), self._where(check, token, sizes)
+            return self._range_error(check, token, sizes, tensors, first)
+        name, place = self._name(check), self._where(check, token, sizes, first)
         return PromiseError(
             f"{name}{place} is not the {check.promise} that map_class promised; give maps that "
             f"are, or pass map_class='general'"
@@ -84,6 +90,7 @@ class Reporter:
         token: int,
         sizes: Sizes,
         tensors: Mapping[str, torch.Tensor] | None,
+        first: int | None,
     ) -> IndexRangeError:
         input_ = self._program.input(check.subject)
         bound = input_.type.bound if isinstance(input_.type, Index) else self._program.state_size
@@ -96,9 +103,12 @@ class Reporter:
             wrong = ((wide < 0) | (wide >= bound)).nonzero()
             if len(wrong):
                 index = tuple(wrong[0].tolist())
+                found = tensor[index].item()
+                if self._subject or input_.role == "token":
+                    index = (index[0], index[1] + (first or 0), *index[2:])
                 told = list(self._subject.place(index) if self._subject else index)
-                return IndexRangeError(f"{name}{told} = {tensor[index].item()}: {remedy}")
-        where = self._where(check, token, sizes)
+                return IndexRangeError(f"{name}{told} = {found}: {remedy}")
+        where = self._where(check, token, sizes, first)
         return IndexRangeError(f"{name}{where} has an entry out of range: {remedy}")
 
     def _name(self, check: ReportedCheck) -> str:
@@ -107,18 +117,22 @@ class Reporter:
             return self._subject.name
         return self._program.input(check.subject).inverse_of or check.subject
 
-    def _where(self, check: ReportedCheck, token: int, sizes: Sizes) -> str:
+    def _where(self, check: ReportedCheck, token: int, sizes: Sizes, first: int | None) -> str:
         """Which part of it is at fault."""
         input_ = self._program.input(check.subject)
         heads = max(1, sizes.heads)
         if input_.inverse_of is not None:
             # The kernel inverts the table's maps: it knows which.
             return f"[h={token % heads}, k={token // heads}]"
-        return f" (head {token % heads})" if input_.role == "head" else self._place(token, sizes)
+        if input_.role == "head":
+            return f" (head {token % heads})"
+        return self._place(token, sizes, first)
 
-    def _place(self, token: int, sizes: Sizes) -> str:
+    def _place(self, token: int, sizes: Sizes, first: int | None) -> str:
         heads, length = max(1, sizes.heads), max(1, sizes.length)
-        values = (token // (heads * length), token // heads % length, token % heads)
+        t = (first or 0) + token // heads % length
+        within = " of a segment" if first is None else ""
+        values = (token // (heads * length), f"{t}{within}", token % heads)
         axes = self._subject.axes if self._subject else _TOKENS
         parts = [f"{name}={values[axis]}" for name, axis in axes]
         return f"[{', '.join(parts)}]"
@@ -135,6 +149,19 @@ class _HostWord(threading.local):
 host_word = _HostWord()
 
 
+@dataclass(frozen=True)
+class LastCall:
+    """What a message needs of a kernel's last call on a GPU.
+
+    Attributes:
+        sizes: of the call.
+        in_segments: whether it was one of several, each a segment of a sequence.
+    """
+
+    sizes: Sizes
+    in_segments: bool = False
+
+
 class DeviceWords:
     """The error words of every kernel on GPUs; one word a kernel."""
 
@@ -142,11 +169,11 @@ class DeviceWords:
         self._lock = threading.Lock()
         self._tensor: torch.Tensor | None = None
         self._array = np.zeros(0, dtype=np.int64)
-        self._owners: list[tuple[Reporter, list[Sizes]]] = []
+        self._owners: list[tuple[Reporter, list[LastCall]]] = []
 
-    def claim(self, reporter: Reporter) -> tuple[torch.Tensor, list[Sizes]]:
+    def claim(self, reporter: Reporter) -> tuple[torch.Tensor, list[LastCall]]:
         """A kernel's word, ``[1]`` in pinned memory, and a one-element list in which its caller
-        keeps the sizes of the last call, for messages.
+        keeps what messages need of the last call.
 
         Raises:
             RuntimeError: more kernels than words.
@@ -158,7 +185,7 @@ class DeviceWords:
             index = len(self._owners)
             if index == _WORDS:
                 raise RuntimeError(f"more than {_WORDS} GPU kernels in one process")
-            last = [Sizes(0, 0, 0)]
+            last = [LastCall(Sizes(0, 0, 0))]
             self._owners.append((reporter, last))
             return self._tensor[index : index + 1], last
 
@@ -175,7 +202,8 @@ class DeviceWords:
             word = int(self._array[index])
             self._array[:] = 0
         reporter, last = self._owners[index]
-        raise reporter.error(word, last[0])
+        first = None if last[0].in_segments else 0
+        raise reporter.error(word, last[0].sizes, first=first)
 
 
 device_words = DeviceWords()

@@ -62,7 +62,7 @@ for _type in DEVICE_TYPES:
     _library.impl("scan", _scan, _type.upper())
 
 
-def _batched(*_: Any) -> list[torch.Tensor]:
+def refuse_batched(*_: Any) -> list[torch.Tensor]:
     """What ``vmap`` meets; the batch is an axis already, so it could add nothing.
 
     Raises:
@@ -76,7 +76,7 @@ def _batched(*_: Any) -> list[torch.Tensor]:
 
 # The second is of the older vmap, which torch.autograd still uses.
 for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("scan", _batched, _key)
+    _library.impl("scan", refuse_batched, _key)
 
 scan = torch.ops.pdssm_compiler.scan.default
 
@@ -190,4 +190,11 @@ def _backward(
 torch.library.register_fake("pdssm_compiler::scan", _fake)
 torch.library.register_autograd("pdssm_compiler::scan", _backward, setup_context=_setup_context)
 
-__all__ = ["adjoint_of", "differentiable", "output_names", "scan", "slots_of"]
+__all__ = [
+    "adjoint_of",
+    "differentiable",
+    "output_names",
+    "refuse_batched",
+    "scan",
+    "slots_of",
+]

@@ -26,7 +26,13 @@ from pdssm_compiler.runtime.binding import Slot, allocate, bind, check_layout
 from pdssm_compiler.runtime.compile_service import read_config
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.faults import Reporter, Subject, device_words, host_word
+from pdssm_compiler.runtime.faults import (
+    LastCall,
+    Reporter,
+    Subject,
+    device_words,
+    host_word,
+)
 from pdssm_compiler.runtime.kernels import Kernels
 from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
@@ -104,6 +110,7 @@ class Plan:
         *,
         trusted: bool = False,
         out: Sequence[torch.Tensor] | None = None,
+        first: int | None = None,
     ) -> list[torch.Tensor]:
         """Run the program.
 
@@ -111,6 +118,7 @@ class Plan:
             tensors: the caller's inputs, in order.
             trusted: the promises about maps were verified by an earlier call.
             out: tensors to write instead of new ones.
+            first: of a segment, which token of the caller's sequence it starts at, for messages.
 
         Returns:
             Token outputs, then final outputs, then sums, each sorted by name.
@@ -119,15 +127,16 @@ class Plan:
             prepared = self._warm(tensors)
             if prepared is not None:
                 arguments, outputs, sizes = prepared
-                self._launch(arguments, sizes, tensors)
+                self._launch(arguments, sizes, tensors, first)
                 return outputs
-        return self._run(tensors, trusted, out)
+        return self._run(tensors, trusted, out, first)
 
     def _run(
         self,
         tensors: Sequence[torch.Tensor],
         trusted: bool,
         out: Sequence[torch.Tensor] | None,
+        first: int | None,
     ) -> list[torch.Tensor]:
         """Any call: tensors of any layout, helper programs, outputs given."""
         bound, sizes = bind(self._slots, tensors)
@@ -140,7 +149,9 @@ class Plan:
             return list(outputs)
         if not trusted:
             for position, helper in self._promises:
-                helper.run([_as_tokens(bound[position], self._given[position])])
+                maps = self._given[position]
+                at = first if maps.role == "token" else None
+                helper.run([_as_tokens(bound[position], maps)], first=at)
         inverses = self._inverse_tables(bound, sizes) if self._inverses else []
         arguments = []
         for position in self._order:
@@ -148,7 +159,7 @@ class Plan:
         arguments += [
             slot.kernel_view(tensor) for slot, tensor in zip(self._outputs, outputs, strict=True)
         ]
-        self._launch(arguments, sizes, tensors)
+        self._launch(arguments, sizes, tensors, first)
         return list(outputs)
 
     def _inverse_tables(self, bound: Sequence[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
@@ -172,6 +183,7 @@ class Plan:
         arguments: Sequence[torch.Tensor],
         sizes: Sizes,
         tensors: Sequence[torch.Tensor],
+        first: int | None,
     ) -> None:
         kernel = self.kernels.of(sizes).kernel
         if not self._on_gpu:
@@ -180,9 +192,9 @@ class Plan:
             if word:
                 host_word.array[0] = 0
                 named = dict(zip(self._names, tensors, strict=True))
-                raise self._reporter.error(word, sizes, named)
+                raise self._reporter.error(word, sizes, named, first or 0)
         else:
-            self._last[0] = sizes
+            self._last[0] = LastCall(sizes, in_segments=first is not None)
             with torch.cuda.device(self.device):
                 kernel.launch(arguments, self._word, sizes)
 
@@ -226,20 +238,28 @@ def plan_for(text: str, device: torch.device, alignment: int, config: str = "") 
 
 
 def run(
-    text: str, tensors: Sequence[torch.Tensor], config: str = "", trusted: bool = False
+    text: str,
+    tensors: Sequence[torch.Tensor],
+    config: str = "",
+    trusted: bool = False,
+    out: Sequence[torch.Tensor] | None = None,
+    first: int | None = None,
 ) -> list[torch.Tensor]:
-    """Run a program on the device its tensors are on.
+    """Run a program on the device its tensors are on; see :meth:`Plan.run`.
 
     Raises:
         ArgumentError: no tensors, tensors on several devices, or sparse ones.
     """
     device = one_device(text, tensors)
     try:
-        if not tensors[0].is_cuda:
-            return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
-        device_words.raise_any()
-        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-        return plan_for(text, device, 16 if aligned else 0, config).run(tensors, trusted=trusted)
+        alignment = 0
+        if tensors[0].is_cuda:
+            device_words.raise_any()
+            # New outputs are aligned.
+            aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *(out or ())))
+            alignment = 16 if aligned else 0
+        plan = plan_for(text, device, alignment, config)
+        return plan.run(tensors, trusted=trusted, out=out, first=first)
     except RuntimeError:
         # A sparse tensor has no strides or no memory to ask for, and fails somewhere inside. It is
         # looked for only then, so that no other call pays for it.

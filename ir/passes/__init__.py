@@ -2,6 +2,12 @@
 
 from pdssm_compiler.ir.passes.adjoint import Adjoint, adjoint
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
+from pdssm_compiler.ir.passes.segments import (
+    InSegments,
+    SegmentAdjoint,
+    in_segments,
+    segment_adjoint,
+)
 from pdssm_compiler.ir.passes.simplify import simplify
 from pdssm_compiler.ir.passes.specialise import specialise
 from pdssm_compiler.ir.passes.summarise import Summary, summarise
@@ -10,10 +16,14 @@ from pdssm_compiler.ir.passes.sums import carried_sums
 __all__ = [
     "Adjoint",
     "InChunks",
+    "InSegments",
+    "SegmentAdjoint",
     "Summary",
     "adjoint",
     "carried_sums",
     "in_chunks",
+    "in_segments",
+    "segment_adjoint",
     "simplify",
     "specialise",
     "summarise",

@@ -2,7 +2,9 @@
 
 before → after: ``c', y = f(c, x)`` run over tokens → ``λ, ∂x = fᵀ(λ + ..., ∂y; saved)`` run in the
 opposite direction. Each op contributes the cotangents its table entry names; a carry's cotangent
-becomes a carry; the primal carry becomes a ``lagged`` input that reads what the forward saved.
+becomes a carry; the primal carry becomes a ``lagged`` input that reads what the forward saved. The
+carry's next value is computed again from it where that takes arithmetic alone, and is read from
+the same tensor where it would move elements again.
 
 reason: no kernel's backward is written by hand beside it, so none can disagree with its forward.
 
@@ -63,7 +65,8 @@ class Adjoint:
         program: the backward program. Its inputs are the forward's own by name, ``grad_<output>``
             for the cotangent of an output, and the ``saved`` ones; its outputs are
             ``grad_<input>``, of an input that is one for all tokens a sum.
-        saved: for each saved input, the forward's token output that feeds it.
+        saved: for each saved input (``saved_<carry>``, lagged, and ``next_<carry>``, of the token
+            itself), the forward's token output that feeds it.
         summed: gradients of head inputs, given as ``[B, H, ...]``: the caller sums over ``B``.
     """
 
@@ -106,9 +109,13 @@ def adjoint(
     transposed = _Transposition(forward, wanted, arriving, saved_outputs, surrogate).run()
     result = simplify(transposed)
     _refuse_lagged(program, result)
-    used = {i.name for i in result.inputs if i.role == "lagged"}
-    saved = {_saved(carry): output for carry, output in saved_outputs.items()}
-    saved = {name: output for name, output in saved.items() if name in used}
+    read = {input_.name for input_ in result.inputs}
+    saved = {
+        name: output
+        for carry, output in saved_outputs.items()
+        for name in (_saved(carry), _next(carry))
+        if name in read
+    }
     # An extra output that the backward does not read after all is not written.
     needless = set(saved_outputs.values()) - set(saved.values())
     declared = {output.name for output in program.token_outputs}
@@ -138,6 +145,18 @@ def save_carries(program: Program) -> tuple[Program, dict[str, str]]:
 
 def _saved(carry: str) -> str:
     return f"saved_{carry}"
+
+
+def _next(carry: str) -> str:
+    return f"next_{carry}"
+
+
+def _moves(value: Value) -> bool:
+    """Whether computing the value again would move or add up elements."""
+    return any(
+        is_number(below.type) and not below.is_leaf and not OPS[below.op].elementwise
+        for below in topological([value])
+    )
 
 
 def _refuse_lagged(program: Program, backward: Program) -> None:
@@ -208,10 +227,10 @@ class _Transposition:
         carries, finals = self._carries()
         token_outputs, sums = self._gradients()
         self._refuse_clashes(carries)
-        leaves = self._primal_leaves()
+        primal = self._primal_values()
         roots = [carry.next for carry in carries]
         roots += [out.value for out in token_outputs] + [total.value for total in sums]
-        new = substitute(roots, leaves)
+        new = substitute(roots, primal)
         return prune(
             Program(
                 state_size=self.forward.state_size,
@@ -252,7 +271,7 @@ class _Transposition:
                     raise PassError(f"%{other} and %{final.name} both end carry %{final.carry}")
                 finals[final.carry] = final
         for carry in self.forward.carries:
-            self._add(carry.next, carry_leaf(_adjoint_of(carry.name), carry.type))
+            self._add(carry.next, carry_leaf(cotangent_carry(carry.name), carry.type))
             if carry.name in finals:
                 final = finals[carry.name]
                 grad = Input(f"grad_{final.name}", carry.type, "row", final.storage)
@@ -285,7 +304,7 @@ class _Transposition:
         carries: list[Carry] = []
         finals: list[FinalOutput] = []
         for carry in self.forward.carries:
-            name = _adjoint_of(carry.name)
+            name = cotangent_carry(carry.name)
             following = self.cotangents.get(carry.value, zero_like(carry.type))
             start = self.starts.get(carry.name, "zero")
             carries.append(Carry(name, carry.type, start, following))
@@ -338,9 +357,11 @@ class _Transposition:
             )
         return found[0]
 
-    def _primal_leaves(self) -> dict[Value, Value]:
-        """Primal carries read what the forward saved at the token before."""
-        leaves: dict[Value, Value] = {}
+    def _primal_values(self) -> dict[Value, Value]:
+        """Primal carries read what the forward saved at the token before, and some of their next
+        values what it saved at the token.
+        """
+        primal: dict[Value, Value] = {}
         for carry in self.forward.carries:
             output = self.saved_outputs[carry.name]
             storage = next(o.storage for o in self.forward.token_outputs if o.name == output)
@@ -348,11 +369,16 @@ class _Transposition:
                 raise PassError(f"carry %{carry.name} starts from {carry.start}, not from zero")
             saved = Input(_saved(carry.name), carry.type, "lagged", storage, carry.start_input)
             self.inputs.append(saved)
-            leaves[carry.value] = saved.value
-        return leaves
+            primal[carry.value] = saved.value
+            if _moves(carry.next):
+                reached = Input(_next(carry.name), carry.type, "token", storage)
+                self.inputs.append(reached)
+                primal[carry.next] = reached.value
+        return primal
 
 
-def _adjoint_of(carry: str) -> str:
+def cotangent_carry(carry: str) -> str:
+    """The name of the adjoint's carry that holds a carry's cotangent."""
     return f"adjoint_{carry}"
 
 

@@ -11,11 +11,13 @@ from pdssm_compiler.ir.verify import verify
 Rule = Callable[[Value], Value | None]
 
 
-def substitute(roots: Iterable[Value], leaves: dict[Value, Value]) -> dict[Value, Value]:
-    """Every value below the roots with leaves replaced."""
+def substitute(roots: Iterable[Value], others: dict[Value, Value]) -> dict[Value, Value]:
+    """Every value below the roots with some values, leaves mostly, replaced by others."""
 
     def step(value: Value, args: tuple[Value, ...]) -> Value:
-        return leaves.get(value, value) if value.is_leaf else with_args(value, args)
+        if value in others:
+            return others[value]
+        return value if value.is_leaf else with_args(value, args)
 
     return dict(rebuild(roots, step))
 

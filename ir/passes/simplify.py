@@ -7,7 +7,7 @@ rule (see :mod:`pdssm_compiler.ir.value`).
 
 from pdssm_compiler.ir.ops import apply
 from pdssm_compiler.ir.passes.rewrite import Rule, rewrite
-from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.program import Program, zero_like
 from pdssm_compiler.ir.types import Map, is_complex
 from pdssm_compiler.ir.value import Value
 
@@ -62,6 +62,41 @@ def _mul(value: Value) -> Value | None:
     return None
 
 
+def _imaginary(value: Value) -> Value | None:
+    """complex(0, b) · x → complex(0, b x); complex(0, b) · complex(x, y) → complex(-(b y), b x).
+
+    A factor that is not made of parts stays whole: a carry in parts would have no summary.
+    """
+    if value.op != "mul":
+        return None
+    for one, other in (value.args, value.args[::-1]):
+        if one.op != "complex" or not _is_zero(one.args[0]):
+            continue
+        zero, b = one.args
+        if not is_complex(other.type):
+            return apply("complex", zero, apply("mul", b, other))
+        if other.op == "complex":
+            x, y = other.args
+            return apply("complex", apply("neg", apply("mul", b, y)), apply("mul", b, x))
+    return None
+
+
+def _by_parts(value: Value) -> Value | None:
+    """complex(a, b) ± complex(c, d) → complex(a ± c, b ± d), likewise of a real one and a complex;
+    broadcast(complex(a, b)) → complex(broadcast(a), broadcast(b)).
+    """
+    if value.op == "broadcast" and value.args[0].op == "complex":
+        return apply("complex", *(apply("broadcast", part) for part in value.args[0].args))
+    if value.op not in ("add", "sub") or not any(arg.op == "complex" for arg in value.args):
+        return None
+    if not all(arg.op == "complex" or not is_complex(arg.type) for arg in value.args):
+        return None
+    (a, b), (c, d) = (
+        arg.args if arg.op == "complex" else (arg, zero_like(arg.type)) for arg in value.args
+    )
+    return apply("complex", apply(value.op, a, c), apply(value.op, b, d))
+
+
 def _twice(value: Value) -> Value | None:
     """neg(neg(x)) → x; conj(conj(x)) → x; invert(invert(p)) → p."""
     if value.op in ("neg", "conj", "invert") and value.args[0].op == value.op:
@@ -103,7 +138,7 @@ def _identity(value: Value) -> Value | None:
     return value.args[0] if value.op == "invert" else None
 
 
-RULES: tuple[Rule, ...] = (_add, _sub, _mul, _twice, _parts, _identity)
+RULES: tuple[Rule, ...] = (_add, _sub, _mul, _imaginary, _by_parts, _twice, _parts, _identity)
 
 
 def simplify(program: Program) -> Program:

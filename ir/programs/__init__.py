@@ -1,5 +1,5 @@
 """Programs with a name: what the public functions run. Nothing below the runtime knows them."""
 
-from pdssm_compiler.ir.programs.pd_scan import MapSource, Orientation, PdScan, pd_scan
+from pdssm_compiler.ir.programs.pd_scan import Fusion, MapSource, Orientation, PdScan, pd_scan
 
-__all__ = ["MapSource", "Orientation", "PdScan", "pd_scan"]
+__all__ = ["Fusion", "MapSource", "Orientation", "PdScan", "pd_scan"]

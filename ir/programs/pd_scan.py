@@ -10,8 +10,19 @@ from typing import Literal
 
 from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.errors import IRError
-from pdssm_compiler.ir.program import Program
-from pdssm_compiler.ir.types import Element, Index, Map, MapClass, Table, Vector
+from pdssm_compiler.ir.passes.rewrite import substitute
+from pdssm_compiler.ir.passes.simplify import simplify
+from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.types import (
+    STORAGE_OF_PARTS,
+    Element,
+    Index,
+    Map,
+    MapClass,
+    Table,
+    Vector,
+    is_complex,
+)
 from pdssm_compiler.ir.value import Value
 
 MapSource = Literal["dictionary", "token", "none"]
@@ -54,20 +65,44 @@ class PdScan:
     chunk_length: int | None = None
 
 
-def pd_scan(spec: PdScan) -> Program:
+@dataclass(frozen=True)
+class Fusion:
+    """What is computed within a PD scan around its recurrence.
+
+    Attributes:
+        inputs: what the two expressions read, besides the state.
+        diagonal: a vector, the diagonal of a token; None if it is an input itself.
+        readout: a number, written at every token as ``readout`` in the place of the states, in
+            terms of the leaf ``state``; None for the states.
+        state: the leaf that stands for the state after the token.
+    """
+
+    inputs: tuple[Input, ...] = ()
+    diagonal: Value | None = None
+    readout: Value | None = None
+    state: Value | None = None
+
+
+def pd_scan(spec: PdScan, fusion: Fusion | None = None) -> Program:
     """The program of a PD scan.
 
     Inputs ``diagonal``, ``drive``, and by map source ``dictionary`` and ``selection`` or
-    ``destination``, and ``initial_state``; outputs ``states`` and ``final_state``.
+    ``destination``, and ``initial_state``, and those of the fusion; outputs ``states`` or
+    ``readout``, and ``final_state``.
 
     Raises:
         IRError: a dictionary without a size, or a size without a dictionary.
     """
     if spec.map_source != "dictionary" and spec.dictionary_size is not None:
         raise IRError(f"map_source={spec.map_source!r} takes no dictionary_size")
+    fusion = fusion or Fusion()
     vector = Vector(spec.element)
     build = b.ProgramBuilder(spec.state_size, chunk_length=spec.chunk_length)
-    diagonal = build.input("diagonal", vector, storage=spec.diagonal_storage)
+    for input_ in fusion.inputs:
+        build.input(input_.name, input_.type, input_.role, input_.storage)
+    diagonal = fusion.diagonal
+    if diagonal is None:
+        diagonal = build.input("diagonal", vector, storage=spec.diagonal_storage)
     drive = build.input("drive", vector, storage=spec.payload_storage)
     start: Literal["zero"] | Value = "zero"
     if spec.initial_state:
@@ -82,10 +117,29 @@ def pd_scan(spec: PdScan) -> Program:
         moved = b.mul(diagonal, b.gather(state, map_))
     following = b.add(moved, drive)
     build.next("state", following)
-    build.emit("states", following, spec.payload_storage)
+    if fusion.readout is None:
+        build.emit("states", following, spec.payload_storage)
+    else:
+        build.emit("readout", _read_out(fusion, following), _stored(fusion, spec))
     if spec.final_state:
         build.final("final_state", "state")
-    return build.build()
+    program = build.build()
+    # What a user writes is not written to be short.
+    return program if fusion == Fusion() else simplify(program)
+
+
+def _read_out(fusion: Fusion, state: Value) -> Value:
+    """The read-out of a state."""
+    assert fusion.readout is not None
+    others = {} if fusion.state is None else {fusion.state: state}
+    return substitute([fusion.readout], others)[fusion.readout]
+
+
+def _stored(fusion: Fusion, spec: PdScan) -> str:
+    """What a read-out is stored as: in the payload's precision, real or complex."""
+    assert fusion.readout is not None
+    real = not is_complex(fusion.readout.type)
+    return STORAGE_OF_PARTS.get(spec.payload_storage, "") if real else spec.payload_storage
 
 
 def _map(build: b.ProgramBuilder, spec: PdScan) -> Value | None:

@@ -11,6 +11,7 @@ import typer.main
 from benchmarks.app import app as benchmarks
 from pdssm_compiler.cli.app import app
 from pdssm_compiler.cli.lower import Stage
+from pdssm_compiler.fusion.functions import FUNCTIONS
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.schedules.registry import TEMPLATES
@@ -25,7 +26,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
-    first, flash, second = blocks(ROOT / "README.md", "python")
+    first, flash, fused, second = blocks(ROOT / "README.md", "python")
     scope: dict[str, object] = {}
     exec(compile(first, "README.md", "exec"), scope)
     assert scope["states"].shape == (2, 100, 4, 32)
@@ -35,10 +36,32 @@ def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(flash, "README.md", "exec"), scope)
     for name in ("dictionary_logits", "selector_logits"):
         assert scope[name].grad.abs().max() > 0
+    exec(compile(fused, "README.md", "exec"), scope)
+    assert scope["y"].shape == (2, 100, 4, 32)
+    for name in ("delta", "phase", "gate"):
+        assert scope[name].grad.abs().max() > 0
     exec(compile(second, "README.md", "exec"), {})
     text = capsys.readouterr().out
     for piece in ("scan N=32 forward", "scan N=32 backward", "@T.prim_func", "by heuristic"):
         assert piece in text
+
+
+def test_the_snippet_of_fusion_runs() -> None:
+    (snippet,) = blocks(ROOT / "docs" / "fusion.md", "python")
+    scope: dict[str, object] = {}
+    exec(compile(snippet, "fusion.md", "exec"), scope)
+    assert scope["y"].shape == (2, 100, 4, 16)
+    assert all(tensor.grad.abs().max() > 0 for tensor in scope["given"].values())
+
+
+def test_every_traced_function_is_named() -> None:
+    page = (ROOT / "docs" / "fusion.md").read_text()
+    of_operators = {"add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide"}
+    others = {"neg", "negative", "conj_physical", "expit", "special_expit", "log_sigmoid"}
+    listed = re.search(r"as functions or methods:\n\n`(.*?)`", page, re.DOTALL)
+    assert listed is not None
+    named = {re.match(r"\w+", word)[0] for word in listed[1].split()}
+    assert named == set(FUNCTIONS) - of_operators - others
 
 
 # What begins a command in the documents.

@@ -24,7 +24,7 @@ def said(name: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_each_has_a_test_and_a_line_in_the_readme() -> None:
     names = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
-    assert names == {"first_scan", "split_sequence", "count_modulo", "ahead_of_time"}
+    assert names == {"first_scan", "split_sequence", "count_modulo", "ahead_of_time", "fused_scan"}
     assert set(re.findall(r"`(\w+)\.py`", (FOLDER / "README.md").read_text())) == names
 
 
@@ -43,6 +43,15 @@ def test_split_sequence(capsys: pytest.CaptureFixture[str]) -> None:
     # It is not the same in any order, so the test above can fail.
     states = [split_sequence.last_state(split_sequence.pieces(cut)) for cut in ([3, 2], [2, 3])]
     assert not torch.equal(*states)
+
+
+def test_fused_scan(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said("fused_scan", capsys)
+    fused, separate = map(int, re.findall(r"(\d+) KiB kept", text))
+    # A state a row, and at least the diagonal and the states of 2048 tokens.
+    assert fused == 1
+    assert separate >= 2 * 2048
+    assert "the same gradients: True" in text
 
 
 @given(st.text("ab", min_size=1, max_size=50))

@@ -88,6 +88,29 @@ def test_nothing_is_saved_for_a_gradient_that_needs_no_state() -> None:
     assert "initial_state" not in names(derived.program)
 
 
+def gated(*, moved: bool) -> Program:
+    """A read-out of the state after the token, that is scattered or not."""
+    build = ProgramBuilder(3)
+    u, c = build.input("u", VECTOR), build.input("c", VECTOR)
+    state = build.carry("state", VECTOR)
+    after = b.scatter_add(state, build.input("p", Map())) if moved else state
+    build.next("state", b.add(after, u))
+    build.emit("y", b.mul(c, b.add(after, u)))
+    return build.build()
+
+
+def test_a_moved_state_is_read_and_another_computed_again() -> None:
+    derived = adjoint(gated(moved=True))
+    assert derived.saved == {"next_state": "saved_state"}
+    assert derived.program.input("next_state").role == "token"
+    assert "scatter_add" not in ops(derived.program)
+    assert adjoint(gated(moved=False)).saved == {"saved_state": "saved_state"}
+    for moved in (True, False):
+        program = gated(moved=moved)
+        arrays = arrays_for(program, Sizes(2, 4, 2), 1)
+        assert_adjoint_agrees(program, arrays, Sizes(2, 4, 2), 1)
+
+
 def test_a_cotangent_left_out_is_not_read() -> None:
     derived = adjoint(PD, cotangents=["final_state"])
     assert "grad_states" not in names(derived.program)

@@ -27,17 +27,19 @@ P, Q = Input("p", Map("permutation")).value, Input("q", Map("general")).value
 ZERO, ZEROS = zero_like(Vector("f64")), zero_like(Vector("c128"))
 ONE = b.broadcast(b.constant(1.0, 64))
 REAL = apply("complex", X, ZERO)
+IMAGINARY = apply("complex", ZERO, X)
+I = apply("complex", b.constant(0.0, 64), b.constant(1.0, 64))  # noqa: E741
 
 RULES: dict[str, tuple[Value, Value]] = {
     "x + 0": (b.add(X, 0.0), X),
     "0 + x": (b.add(ZERO, X), X),
     "z + 0": (b.add(Z, ZEROS), Z),
     "z + real 0": (b.add(Z, ZERO), Z),
-    "x + complex 0 is complex": (b.add(X, ZEROS), b.add(X, ZEROS)),
-    "complex 0 + x is complex": (b.add(ZEROS, X), b.add(ZEROS, X)),
+    "x + complex 0 is complex": (b.add(X, ZEROS), REAL),
+    "complex 0 + x is complex": (b.add(ZEROS, X), REAL),
     "x + (-y)": (b.add(X, b.neg(Y)), b.sub(X, Y)),
     "x - 0": (b.sub(X, 0.0), X),
-    "x - complex 0 is complex": (b.sub(X, ZEROS), b.sub(X, ZEROS)),
+    "x - complex 0 is complex": (b.sub(X, ZEROS), REAL),
     "0 - x stays": (b.sub(ZERO, X), b.sub(ZERO, X)),
     "x 1": (b.mul(X, 1.0), X),
     "1 z": (b.mul(ONE, Z), Z),
@@ -46,6 +48,34 @@ RULES: dict[str, tuple[Value, Value]] = {
     "complex(x, 0) z": (b.mul(REAL, Z), b.mul(Z, X)),
     "z complex(1, 0)": (b.mul(Z, apply("complex", ONE, ZERO)), Z),
     "y complex(x, 0) is complex": (b.mul(Y, REAL), b.mul(Y, REAL)),
+    "complex(0, x) y": (b.mul(IMAGINARY, Y), apply("complex", ZERO, b.mul(X, Y))),
+    "y complex(0, x)": (b.mul(Y, IMAGINARY), apply("complex", ZERO, b.mul(X, Y))),
+    "complex(0, x) complex(y, x)": (
+        b.mul(IMAGINARY, apply("complex", Y, X)),
+        apply("complex", b.neg(b.mul(X, X)), b.mul(X, Y)),
+    ),
+    "complex(0, x) z stays": (b.mul(IMAGINARY, Z), b.mul(IMAGINARY, Z)),
+    "complex + complex": (
+        b.add(apply("complex", X, Y), apply("complex", Y, Y)),
+        apply("complex", b.add(X, Y), b.add(Y, Y)),
+    ),
+    "complex - complex": (
+        b.sub(apply("complex", X, Y), apply("complex", Y, X)),
+        apply("complex", b.sub(X, Y), b.sub(Y, X)),
+    ),
+    "x - complex": (
+        b.sub(X, apply("complex", Y, Y)),
+        apply("complex", b.sub(X, Y), b.sub(ZERO, Y)),
+    ),
+    "complex + z stays": (
+        b.add(apply("complex", X, Y), Z),
+        b.add(apply("complex", X, Y), Z),
+    ),
+    "broadcast complex": (
+        b.mul(b.broadcast(apply("complex", S, S)), Z),
+        b.mul(apply("complex", b.broadcast(S), b.broadcast(S)), Z),
+    ),
+    "imaginary exponent": (b.real(b.add(X, b.mul(Y, I))), X),
     "x 2 stays": (b.mul(X, 2.0), b.mul(X, 2.0)),
     "neg neg": (b.neg(b.neg(X)), X),
     "conj conj": (b.conj(b.conj(Z)), Z),

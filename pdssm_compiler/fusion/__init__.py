@@ -1,0 +1,1 @@
+"""Fusion: what a user computes around a scan, traced from Python functions into its kernels."""

@@ -1,0 +1,45 @@
+"""Fused scans on a GPU: every template, values and gradients as on a CPU."""
+
+import pytest
+import torch
+
+from pdssm_compiler import IndexRangeError, NoTemplateError, check
+from tests.expressions import CASES, Expressions, draw
+from tests.public.test_fusion import assert_agrees, fused
+
+
+def on_gpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.cuda() for name, tensor in tensors.items()}
+
+
+TEMPLATES = (None, "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("config", TEMPLATES)
+def test_values_and_gradients(case: Expressions, config: str | None) -> None:
+    if config == "cuda-chunks" and any("T" not in i.axes for i in case.inputs.values()):
+        # A gradient that is one for all tokens is a sum by no index.
+        with pytest.raises(NoTemplateError, match="adds up by an index alone"):
+            fused(case, "cuda", config=config)
+        return
+    scan = fused(case, "cuda", config=config)
+    for length in (1, 4, 9):
+        assert_agrees(case, scan, on_gpu(draw(case, 2, length, 3)))
+    check()
+
+
+def test_long_segments() -> None:
+    case = CASES[0]
+    scan = fused(case, "cuda", segment_length=None)
+    assert_agrees(case, scan, on_gpu(draw(case, 1, 3000, 2)))
+
+
+def test_an_index_out_of_range_is_told_within_its_segment() -> None:
+    case = CASES[0]
+    scan = fused(case, "cuda", segment_length=4)
+    tensors = on_gpu(draw(case, 1, 9, 1))
+    tensors["selection"][0, 6, 0] = 99
+    scan(**tensors | {"phase": tensors["phase"].requires_grad_()})
+    with pytest.raises(IndexRangeError, match=r"selection\[b=0, t=2 of a segment, h=0\]"):
+        check()

@@ -1,0 +1,64 @@
+"""Fused scans by every template that no compiler is needed for, and by CUDA's run on a CPU."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import specialise
+from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
+from pdssm_compiler.runtime.compile_service import config_text
+from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.schedules.templates.base import Config, Template
+from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks, CudaChunksConfig
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
+from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
+from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
+from tests.expressions import CASES, Expressions, programs
+from tests.kernels import LAYOUTS, assert_runs
+from tests.schedules.cuda import H100
+from tests.schedules.cuda_on_cpu import run
+from tests.strategies import Sizes, arrays_for
+
+CUDA: tuple[tuple[Template[Any], Config], ...] = (
+    (CudaRows(), CudaRowsConfig(4, 3)),
+    (CudaChunks(), CudaChunksConfig(2, 2, 3)),
+    (CudaStep(), CudaStepConfig(2)),
+)
+TORCH = (
+    TorchTokensConfig(),
+    TorchTokensConfig(split=True),
+    TorchChunksConfig(3),
+    TorchChunksConfig(2, split=True),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("number", range(len(CUDA)), ids=["rows", "chunks", "step"])
+def test_cuda_on_a_cpu(case: Expressions, number: int) -> None:
+    template, config = CUDA[number]
+
+    def outputs(program: Program, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
+        found, error = run(template, program, tensors, LaunchSizes(*sizes), config=config)
+        assert error == 0
+        return found
+
+    ran = 0
+    for program in programs(case):
+        if template.feasible(specialise(program), H100, config) is None:
+            ran += 1
+            sizes = Sizes(2, 13, 2)
+            assert_runs(outputs, program, arrays_for(program, sizes, 3), sizes, "dense")
+    assert ran
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_plain_pytorch(case: Expressions) -> None:
+    for program in programs(case):
+        for config, layout in zip(TORCH, LAYOUTS, strict=True):
+            plan = Plan(program, torch.device("cpu"), 0, None, config_text(config))
+            sizes = Sizes(2, 8, 2)
+            arrays = arrays_for(program, sizes, 3)
+            assert_runs(lambda _, t, __, p=plan: p.run(t), program, arrays, sizes, layout)
