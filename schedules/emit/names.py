@@ -6,6 +6,7 @@ tensor, text calls it something that begins like no name of a skeleton and shows
 """
 
 from dataclasses import replace
+from functools import lru_cache
 
 from pdssm_compiler.ir.passes.rewrite import substitute
 from pdssm_compiler.ir.program import Program, carry_leaf
@@ -24,6 +25,7 @@ def text_name(name: str, written: bool = False) -> str:
     return f"{'out' if written else 'in'}_{name.replace('0', '0z')}0"
 
 
+@lru_cache(maxsize=256)
 def in_text_names(program: Program) -> Program:
     """The program with every name as generated text has it."""
     leaves = {i.value: replace(i, name=text_name(i.name)).value for i in program.inputs}

@@ -236,7 +236,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         if any(total.index is None for total in program.sum_outputs):
             return f"{self.name} adds up by an index alone"
         try:
-            bodies = _Bodies(program, Writer(), config)
+            bodies = _Bodies(in_text_names(program), Writer(), config)
         except PassError as error:
             return f"chunks have no summary: {error}"
         shared = bodies.shared.bytes

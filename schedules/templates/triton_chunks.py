@@ -119,7 +119,7 @@ class TritonChunks(Template[TritonChunksConfig]):
             if not 1 <= value <= _MOST:
                 return f"{name} is from 1 to {_MOST}, not {value}"
         try:
-            signatures = _signatures(in_chunks(program))
+            signatures = _signatures(in_chunks(in_text_names(program)))
         except PassError as error:
             return f"chunks have no summary: {error}"
         for signature in signatures:

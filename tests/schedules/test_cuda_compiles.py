@@ -14,9 +14,12 @@ from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import driver
 from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.errors import BackendUnavailableError
+from pdssm_compiler.schedules.emit.cuda_kernel import registers_of
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
+from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
+from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
 from tests.kernels import few
 from tests.schedules.cuda import (
     ARCHS,
@@ -58,6 +61,54 @@ def test_any_state_size_compiles(state_size: int, record_property: Record) -> No
     assert source.config["team"] == -(-state_size // 32)
     assert source.options["threads"] == 32 * (source.config["team"] + 1)
     assert resources(source, record_property)["spilled"] <= 64
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("state_size", "size", "name"),
+    [
+        (257, 4, "cuda-rows"),
+        (1000, 2, "cuda-rows"),
+        (256, 256, "cuda-rows"),
+        (4096, 6, "cuda-step"),
+    ],
+)
+def test_wide_rows_compile(
+    state_size: int, size: int, name: str, arch: str, record_property: Record
+) -> None:
+    """In as many registers as a block of so many warps leaves each."""
+    program = specialise(pd_scan(PdScan(state_size, size, final_state=True)))
+    schedule = choose(program, named_target(arch))
+    assert schedule.template.name == name
+    source = schedule.template.lower(program, named_target(arch), schedule.config)
+    found = resources(source, record_property)
+    assert found["spilled"] <= 64
+    assert found["registers"] <= registers_of(H100, source.options["threads"])
+
+
+@pytest.mark.parametrize("state_size", [257, 1000, 1024, 2816, 4096])
+@pytest.mark.parametrize(
+    ("size", "source", "map_class", "orientation"),
+    [
+        (1, "dictionary", "general", "column"),
+        (256, "dictionary", "general", "row"),
+        (256, "dictionary", "permutation", "column"),
+        (None, "token", "permutation", "row"),
+        (None, "none", "general", "column"),
+    ],
+)
+def test_every_wide_scan_has_a_template(
+    size: int | None, source: str, map_class: str, orientation: str, state_size: int
+) -> None:
+    program = pd_scan(
+        PdScan(
+            state_size, size, map_source=source, map_class=map_class, orientation=orientation,
+            final_state=True,
+        )
+    )  # fmt: skip
+    for each in (program, adjoint(program, surrogate="active").program):
+        found = choose(specialise(each), named_target("sm_80"), problem=Problem(999, 999))
+        assert found.template.name in ("cuda-rows", "cuda-step")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +196,7 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         (CudaRowsConfig(8, 4, 3), "sets is 1 or 2, not 3"),
         (CudaRowsConfig(8, 4, team=0), "team is from 1 to 31, not 0"),
         (CudaRowsConfig(8, 4, team=32), "team is from 1 to 31, not 32"),
+        (CudaRowsConfig(8, 4, tables=3), "tables is 0, 1 or 2, not 3"),
         (CudaRowsConfig(32, 20), "bytes of shared memory are more than"),
     ],
 )
@@ -158,6 +210,18 @@ def test_feasible_refuses_what_a_warp_cannot_hold() -> None:
     program = specialise(pd_scan(PdScan(257, 4)))
     refused = TEMPLATE.feasible(program, H100, CudaRowsConfig(2, 3))
     assert refused == "a state size of 257 is more than 256, what a team holds"
+    step = CudaStep().feasible(program, H100, CudaStepConfig(2))
+    assert step == "a state size of 257 is more than 256, what a team holds"
+    assert CudaStep().feasible(program, H100, CudaStepConfig(16, 2)) == (
+        "16 teams are more than a block has barriers for"
+    )
+    assert CudaStep().feasible(program, H100, CudaStepConfig(5, 9)) == (
+        "45 warps are more than a block has"
+    )
+    wide = specialise(pd_scan(PdScan(4096, 4)))
+    refused = TEMPLATE.feasible(wide, H100, TEMPLATE.heuristic(wide, H100, Problem()))
+    assert refused is not None
+    assert "bytes of shared memory are more than 232448" in refused
     amd = TEMPLATE.feasible(program, named_target("gfx942"), CudaRowsConfig(2, 3))
     assert amd == "cuda-rows is for NVIDIA GPUs, not for hip:gfx942"
 

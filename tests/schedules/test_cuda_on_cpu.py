@@ -14,7 +14,8 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
 from pdssm_compiler.runtime.faults import Reporter
-from pdssm_compiler.schedules.templates.base import Config, Template
+from pdssm_compiler.schedules.signature import CHECK_SHIFT
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks, CudaChunksConfig
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
 from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
@@ -113,6 +114,67 @@ def test_steps(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         for length in (0, 1, 3):
             assert_agrees(STEP, CudaStepConfig(2), program, Sizes(3, length, 1))
+
+
+# Rows wider than 8 warps; what the rows of a block leave in shared memory.
+WIDE = [
+    (257, 2, "dictionary", "general", "column", "c64"),
+    (1000, 2, "dictionary", "general", "column", "c64"),
+    (1024, 2, "dictionary", "permutation", "row", "c64"),
+    (600, None, "token", "general", "row", "c64"),
+]
+
+
+@pytest.mark.parametrize("scan", WIDE, ids=str)
+def test_wide_rows(scan: tuple[Any, ...]) -> None:
+    """By the heuristic's config, and by the template that keeps no ring."""
+    for program in forward_and_backward(spec_of(scan)):
+        for template in (ROWS, STEP):
+            config = template.heuristic(specialise(program), H100, Problem())
+            assert_agrees(template, config, program, Sizes(1, 5, 1))
+
+
+def test_the_widest_row() -> None:
+    program = pd_scan(spec_of((4096, 6, "dictionary", "general", "column", "c64")))
+    assert_agrees(STEP, CudaStepConfig(1, 32), program, Sizes(1, 2, 1))
+
+
+@pytest.mark.parametrize("state_size", [1, 2, 3, 5, 8, 16])
+def test_narrow_rows(state_size: int) -> None:
+    """An odd number of them."""
+    for program in forward_and_backward(spec_of((state_size, 3, *SCANS[0][2:]))):
+        assert_agrees(ROWS, CudaRowsConfig(4, 3), program, Sizes(1, 9, 3))
+
+
+@few(
+    4,
+    tables=st.sampled_from([0, 1]),
+    sets=st.sampled_from([1, 2]),
+    shape=st.sampled_from([(20, 1), (40, 2), (100, 2), (300, 3)]),
+    orientation=st.sampled_from(["column", "row"]),
+    seed=st.integers(0, 2**16),
+)
+def test_tables_that_are_not_prepared(
+    tables: int, sets: int, shape: tuple[int, int], orientation: str, seed: int
+) -> None:
+    """The maps alone in shared memory, or nothing; with several elements a lane of a team."""
+    n, team = shape
+    config = CudaRowsConfig(4, 3, sets, team, tables)
+    for program in forward_and_backward(spec_of((n, 5, *SCANS[0][2:4], orientation, "c64"))):
+        assert_agrees(ROWS, config, program, Sizes(1, 11, 2), seed=seed)
+
+
+@pytest.mark.parametrize("tables", [0, 1, 2])
+def test_entries_out_of_range_are_clamped_and_reported(tables: int) -> None:
+    program = pd_scan(PdScan(5, 2))
+    arrays = arrays_for(program, Sizes(1, 3, 2), 0)
+    arrays["dictionary"][1, 0, 2] = 99
+    tensors = tensors_of(program, arrays, "dense")
+    config = CudaRowsConfig(2, 3, tables=tables)
+    (states,), error = run(ROWS, program, tensors, LaunchSizes(1, 3, 2), config=config)
+    # The first check, the table's; head 1.
+    assert error == (1 << CHECK_SHIFT) + 1
+    assert bool(states.isfinite().all())
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 9])
