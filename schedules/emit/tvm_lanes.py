@@ -10,15 +10,15 @@ Inputs of the tokens come from a *ring* in shared memory that another warp fills
 (:meth:`TvmLanes.hold`). Device functions are in ``lanes.cuh``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from pdssm_compiler.ir.program import Input, Program, TokenOutput
 from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex, is_number
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
+from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, padded
 from pdssm_compiler.schedules.emit.stages import Reach, is_uniform
 from pdssm_compiler.schedules.emit.tvm import TvmBody, buffer_dtype, real_dtype, width_of
 from pdssm_compiler.schedules.signature import Argument, Signature, needs_range_check
@@ -29,8 +29,6 @@ LANES = 32
 MOST_STATES = 256
 # Bytes for the warps that prepare tables, beside the ring and the tables.
 _COUNTING_BYTES = 32 * 1024
-# Name, dtype and elements.
-SharedBuffer = tuple[str, str, int]
 # The source of the device functions, which generated text calls LANE_FUNCTIONS.
 LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
 
@@ -41,66 +39,6 @@ def row_elements(argument: Argument, state_size: int) -> int:
     for size in argument.own_shape(state_size):
         count *= size
     return count
-
-
-def shared_size(buffers: Iterable[SharedBuffer]) -> int:
-    """Bytes of buffers one behind the other."""
-    return sum(_padded(size * width_of(dtype)) for _, dtype, size in buffers)
-
-
-@dataclass(frozen=True)
-class SharedMemory:
-    """What the shared memory of a block holds.
-
-    Attributes:
-        block: buffers of the whole block.
-        own: buffers that each team has its own of.
-        turns: groups of such buffers that a team uses in turns, one group at a time; they share a
-            place.
-        teams: how many teams there are.
-    """
-
-    block: tuple[SharedBuffer, ...]
-    own: tuple[SharedBuffer, ...] = ()
-    turns: tuple[tuple[SharedBuffer, ...], ...] = ()
-    teams: int = 1
-
-    @property
-    def team_bytes(self) -> int:
-        """Bytes of one team."""
-        return shared_size(self.own) + max(map(shared_size, self.turns), default=0)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of a block."""
-        return shared_size(self.block) + self.teams * self.team_bytes
-
-    def write(self, writer: Writer) -> None:
-        """Declare it: one allocation, which TVM allows, cut into buffers. Those of a team are
-        declared as the first team's; another's lie ``team_bytes`` further.
-        """
-        writer.line(f'pool = T.alloc_buffer(({self.bytes},), "uint8", scope="shared.dyn")')
-        teams = shared_size(self.block)
-        turns = teams + shared_size(self.own)
-        self._cut(writer, 0, self.block, 0)
-        further = (self.teams - 1) * self.team_bytes
-        self._cut(writer, teams, self.own, further)
-        for group in self.turns:
-            self._cut(writer, turns, group, further)
-
-    def _cut(self, writer: Writer, at: int, buffers: Iterable[SharedBuffer], further: int) -> None:
-        for name, dtype, size in buffers:
-            each = width_of(dtype)
-            writer.line(
-                f'{name} = T.decl_buffer(({size + further // each},), "{dtype}", data=pool.data, '
-                f'elem_offset={at // each}, scope="shared.dyn")'
-            )
-            at += _padded(size * each)
-
-
-def _padded(size: int) -> int:
-    """The next multiple of what the widest copy is aligned to."""
-    return -(-size // 16) * 16
 
 
 class TvmLanes(TvmBody):
@@ -385,8 +323,8 @@ class TvmLanes(TvmBody):
         n = self.program.state_size
         each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
         if value.args[1] in self.sorted_maps:
-            return _padded(2 * n * each + self.team * (each + 4)) if self.team > 1 else 16
-        return _padded(n * (each + 4 + 4 * (1 if self._lists_of_all else self.team)))
+            return padded(2 * n * each + self.team * (each + 4)) if self.team > 1 else 16
+        return padded(n * (each + 4 + 4 * (1 if self._lists_of_all else self.team)))
 
     @property
     def _lists_of_all(self) -> bool:

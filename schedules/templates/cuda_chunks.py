@@ -31,11 +31,11 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     whole_team,
 )
 from pdssm_compiler.schedules.emit.names import in_text_names
+from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
 from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
-    SharedMemory,
     TvmLanes,
     row_elements,
 )

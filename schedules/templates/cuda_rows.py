@@ -23,10 +23,10 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     whole_team,
 )
 from pdssm_compiler.schedules.emit.names import in_text_names
+from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
 from pdssm_compiler.schedules.emit.tvm_lanes import (
     LANES,
     MOST_STATES,
-    SharedMemory,
     TvmLanes,
 )
 from pdssm_compiler.schedules.source import KernelSource, Writer

@@ -19,7 +19,8 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     whole_team,
 )
 from pdssm_compiler.schedules.emit.names import in_text_names
-from pdssm_compiler.schedules.emit.tvm_lanes import LANES, MOST_STATES, SharedMemory
+from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
+from pdssm_compiler.schedules.emit.tvm_lanes import LANES, MOST_STATES
 from pdssm_compiler.schedules.emit.tvm_step import StepLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
