@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.emit.lane_body import LANES
 from pdssm_compiler.schedules.emit.tvm import buffer_dtype
-from pdssm_compiler.schedules.emit.tvm_lanes import LANES, TvmLanes
+from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.signature import Argument
 from pdssm_compiler.schedules.source import Writer
 from pdssm_compiler.schedules.target import Target

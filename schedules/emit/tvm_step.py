@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index
 from pdssm_compiler.ir.value import Value
+from pdssm_compiler.schedules.emit.lane_body import MOST_STATES
 from pdssm_compiler.schedules.emit.tvm import TvmBody
-from pdssm_compiler.schedules.emit.tvm_lanes import MOST_STATES, TvmLanes
+from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.signature import Argument, needs_range_check
 from pdssm_compiler.schedules.source import Writer
 

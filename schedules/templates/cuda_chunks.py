@@ -30,15 +30,11 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     locate_row,
     whole_team,
 )
+from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES, row_elements
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
 from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
-from pdssm_compiler.schedules.emit.tvm_lanes import (
-    LANES,
-    MOST_STATES,
-    TvmLanes,
-    row_elements,
-)
+from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.emit.tvm_summaries import AppendLanes, ApplyLanes, JoinLanes
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer

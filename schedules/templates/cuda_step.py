@@ -18,9 +18,9 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     locate_row,
     whole_team,
 )
+from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
-from pdssm_compiler.schedules.emit.tvm_lanes import LANES, MOST_STATES
 from pdssm_compiler.schedules.emit.tvm_step import StepLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target

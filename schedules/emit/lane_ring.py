@@ -1,0 +1,374 @@
+"""The ring of slots in shared memory that tokens come from, and the registers they go to."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pdssm_compiler.ir.types import Index, Scalar
+from pdssm_compiler.ir.value import Value
+from pdssm_compiler.schedules.emit.lane_body import LANES, row_elements
+from pdssm_compiler.schedules.emit.lane_tables import LaneTables
+from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer
+from pdssm_compiler.schedules.emit.tvm import buffer_dtype, width_of
+from pdssm_compiler.schedules.signature import Argument
+
+
+class LaneRing(LaneTables):
+    """Adds where the inputs of tokens are, and how they come there."""
+
+    def barrier_buffers(self) -> Iterator[SharedBuffer]:
+        """The ring's barriers: a slot is filled, a slot is free."""
+        yield ("arrived", "uint64", 2 * self.ring)
+
+    def row_buffers(self) -> Iterator[SharedBuffer]:
+        """The ring and the head's tables."""
+        n = self.program.state_size
+        for argument in self.streamed:
+            size = self.ring * self.tile * row_elements(argument, n)
+            yield (f"ring_{argument.name}", buffer_dtype(argument), size)
+        for index in self.indices:
+            yield (f"ring_{index.name}", "int32", self.ring * self.tile)
+            if self._is_copied(index):
+                dtype = self._argument(index.name).dtype
+                yield (f"next_{index.name}", dtype, self.ring * self.tile)
+        for name, collected in self._tables.items():
+            size = self._table_size(name)
+            if self.tables:
+                yield (f"table_{name}", self._entry, size * n)
+            if collected:
+                yield (f"fan_{name}", "uint32", size * 4 * n)
+                yield (f"kind_{name}", "int32", size)
+
+    def stream_arrays(self, span: int) -> None:
+        """What :meth:`produce` needs, ``span`` indices at a time, and what reports."""
+        for index in self.indices:
+            if not self._is_copied(index):
+                dtype = self._argument(index.name).dtype
+                self._local(f"{index.name}_next", dtype, -(-span // self.copying))
+        for argument in self.streamed:
+            self._local(f"{argument.name}_from", "int64", 1)
+        if self.signature.checks:
+            self._local("worst", "uint64", 1)
+
+    def _registers(self, number: int) -> None:
+        """A set of registers for the inputs of a tile."""
+        for argument in self.streamed:
+            size = self.tile * self._held_step(argument)
+            self._local(self._held_name(argument.name, number), buffer_dtype(argument), size)
+        for index in self.indices:
+            self._local(self._own_name(f"{index.name}_k{number}"), "int32", self.tile)
+        for value in self.selects:
+            name = self.names[value]
+            if self._is_read(value):
+                self._local(f"{name}_held{number}", "int32", self.tile * self.elements)
+            if self._is_collected(value):
+                self._local(f"{name}_fan{number}", "uint32", 2 * self.tile * self.elements)
+                self._local(f"{name}_kind{number}", "int32", self.tile)
+
+    def start_barriers(self) -> None:
+        """Make the ring's barriers, before a barrier of the block."""
+        with (
+            self.writer.block("if thread == 0:"),
+            self.writer.block(f"for s in T.serial({self.ring}):"),
+        ):
+            # Each lane of the producer arrives with its copies and for its own stores.
+            self.call("lane_barrier_init", "T.address_of(arrived[s])", str(2 * LANES))
+            self.call("lane_barrier_init", f"T.address_of(arrived[{self.ring} + s])", "1")
+
+    def produce(self) -> None:
+        """Fill slot ``slot`` with the tokens from ``first`` on; by one warp."""
+        self.stream_values(self.tile)
+        self.store_indices(self.tile)
+
+    def stream_values(self, span: int) -> None:
+        """Start copying all but the indices of ``span`` tokens from ``first`` on, to slot ``slot``
+        and those behind.
+        """
+        for argument in self.streamed:
+            self._stream(argument, span)
+
+    def _step(self, step: str) -> None:
+        """``t`` of a step of the program, the last step's where there are no more."""
+        last = f"T.min({step}, L - 1)"
+        forward = self.program.direction == "forward"
+        self.writer.line(f"t: T.let = {last if forward else f'L - 1 - {last}'}")
+
+    def _stream(self, argument: Argument, span: int) -> None:
+        """Copy tokens of an input, as wide as its layout allows."""
+        elements = row_elements(argument, self.program.state_size)
+        narrow, wide = width_of(argument.dtype), self._copy_size(argument)
+        if wide == narrow:
+            self._copies(argument, span, elements, narrow)
+            return
+        even = self._is_even(argument, span, wide)
+        # A lagged input is one step ahead of its token.
+        last = span + (1 if argument.role == "lagged" else 0)
+        within = f" and first + {last} <= L" if even else ""
+        with self.writer.block(f"if aligned != 0{within}:"):
+            if even:
+                self._even_copies(argument, span, elements, wide)
+            else:
+                self._copies(argument, span, elements, wide)
+        with self.writer.block("else:"):
+            self._copies(argument, span, elements, narrow)
+
+    def _copy_size(self, argument: Argument) -> int:
+        """Bytes that a lane copies at once, where tensors are aligned."""
+        elements, narrow = (
+            row_elements(argument, self.program.state_size),
+            width_of(argument.dtype),
+        )
+        wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
+        return narrow if wide < 4 else max(wide, narrow)
+
+    def _is_even(self, argument: Argument, span: int, size: int) -> bool:
+        """Whether all lanes copy alike, ``size`` bytes a time."""
+        units, lanes = self._copy_units(argument, size), self.copying
+        even = span * units % lanes == 0 and (lanes % units == 0 or units % lanes == 0)
+        return even and size > width_of(argument.dtype)
+
+    def _even_copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
+        """Copy whole tokens, every lane the same place of a token each time: its addresses are
+        one origin and constant steps. A warp that copies is timed by its address arithmetic.
+        """
+        self._copy_place(argument, size)
+        self._copy_origin(argument, size)
+        self._copy_run(argument, span, elements, size)
+
+    def _copy_units(self, argument: Argument, size: int) -> int:
+        """Copies of a token."""
+        elements = row_elements(argument, self.program.state_size)
+        return elements * width_of(argument.dtype) // size
+
+    def _copy_place(self, argument: Argument, size: int) -> None:
+        """Which token a lane copies, of those copied at once, and which reals of it."""
+        name, write, lanes = argument.name, self.writer.line, self.copying
+        units = min(self._copy_units(argument, size), lanes)
+        write(f"{name}_u: T.let = lane // {units}")
+        write(f"{name}_at: T.let = lane % {units} * {size // width_of(argument.dtype)}")
+
+    def _copy_origin(self, argument: Argument, size: int) -> None:
+        """Where a lane's copies of the tokens from ``first`` on start."""
+        name = argument.name
+        step = f"first + T.Cast('int64', {name}_u)"
+        if argument.role == "lagged":
+            step += " + 1"
+        t = step if self.program.direction == "forward" else f"L - 1 - ({step})"
+        origin = self._tensor(argument, ["b", f"({t})", "h"], [])[len(name) + 1 : -1]
+        self.writer.line(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
+
+    def _copy_run(self, argument: Argument, span: int, elements: int, size: int) -> None:
+        """Copy ``span`` tokens from the origin on."""
+        name, write, lanes = argument.name, self.writer.line, self.copying
+        each = size // width_of(argument.dtype)
+        units = self._copy_units(argument, size)
+        across, along = max(1, lanes // units), max(1, units // lanes)
+        sign = "+" if self.program.direction == "forward" else "-"
+        ring = f"ring_{name}[({self.slot} * {self.tile} + {name}_u) * {elements} + {name}_at"
+        if self.stays:
+            write(f"{name}_step: T.let = {across} * {name}_sL")
+        for token in range(0, span, across):
+            origin = f"{name}_from[0]"
+            if not self.stays:
+                origin += f" {sign} {token} * {name}_sL"
+            for at in range(0, along * lanes * each, lanes * each):
+                to = f"{ring} + {token * elements + at}]"
+                source = f"{name}[{origin} + {at}]"
+                self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
+            if self.stays:
+                # Those who copy compute as well: fewer instructions. A warp that only copies would
+                # wait for one address after the other.
+                write(f"{origin} = {origin} {sign} {name}_step")
+
+    def start_ahead(self, span: int) -> None:
+        """Find where the tokens from ``first`` on are, which :meth:`stream_ahead` copies in pieces
+        of ``span``: tensors are aligned for wide copies, and there are that many tokens.
+        """
+        for argument in self.streamed:
+            size = self._copy_size(argument)
+            if self._is_even(argument, span, size):
+                self._copy_place(argument, size)
+                self._copy_origin(argument, size)
+
+    def stream_ahead(self, span: int) -> None:
+        """Start copying the next piece, from ``first`` on, to slot ``slot``."""
+        for argument in self.streamed:
+            size = self._copy_size(argument)
+            elements = row_elements(argument, self.program.state_size)
+            if self._is_even(argument, span, size):
+                self._copy_place(argument, size)
+                self._copy_run(argument, span, elements, size)
+            else:
+                self._copies(argument, span, elements, size)
+
+    def slot_is_read(self) -> None:
+        """Wait until no lane reads the slot of a tile that was held and has run."""
+        moved = [v for v in self.program.body if v.op in ("gather", "compose")]
+        others = any(v.args[0].op == "input" and self._everywhere(v.args[0]) for v in moved)
+        # Lanes that leave values for one another meet in every token, after they have read it.
+        if others or not any(map(self._exchange_elements, self.program.body)):
+            self.sync()
+
+    def _copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
+        """Copy tokens in units of ``size`` bytes."""
+        each = size // width_of(argument.dtype)
+        units = elements // each
+        # Those there are; a count that is known only then is also not unrolled, which would push
+        # what is always run out of the instruction cache.
+        total = f"T.min(T.Cast('int32', L - first), {span}) * {units}"
+        lanes = self.copying
+        with self.writer.block(f"for c in T.serial(({total} + {lanes - 1}) // {lanes}):"):
+            self.writer.line(f"unit: T.let = c * {lanes} + lane")
+            with self._guard(f"unit < {span * units}", span * units % lanes != 0):
+                self.writer.line(f"u: T.let = unit // {units}")
+                self.writer.line(f"at: T.let = unit % {units} * {each}")
+                self._step("first + T.Cast('int64', u)")
+                to = f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements} + at]"
+                source = self._global(argument, "at")
+                if size >= 4:
+                    self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
+                else:
+                    self.writer.line(f"{to} = {source}")
+
+    def _global(self, argument: Argument, at: str) -> str:
+        """Real or integer ``at`` of the token ``t`` of an input."""
+        t = "t"
+        if argument.role == "lagged":
+            forward = self.program.direction == "forward"
+            t = "T.min(t + 1, L - 1)" if forward else "T.max(t - 1, T.int64(0))"
+        return f"{self._tensor(argument, ['b', t, 'h'], [])[:-1]} + {at}]"
+
+    def _is_copied(self, index: Value) -> bool:
+        """Whether indices come by asynchronous copies: those who run tokens load nothing ahead,
+        since the compiler has a loop wait for what was loaded before it.
+        """
+        return self.stays and width_of(self._argument(index.name).dtype) in (4, 8)
+
+    def _next_index(self, index: Value, group: str, at: str) -> str:
+        """Where an index is before it is checked."""
+        if self._is_copied(index):
+            return f"next_{index.name}[{self.slot} * {self.tile} + {at}]"
+        return f"{index.name}_next[{group}]"
+
+    def load_indices(self, span: int) -> None:
+        """Load the indices of ``span`` tokens from ``first`` on, which :meth:`store_indices` will
+        need; what else a slot needs is copied asynchronously.
+        """
+        for index in self.indices:
+            with self._index_lanes(span) as (group, at):
+                self._step(f"first + T.Cast('int64', {at})")
+                argument = self._argument(index.name)
+                place = self._tensor(argument, ["b", "t", "h"], [])
+                to = self._next_index(index, group, at)
+                if self._is_copied(index):
+                    copy = f"lane_copy{width_of(argument.dtype)}"
+                    self.call(copy, f"T.address_of({to})", f"T.address_of({place})")
+                else:
+                    # As it is stored: a conversion would wait for the load.
+                    self.writer.line(f"{to} = {place}")
+
+    def store_indices(self, span: int) -> None:
+        """Check and clamp what :meth:`load_indices` loaded, into slot ``slot`` and on."""
+        for index in self.indices:
+            assert isinstance(index.type, Index)
+            name, bound = index.name, index.type.bound
+            with self._index_lanes(span) as (group, at):
+                self._step(f"first + T.Cast('int64', {at})")
+                found = self._next_index(index, group, at)
+                self.writer.line(f"worst[0] = T.Cast('uint64', {found})")
+                self._report(name, "range", bound, "b * L * H + t * H + h")
+                clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
+                place = f"ring_{name}[{self.slot} * {self.tile} + {at}]"
+                self.writer.line(f"{place} = T.Cast('int32', {clamped})")
+
+    @contextmanager
+    def _index_lanes(self, span: int) -> Iterator[tuple[str, str]]:
+        """A token for every lane; gives the number of the group of tokens, and the token."""
+        lanes = self.copying
+        if span <= lanes:
+            with self._guard(f"lane < {span}", span < lanes):
+                yield "0", "lane"
+            return
+        with self.writer.block(f"for group in T.unroll({-(-span // lanes)}):"):
+            at = f"group * {lanes} + lane"
+            with self._guard(f"{at} < {span}", span % lanes != 0):
+                yield "group", f"({at})"
+
+    def wait(self, barrier: str, parity: str) -> None:
+        """Wait until a barrier of :attr:`arrived` has passed a phase of this parity."""
+        self.call("lane_wait", f"T.address_of(arrived[{barrier}])", parity)
+
+    def arrive(self) -> None:
+        """Tell that slot ``slot`` is filled, once the copies are there."""
+        for function in ("lane_arrive_with_copies", "lane_arrive"):
+            self.call(function, f"T.address_of(arrived[{self.slot}])")
+
+    def release(self) -> None:
+        """Give slot ``slot`` back."""
+        self.sync()
+        with self.writer.block("if lane == 0:"):
+            self.call("lane_arrive", f"T.address_of(arrived[{self.ring} + {self.slot}])")
+
+    def copies_done(self, but_last: bool = False) -> None:
+        """Wait until what this team has copied, but for the last group, can be read by all its
+        lanes.
+        """
+        self.call("lane_copies_but_last" if but_last else "lane_copies_done")
+        self.sync()
+
+    def hold(self, registers: int) -> None:
+        """Read the inputs of all tokens of slot ``slot`` into a set of registers."""
+        self.held, self.known = None, {}
+        with self.writer.block(f"for u in T.unroll({self.tile}):"):
+            for index in self.indices:
+                name = self._own_name(f"{index.name}_k{registers}")
+                self.writer.line(f"{name}[u] = {self._ring_index(index)}")
+                self.known[index] = (f"{name}[u]",)
+            for argument in self.streamed:
+                if isinstance(argument.type, Scalar):
+                    self._hold(argument, "0", "u", registers)
+            for value in self.selects:
+                if self._is_collected(value):
+                    name = f"{self.names[value]}_kind{registers}"
+                    self.writer.line(f"{name}[u] = {self._kind(value)}")
+            with self._over(None) as j:
+                for argument in self.streamed:
+                    if not isinstance(argument.type, Scalar):
+                        self._hold(argument, j, f"(u * {self.elements} + e)", registers)
+                for value in self.selects:
+                    self._hold_map(value, j, registers)
+        self.held = registers
+
+    def _hold(self, argument: Argument, j: str, at: str, registers: int) -> None:
+        place = self._place(argument, j)
+        parts = 2 if argument.complex else 1
+        for part in range(parts):
+            name = self._held_name(argument.name, registers)
+            held = f"{name}[{at} * {parts} + {part}]"
+            self.writer.line(f"{held} = {place[:-1]} + {part}]")
+
+    def _hold_map(self, value: Value, j: str, registers: int) -> None:
+        at, name = f"u * {self.elements} + e", self.names[value]
+        if self._is_read(value):
+            self.writer.line(f"{name}_held{registers}[{at}] = {self._table_entry(value, j)}")
+        if self._is_collected(value):
+            for word, place in enumerate(self._fan_words(value, j)):
+                self.writer.line(f"{name}_fan{registers}[({at}) * 2 + {word}] = {place}")
+
+    def _ring_index(self, index: Value) -> str:
+        return f"ring_{index.name}[{self.slot} * {self.tile} + u]"
+
+    def _is_streamed(self, argument: Argument) -> bool:
+        return argument.role in ("token", "lagged") and not argument.written
+
+    def _place(self, argument: Argument, j: str, t: str = "t") -> str:
+        if not self._is_streamed(argument):
+            return super()._place(argument, j, t)
+        parts = 2 if argument.complex else 1
+        own = "" if isinstance(argument.type, Scalar) else f" + e * {parts}"
+        # What this lane holds; elements of others are still in the ring.
+        if self.held is not None and j in ("j", "0"):
+            name = self._held_name(argument.name, self.held)
+            return f"{name}[u * {self._held_step(argument)}{own}]"
+        elements = row_elements(argument, self.program.state_size)
+        own = "" if isinstance(argument.type, Scalar) else f" + {j} * {parts}"
+        return f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements}{own}]"
