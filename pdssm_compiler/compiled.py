@@ -1,6 +1,7 @@
 """Compiling a specification ahead of its first call."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,17 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime import compile_service
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
 from pdssm_compiler.runtime.cache import default_cache
-from pdssm_compiler.runtime.compile_service import Schedule, backward_config, config_text
+from pdssm_compiler.runtime.compile_service import (
+    Schedule,
+    backward_config,
+    config_text,
+    read_config,
+)
 from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.key import key_of
+from pdssm_compiler.runtime.saving import SavedKernel, save_programs
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.spec import MAP_DTYPES, OPTIONS, ScanSpec, one_of
@@ -189,6 +196,32 @@ class CompiledScan:
         """
         alignment = _ALIGNMENT[self.target.kind]
         return BACKENDS[self.source.backend].load(self.source, alignment, self.files)
+
+    def save(self, folder: str | Path) -> list[SavedKernel]:
+        """Save the forward and backward kernels, of every template that calls of some sizes take,
+        and what they need beside them, so that
+        a machine without a compiler runs them: ``PDSSM_KERNELS`` there names the folder, or
+        :func:`pdssm_compiler.load_kernels` does. It has this version of pdssm-compiler.
+
+        They are for what was compiled: with the initial and final states, dtypes and config given
+        to :func:`compile`, and gradients of all inputs and outputs. To save what a program of
+        yours runs, see :func:`pdssm_compiler.save_kernels`.
+
+        Args:
+            folder: made if it is not there; kernels that are in it are kept.
+
+        Raises:
+            ArgumentError: the folder cannot be written.
+            BackendUnavailableError: what compiling needs is missing.
+        """
+        config = read_config(self._config)
+        programs = (
+            ("forward", self.program, config),
+            ("backward", self.adjoint.program, backward_config(config)),
+        )
+        # Helper programs, and pointers that torch has not made, are not aligned.
+        alignments = {0, _ALIGNMENT[self.target.kind]}
+        return save_programs(programs, self.target, alignments, Path(folder))
 
     def explain(self) -> str:
         """What was compiled, and why so."""

@@ -44,6 +44,19 @@ def caller_inputs(program: Program) -> tuple[Input, ...]:
     return tuple(input_ for input_ in program.inputs if input_.inverse_of is None)
 
 
+def inverting_programs(lowered: Program) -> list[tuple[Input, Program]]:
+    """The inputs of a specialised program that the runtime computes, and by which programs."""
+    derived = (i for i in lowered.inputs if i.inverse_of is not None)
+    return [(i, inverse_program(lowered.state_size, i)) for i in derived]
+
+
+def promise_programs(program: Program, lowered: Program) -> list[tuple[Input, Program]]:
+    """The inputs whose promises nothing else verifies, and the programs that do."""
+    promised = unverified_promises(program, lowered)
+    programs = ((i, promise_program(program.state_size, i)) for i in promised)
+    return [(i, helper) for i, helper in programs if helper is not None]
+
+
 class Plan:
     """One program on one device.
 
@@ -77,15 +90,13 @@ class Plan:
         self._order = [positions.get(argument.name, -1) for argument in signature.inputs]
         self._outputs = [Slot.of(argument, n) for argument in signature.outputs]
         self._inverses = [
-            (positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
-            for i in signature.program.inputs
+            (positions[i.inverse_of], _helper(i, helper, device))
+            for i, helper in inverting_programs(lowered)
             if i.inverse_of is not None
         ]
-        promised = unverified_promises(program, lowered)
         self._promises = [
             (positions[i.name], _helper(i, helper, device))
-            for i in promised
-            if (helper := promise_program(n, i)) is not None
+            for i, helper in promise_programs(program, lowered)
         ]
         self._given = given
         self._reporter = Reporter(lowered, subject)
@@ -97,6 +108,11 @@ class Plan:
             self._warm = warm_call(self._slots, self._outputs, self._order, device)
         if self._on_gpu:
             self._word, self._last = device_words.claim(self._reporter)
+
+    @property
+    def helpers(self) -> list["Plan"]:
+        """The plans of the small programs that calls run first."""
+        return [helper for _, helper in (*self._inverses, *self._promises)]
 
     def run(
         self,

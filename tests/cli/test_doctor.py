@@ -8,9 +8,10 @@ import pytest
 
 from pdssm_compiler import verification
 from pdssm_compiler.runtime import settings
-from pdssm_compiler.runtime.backends import BACKENDS, cuda_compilers, cuda_driver
+from pdssm_compiler.runtime.backends import cuda_compilers, cuda_driver
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from tests.cli.conftest import Command, Done
+from tests.missing import without
 
 
 def test_packages_cache_devices_and_toolchains(pdssm: Command) -> None:
@@ -83,7 +84,7 @@ def test_a_device_that_does_not_work(pdssm: Command, monkeypatch: pytest.MonkeyP
 
 
 def test_a_missing_backend(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(BACKENDS["tvm"]), "unavailable", lambda _: "tvm is missing: get it")
+    without(monkeypatch, tvm="tvm is missing: get it")
     done = pdssm("doctor")
     assert done.status == 1
     assert row_of(done, "tvm")[3] == "tvm is missing: get it"
