@@ -66,6 +66,7 @@ class Plan:
         alignment: bytes that every pointer is a multiple of, or 0.
         subject: for helper programs, whose maps they check.
         config: an explicit schedule as :func:`config_text` writes it, or "".
+        chosen: whether the maps and indices are hard choices.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Plan:
         alignment: int = 0,
         subject: Subject | None = None,
         config: str = "",
+        chosen: bool = False,
     ) -> None:
         self.program = program
         self.device = device
@@ -99,7 +101,7 @@ class Plan:
             for i, helper in promise_programs(program, lowered)
         ]
         self._given = given
-        self._reporter = Reporter(lowered, subject)
+        self._reporter = Reporter(lowered, subject, chosen)
         self._names = [input_.name for input_ in given]
         self._warm: Prepare | None = None
         # Sizes of 1 leave strides open, and helper programs need the loops.
@@ -216,27 +218,41 @@ def _helper(input_: Input, program: Program, device: torch.device) -> Plan:
     return Plan(program, device, 0, subject)
 
 
-_plans: dict[tuple[str, torch.device, int, str], Plan] = {}
+_plans: dict[tuple[str, torch.device, int, str, bool], Plan] = {}
 _plans_lock = threading.Lock()
 
 
-def plan_for(text: str, device: torch.device, alignment: int, config: str = "") -> Plan:
+def plan_for(
+    text: str, device: torch.device, alignment: int, config: str = "", chosen: bool = False
+) -> Plan:
     """The plan of a program on a device; made at the first call."""
-    key = (text, device, alignment, config)
+    key = (text, device, alignment, config, chosen)
     plan = _plans.get(key)
     if plan is None:
         with _plans_lock:
             plan = _plans.get(key)
             if plan is None:
-                plan = Plan(program_of(text), device, alignment, None, config)
+                plan = Plan(program_of(text), device, alignment, None, config, chosen)
                 _plans[key] = plan
     return plan
 
 
 def run(
-    text: str, tensors: Sequence[torch.Tensor], config: str = "", trusted: bool = False
+    text: str,
+    tensors: Sequence[torch.Tensor],
+    config: str = "",
+    trusted: bool = False,
+    chosen: bool = False,
 ) -> list[torch.Tensor]:
     """Run a program on the device its tensors are on.
+
+    Args:
+        text: the program's text form.
+        tensors: the caller's inputs, in order.
+        config: an explicit schedule, or "".
+        trusted: the promises about maps were verified by an earlier call.
+        chosen: its maps and indices are hard choices. On a GPU such calls have a plan of their
+            own, whose errors are told as what they are; on a CPU a choice raises them.
 
     Raises:
         ArgumentError: no tensors, tensors on several devices, or sparse ones.
@@ -247,7 +263,8 @@ def run(
             return plan_for(text, device, 0, config).run(tensors, trusted=trusted)
         device_words.raise_any()
         aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-        return plan_for(text, device, 16 if aligned else 0, config).run(tensors, trusted=trusted)
+        plan = plan_for(text, device, 16 if aligned else 0, config, chosen)
+        return plan.run(tensors, trusted=trusted)
     except RuntimeError:
         # A sparse tensor has no strides or no memory to ask for, and fails somewhere inside. It is
         # looked for only then, so that no other call pays for it.
