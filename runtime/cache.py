@@ -108,6 +108,9 @@ class KernelCache(Entries):
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             held = filelock.FileLock(self.root / f"{key.digest}.lock", timeout=_LOCK_SECONDS)
             held.acquire()
+            # The file may be of an earlier holder, and old: what is in use is not left behind.
+            with contextlib.suppress(OSError):
+                os.utime(held.lock_file)
         except (OSError, filelock.Timeout):
             # Compiling twice is slower, not wrong.
             held = None

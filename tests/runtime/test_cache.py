@@ -434,3 +434,15 @@ def test_of_several_processes_one_compiles(tmp_path: Path) -> None:
     origins = [process.communicate(timeout=200)[0].strip() for process in running]
     assert [process.returncode for process in running] == [0] * 4
     assert sorted(origins) == ["compiled", "disk", "disk", "disk"]
+
+
+def test_a_lock_that_is_taken_again_is_not_left_behind(cache: KernelCache) -> None:
+    with cache.lock(KEY):
+        pass
+    lock = cache.root / f"{KEY.digest}.lock"
+    # Some versions of filelock remove the file they held.
+    lock.touch()
+    make_old(lock)
+    with cache.lock(KEY):
+        cache.store(key(1), FILES)
+        assert lock.exists()
