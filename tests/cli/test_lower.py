@@ -45,6 +45,15 @@ def test_programs(pdssm: Command) -> None:
     assert pdssm("lower", *SIZES).out == PROGRAM.text
 
 
+def test_an_option_that_a_program_does_not_need_is_told(pdssm: Command) -> None:
+    done = pdssm("lower", "adjoint", *SIZES, "--target", "sm_90", "--template", "cuda-rows")
+    assert (done.status, done.out) == (0, adjoint(PROGRAM).program.text)
+    assert done.err.splitlines() == [
+        "--target is not used: adjoint is the same for all",
+        "--template is not used: adjoint is the same for all",
+    ]
+
+
 def test_options_reach_the_program(pdssm: Command) -> None:
     done = pdssm(
         "lower", "specialised", "-N", 5, "--map-source", "token", "--map-class", "permutation",
