@@ -28,9 +28,9 @@ from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig, launch, token_bytes
 
 _OBJECT = "kernel.o"
-_LIBRARY = "kernel.so"
+LIBRARY = "kernel.so"
 _SOURCE = "source.py"
-_C_COMPILERS = ("cc", "gcc", "clang")
+C_COMPILERS = ("cc", "gcc", "clang")
 _REMEDY = "install pdssm-compiler with its dependencies (pip install pdssm-compiler)"
 
 
@@ -43,7 +43,7 @@ class TvmCpu(Backend):
         return _wrong_system() or missing_package("tvm_ffi", "tvm_ffi_orcjit", "tvm")
 
     def cannot_load(self, files: dict[str, bytes]) -> str | None:
-        linker = () if _LIBRARY in files else ("tvm_ffi_orcjit",)
+        linker = () if LIBRARY in files else ("tvm_ffi_orcjit",)
         return _wrong_system() or missing_package("tvm_ffi", *linker)
 
     def compile(self, source: KernelSource, alignment: int) -> dict[str, bytes]:
@@ -67,29 +67,29 @@ class TvmCpu(Backend):
 
     def deployable(self, files: dict[str, bytes]) -> dict[str, bytes]:
         """A library, linked by the C compiler; the object file where there is none."""
-        compiler = next(filter(shutil.which, _C_COMPILERS), None)
-        if compiler is None or _LIBRARY in files:
+        compiler = next(filter(shutil.which, C_COMPILERS), None)
+        if compiler is None or LIBRARY in files:
             return files
         with tempfile.TemporaryDirectory() as folder:
-            made_from, made = Path(folder) / _OBJECT, Path(folder) / _LIBRARY
+            made_from, made = Path(folder) / _OBJECT, Path(folder) / LIBRARY
             made_from.write_bytes(files[_OBJECT])
             # What it uses of the C library and of the FFI is in the process that loads it.
             command = [compiler, "-shared", "-nostdlib", "-o", str(made), str(made_from)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
                 raise BackendUnavailableError(f"{compiler} cannot link a kernel: {result.stderr}")
-            return {_LIBRARY: made.read_bytes(), _SOURCE: files[_SOURCE]}
+            return {LIBRARY: made.read_bytes(), _SOURCE: files[_SOURCE]}
 
     def needs(self, files: dict[str, bytes]) -> str:
-        return "apache-tvm-ffi" + ("" if _LIBRARY in files else ", apache-tvm-ffi-orcjit")
+        return "apache-tvm-ffi" + ("" if LIBRARY in files else ", apache-tvm-ffi-orcjit")
 
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
         missing = self.cannot_load(files)
         if missing:
             raise BackendUnavailableError(f"cannot run on {source.target}: {missing}")
         _load_runtime()
-        if _LIBRARY in files:
-            module = _load_library(files[_LIBRARY])
+        if LIBRARY in files:
+            module = _load_library(files[LIBRARY])
         else:
             import tvm_ffi_orcjit
 
@@ -107,7 +107,7 @@ def _load_library(content: bytes) -> Any:
     import tvm_ffi
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / _LIBRARY
+        path = Path(folder) / LIBRARY
         path.write_bytes(content)
         return tvm_ffi.load_module(path)
 

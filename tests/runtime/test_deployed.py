@@ -228,7 +228,7 @@ def test_without_a_c_compiler_an_object_is_saved(
         patch.setattr(shutil, "which", lambda name: str(tmp_path / "cc"))
         (tmp_path / "cc").write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
         (tmp_path / "cc").chmod(0o700)
-        monkeypatch.setattr(tvm_cpu, "_C_COMPILERS", (str(tmp_path / "cc"),))
+        monkeypatch.setattr(tvm_cpu, "C_COMPILERS", (str(tmp_path / "cc"),))
         with pytest.raises(BackendUnavailableError, match="cc cannot link a kernel: no such opt"):
             scan.save(tmp_path)
 
