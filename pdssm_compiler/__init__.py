@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pdssm_compiler.fusion.scan import FusedScan
     from pdssm_compiler.fusion.symbols import TraceError
     from pdssm_compiler.ir.errors import PdssmError
+    from pdssm_compiler.runtime.deployed import load_kernels
     from pdssm_compiler.runtime.errors import (
         ArgumentError,
         BackendUnavailableError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
     from pdssm_compiler.runtime.explain import explain
     from pdssm_compiler.runtime.faults import check
+    from pdssm_compiler.runtime.saving import save_kernels
     from pdssm_compiler.spec import ScanSpec
 
 __version__ = "0.1.0"
@@ -49,7 +51,9 @@ _HOMES = {
     "compile": "pdssm_compiler.compiled",
     "explain": "pdssm_compiler.runtime.explain",
     "flash_pd_scan": "pdssm_compiler.flash",
+    "load_kernels": "pdssm_compiler.runtime.deployed",
     "pd_scan": "pdssm_compiler.functional",
+    "save_kernels": "pdssm_compiler.runtime.saving",
 }
 
 __all__ = [
@@ -70,8 +74,10 @@ __all__ = [
     "compile",
     "explain",
     "flash_pd_scan",
+    "load_kernels",
     "pd_scan",
     "reference",
+    "save_kernels",
 ]
 
 

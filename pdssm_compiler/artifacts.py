@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pdssm_compiler.ir.passes import specialise
@@ -10,6 +11,7 @@ from pdssm_compiler.runtime import compile_service
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
 from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.key import key_of
+from pdssm_compiler.runtime.saving import SavedKernel, save_programs
 from pdssm_compiler.schedules.target import Target
 
 # Fresh torch tensors are aligned so; kernels for other pointers are compiled when met.
@@ -70,6 +72,7 @@ class Artifacts:
         self.files, self.origin = forward.files, forward.origin
         self.backward_source, self.backward_schedule = backward.source, backward.schedule
         self.backward_files = backward.files
+        self._lowered_from = programs
 
     @cached_property
     def specialised(self) -> Program:
@@ -91,3 +94,27 @@ class Artifacts:
             f"by {kernel.schedule.reason}"
             for name, kernel in self.kernels.items()
         )
+
+    def save(self, folder: str | Path) -> list[SavedKernel]:
+        """Save the kernels of every template that calls of some sizes take, and the helper
+        programs they need, for a machine without a compiler. It has this version of
+        pdssm-compiler, and ``PDSSM_KERNELS`` or :func:`pdssm_compiler.load_kernels` names the
+        folder there.
+
+        They are for what was compiled: with the initial and final states, dtypes and config given
+        to :func:`compile`, and gradients of all inputs and outputs. To save what a program of
+        yours runs, see :func:`pdssm_compiler.save_kernels`.
+
+        Args:
+            folder: made if it is not there; kernels that are in it are kept.
+
+        Raises:
+            ArgumentError: the folder cannot be written.
+            BackendUnavailableError: what compiling needs is missing.
+        """
+        programs = [
+            (name, program, config) for name, (program, config) in self._lowered_from.items()
+        ]
+        # Helper programs, and pointers that torch has not made, are not aligned.
+        alignments = {0, _ALIGNMENT[self.target.kind]}
+        return save_programs(programs, self.target, alignments, Path(folder))

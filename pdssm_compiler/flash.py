@@ -61,9 +61,8 @@ def flash_pd_scan(
 
     Raises:
         ArgumentError: a wrong shape, dtype, device or option.
-        NanLogitError: a NaN among logits on a CPU. On a GPU it is an :class:`IndexRangeError` of
-            ``selection`` or ``dictionary``, raised by a later call or by
-            :func:`pdssm_compiler.check`.
+        NanLogitError: a NaN among logits; on a GPU raised by a later call or by
+            :func:`pdssm_compiler.check`, which name it by ``selection`` or ``dictionary``.
 
     Source: arXiv 2605.19150.
     """

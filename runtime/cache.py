@@ -1,35 +1,35 @@
 """The kernel cache on disk.
 
-An entry is a folder named by its key's digest: the files a backend made, and ``entry.json`` with
-the key in full and each file's hash. It is written beside the others and renamed into place, so a
-reader sees all of it or nothing. A corrupt entry is a miss that is reported, never a kernel.
-Whatever the file system refuses, the work goes on without the cache, and says so once.
+An entry (:mod:`pdssm_compiler.runtime.entries`) is a folder named by its key's digest. It is
+written beside the others and renamed into place, so a reader sees all of it or nothing. A corrupt
+entry is a miss that is reported, never a kernel. Whatever the file system refuses, the work goes
+on without the cache, and says so once.
 """
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import filelock
 
 from pdssm_compiler.runtime import settings
-from pdssm_compiler.runtime.errors import CacheWarning
+from pdssm_compiler.runtime.entries import (
+    ENTRY,
+    Entries,
+    EntryError,
+    Files,
+    read_entry,
+    read_key,
+    write_entry,
+)
 from pdssm_compiler.runtime.key import KernelKey
 
-Files = dict[str, bytes]
-
-_ENTRY = "entry.json"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LOCK_SECONDS = 120.0
 # The size of a usual entry.
@@ -40,7 +40,7 @@ _LEFTOVERS = ("staged-*", "discarded-*", "probe-*", "*.lock")
 _LEFT_AFTER_SECONDS = 3600.0
 
 
-class KernelCache:
+class KernelCache(Entries):
     """Entries below one folder; safe for several processes.
 
     Args:
@@ -48,46 +48,30 @@ class KernelCache:
         limit: most bytes of all entries; the least recently used go first.
     """
 
+    origin = "disk"
+
     def __init__(self, root: Path, limit: int) -> None:
+        super().__init__()
         self.root = root
         self.limit = limit
-        self._warned: set[str] = set()
 
     def load(self, key: KernelKey) -> Files | None:
-        """The files of an entry, None if there is none that can be trusted."""
         folder = self._folder(key)
         with _same_folder(folder) as is_same:
             try:
                 if not folder.is_dir():
                     return None
-                reason = _distrust(folder)
-                if reason is None:
-                    record = json.loads((folder / _ENTRY).read_text())
-                    files = {name: (folder / name).read_bytes() for name in record["files"]}
-                    reason = _corruption(record, files, key)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                if isinstance(error, FileNotFoundError) and not is_same():
+                files = read_entry(folder, key)
+            except (EntryError, OSError) as error:
+                if isinstance(error.__cause__, FileNotFoundError) and not is_same():
                     # It was evicted while it was read (and perhaps stored anew): a miss.
                     return None
-                reason = f"{type(error).__name__}: {error}"
-        if reason is not None:
-            self._warn(f"corrupt:{folder}", f"kernel cache entry {folder} is ignored: {reason}")
-            self._discard(folder)
-            return None
+                self._warn(f"corrupt:{folder}", f"kernel cache entry {folder} is ignored: {error}")
+                self._discard(folder)
+                return None
         with contextlib.suppress(OSError):
             os.utime(folder)
         return files
-
-    def load_of_any_compiler(self, key: KernelKey) -> Files | None:
-        """The files of an entry that is of this key but for the CUDA compiler: what another one
-        made runs as well, and where none is installed nothing better can be had.
-        """
-        for other, _, _ in self.entries():
-            if set(other.differences(key)) <= {"cuda_compiler"}:
-                files = self.load(other)
-                if files is not None:
-                    return files
-        return None
 
     def store(self, key: KernelKey, files: Mapping[str, bytes]) -> None:
         """Add an entry; another process's equal entry is as good."""
@@ -95,14 +79,7 @@ class KernelCache:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             staged = Path(tempfile.mkdtemp(prefix="staged-", dir=self.root))
-            for name, content in files.items():
-                (staged / name).write_bytes(content)
-            record = {
-                "key": asdict(key),
-                "files": {n: hashlib.sha256(c).hexdigest() for n, c in files.items()},
-                "created": time.time(),
-            }
-            (staged / _ENTRY).write_text(json.dumps(record, indent=1, sort_keys=True))
+            write_entry(staged, key, files)
             try:
                 staged.rename(self._folder(key))
             except OSError as error:
@@ -131,6 +108,9 @@ class KernelCache:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             held = filelock.FileLock(self.root / f"{key.digest}.lock", timeout=_LOCK_SECONDS)
             held.acquire()
+            # The file may be of an earlier holder, and old: what is in use is not left behind.
+            with contextlib.suppress(OSError):
+                os.utime(held.lock_file)
         except (OSError, filelock.Timeout):
             # Compiling twice is slower, not wrong.
             held = None
@@ -155,13 +135,17 @@ class KernelCache:
                 shutil.rmtree(probe, ignore_errors=True)
         return None
 
+    def keys(self) -> Iterator[KernelKey]:
+        for folder in self._folders():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                yield read_key(folder)
+
     def entries(self) -> list[tuple[KernelKey, Path, int]]:
         """Key, folder and bytes of every readable entry."""
         found = []
         for folder in self._folders():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                record = json.loads((folder / _ENTRY).read_text())
-                found.append((KernelKey(**record["key"]), folder, _bytes_of(folder)))
+                found.append((read_key(folder), folder, _bytes_of(folder)))
         return found
 
     def clear(self) -> int:
@@ -178,7 +162,7 @@ class KernelCache:
         try:
             # What another process is staging or discarding is not an entry.
             names = (p for p in sorted(self.root.iterdir()) if _DIGEST.fullmatch(p.name))
-            return [p for p in names if (p / _ENTRY).is_file()]
+            return [p for p in names if (p / ENTRY).is_file()]
         except OSError:
             return []
 
@@ -217,11 +201,6 @@ class KernelCache:
                         else:
                             path.unlink()
 
-    def _warn(self, topic: str, message: str) -> None:
-        if topic not in self._warned:
-            self._warned.add(topic)
-            warnings.warn(message, CacheWarning, stacklevel=2)
-
 
 def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
@@ -249,26 +228,6 @@ def _same_folder(folder: Path) -> Iterator[Callable[[], bool]]:
         yield is_same
     finally:
         os.close(held)
-
-
-def _distrust(folder: Path) -> str | None:
-    """Why an entry's code must not run: a stranger could have written it."""
-    for path in (folder.parent, folder):
-        status = path.stat()
-        if hasattr(os, "getuid") and status.st_uid not in (os.getuid(), 0):
-            return f"{path} belongs to another user"
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
-            return f"{path} can be written by others; chmod go-w it"
-    return None
-
-
-def _corruption(record: dict, files: Files, key: KernelKey) -> str | None:
-    if record["key"] != asdict(key):
-        return "its key is not the one it is stored under"
-    for name, digest in record["files"].items():
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            return f"{name} does not match its hash"
-    return None
 
 
 def default_cache() -> KernelCache | None:

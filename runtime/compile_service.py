@@ -3,14 +3,14 @@
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
 the heuristic of the template the caller named; the heuristic of the first template that can run
 the program, those that suit the sizes first, and none whose backend is missing, which the reason
-then tells; plain PyTorch, where no other backend is to be had for the device. (Tuned configs will
-stand after the first two.)
+then tells, unless the kernel is there already; plain PyTorch, where no other backend is to be had
+for the device. (Tuned configs will stand after the first two.)
 """
 
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
 from pdssm_compiler.runtime.cache import KernelCache, default_cache
+from pdssm_compiler.runtime.deployed import deployed
+from pdssm_compiler.runtime.entries import Entries, Files
 from pdssm_compiler.runtime.errors import BackendUnavailableError, NoTemplateError
 from pdssm_compiler.runtime.key import KernelKey, key_of
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
@@ -45,7 +47,7 @@ class BuiltKernel:
         kernel: what runs.
         schedule: the choice behind the source.
         key: the kernel's key.
-        origin: ``compiled`` or ``disk``.
+        origin: ``compiled``; ``disk``, the cache; or ``deployed``, compiled ahead of time.
         seconds: what compiling, or loading from disk, took.
     """
 
@@ -77,24 +79,49 @@ def choose(
         return _asked_for(program, target, config, problem)
     found = candidates(program, target, problem)
     missing = {c.template.backend: BACKENDS[c.template.backend].unavailable() for c in found}
-    reason = "heuristic"
-    if all(missing.values()):
-        why = "; ".join(filter(None, missing.values())) or f"no other backend is for {target}"
-        reason = f"heuristic: {why}"
-        found = candidates(program, target, problem, fallback=True)
-    tried = []
+    reason, tried, said = "heuristic", [], dict(missing)
     for template, chosen, refused in found:
-        lacking = missing.get(template.backend)
-        if refused is None and lacking is None:
-            return Schedule(template, chosen, reason)
+        lacking = missing[template.backend]
         if refused is None:
+            if lacking is None:
+                return Schedule(template, chosen, reason)
+            # What depends on alignment needs its compiler to be loaded.
+            key = key_of(template.lower(program, target, chosen), 0)
+            if _find(key, template.backend, default_cache(), stand_ins=True):
+                return Schedule(template, chosen, f"{reason}; its kernel was there: {lacking}")
+            lacking += _nearest(key, default_cache())
+            said[template.backend] = lacking
             reason += f"; without {template.name}: {lacking}"
         tried.append(f"{template.name}: {refused or lacking}")
+    if all(missing.values()):
+        why = "; ".join(filter(None, said.values())) or f"no other backend is for {target}"
+        for template, chosen, refused in candidates(program, target, problem, fallback=True):
+            if refused is None:
+                return Schedule(template, chosen, f"heuristic: {why}")
+            tried.append(f"{template.name}: {refused}")
     raise NoTemplateError(
         f"no template can run a state size of {program.state_size} on {target}: "
         f"{'; '.join(tried) or 'there is none for this kind of device'}; the config "
         f"'torch-chunks' or 'torch-tokens' runs it as plain PyTorch, slowly"
     )
+
+
+# Nothing chosen depends on how many rows or tokens there are beyond 2 to this many.
+_BITS = 14
+
+
+def schedules(program: Program, target: Target, config: Any = None) -> list[Schedule]:
+    """Every schedule that a call of some sizes asks for, that of unknown sizes first; see
+    :func:`choose`.
+    """
+    bits = range(1, _BITS + 1)
+    sizes = [(1 << rows, 1 << length) for rows in bits for length in bits]
+    problems = [Problem(), *(Problem.bucket(*each) for each in sizes)]
+    found: dict[tuple[str, Any], Schedule] = {}
+    for problem in problems if config is None or isinstance(config, str) else problems[:1]:
+        schedule = choose(program, target, config, problem)
+        found.setdefault((schedule.template.name, schedule.config), schedule)
+    return list(found.values())
 
 
 def _asked_for(program: Program, target: Target, config: Any, problem: Problem) -> Schedule:
@@ -213,28 +240,70 @@ def build_schedule(
 
 def obtain(
     source: KernelSource, key: KernelKey, alignment: int, cache: KernelCache | None
-) -> tuple[dict[str, bytes], str]:
-    """The compiled files of a source and where they came from; compiles what is not cached."""
-    backend = BACKENDS[source.backend]
-    if cache is None:
-        return _compile(source, alignment), "compiled"
-    files = cache.load(key)
-    if files is not None:
-        return files, "disk"
-    with cache.lock(key):
+) -> tuple[Files, str]:
+    """The compiled files of a source and where they came from; compiles what is not there.
+
+    Raises:
+        BackendUnavailableError: it is not there, and what compiling needs is missing.
+    """
+    found = _find(key, source.backend, cache)
+    if found is not None:
+        return found
+    missing = BACKENDS[source.backend].unavailable()
+    if missing:
+        found = _find(key, source.backend, cache, stand_ins=True)
+        if found is not None:
+            return found
+        raise BackendUnavailableError(
+            f"cannot compile for {source.target}: {missing}{_nearest(key, cache)}"
+        )
+    with cache.lock(key) if cache else nullcontext():
         # Another process may have been first while this one waited.
-        files = cache.load(key)
+        files = cache.load(key) if cache else None
         if files is not None:
             return files, "disk"
-        missing = backend.unavailable()
-        if missing:
-            files = cache.load_of_any_compiler(key)
-            if files is not None:
-                return files, "disk"
-            raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
         files = _compile(source, alignment)
-        cache.store(key, files)
+        if cache:
+            cache.store(key, files)
     return files, "compiled"
+
+
+def _places(cache: KernelCache | None) -> list[Entries]:
+    return [*deployed(), *([cache] if cache else [])]
+
+
+def _find(
+    key: KernelKey, backend: str, cache: KernelCache | None, stand_ins: bool = False
+) -> tuple[Files, str] | None:
+    """A kernel that is there and can be loaded, and where it was.
+
+    Args:
+        key: the kernel's.
+        backend: what it is of.
+        cache: the cache, None to do without.
+        stand_ins: whether what is in the cache may be another compiler's. What was deployed may.
+    """
+    for place in _places(cache):
+        files = place.load(key)
+        if files is None and (stand_ins or place is not cache):
+            files = place.load_stand_in(key)
+        if files is not None and BACKENDS[backend].cannot_load(files) is None:
+            return files, place.origin
+    return None
+
+
+def _nearest(key: KernelKey, cache: KernelCache | None) -> str:
+    """In what the kernels of a program that are there differ from the one that is wanted."""
+    near = [
+        other.obstacles(key)
+        for place in _places(cache)
+        for other in place.keys()  # noqa: SIM118
+        if (other.program, other.template) == (key.program, key.template)
+    ]
+    if not near:
+        return ""
+    nearest = min(near, key=lambda obstacles: len(obstacles))
+    return f"; a kernel that is there is of another {' and '.join(nearest)}"
 
 
 def _compile(source: KernelSource, alignment: int) -> dict[str, bytes]:

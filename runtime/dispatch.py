@@ -37,7 +37,7 @@ def call(
     """
     if not torch.compiler.is_compiling():
         if _is_plain((*tensors, *entries) if entries else tensors):
-            return run(text, tensors, config)
+            return run(text, tensors, config, chosen=bool(entries))
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
         _refuse_transforms()

@@ -7,6 +7,12 @@ from pdssm_compiler.runtime.compile_service import BuiltKernel
 from pdssm_compiler.runtime.key import KernelKey
 from pdssm_compiler.runtime.plan import Plan, plans
 
+_ORIGINS = {
+    "compiled": "compiled",
+    "disk": "loaded from the disk cache",
+    "deployed": "loaded as compiled ahead of time",
+}
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -17,7 +23,8 @@ class Explanation:
         device: the torch device.
         target: what it was compiled for.
         template, config, reason: the schedule, and why it was taken.
-        origin: ``compiled`` in this process, or loaded from ``disk``.
+        origin: ``compiled`` in this process; loaded from ``disk``, the cache; or ``deployed``:
+            loaded from a folder of kernels compiled ahead of time.
         seconds: what that took.
         key: the kernel's key.
     """
@@ -34,7 +41,7 @@ class Explanation:
 
     def __str__(self) -> str:
         first = self.program.splitlines()[0]
-        origin = "compiled" if self.origin == "compiled" else "loaded from the disk cache"
+        origin = _ORIGINS[self.origin]
         return (
             f"{first} on {self.device} ({self.target}): {self.template} {self.config}, by "
             f"{self.reason}; {origin} in {self.seconds * 1e3:.0f} ms; key {self.key.digest[:12]}"

@@ -17,7 +17,7 @@ from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
+from pdssm_compiler.runtime.errors import IndexRangeError, NanLogitError, PromiseError
 from pdssm_compiler.schedules.signature import CHECK_SHIFT, ReportedCheck, Signature
 
 _WORDS = 4096
@@ -45,12 +45,23 @@ _TOKENS = (("b", 0), ("t", 1), ("h", 2))
 
 
 class Reporter:
-    """Turns the error words of one program into exceptions."""
+    """Turns the error words of one program into exceptions.
 
-    def __init__(self, program: Program, subject: Subject | None = None) -> None:
+    Args:
+        program: the program.
+        subject: for helper programs, whose maps they check.
+        chosen: whether its maps and indices are hard choices
+            (:mod:`pdssm_compiler.runtime.choices`): such a one is out of range where a logit was
+            NaN, and only there.
+    """
+
+    def __init__(
+        self, program: Program, subject: Subject | None = None, chosen: bool = False
+    ) -> None:
         self._signature = Signature(program)
         self._program = program
         self._subject = subject
+        self.chosen = chosen
 
     @property
     def has_checks(self) -> bool:
@@ -91,7 +102,7 @@ class Reporter:
         sizes: Sizes,
         tensors: Mapping[str, torch.Tensor] | None,
         first: int | None,
-    ) -> IndexRangeError:
+    ) -> PdssmError:
         input_ = self._program.input(check.subject)
         bound = input_.type.bound if isinstance(input_.type, Index) else self._program.state_size
         name = self._name(check)
@@ -109,6 +120,11 @@ class Reporter:
                 told = list(self._subject.place(index) if self._subject else index)
                 return IndexRangeError(f"{name}{told} = {found}: {remedy}")
         where = self._where(check, token, sizes, first)
+        if self.chosen:
+            return NanLogitError(
+                f"the logits of {name}{where} have a NaN, so nothing can be chosen; look for what "
+                f"made it"
+            )
         return IndexRangeError(f"{name}{where} has an entry out of range: {remedy}")
 
     def _name(self, check: ReportedCheck) -> str:
@@ -193,12 +209,14 @@ class DeviceWords:
         """Raise what a kernel has recorded, and forget it.
 
         Raises:
-            IndexRangeError, PromiseError: a check failed in an earlier call.
+            IndexRangeError, NanLogitError, PromiseError: a check failed in an earlier call.
         """
         if not self._array.any():
             return
         with self._lock:
-            index = int(np.flatnonzero(self._array)[0])
+            found = np.flatnonzero(self._array).tolist()
+            # A NaN is first: what else reads the same choices, as a backward does, reports them.
+            index = min(found, key=lambda place: not self._owners[place][0].chosen)
             word = int(self._array[index])
             self._array[:] = 0
         reporter, last = self._owners[index]
@@ -210,14 +228,14 @@ device_words = DeviceWords()
 
 
 def check(synchronize: bool = True) -> None:
-    """Raise the error of any earlier GPU scan whose indices were out of range or whose maps broke
-    their promise.
+    """Raise the error of any earlier GPU scan whose indices were out of range, whose maps broke
+    their promise, or whose logits had a NaN.
 
     Args:
         synchronize: wait for the GPU first, so that nothing still running is missed.
 
     Raises:
-        IndexRangeError, PromiseError: see above.
+        IndexRangeError, NanLogitError, PromiseError: see above.
     """
     if synchronize and torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -14,13 +14,17 @@ from typing import Any
 from pdssm_compiler.runtime.backends.cuda_compilers import compiler_version
 from pdssm_compiler.schedules.source import KernelSource
 
-# The packages whose version changes what a backend generates.
+# The packages whose version changes what a backend generates, and those that must be of the same
+# version where a kernel is loaded. The driver loads a cubin, and needs none.
 _COMPILERS = {
-    "tvm": ("apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit"),
+    "tvm": ("apache-tvm", "apache-tvm-ffi-orcjit"),
     "tvm-cuda": ("apache-tvm", "apache-tvm-ffi"),
-    "triton": ("triton",),
-    "torch": ("torch",),
+    "triton": (),
+    "torch": (),
 }
+_LOADERS = {"tvm": ("apache-tvm-ffi",), "tvm-cuda": (), "triton": ("triton",), "torch": ("torch",)}
+# Whose kernels depend on how pointers are aligned.
+_ALIGNED = frozenset({"triton"})
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,11 @@ class KernelKey:
         config: its config, as sorted JSON.
         target: ``kind:arch``.
         features: LLVM feature flags of a CPU.
-        alignment: bytes that every pointer is a multiple of, 16, or 0 for the element's own size.
+        alignment: bytes that every pointer is a multiple of, 16, or 0 for the element's own size;
+            0 where kernels do not depend on it.
         options: what the backend's compiler is told, as sorted JSON.
-        compilers: versions of the backend's packages.
+        compilers: versions of the packages that compile alone.
+        loaders: versions of the packages that a kernel is loaded with.
         cuda_compiler: what compiles the CUDA text that a backend writes, with its version; "" for
             backends that write none.
         generator: hash of the code generator's own source.
@@ -49,6 +55,7 @@ class KernelKey:
     alignment: int
     options: str
     compilers: str
+    loaders: str
     cuda_compiler: str
     generator: str
 
@@ -63,6 +70,18 @@ class KernelKey:
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return {name: (mine, theirs) for name, mine, theirs in pairs if mine != theirs}
 
+    def obstacles(self, wanted: "KernelKey") -> dict[str, tuple[Any, Any]]:
+        """Why a kernel of this key does not run where another is wanted that cannot be compiled
+        there: name to (this, wanted). Whatever made a kernel, it runs the same; and a processor
+        runs what was compiled for one with no more features.
+        """
+        found = self.differences(wanted)
+        found.pop("compilers", None)
+        found.pop("cuda_compiler", None)
+        if set(self.features.split()) <= set(wanted.features.split()):
+            found.pop("features", None)
+        return found
+
 
 def key_of(source: KernelSource, alignment: int) -> KernelKey:
     """The key of a kernel made from this source."""
@@ -72,19 +91,20 @@ def key_of(source: KernelSource, alignment: int) -> KernelKey:
         config=json.dumps(source.config, sort_keys=True),
         target=str(source.target),
         features=source.target.features,
-        alignment=alignment,
+        alignment=alignment if source.backend in _ALIGNED else 0,
         options=json.dumps(source.options, sort_keys=True),
-        compilers=compiler_versions(source.backend),
+        compilers=versions(_COMPILERS[source.backend]),
+        loaders=versions(_LOADERS[source.backend]),
         cuda_compiler=compiler_version() if source.backend == "tvm-cuda" else "",
         generator=generator_hash(),
     )
 
 
 @cache
-def compiler_versions(backend: str) -> str:
-    """Versions of a backend's packages; ``absent`` for one that is not installed."""
+def versions(packages: tuple[str, ...]) -> str:
+    """Versions of packages; ``absent`` for one that is not installed."""
     found = []
-    for package in _COMPILERS[backend]:
+    for package in packages:
         try:
             found.append(f"{package}={importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:

@@ -44,7 +44,7 @@ def _scan(
     trusted: bool,
 ) -> list[torch.Tensor]:
     _check_entries(program, entries)
-    return run(program, inputs, config, trusted)
+    return run(program, inputs, config, trusted, chosen=bool(entries))
 
 
 def _check_entries(text: str, entries: Sequence[torch.Tensor]) -> None:

@@ -50,6 +50,19 @@ def caller_inputs(program: Program) -> tuple[Input, ...]:
     return tuple(input_ for input_ in program.inputs if input_.inverse_of is None)
 
 
+def inverting_programs(lowered: Program) -> list[tuple[Input, Program]]:
+    """The inputs of a specialised program that the runtime computes, and by which programs."""
+    derived = (i for i in lowered.inputs if i.inverse_of is not None)
+    return [(i, inverse_program(lowered.state_size, i)) for i in derived]
+
+
+def promise_programs(program: Program, lowered: Program) -> list[tuple[Input, Program]]:
+    """The inputs whose promises nothing else verifies, and the programs that do."""
+    promised = unverified_promises(program, lowered)
+    programs = ((i, promise_program(program.state_size, i)) for i in promised)
+    return [(i, helper) for i, helper in programs if helper is not None]
+
+
 class Plan:
     """One program on one device.
 
@@ -59,6 +72,7 @@ class Plan:
         alignment: bytes that every pointer is a multiple of, or 0.
         subject: for helper programs, whose maps they check.
         config: an explicit schedule as :func:`config_text` writes it, or "".
+        chosen: whether the maps and indices are hard choices.
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class Plan:
         alignment: int = 0,
         subject: Subject | None = None,
         config: str = "",
+        chosen: bool = False,
     ) -> None:
         self.program = program
         self.device = device
@@ -83,18 +98,16 @@ class Plan:
         self._order = [positions.get(argument.name, -1) for argument in signature.inputs]
         self._outputs = [Slot.of(argument, n) for argument in signature.outputs]
         self._inverses = [
-            (positions[i.inverse_of], _helper(i, inverse_program(n, i), device))
-            for i in signature.program.inputs
+            (positions[i.inverse_of], _helper(i, helper, device))
+            for i, helper in inverting_programs(lowered)
             if i.inverse_of is not None
         ]
-        promised = unverified_promises(program, lowered)
         self._promises = [
             (positions[i.name], _helper(i, helper, device))
-            for i in promised
-            if (helper := promise_program(n, i)) is not None
+            for i, helper in promise_programs(program, lowered)
         ]
         self._given = given
-        self._reporter = Reporter(lowered, subject)
+        self._reporter = Reporter(lowered, subject, chosen)
         self._names = [input_.name for input_ in given]
         self._warm: Prepare | None = None
         # Sizes of 1 leave strides open, and helper programs need the loops.
@@ -103,6 +116,11 @@ class Plan:
             self._warm = warm_call(self._slots, self._outputs, self._order, device)
         if self._on_gpu:
             self._word, self._last = device_words.claim(self._reporter)
+
+    @property
+    def helpers(self) -> list["Plan"]:
+        """The plans of the small programs that calls run first."""
+        return [helper for _, helper in (*self._inverses, *self._promises)]
 
     def run(
         self,
@@ -220,19 +238,21 @@ def _helper(input_: Input, program: Program, device: torch.device) -> Plan:
     return Plan(program, device, 0, subject)
 
 
-_plans: dict[tuple[str, torch.device, int, str], Plan] = {}
+_plans: dict[tuple[str, torch.device, int, str, bool], Plan] = {}
 _plans_lock = threading.Lock()
 
 
-def plan_for(text: str, device: torch.device, alignment: int, config: str = "") -> Plan:
+def plan_for(
+    text: str, device: torch.device, alignment: int, config: str = "", chosen: bool = False
+) -> Plan:
     """The plan of a program on a device; made at the first call."""
-    key = (text, device, alignment, config)
+    key = (text, device, alignment, config, chosen)
     plan = _plans.get(key)
     if plan is None:
         with _plans_lock:
             plan = _plans.get(key)
             if plan is None:
-                plan = Plan(program_of(text), device, alignment, None, config)
+                plan = Plan(program_of(text), device, alignment, None, config, chosen)
                 _plans[key] = plan
     return plan
 
@@ -244,8 +264,19 @@ def run(
     trusted: bool = False,
     out: Sequence[torch.Tensor] | None = None,
     first: int | None = None,
+    chosen: bool = False,
 ) -> list[torch.Tensor]:
     """Run a program on the device its tensors are on; see :meth:`Plan.run`.
+
+    Args:
+        text: the program's text form.
+        tensors: the caller's inputs, in order.
+        config: an explicit schedule, or "".
+        trusted: the promises about maps were verified by an earlier call.
+        out: tensors to write instead of new ones.
+        first: which token of the caller's sequence the first one is, for messages.
+        chosen: its maps and indices are hard choices. On a GPU such calls have a plan of their
+            own, whose errors are told as what they are; on a CPU a choice raises them.
 
     Raises:
         ArgumentError: no tensors, tensors on several devices, or sparse ones.
@@ -258,7 +289,7 @@ def run(
             # New outputs are aligned.
             aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *(out or ())))
             alignment = 16 if aligned else 0
-        plan = plan_for(text, device, alignment, config)
+        plan = plan_for(text, device, alignment, config, chosen and tensors[0].is_cuda)
         return plan.run(tensors, trusted=trusted, out=out, first=first)
     except RuntimeError:
         # A sparse tensor has no strides or no memory to ask for, and fails somewhere inside. It is

@@ -13,6 +13,7 @@ from pdssm_compiler.runtime.errors import SettingError
 CACHE_DIR = "PDSSM_CACHE_DIR"
 CACHE_ENABLED = "PDSSM_CACHE"
 CACHE_LIMIT = "PDSSM_CACHE_LIMIT"
+KERNELS = "PDSSM_KERNELS"
 POOL_LIMIT = "PDSSM_POOL_LIMIT"
 
 _DEFAULT_LIMIT = 1 << 30
@@ -37,6 +38,12 @@ def cache_limit() -> int:
         SettingError: not a whole number of bytes.
     """
     return _bytes(CACHE_LIMIT, _DEFAULT_LIMIT)
+
+
+def kernel_folders() -> tuple[Path, ...]:
+    """Folders of kernels compiled ahead of time: ``PDSSM_KERNELS``, separated as in ``PATH``."""
+    named = os.environ.get(KERNELS, "")
+    return tuple(Path(part) for part in named.split(os.pathsep) if part)
 
 
 def pool_limit() -> int:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from pdssm_compiler.runtime import plan
+from pdssm_compiler.runtime import plan, settings
 from pdssm_compiler.schedules import registry
 from pdssm_compiler.schedules.templates.base import Template
 
 
 @contextmanager
 def torch_only(*templates: Template[Any]) -> Iterator[None]:
-    """Nothing finds the package tvm, and no plan made with it is used.
+    """Nothing finds the package tvm, and neither a plan nor a kernel made with it is used.
 
     Args:
         templates: the fallbacks there are; none for those of the registry.
@@ -27,6 +27,7 @@ def torch_only(*templates: Template[Any]) -> Iterator[None]:
             lambda name, *more: None if name == "tvm" else found(name, *more),
         )
         patch.setattr(plan, "_plans", {})
+        patch.setenv(settings.CACHE_ENABLED, "0")
         if templates:
             patch.setattr(registry, "_FALLBACKS", templates)
         yield

@@ -1,15 +1,19 @@
 """``pdssm-compiler compile``: kernels for named targets, present or not."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from pdssm_compiler.cli import options as o
 from pdssm_compiler.cli.consoles import results
-from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.spec import ScanSpec
+
+if TYPE_CHECKING:
+    from pdssm_compiler.compiled import CompiledScan
+    from pdssm_compiler.runtime.entries import Files
+    from pdssm_compiler.schedules.source import KernelSource
 
 
 @o.takes_spec
@@ -20,7 +24,11 @@ def compile_command(
         typer.Option(help="cpu, cuda, sm_90, gfx942, …; may be given several times."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A folder to write each kernel's files to.")
+        Path | None,
+        typer.Option(
+            help="A folder to save kernels to, for calls of all sizes, on machines that compile "
+            "none: PDSSM_KERNELS names it there."
+        ),
     ] = None,
     template: o.Template = None,
     initial_state: o.InitialState = False,
@@ -32,6 +40,7 @@ def compile_command(
 
     columns = ("registers", "spilled", "shared_bytes", "barriers")
     table = Table("target", "kernel", "template", "config", "bytes", *columns)
+    needs = {}
     for name in target or [None]:  # type: ignore[list-item]
         compiled = compile(
             spec,
@@ -40,31 +49,28 @@ def compile_command(
             initial_state=initial_state,
             output_final_state=final_state,
         )
-        for kind, source, files in (
-            ("forward", compiled.source, compiled.files),
-            ("backward", compiled.backward_source, compiled.backward_files),
-        ):
-            kernel = BACKENDS[source.backend].load(source, 0, files)
-            found = kernel.resources()
+        for kind, source, files in _kernels(compiled, out):
+            backend = BACKENDS[source.backend]
+            found = backend.load(source, 0, files).resources()
             config = " ".join(f"{key}={value}" for key, value in source.config.items())
             size = sum(map(len, files.values()))
             cells = (str(found.get(column, "")) for column in columns)
             table.add_row(str(compiled.target), kind, source.template, config, str(size), *cells)
-            if out is not None:
-                _write(out / f"{compiled.target.arch}-{kind}", files)
+            needs[source.backend] = backend.needs(files)
     results().print(table)
     if out is not None:
-        typer.echo(f"files written to {out}")
+        typer.echo(f"kernels saved to {out}; besides torch and this pdssm-compiler they need")
+        for backend_name, needed in needs.items():
+            typer.echo(f"{backend_name}: {needed}")
 
 
-class OutputError(PdssmError, OSError):
-    """The files could not be written."""
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}; choose --out") from None
+def _kernels(
+    compiled: "CompiledScan", out: Path | None
+) -> list[tuple[str, "KernelSource", "Files"]]:
+    """What a scan has been compiled to; all that is saved, if anything is."""
+    if out is not None:
+        return [(saved.kind, saved.source, saved.files) for saved in compiled.save(out)]
+    return [
+        ("forward", compiled.source, compiled.files),
+        ("backward", compiled.backward_source, compiled.backward_files),
+    ]

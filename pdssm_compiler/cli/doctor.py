@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import shutil
 
 import torch
 import typer
@@ -15,16 +14,16 @@ _KINDS = {"cpu": "CPUs", "cuda": "NVIDIA GPUs", "hip": "AMD GPUs", "other": "all
 
 
 def doctor() -> None:
-    """Say which devices, packages, caches, backends and toolchains are here, and whether scans
-    work on each device. Exit status 1 if one does not, or only by plain PyTorch.
+    """Say which devices, packages, caches and backends are here, what can be compiled and run, and
+    whether scans work on each device. Exit status 1 if one does not, or only by plain PyTorch.
     """
     console = results()
     console.print(_packages())
     console.print(_cache())
     console.print(_backends())
+    console.print(_capabilities())
     works, table = _devices()
     console.print(table)
-    console.print(_toolchains())
     if not works:
         raise typer.Exit(1)
 
@@ -44,8 +43,12 @@ def _packages() -> Table:
 def _cache() -> Table:
     from pdssm_compiler.runtime import settings
     from pdssm_compiler.runtime.cache import default_cache
+    from pdssm_compiler.runtime.deployed import deployed
 
     table = Table("", "", title="Kernel cache", show_header=False)
+    for kernels in deployed():
+        count = len(list(kernels.keys()))
+        table.add_row("ahead of time", f"{count} kernels in {kernels.root}")
     cache = default_cache()
     if cache is None:
         table.add_row("disk cache", f"off ({settings.CACHE_ENABLED}=0)")
@@ -62,12 +65,20 @@ def _backends() -> Table:
     from pdssm_compiler.runtime.backends import BACKENDS
     from pdssm_compiler.schedules.registry import TEMPLATES
 
-    table = Table("backend", "templates", "for", "state", title="Backends")
-    for name, backend in BACKENDS.items():
+    table = Table("backend", "templates", "for", title="Backends")
+    for name in BACKENDS:
         templates = [t for t in TEMPLATES.values() if t.backend == name]
         kinds = dict.fromkeys(_KINDS[kind] for t in templates for kind in t.kinds)
-        state = backend.unavailable() or "compiles here"
-        table.add_row(name, ", ".join(t.name for t in templates), ", ".join(kinds), state)
+        table.add_row(name, ", ".join(t.name for t in templates), ", ".join(kinds))
+    return table
+
+
+def _capabilities() -> Table:
+    from pdssm_compiler.runtime.capabilities import capabilities
+
+    table = Table("way", "what it does", "possible", title="Possible here")
+    for way, does, missing in capabilities():
+        table.add_row(way, does, f"no: {missing}" if missing else "yes")
     return table
 
 
@@ -114,22 +125,3 @@ def _try(device: torch.device) -> str | None:
     except (PdssmError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return None if worst <= 1 else f"wrong: {worst:.1f} times the allowed error"
-
-
-def _toolchains() -> Table:
-    from pdssm_compiler.runtime.backends.cuda_compilers import nvcc, nvrtc
-    from pdssm_compiler.runtime.backends.cuda_driver import driver
-    from pdssm_compiler.runtime.errors import BackendUnavailableError
-
-    table = Table("tool", "found", "needed for", title="Toolchains")
-    compiler = next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
-    table.add_row("C compiler", compiler or "no", "Triton's launcher on a GPU; nothing on a CPU")
-    table.add_row("NVRTC", "yes" if nvrtc() is not None else "no", "compiling for NVIDIA GPUs")
-    table.add_row("nvcc", nvcc() or "no", "the same, where NVRTC is missing")
-    try:
-        driver()
-        loads = "yes"
-    except BackendUnavailableError as error:
-        loads = f"no: {error}"
-    table.add_row("NVIDIA driver", loads, "running on NVIDIA GPUs")
-    return table

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pdssm_compiler.cli import options as o
+from pdssm_compiler.cli.consoles import messages
 from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.spec import ScanSpec
 
@@ -58,6 +59,10 @@ def lower(
     from pdssm_compiler.runtime.backends import BACKENDS
 
     if stage in _PROGRAMS:
+        for option, given in (("--target", target), ("--template", template)):
+            if given is not None:
+                told = f"{option} is not used: {stage.value} is the same for all"
+                messages().print(told, markup=False, highlight=False)
         typer.echo(_program(stage, spec, initial_state, final_state), nl=False)
         return
     compiled = compile(

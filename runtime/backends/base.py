@@ -54,6 +54,27 @@ class Backend(ABC):
             BackendUnavailableError: see :meth:`unavailable`.
         """
 
+    def cannot_load(self, files: dict[str, bytes]) -> str | None:
+        """None if a kernel that was compiled elsewhere runs here, otherwise what is missing and
+        the remedy.
+
+        Args:
+            files: the kernel's, of :meth:`compile` or :meth:`deployable`.
+        """
+        return self.unavailable()
+
+    def deployable(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        """The files of an entry in the form that needs the least where it is loaded."""
+        return files
+
+    @abstractmethod
+    def needs(self, files: dict[str, bytes]) -> str:
+        """What a machine needs besides this package and torch to run a kernel.
+
+        Args:
+            files: the kernel's, of :meth:`compile` or :meth:`deployable`.
+        """
+
     def stages(
         self, source: KernelSource, files: dict[str, bytes]
     ) -> dict[str, Callable[[], str]]:

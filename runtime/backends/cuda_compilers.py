@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 
 Form = Literal["cubin", "ptx"]
+Compiler = Literal["NVRTC", "nvcc"]
 
 _OPTIONS = ("-std=c++17", "-lineinfo", "-w")
 # The headers that TVM's text includes under NVRTC, as far as it uses them.
@@ -42,16 +43,37 @@ template <class A, class B> struct conditional<false, A, B> { typedef B type; };
 } }
 """,
 }
+_PIP = "pip install nvidia-cuda-nvrtc (torch with CUDA brings it)"
+# Of a compiler that is there and does not work.
+_REMEDIES = {
+    "NVRTC": "install another one",
+    "nvcc": "install a host compiler (g++) or another toolkit, or use NVRTC",
+}
+_TRIAL = 'extern "C" __global__ void trial(int* out) { *out = threadIdx.x; }'
+
+
+def why_not(compiler: Compiler) -> str | None:
+    """None if a compiler compiles here, which is tried; otherwise what is wrong and the remedy."""
+    library, path = nvrtc(), nvcc()
+    try:
+        if compiler == "NVRTC":
+            if library is None:
+                return f"its library is not here: {_PIP}"
+            _with_nvrtc(library, _TRIAL, "sm_90", "cubin")
+        else:
+            if path is None:
+                return "it is not on PATH: install a CUDA toolkit, or use NVRTC"
+            _with_nvcc(path, _TRIAL, "sm_90", "cubin")
+    except (BackendUnavailableError, OSError) as error:
+        return f"{error}: {_REMEDIES[compiler]}"
+    return None
 
 
 def missing_compiler() -> str | None:
     """None if CUDA can be compiled here, otherwise what is missing and the remedy."""
     if nvrtc() is not None or nvcc():
         return None
-    return (
-        "neither nvcc nor NVRTC is here: install a CUDA toolkit, or pip install nvidia-cuda-nvrtc "
-        "(torch with CUDA brings it)"
-    )
+    return f"neither nvcc nor NVRTC is here: install a CUDA toolkit, or {_PIP}"
 
 
 def compile_cuda(text: str, arch: str, form: Form = "cubin") -> bytes:

@@ -26,6 +26,9 @@ class Pytorch(Backend):
     def compile(self, source: KernelSource, alignment: int) -> dict[str, bytes]:
         return {_SOURCE: source.text.encode()}
 
+    def needs(self, files: dict[str, bytes]) -> str:
+        return "nothing"
+
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
         return PytorchKernel(source)
 

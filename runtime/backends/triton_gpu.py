@@ -77,6 +77,9 @@ class TritonGpu(Backend):
                 triton.knobs.cache.dir = before
         return files | {_SOURCE: source.text.encode(), _GROUP: json.dumps(records).encode()}
 
+    def needs(self, files: dict[str, bytes]) -> str:
+        return "triton, a C compiler and the GPU's driver"
+
     def stages(
         self, source: KernelSource, files: dict[str, bytes]
     ) -> dict[str, Callable[[], str]]:

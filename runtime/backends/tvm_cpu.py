@@ -1,13 +1,16 @@
 """TVM for CPUs: TVMScript to an object file, linked in memory.
 
 TVM itself (a second to import, hundreds of megabytes) is needed to compile only. A cached object
-file is linked by the FFI's just-in-time linker against TVM's small runtime library, so neither
-compiling nor loading needs a C compiler, and a warm start does not import TVM.
+file is linked by the FFI's just-in-time linker, and uses TVM's small runtime library for its
+threads, so neither compiling nor loading needs a C compiler, and a warm start does not import TVM.
+A kernel to be deployed is linked to a shared library, by a C compiler; that needs the FFI alone.
 """
 
 import ctypes
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,13 +21,16 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
+from pdssm_compiler.runtime.backends.cpu_threads import provide_threads
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig, launch, token_bytes
 
 _OBJECT = "kernel.o"
+LIBRARY = "kernel.so"
 _SOURCE = "source.py"
+C_COMPILERS = ("cc", "gcc", "clang")
 _REMEDY = "install pdssm-compiler with its dependencies (pip install pdssm-compiler)"
 
 
@@ -34,9 +40,11 @@ class TvmCpu(Backend):
     name = "tvm"
 
     def unavailable(self) -> str | None:
-        if not sys.platform.startswith("linux"):
-            return f"TVM's runtime library is loaded on Linux only, and this is {sys.platform}"
-        return missing_package("tvm_ffi", "tvm_ffi_orcjit", "tvm")
+        return _wrong_system() or missing_package("tvm_ffi", "tvm_ffi_orcjit", "tvm")
+
+    def cannot_load(self, files: dict[str, bytes]) -> str | None:
+        linker = () if LIBRARY in files else ("tvm_ffi_orcjit",)
+        return _wrong_system() or missing_package("tvm_ffi", *linker)
 
     def compile(self, source: KernelSource, alignment: int) -> dict[str, bytes]:
         missing = self.unavailable()
@@ -57,15 +65,51 @@ class TvmCpu(Backend):
             executable.mod.write_to_file(str(path), "o")
             return {_OBJECT: path.read_bytes(), _SOURCE: source.text.encode()}
 
+    def deployable(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        """A library, linked by the C compiler; the object file where there is none."""
+        compiler = next(filter(shutil.which, C_COMPILERS), None)
+        if compiler is None or LIBRARY in files:
+            return files
+        with tempfile.TemporaryDirectory() as folder:
+            made_from, made = Path(folder) / _OBJECT, Path(folder) / LIBRARY
+            made_from.write_bytes(files[_OBJECT])
+            # What it uses of the C library and of the FFI is in the process that loads it.
+            command = [compiler, "-shared", "-nostdlib", "-o", str(made), str(made_from)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode:
+                raise BackendUnavailableError(f"{compiler} cannot link a kernel: {result.stderr}")
+            return {LIBRARY: made.read_bytes(), _SOURCE: files[_SOURCE]}
+
+    def needs(self, files: dict[str, bytes]) -> str:
+        return "apache-tvm-ffi" + ("" if LIBRARY in files else ", apache-tvm-ffi-orcjit")
+
     def load(self, source: KernelSource, alignment: int, files: dict[str, bytes]) -> Kernel:
-        missing = self.unavailable()
+        missing = self.cannot_load(files)
         if missing:
             raise BackendUnavailableError(f"cannot run on {source.target}: {missing}")
         _load_runtime()
-        import tvm_ffi_orcjit
+        if LIBRARY in files:
+            module = _load_library(files[LIBRARY])
+        else:
+            import tvm_ffi_orcjit
 
-        module = tvm_ffi_orcjit.default_session().load_module(files[_OBJECT])
+            module = tvm_ffi_orcjit.default_session().load_module(files[_OBJECT])
         return TvmCpuKernel(module, CpuRowsConfig(**source.config), source.signature)
+
+
+def _wrong_system() -> str | None:
+    if sys.platform.startswith("linux"):
+        return None
+    return f"TVM's runtime library is loaded on Linux only, and this is {sys.platform}"
+
+
+def _load_library(content: bytes) -> Any:
+    import tvm_ffi
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / LIBRARY
+        path.write_bytes(content)
+        return tvm_ffi.load_module(path)
 
 
 class TvmCpuKernel(Kernel):
@@ -98,13 +142,14 @@ class TvmCpuKernel(Kernel):
         if tasks == 1 or _forked:
             self._serial(*tensors, error, tasks, heads, stream)
         else:
-            if not hasattr(_pools, "made"):
+            if _runtime is not None and not hasattr(_pools, "made"):
                 _make_pool()
             self._parallel(*tensors, error, tasks, heads, stream)
 
 
 _BIND = "TVM_BIND_THREADS"
 _runtime_lock = threading.Lock()
+# None as well where TVM is not installed.
 _runtime: ctypes.CDLL | None = None
 _pools = threading.local()
 _forked = False
@@ -138,15 +183,19 @@ def import_tvm() -> Any:
 
 
 def _load_runtime() -> None:
-    """Load TVM's runtime library, which generated code calls for its threads, without TVM."""
+    """Load TVM's runtime library, which generated code calls for its threads, without TVM; where
+    TVM is not installed, make threads of our own do.
+    """
     global _runtime
     with _runtime_lock:
         if _runtime is not None:
             return
-        import tvm_ffi  # noqa: F401  (the runtime library needs its symbols)
+        import tvm_ffi  # (the runtime library needs its symbols)
 
         spec = importlib.util.find_spec("tvm")
-        assert spec is not None
+        if spec is None:
+            provide_threads(ctypes.CDLL(tvm_ffi.libinfo.find_libtvm_ffi()))
+            return
         assert spec.submodule_search_locations is not None
         path = Path(spec.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
         try:

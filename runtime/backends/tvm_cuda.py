@@ -1,9 +1,7 @@
 """TVM for NVIDIA GPUs: TVMScript to CUDA, CUDA to a cubin, the cubin to the driver.
 
 TVM writes the CUDA text; NVRTC, or nvcc where its library is not installed, compiles it; neither
-needs a GPU. Loading and launching take the driver alone. (The choice of a template does not know
-of cached kernels yet, so where TVM or a compiler is missing another template is taken, unless this
-one is asked for.)
+needs a GPU. Loading and launching take the driver alone.
 """
 
 import json
@@ -51,6 +49,12 @@ class TvmCuda(Backend):
             _CUBIN: compile_cuda(text, source.target.arch),
             _CALL: json.dumps(parameters_of(text)).encode(),
         }
+
+    def cannot_load(self, files: dict[str, bytes]) -> str | None:
+        return None
+
+    def needs(self, files: dict[str, bytes]) -> str:
+        return "an NVIDIA driver"
 
     def stages(
         self, source: KernelSource, files: dict[str, bytes]

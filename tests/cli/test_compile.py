@@ -38,26 +38,39 @@ def test_every_gpu_with_what_its_kernels_take(pdssm: Command) -> None:
             assert int(row["barriers"]) == 0
 
 
-def test_files_are_written(pdssm: Command, tmp_path: Path) -> None:
+def test_kernels_are_saved(pdssm: Command, tmp_path: Path) -> None:
     out = tmp_path / "kernels"
     targets = [word for name in ("sm_90", "gfx942", "cpu") for word in ("--target", name)]
-    done = pdssm("compile", "-N", 4, "-K", 3, *targets, "--out", out)
+    done = pdssm("compile", "-N", 4, "--map-source", "none", *targets, "--out", out)
     assert done.status == 0
-    assert f"files written to {out}" in done.out
+    found = rows(done.out)
+    assert len(found) == len(list(out.iterdir()))
+    told = {(row["target"].partition(":")[2], row["kernel"], row["template"]) for row in found}
+    # Calls of any sizes find theirs.
     for kind in ("forward", "backward"):
-        folder = out / f"sm_90-{kind}"
-        assert {path.name for path in folder.iterdir()} == {
-            "source.py", "kernel.cu", "kernel.cubin", "call.json",
-        }  # fmt: skip
-        assert (folder / "kernel.cubin").read_bytes()[:4] == b"\x7fELF"
-        assert "scan_kernel(" in (folder / "kernel.cu").read_text()
-        parameters = json.loads((folder / "call.json").read_text())
-        assert {"rows", "L", "H", "error_ptr"} <= {name for name, _ in parameters}
-    assert b".amdgcn_target" in (out / "gfx942-backward" / "scan.amdgcn").read_bytes()
-    assert (out / "gfx942-forward" / "scan.hsaco").read_bytes()[:4] == b"\x7fELF"
-    gpus = ("sm_90-forward", "gfx942-forward")
-    (cpu,) = (folder for folder in out.glob("*-forward") if folder.name not in gpus)
-    assert {path.name for path in cpu.iterdir()} == {"kernel.o", "source.py"}
+        for template in ("cuda-step", "cuda-rows", "cuda-chunks"):
+            assert ("sm_90", kind, template) in told
+        for template in ("triton-rows", "triton-chunks"):
+            assert ("gfx942", kind, template) in told
+    assert done.out.splitlines()[-4:] == [
+        f"kernels saved to {out}; besides torch and this pdssm-compiler they need",
+        "tvm-cuda: an NVIDIA driver",
+        "triton: triton, a C compiler and the GPU's driver",
+        "tvm: apache-tvm-ffi",
+    ]
+    (folder, *_) = out.glob("sm_90-forward-cuda-rows-*")
+    assert {path.name for path in folder.iterdir()} == {
+        "source.py", "kernel.cu", "kernel.cubin", "call.json", "entry.json",
+    }  # fmt: skip
+    assert (folder / "kernel.cubin").read_bytes()[:4] == b"\x7fELF"
+    assert "scan_kernel(" in (folder / "kernel.cu").read_text()
+    parameters = json.loads((folder / "call.json").read_text())
+    assert {"rows", "L", "H", "states_ptr"} <= {name for name, _ in parameters}
+    (folder, *_) = out.glob("gfx942-backward-triton-rows-*")
+    assert b".amdgcn_target" in (folder / "scan.amdgcn").read_bytes()
+    assert (folder / "scan.hsaco").read_bytes()[:4] == b"\x7fELF"
+    (folder,) = out.glob("*-forward-cpu-rows-*")
+    assert {path.name for path in folder.iterdir()} == {"kernel.so", "source.py", "entry.json"}
 
 
 def test_without_a_target_it_is_this_machine(pdssm: Command) -> None:
@@ -77,8 +90,8 @@ def test_a_template_by_name(pdssm: Command) -> None:
 def test_errors(pdssm: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = error_line(pdssm("compile", "-N", 4, "-K", 3, "--out", tmp_path / "file"))
-    assert message.startswith(f"cannot write to {tmp_path / 'file'}")
-    assert message.endswith("; choose --out")
+    assert message.startswith(f"cannot write kernels to {tmp_path / 'file'}: ")
+    assert message.endswith("; name a folder that can be written")
     assert error_line(pdssm("compile", "--target", "tpu")).startswith(
         "unknown target 'tpu'; known"
     )

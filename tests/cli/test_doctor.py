@@ -1,16 +1,23 @@
 """``pdssm-compiler doctor``: what it says of this machine, and of one where something fails."""
 
 import importlib.metadata
+import importlib.util
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pdssm_compiler import verification
+from pdssm_compiler import ScanSpec, compile, verification
+from pdssm_compiler.runtime import capabilities as runtime_capabilities
 from pdssm_compiler.runtime import settings
-from pdssm_compiler.runtime.backends import BACKENDS, cuda_compilers, cuda_driver
+from pdssm_compiler.runtime.backends import cuda_compilers
+from pdssm_compiler.runtime.capabilities import capabilities
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from tests.cli.conftest import Command, Done
+from tests.missing import without
 
 
 def test_packages_cache_devices_and_toolchains(pdssm: Command) -> None:
@@ -20,7 +27,7 @@ def test_packages_cache_devices_and_toolchains(pdssm: Command) -> None:
         assert importlib.metadata.version(package) in done.out
     assert str(settings.cache_dir()) in done.out
     assert "works: a scan and its gradients agree with the reference" in done.out
-    for title in ("Packages", "Kernel cache", "Backends", "Devices", "Toolchains"):
+    for title in ("Packages", "Kernel cache", "Backends", "Possible here", "Devices"):
         assert title in done.out
 
 
@@ -31,21 +38,102 @@ def row_of(done: Done, first: str) -> list[str]:
     return [cell.strip() for cell in row.strip("│").split("│")]
 
 
-def test_what_can_be_compiled_and_run(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+WAYS = (
+    "TVM with LLVM", "TVM with NVRTC", "TVM with nvcc", "Triton", "TVM-FFI alone",
+    "NVIDIA driver alone", "launcher of Triton", "C compiler", "plain PyTorch",
+)  # fmt: skip
+
+
+def possible(done: Done) -> dict[str, str]:
+    """What is said of each way to compile or run."""
+    return {way: row_of(done, way)[2] for way in WAYS}
+
+
+def test_what_each_backend_has(pdssm: Command) -> None:
     done = pdssm("doctor")
-    for backend in ("tvm", "tvm-cuda", "triton", "torch"):
-        assert row_of(done, backend)[3] == "compiles here"
-    assert row_of(done, "tvm-cuda")[1:3] == ["cuda-step, cuda-chunks, cuda-rows", "NVIDIA GPUs"]
+    assert row_of(done, "tvm-cuda")[1:3] == ["cuda-chunks, cuda-rows, cuda-step", "NVIDIA GPUs"]
     assert row_of(done, "triton")[1:3] == ["triton-chunks, triton-rows", "NVIDIA GPUs, AMD GPUs"]
-    assert row_of(done, "NVRTC")[1] == "yes"
+    found = possible(done)
+    for way in ("TVM with LLVM", "TVM with NVRTC", "Triton", "TVM-FFI alone", "plain PyTorch"):
+        assert found[way] == "yes"
+
+
+def capability(way: str) -> str | None:
+    (found,) = (each.missing for each in capabilities() if each.way == way)
+    return found
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == package else real(name)
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "ways"),
+    [
+        ("tvm", {"TVM with LLVM", "TVM with NVRTC", "TVM with nvcc"}),
+        ("tvm_ffi", {"TVM with LLVM", "TVM with NVRTC", "TVM with nvcc", "TVM-FFI alone"}),
+        ("tvm_ffi_orcjit", {"TVM with LLVM"}),
+        ("triton", {"Triton", "launcher of Triton"}),
+    ],
+)
+def test_a_missing_package(package: str, ways: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, package)
+    said = f"the Python package {package} is missing: "
+    found = {each.way for each in capabilities() if (each.missing or "").startswith(said)}
+    assert found == ways
+
+
+def test_missing_compilers_of_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: None)
     monkeypatch.setattr(cuda_compilers, "nvcc", lambda: None)
-    monkeypatch.setattr(cuda_driver, "driver", no_driver)
-    done = pdssm("doctor")
-    assert done.status == 0
-    assert row_of(done, "tvm-cuda")[3].startswith("neither nvcc nor NVRTC is here: install a")
-    assert row_of(done, "NVRTC")[1] == row_of(done, "nvcc")[1] == "no"
-    assert row_of(done, "NVIDIA driver")[1] == "no: the driver cannot be loaded"
+    assert capability("TVM with NVRTC") == (
+        "its library is not here: pip install nvidia-cuda-nvrtc (torch with CUDA brings it)"
+    )
+    assert capability("TVM with nvcc") == (
+        "it is not on PATH: install a CUDA toolkit, or use NVRTC"
+    )
+    # One that is there and does not work.
+    (tmp_path / "nvcc").write_text("#!/bin/sh\necho no host compiler >&2\nexit 1\n")
+    (tmp_path / "nvcc").chmod(0o700)
+    monkeypatch.setattr(cuda_compilers, "nvcc", lambda: str(tmp_path / "nvcc"))
+    said = capability("TVM with nvcc")
+    assert said is not None
+    assert said.startswith("nvcc refuses a kernel for sm_90: no host compiler")
+    assert said.endswith("install a host compiler (g++) or another toolkit, or use NVRTC")
+
+
+def test_what_running_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert str(capability("launcher of Triton")).startswith("torch sees no GPU: it needs one")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    for way in ("C compiler", "launcher of Triton"):
+        assert capability(way) == ("none of cc, gcc, clang is on PATH: install one, such as gcc")
+    monkeypatch.setattr(runtime_capabilities, "driver", lambda: None)
+    assert capability("NVIDIA driver alone") is None
+    monkeypatch.setattr(runtime_capabilities, "driver", no_driver)
+    assert capability("NVIDIA driver alone") == "the driver cannot be loaded"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert str(capability("TVM-FFI alone")).endswith("on Linux only, and this is darwin")
+
+
+def test_what_is_missing_is_told(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: None)
+    monkeypatch.setattr(runtime_capabilities, "driver", no_driver)
+    found = possible(pdssm("doctor"))
+    assert found["TVM with NVRTC"].startswith("no: its library is not here: pip install nvidia-")
+    assert found["NVIDIA driver alone"] == "no: the driver cannot be loaded"
+
+
+def test_kernels_compiled_ahead_of_time(
+    pdssm: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compile(ScanSpec(5, map_source="none"), "cpu").save(tmp_path)
+    monkeypatch.setenv(settings.KERNELS, str(tmp_path))
+    assert row_of(pdssm("doctor"), "ahead of time")[1] == f"2 kernels in {tmp_path}"
 
 
 def no_driver() -> Any:
@@ -83,10 +171,10 @@ def test_a_device_that_does_not_work(pdssm: Command, monkeypatch: pytest.MonkeyP
 
 
 def test_a_missing_backend(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(BACKENDS["tvm"]), "unavailable", lambda _: "tvm is missing: get it")
+    without(monkeypatch, tvm="tvm is missing: get it")
     done = pdssm("doctor")
     assert done.status == 1
-    assert row_of(done, "tvm")[3] == "tvm is missing: get it"
+    assert row_of(done, "TVM with LLVM")[2] == "no: tvm is missing: get it"
     # What there is instead is told, and tried.
     _, _, backend, state = row_of(done, "cpu")
     assert backend == "torch"

@@ -10,10 +10,10 @@ from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.ir import parse_program
 from pdssm_compiler.ir.passes import adjoint, specialise, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.schedules import registry
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from tests.cli.conftest import Command, error_line
+from tests.missing import without
 
 SIZES = ("-N", 4, "-K", 3)
 PROGRAM = pd_scan(PdScan(4, 3))
@@ -43,6 +43,15 @@ def test_programs(pdssm: Command) -> None:
         assert done.status == 0
         assert parse_program(done.out) == program
     assert pdssm("lower", *SIZES).out == PROGRAM.text
+
+
+def test_an_option_that_a_program_does_not_need_is_told(pdssm: Command) -> None:
+    done = pdssm("lower", "adjoint", *SIZES, "--target", "sm_90", "--template", "cuda-rows")
+    assert (done.status, done.out) == (0, adjoint(PROGRAM).program.text)
+    assert done.err.splitlines() == [
+        "--target is not used: adjoint is the same for all",
+        "--template is not used: adjoint is the same for all",
+    ]
 
 
 def test_options_reach_the_program(pdssm: Command) -> None:
@@ -92,7 +101,7 @@ def test_the_compilers_own_stages(
 ) -> None:  # fmt: skip
     assert {stage.value for stage in Stage} == OWN | NVIDIA | TRITON | AMD
     if missing:
-        monkeypatch.setattr(BACKENDS[missing], "unavailable", lambda: "it is missing")
+        without(monkeypatch, **{missing: "it is missing"})
     for stage in sorted(NVIDIA | TRITON | AMD):
         done = pdssm("lower", stage, *SIZES, "--target", target)
         if stage in stages:

@@ -1,17 +1,26 @@
-"""Tests that need a GPU. Without one they are deselected, and the summary line says so."""
+"""Tests that need a GPU, or a tool for one. Without it they are deselected, and the summary line
+says so.
+"""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from tests.gpu.sanitizer import find_sanitizer
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is in this folder; leave it out where torch sees no GPU."""
+    """Mark what is in this folder; leave it out where torch sees no GPU, and what runs
+    compute-sanitizer where that is not installed.
+    """
     here = [item for item in items if "gpu" in item.path.parent.parts[-1:]]
     for item in here:
         item.add_marker(pytest.mark.gpu)
-    if here and not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        sanitized = find_sanitizer() is not None
+        here = [i for i in here if i.path.stem == "test_sanitizer" and not sanitized]
+    if here:
         config.hook.pytest_deselected(items=here)
         items[:] = [item for item in items if item not in here]
 

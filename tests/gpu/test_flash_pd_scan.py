@@ -108,8 +108,8 @@ def test_a_second_run_is_bitwise_equal(sizes: tuple[int, int, int], device: torc
 @pytest.mark.parametrize(
     ("name", "at", "message"),
     [
-        ("selector_logits", (1, 4, 2, 0), r"selection\[b=1, t=4, h=2\]"),
-        ("dictionary_logits", (2, 1, 0, 3), r"dictionary \(head 2\)"),
+        ("selector_logits", (1, 4, 2, 0), r"the logits of selection\[b=1, t=4, h=2\] have a NaN"),
+        ("dictionary_logits", (2, 1, 0, 3), r"the logits of dictionary \(head 2\) have a NaN"),
     ],
 )
 def test_a_nan_is_reported(
@@ -118,7 +118,7 @@ def test_a_nan_is_reported(
     tensors = on(device, flash_inputs(Case(8, "dictionary"), Draw(2, 9, 3, "random", "disk", 0)))
     tensors[name][at] = float("nan")
     pdssm_compiler.flash_pd_scan(**tensors)
-    with pytest.raises(pdssm_compiler.IndexRangeError, match=message):
+    with pytest.raises(pdssm_compiler.NanLogitError, match=message):
         pdssm_compiler.check()
 
 

@@ -7,15 +7,14 @@ import torch
 
 import pdssm_compiler
 from pdssm_compiler.runtime import plan
-from pdssm_compiler.runtime.backends import BACKENDS
 from tests.gpu.test_check import _call, _wrong
+from tests.missing import without
 from tests.public.scans import Case, Draw, inputs
 
 
 @pytest.fixture(autouse=True)
 def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("tvm-cuda", "triton"):
-        monkeypatch.setattr(BACKENDS[name], "unavailable", lambda name=name: f"{name} is missing")
+    without(monkeypatch, tvm_cuda="tvm-cuda is missing", triton="triton is missing")
     monkeypatch.setattr(plan, "_plans", {})
     yield
     ran = pdssm_compiler.explain()

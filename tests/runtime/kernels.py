@@ -12,7 +12,9 @@ from pdssm_compiler.runtime.compile_service import BuiltKernel, build
 from pdssm_compiler.runtime.key import KernelKey
 from pdssm_compiler.schedules.target import cpu_target
 
-KEY = KernelKey("program", "rows", "{}", "cpu:any", "", 0, "{}", "tvm=0", "nvrtc=0", "generator")
+KEY = KernelKey(
+    "program", "rows", "{}", "cpu:any", "", 0, "{}", "tvm=0", "ffi=0", "nvrtc=0", "generator"
+)
 
 
 def key(number: int) -> KernelKey:

@@ -9,13 +9,13 @@ from pdssm_compiler import ScanSpec, compile, explain, pd_scan
 from pdssm_compiler.ir.programs import PdScan
 from pdssm_compiler.ir.programs import pd_scan as pd_program
 from pdssm_compiler.runtime import plan
-from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import build, choose
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import IndexRangeError, NoTemplateError
 from pdssm_compiler.schedules.target import Target, cpu_target, named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
+from tests.missing import without
 from tests.public.scans import Case, Draw, inputs
 from tests.runtime.kernels import small
 from tests.torch_only import torch_only
@@ -59,8 +59,7 @@ def test_a_missing_tvm_is_told() -> None:
 
 
 def test_an_nvidia_gpu_without_any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    for backend in ("tvm-cuda", "triton"):
-        monkeypatch.setattr(BACKENDS[backend], "unavailable", lambda name=backend: f"no {name}")
+    without(monkeypatch, tvm_cuda="no tvm-cuda", triton="no triton")
     for problem in (Problem(), Problem.bucket(1, 10**5)):
         schedule = choose(small(), named_target("sm_90"), problem=problem)
         assert schedule.template.name == "torch-chunks"

@@ -16,9 +16,9 @@ from pdssm_compiler.runtime.backends import cuda_compilers
 from pdssm_compiler.runtime.compile_service import lower
 from pdssm_compiler.runtime.key import (
     KernelKey,
-    compiler_versions,
     generator_hash,
     key_of,
+    versions,
 )
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target, cpu_target, named_target
@@ -81,6 +81,7 @@ def test_template_config_target_and_options_change_it() -> None:
     assert set(mine.differences(key_of(source(target=skylake), 0))) == {"features"}
     gpu = key_of(source(target=named_target("sm_90")), 0)
     compilers = {"compilers", "cuda_compiler"}
+    compilers.add("loaders")
     assert {"template", "config", "target", "options"} | compilers <= set(mine.differences(gpu))
     other = key_of(source(target=named_target("sm_100")), 0)
     assert set(gpu.differences(other)) == {"target"}
@@ -91,8 +92,29 @@ def test_template_config_target_and_options_change_it() -> None:
     assert set(warps[0].differences(warps[1])) == {"config", "options"}
 
 
-def test_alignment_changes_it() -> None:
-    assert set(key_of(source(), 0).differences(key_of(source(), 16))) == {"alignment"}
+def test_alignment_changes_it_where_kernels_depend_on_it() -> None:
+    by_triton = source(target=named_target("gfx942"))
+    assert set(key_of(by_triton, 0).differences(key_of(by_triton, 16))) == {"alignment"}
+    for one in (source(), source(target=named_target("sm_90"))):
+        assert key_of(one, 0) == key_of(one, 16)
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "obstacles"),
+    [
+        ({"compilers": "tvm=1"}, {"compilers": "tvm=absent"}, set()),
+        ({"cuda_compiler": "nvcc=13.0"}, {"cuda_compiler": "absent"}, set()),
+        ({"features": "avx fma"}, {"features": "avx avx512f fma"}, set()),
+        ({"features": "avx avx512f"}, {"features": "avx fma"}, {"features"}),
+        ({"loaders": "ffi=1"}, {}, {"loaders"}),
+        ({"generator": "another", "program": "another"}, {}, {"generator", "program"}),
+        ({"target": "cuda:sm_80"}, {"target": "cuda:sm_90"}, {"target"}),
+    ],
+)
+def test_what_keeps_a_kernel_from_running_elsewhere(
+    made: dict[str, str], wanted: dict[str, str], obstacles: set[str]
+) -> None:
+    assert set(replace(KEY, **made).obstacles(replace(KEY, **wanted))) == obstacles
 
 
 def built(order: bool) -> Program:
@@ -121,14 +143,19 @@ def test_sizes_of_a_call_are_not_in_it() -> None:
 
 
 def test_versions_and_generator() -> None:
-    assert "apache-tvm=" in compiler_versions("tvm")
-    assert "absent" not in compiler_versions("tvm")
-    assert compiler_versions("triton").startswith("triton=")
+    assert versions(("torch", "no-such-package")).startswith("torch=")
+    assert versions(("torch", "no-such-package")).endswith(" no-such-package=absent")
     assert len(generator_hash()) == 64
     key = key_of(source(), 0)
     assert key.cuda_compiler == ""
-    assert key.compilers == compiler_versions("tvm")
+    assert key.compilers == versions(("apache-tvm", "apache-tvm-ffi-orcjit"))
+    assert key.loaders == versions(("apache-tvm-ffi",))
+    assert "absent" not in key.compilers + key.loaders
     assert key.generator == generator_hash()
+    gpus = [key_of(source(target=named_target(name)), 0) for name in ("sm_90", "gfx942")]
+    assert gpus[0].compilers == versions(("apache-tvm", "apache-tvm-ffi"))
+    assert (gpus[0].loaders, gpus[1].compilers) == ("", "")
+    assert gpus[1].loaders == versions(("triton",))
 
 
 def test_the_cuda_compiler_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import Sizes, cuda_compilers, tvm_cuda
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import driver
@@ -168,6 +169,7 @@ def test_each_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_compilers, "nvcc", lambda: None)
     monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: None)
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
     source = lowered(TEMPLATE, pd_scan(PdScan(8, 3)))
     with pytest.raises(BackendUnavailableError, match="neither nvcc nor NVRTC is here: install"):
         BACKEND.compile(source, 16)

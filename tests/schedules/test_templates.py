@@ -12,7 +12,6 @@ from pdssm_compiler.ir.passes.specialise import inverse_program
 from pdssm_compiler.ir.program import Input
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import Table, Vector
-from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.chunking import Chunking
@@ -32,6 +31,7 @@ from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks, TorchCh
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens, TorchTokensConfig
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks, TritonChunksConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
+from tests.missing import without
 
 SIZES = (*range(1, 20), 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 192, 255, 256)
 H100 = named_target("sm_90")
@@ -116,7 +116,7 @@ def test_without_a_cuda_compiler_triton_runs_all(
     rows: int, length: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An H100 has 132 processors: four warps each are 528 rows."""
-    monkeypatch.setattr(BACKENDS["tvm-cuda"], "unavailable", lambda: "no compiler: get one")
+    without(monkeypatch, tvm_cuda="no compiler: get one")
     problem = Problem.bucket(rows, length)
     for backward in (False, True):
         schedule = choose(program(32, backward=backward), H100, problem=problem)
@@ -126,7 +126,7 @@ def test_without_a_cuda_compiler_triton_runs_all(
 def test_what_is_missing_is_no_reason_where_it_could_not_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(BACKENDS["tvm-cuda"], "unavailable", lambda: "no compiler: get one")
+    without(monkeypatch, tvm_cuda="no compiler: get one")
     schedule = choose(program(256), replace(H100, shared_memory=1024))
     assert (schedule.template.name, schedule.reason) == ("triton-rows", "heuristic")
     schedule = choose(program(256), H100)

@@ -1,0 +1,28 @@
+"""What of compute-sanitizer's words counts as clean."""
+
+import pytest
+
+from tests.gpu.sanitizer import complaint
+
+
+@pytest.mark.parametrize(
+    ("tool", "said", "found"),
+    [
+        ("memcheck", "ERROR SUMMARY: 0 errors", None),
+        ("synccheck", "ERROR SUMMARY: 2 errors", "ERROR SUMMARY: 2 errors"),
+        ("racecheck", "RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", None),
+        (
+            "racecheck",
+            "RACECHECK SUMMARY: 1 hazard displayed (0 errors, 1 warning)",
+            "RACECHECK SUMMARY: 1 hazard displayed (0 errors, 1 warning)",
+        ),
+    ],
+)
+def test_a_summary_decides(tool: str, said: str, found: str | None) -> None:
+    output = f"========= COMPUTE-SANITIZER\nran cuda-rows scan\n========= {said}\n"
+    assert complaint(tool, output) == found
+
+
+def test_without_a_summary_nothing_is_clean() -> None:
+    assert complaint("memcheck", "") == "no summary: the tool did not finish"
+    assert complaint("memcheck", "========= COMPUTE-SANITIZER\nran cuda-rows\n") is not None
