@@ -100,7 +100,7 @@ WIDE = [
 ]
 
 
-@pytest.mark.parametrize(("template", "scan"), WIDE, ids=str)
+@pytest.mark.parametrize(("template", "scan"), WIDE, ids=[str(scan) for _, scan in WIDE])
 def test_wide_rows(template: Template[Any], scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         config = template.heuristic(specialise(program), H100, Problem())
