@@ -104,6 +104,45 @@ extern "C" int collect_team(int threads, int parts, int n, int seed, int bytes, 
   return ended && scratch.kept();
 }
 
+template <int E>
+bool collected_wide(int threads, int parts, int n, int seed, int bytes, const int* map,
+                    const double* values, double* results) {
+  Scratch scratch(bytes);
+  const bool ended = run_lanes(threads, seed, [&](int lane) {
+    double re[E], im[E];
+    int target[E];
+    for (int time = 1; time <= 2; ++time) {
+      for (int e = 0; e < E; ++e) {
+        const int j = std::min(e * threads + lane, n - 1);
+        target[e] = map[j];
+        re[e] = time * values[j];
+        im[e] = time * values[n + j];
+      }
+      if (parts == 2) {
+        lane_collect_wide<E>(re, im, target, scratch.start(), lane, n, 1, threads);
+      } else {
+        lane_collect_wide<E>(re, target, scratch.start(), lane, n, 1, threads);
+      }
+    }
+    for (int e = 0; e < E; ++e) {
+      results[e * threads + lane] = re[e];
+      results[(E + e) * threads + lane] = im[e];
+    }
+  });
+  return ended && scratch.kept();
+}
+
+// One to three elements a lane of several warps, whose lists one warp makes.
+extern "C" int collect_wide(int elements, int threads, int parts, int n, int seed, int bytes,
+                            const int* map, const double* values, double* results) {
+  switch (elements) {
+    case 1: return collected_wide<1>(threads, parts, n, seed, bytes, map, values, results);
+    case 2: return collected_wide<2>(threads, parts, n, seed, bytes, map, values, results);
+    case 3: return collected_wide<3>(threads, parts, n, seed, bytes, map, values, results);
+  }
+  return 0;
+}
+
 // The same by a map that is sorted first.
 extern "C" int sum_sorted(int threads, int parts, int n, int seed, int sorting_bytes, int bytes,
                           const int* map, const double* values, double* results) {

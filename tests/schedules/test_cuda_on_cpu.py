@@ -116,22 +116,20 @@ def test_steps(scan: tuple[Any, ...]) -> None:
             assert_agrees(STEP, CudaStepConfig(2), program, Sizes(3, length, 1))
 
 
-# Rows wider than 8 warps; what the rows of a block leave in shared memory.
+# Rows wider than 8 warps, and what runs them.
 WIDE = [
-    (257, 2, "dictionary", "general", "column", "c64"),
-    (1000, 2, "dictionary", "general", "column", "c64"),
-    (1024, 2, "dictionary", "permutation", "row", "c64"),
-    (600, None, "token", "general", "row", "c64"),
+    (ROWS, (257, 2, "dictionary", "general", "column", "c64")),
+    (ROWS, (1000, 2, "dictionary", "general", "column", "c64")),
+    (ROWS, (1024, 2, "dictionary", "permutation", "row", "c64")),
+    (STEP, (600, None, "token", "general", "row", "c64")),
 ]
 
 
-@pytest.mark.parametrize("scan", WIDE, ids=str)
-def test_wide_rows(scan: tuple[Any, ...]) -> None:
-    """By the heuristic's config, and by the template that keeps no ring."""
+@pytest.mark.parametrize(("template", "scan"), WIDE, ids=[str(scan) for _, scan in WIDE])
+def test_wide_rows(template: Template[Any], scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
-        for template in (ROWS, STEP):
-            config = template.heuristic(specialise(program), H100, Problem())
-            assert_agrees(template, config, program, Sizes(1, 5, 1))
+        config = template.heuristic(specialise(program), H100, Problem())
+        assert_agrees(template, config, program, Sizes(1, 5, 1))
 
 
 def test_the_widest_row() -> None:
@@ -142,12 +140,14 @@ def test_the_widest_row() -> None:
 @pytest.mark.parametrize("state_size", [1, 2, 3, 5, 8, 16])
 def test_narrow_rows(state_size: int) -> None:
     """An odd number of them."""
-    for program in forward_and_backward(spec_of((state_size, 3, *SCANS[0][2:]))):
+    programs = forward_and_backward(spec_of((state_size, 3, *SCANS[0][2:])))
+    # The adjoint gathers by the table, which no size is special to.
+    for program in programs if state_size == 3 else programs[:1]:
         assert_agrees(ROWS, CudaRowsConfig(4, 3), program, Sizes(1, 9, 3))
 
 
 @few(
-    4,
+    3,
     tables=st.sampled_from([0, 1]),
     sets=st.sampled_from([1, 2]),
     shape=st.sampled_from([(20, 1), (40, 2), (100, 2), (300, 3)]),
@@ -159,7 +159,7 @@ def test_tables_that_are_not_prepared(
 ) -> None:
     """The maps alone in shared memory, or nothing; with several elements a lane of a team."""
     n, team = shape
-    config = CudaRowsConfig(4, 3, sets, team, tables)
+    config = CudaRowsConfig(2, 3, sets, team, tables)
     for program in forward_and_backward(spec_of((n, 5, *SCANS[0][2:4], orientation, "c64"))):
         assert_agrees(ROWS, config, program, Sizes(1, 11, 2), seed=seed)
 

@@ -96,6 +96,22 @@ def test_collected_by_a_team(
     assert_scattered(map_, values, results, parts)
 
 
+@pytest.mark.parametrize(("elements", "warps"), [(1, 3), (2, 2), (3, 4)])
+@pytest.mark.parametrize("parts", [1, 2])
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_collected_by_lists_of_one_warp(
+    elements: int, warps: int, parts: int, data: st.DataObject, seed: int, lanes: ctypes.CDLL
+) -> None:
+    map_ = data.draw(maps(32 * warps * elements))
+    values, n = numbers(len(map_)), len(map_)
+    results = np.full((2, 32 * warps * elements), np.nan)
+    assert lanes.collect_wide(
+        elements, 32 * warps, parts, n, seed, (8 * parts + 8) * n,
+        given_(map_), given_(values), given_(results),
+    )  # fmt: skip
+    assert_scattered(map_, values, results, parts)
+
+
 @pytest.mark.parametrize("warps", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("parts", [1, 2])
 @given(data=st.data(), seed=st.integers(0, 99))
