@@ -198,10 +198,10 @@ class CompiledScan:
         return BACKENDS[self.source.backend].load(self.source, alignment, self.files)
 
     def save(self, folder: str | Path) -> list[SavedKernel]:
-        """Save the forward and backward kernels, of every template that calls of some sizes take,
-        and what they need beside them, so that
-        a machine without a compiler runs them: ``PDSSM_KERNELS`` there names the folder, or
-        :func:`pdssm_compiler.load_kernels` does. It has this version of pdssm-compiler.
+        """Save the forward and backward kernels of every template that calls of some sizes take,
+        and the helper programs they need, for a machine without a compiler. It has this version of
+        pdssm-compiler, and ``PDSSM_KERNELS`` or :func:`pdssm_compiler.load_kernels` names the
+        folder there.
 
         They are for what was compiled: with the initial and final states, dtypes and config given
         to :func:`compile`, and gradients of all inputs and outputs. To save what a program of

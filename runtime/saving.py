@@ -85,10 +85,9 @@ def save_programs(
     def needed() -> Iterator[tuple[str, KernelSource, int]]:
         for kind, program, config in programs:
             lowered = specialise(program)
-            for alignment in alignments:
-                for schedule in schedules(lowered, target, config):
-                    source = schedule.template.lower(lowered, target, schedule.config)
-                    yield kind, source, alignment
+            for schedule in schedules(lowered, target, config):
+                source = schedule.template.lower(lowered, target, schedule.config)
+                yield from ((kind, source, alignment) for alignment in alignments)
             helpers = inverting_programs(lowered)
             # A backward's promises were verified by its forward.
             if kind != "backward":
