@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir import interpret
-from pdssm_compiler.ir.passes import adjoint
+from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
@@ -108,7 +108,7 @@ def reported(
     assert not any(output.isnan().any() for output in outputs)
     word = int(kernel.error.item())
     assert word != 0
-    return Reporter(kernel.source.program).error(word, KernelSizes(*SIZES))
+    return Reporter(specialise(kernel.program)).error(word, KernelSizes(*SIZES))
 
 
 @pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2]], ids=str)
