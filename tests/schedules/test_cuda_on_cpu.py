@@ -82,7 +82,8 @@ def test_chunks(scan: tuple[Any, ...]) -> None:
     """
     many, few = Sizes(1, 131, 1), Sizes(2, 21, 2)
     for program in forward_and_backward(spec_of(scan)):
-        for sizes, blocks, teams in ((many, 4, 4), (many, 26, 1), (few, 3, 4)):
+        windows = [(many, 26, 1)] if scan in SCANS[::2] else []
+        for sizes, blocks, teams in ((many, 4, 4), (few, 3, 4), *windows):
             config = CudaChunksConfig(2, 2, teams)
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
 
@@ -94,7 +95,7 @@ def test_rows(scan: tuple[Any, ...]) -> None:
         assert_agrees(ROWS, CudaRowsConfig(4, 3, 1, team), program, Sizes(2, 23, 2))
 
 
-@pytest.mark.parametrize("n", [5, 31, 32, 33, 100, 128])
+@pytest.mark.parametrize("n", [31, 32, 100])
 def test_targets_with_many_sources(n: int) -> None:
     """All to one; halves to two, of one warp and of several; ten and the rest; next to none."""
     j = np.arange(n)
@@ -103,7 +104,6 @@ def test_targets_with_many_sources(n: int) -> None:
     sizes, team = Sizes(2, 14, 1), -(-n // 32)
     for template, config in (
         (ROWS, CudaRowsConfig(4, 3, 1, team)),
-        (ROWS, CudaRowsConfig(2, 3, 1, 1)),
         (CHUNKS, CudaChunksConfig(2, 2, 2)),
     ):
         assert_agrees(template, config, program, sizes, dictionary=dictionary)
