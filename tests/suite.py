@@ -23,7 +23,8 @@ def main() -> None:
     parallel = []
     if arguments.workers not in ("0", "1") and importlib.util.find_spec("xdist"):
         parallel = ["-n", arguments.workers, "--dist", "loadfile"]
-    pytest = [sys.executable, "-m", "pytest", "-q", *parallel]
+    # What is marked as stress is left to `make stress`.
+    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "not stress", *parallel]
     interpreted = dict(os.environ, TRITON_INTERPRET="1")
     results = [
         _run([sys.executable, "-m", "ruff", "check", "."], needs="ruff"),

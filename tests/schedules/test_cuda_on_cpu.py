@@ -75,7 +75,15 @@ def spec_of(scan: tuple[Any, ...]) -> PdScan:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("scan", SCANS, ids=str)
+def some(scans: list[tuple[Any, ...]], often: int) -> list[Any]:
+    """Every so many are run each time, the others under stress."""
+    return [
+        pytest.param(scan, id=str(scan), marks=[pytest.mark.stress] if number % often else [])
+        for number, scan in enumerate(scans)
+    ]
+
+
+@pytest.mark.parametrize("scan", some(SCANS[1:] + SCANS[:1], 2))
 def test_chunks(scan: tuple[Any, ...]) -> None:
     """Carries from team to team, from block to block and in windows; chunks of a few tokens, the
     last one shorter; several rows.
@@ -88,7 +96,7 @@ def test_chunks(scan: tuple[Any, ...]) -> None:
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
 
 
-@pytest.mark.parametrize("scan", SCANS[::2], ids=str)
+@pytest.mark.parametrize("scan", some(SCANS, 2))
 def test_rows(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         team = -(-program.state_size // 32)
@@ -109,7 +117,7 @@ def test_targets_with_many_sources(n: int) -> None:
         assert_agrees(template, config, program, sizes, dictionary=dictionary)
 
 
-@pytest.mark.parametrize("scan", SCANS[1::2], ids=str)
+@pytest.mark.parametrize("scan", some(SCANS, 3))
 def test_steps(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         for length in (0, 1, 3):

@@ -35,7 +35,11 @@ TORCH = (
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+# The first cases each time, all under stress.
+FIRST = [pytest.param(c, marks=[pytest.mark.stress] if c in CASES[2:] else []) for c in CASES]
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
 @pytest.mark.parametrize("number", range(len(CUDA)), ids=["rows", "chunks", "step"])
 def test_cuda_on_a_cpu(case: Expressions, number: int) -> None:
     template, config = CUDA[number]
