@@ -10,7 +10,7 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime import dispatch, ops, plan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import IndexRangeError, NanLogitError
-from pdssm_compiler.runtime.faults import DeviceWords, Reporter
+from pdssm_compiler.runtime.faults import DeviceWords, LastCall, Reporter
 from pdssm_compiler.schedules.signature import CHECK_SHIFT, ReportedCheck, Signature
 
 PROGRAM = pd_scan(PdScan(8, 3))
@@ -60,7 +60,7 @@ def test_a_nan_is_told_before_what_follows_from_it(words: DeviceWords) -> None:
     claimed = [words.claim(Reporter(p, chosen=c)) for p, c in ((backward, False), (PROGRAM, True))]
     for (tensor, last), program in zip(claimed, (backward, PROGRAM), strict=True):
         tensor[0] = word(program, "selection", TOKEN)
-        last[0] = SIZES
+        last[0] = LastCall(SIZES)
     with pytest.raises(NanLogitError, match=r"selection\[b=1, t=4, h=2\]"):
         words.raise_any()
     words.raise_any()  # both are forgotten

@@ -47,8 +47,9 @@ def test_sizes_seldom_compile(compiled: list[str]) -> None:
         for rows in (1, 3, 40, 300, 511, 512, 2000):
             found.of(Sizes(rows, length, 1))
             found.of(Sizes(1, length, rows))
-    # cuda-rows with long tiles, and with short ones where rows crowd the processors.
-    assert compiled == ["cuda-step", "cuda-rows", "cuda-rows", "cuda-chunks"]
+    # cuda-rows with long tiles, and with short ones where rows crowd the processors; cuda-chunks
+    # where blocks share a row, and where each has its own.
+    assert compiled == ["cuda-step", "cuda-rows", "cuda-rows", "cuda-chunks", "cuda-chunks"]
 
 
 def test_an_explicit_config_is_for_all_sizes(compiled: list[str]) -> None:

@@ -61,7 +61,7 @@ def test_the_header_is_the_program(config: Any) -> None:
 
 def test_the_key_has_the_version_of_torch() -> None:
     key = key_of(source(pd_scan(SPEC), CONFIGS[0]), 0)
-    assert key.compilers == f"torch={torch.__version__}"
+    assert (key.compilers, key.loaders) == ("", f"torch={torch.__version__}")
     others = [key_of(source(pd_scan(SPEC), config), 0) for config in CONFIGS[1:]]
     assert len({key.digest, *(other.digest for other in others)}) == len(CONFIGS)
 
