@@ -195,8 +195,8 @@ class ChunkedCudaKernel(CudaKernel):
             )
         known, aligned = self._known([*handed, *between])
         blocks = abreast * sharing
-        known += (error.data_ptr(), rows, length, heads, aligned, blocks, abreast)
-        known += (window, every)
+        known += (error.data_ptr(), rows, length, heads, aligned)
+        known += (blocks, abreast, window, every)
         packed = self._packed(known)
         kernel.launch_together(blocks, self._threads, packed, self._offsets, self._stream())
         for place, _ in self._sums:

@@ -300,6 +300,16 @@ __device__ __forceinline__ T lane_shuffle(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
 
+// The sum over the lanes up to this one.
+__device__ __forceinline__ int lane_sum_through(int value, int lane) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int before = __shfl_up_sync(0xffffffffu, value, step);
+    if (lane >= step) value += before;
+  }
+  return value;
+}
+
 // The sum over the warp, the same bits in every lane.
 template <typename T>
 __device__ __forceinline__ T lane_sum(T value) {
@@ -917,12 +927,7 @@ __device__ __forceinline__ void lane_sort(int* order, int* last, int target, voi
     count += counts[w * n + lane];
     rank += w < warp ? counts[w * n + target] : 0;
   }
-  int through = count;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const int before = __shfl_up_sync(0xffffffffu, through, step);
-    if (within >= step) through += before;
-  }
+  int through = lane_sum_through(count, within);
   if (within == 31) totals[warp] = through;
   lane_meet(barrier, threads);
   for (int w = 0; w < warp; ++w) through += totals[w];
@@ -971,28 +976,11 @@ __device__ __forceinline__ V lane_sum_runs(V value, int order, int last, void* s
 PDSSM_SUM_RUNS(float)
 PDSSM_SUM_RUNS(double)
 
-// The sorted form of one map of a table, by one warp: `order` of place `i` and `last` of target `i` (`n`
-// for none) from `form[2 * i]` on. `counts` holds how many sources each target has.
-template <typename Entry>
-__device__ __forceinline__ void lane_sort_table(unsigned* form, int* counts, const Entry* map,
-                                                int lane, int n) {
-  int sum = 0;
-  for (int first = 0; first < n; first += 32) {
-    const int i = first + lane, count = i < n ? counts[i] : 0;
-    int through = count;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int before = __shfl_up_sync(0xffffffffu, through, step);
-      if (lane >= step) through += before;
-    }
-    through += sum;
-    if (i < n) {
-      form[2 * i + 1] = count ? through - 1 : n;
-      counts[i] = through - count;
-    }
-    sum = __shfl_sync(0xffffffffu, through, 31);
-  }
-  __syncwarp();
+// Calls `put(source, target, place)` for every source of a map, by one warp: `place` is what `counts`
+// held for the target and how many sources came before; `counts` is moved on by all of them.
+template <typename Entry, typename Put>
+__device__ __forceinline__ void lane_each_source(int* counts, const Entry* map, int lane, int n,
+                                                 Put put) {
   for (int first = 0; first < n; first += 32) {
     const int j = first + lane;
     const bool here = j < n;
@@ -1001,13 +989,33 @@ __device__ __forceinline__ void lane_sort_table(unsigned* form, int* counts, con
     unsigned peers = 0;
     if (here) {
       peers = __match_any_sync(all, target);
-      form[2 * (counts[target] + __popc(peers & ((1u << lane) - 1)))] = j;
+      put(j, target, counts[target] + __popc(peers & ((1u << lane) - 1)));
     }
     __syncwarp();
     // One of those with the same target counts them all.
     if (here && lane == __ffs(peers) - 1) counts[target] += __popc(peers);
     __syncwarp();
   }
+}
+
+// The sorted form of one map of a table, by one warp: `order` of place `i` and `last` of target `i` (`n`
+// for none) from `form[2 * i]` on. `counts` holds how many sources each target has.
+template <typename Entry>
+__device__ __forceinline__ void lane_sort_table(unsigned* form, int* counts, const Entry* map,
+                                                int lane, int n) {
+  int sum = 0;
+  for (int first = 0; first < n; first += 32) {
+    const int i = first + lane, count = i < n ? counts[i] : 0;
+    const int through = sum + lane_sum_through(count, lane);
+    if (i < n) {
+      form[2 * i + 1] = count ? through - 1 : n;
+      counts[i] = through - count;
+    }
+    sum = __shfl_sync(0xffffffffu, through, 31);
+  }
+  __syncwarp();
+  lane_each_source(counts, map, lane, n,
+                   [&](int j, int target, int place) { form[2 * place] = j; });
   for (int first = 0; first < n; first += 32) {
     const int i = first + lane;
     if (i < n) {
@@ -1029,21 +1037,9 @@ __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* coun
   for (int i = lane; i < n; i += 32) counts[i] = 0;
   __syncwarp();
   unsigned short* sources = reinterpret_cast<unsigned short*>(fan);
-  for (int first = 0; first < n; first += 32) {
-    const int j = first + lane;
-    const bool here = j < n;
-    const unsigned all = __ballot_sync(0xffffffffu, here);
-    const int target = here ? map[j] : 0;
-    unsigned peers = 0;
-    if (here) {
-      peers = __match_any_sync(all, target);
-      const int place = counts[target] + __popc(peers & ((1u << lane) - 1));
-      if (place < 8) sources[(place < 4 ? 0 : 4 * n - 4) + 4 * target + place] = j;
-    }
-    __syncwarp();
-    if (here && lane == __ffs(peers) - 1) counts[target] += __popc(peers);
-    __syncwarp();
-  }
+  lane_each_source(counts, map, lane, n, [&](int j, int target, int place) {
+    if (place < 8) sources[(place < 4 ? 0 : 4 * n - 4) + 4 * target + place] = j;
+  });
   int most = 0;
   for (int i = lane; i < n; i += 32) most = max(most, counts[i]);
   most = __reduce_max_sync(0xffffffffu, most);
