@@ -17,6 +17,7 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_lookback import TritonLookbackConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.kernels import poison, poisoned
 from tests.strategies import Sizes
@@ -57,7 +58,15 @@ CHUNKS = (
     TritonChunksConfig(rows=4, num_warps=1, unroll=1, programs=10**6, least_chunk=3),
     TritonChunksConfig(rows=1, num_warps=1, unroll=3, programs=1, least_chunk=1),
 )
-Config = TritonRowsConfig | TritonChunksConfig
+# Windows of one chunk and of several, chunks of one token and of several, a window that never
+# ends, and more summaries than are read together.
+LOOKBACK = (
+    TritonLookbackConfig(rows=1, num_warps=1, tokens=1, window=6),
+    TritonLookbackConfig(rows=2, num_warps=1, tokens=2, window=2),
+    TritonLookbackConfig(rows=4, num_warps=1, tokens=3, window=1),
+    TritonLookbackConfig(rows=1, num_warps=1, tokens=1, window=30),
+)
+Config = TritonRowsConfig | TritonChunksConfig | TritonLookbackConfig
 
 
 class Interpreted:
