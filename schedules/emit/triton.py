@@ -12,7 +12,6 @@ error word.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-
 from typing import Literal
 
 from pdssm_compiler.ir.passes import carried_sums
@@ -277,8 +276,9 @@ class TritonBody:
                 self.load(input_.value, "", "0")
                 self.finish(input_.value, "", "0")
                 self._check_constant(input_)
-        for number, _ in enumerate(self._promises()):
-            self.writer.line(f"broken_{number} = tl.full((ROWS, BLOCK), -1, tl.int64)")
+        for number, (subject, _) in enumerate(self._promises()):
+            shape = "(ROWS,)" if self._is_index(subject) else "(ROWS, BLOCK)"
+            self.writer.line(f"broken_{number} = tl.full({shape}, -1, tl.int64)")
         self._clear_sums()
 
     def _is_read(self, input_: Input) -> bool:
@@ -565,7 +565,9 @@ class TritonBody:
         # Ranges last: a map that leaves its range breaks its promise as well, and the word that
         # is written last stays.
         for number, (subject, promise) in reversed(list(enumerate(self._promises()))):
-            self.writer.line(f"at = tl.max(broken_{number}, axis=1)")
+            broken = f"broken_{number}"
+            at = broken if self._is_index(subject) else f"tl.max({broken}, axis=1)"
+            self.writer.line(f"at = {at}")
             self._report(subject, promise, "at >= 0", "b * L * H + at * H + h")
 
     def _store_sorted(self, maps: Argument, name: str) -> None:
@@ -616,30 +618,28 @@ class TritonBody:
     # -- checks ---------------------------------------------------------------------------------
 
     def _promises(self) -> list[tuple[str, str]]:
-        """Checks made element by element over all tokens: maps' ranges, then promises."""
+        """Checks made over all tokens, of maps element by element: ranges, then promises."""
         if not self.signature.reports:
             return []
-        maps = [
+        ranges = [
             (i.name, "range")
             for i in self.program.inputs
-            if isinstance(i.type, Map) and i.role == "token" and self._is_read(i)
+            if isinstance(i.type, Map | Index) and i.role == "token" and self._is_read(i)
         ]
-        return maps + [(check.subject, check.promise) for check in self.program.checks]
+        return ranges + [(check.subject, check.promise) for check in self.program.checks]
+
+    def _is_index(self, subject: str) -> bool:
+        return isinstance(self.program.input(subject).type, Index)
 
     def _is_reported(self, subject: str, promise: str) -> bool:
         return ReportedCheck(subject, promise) in self.signature.checks
 
     def _range_checks(self, slot: str) -> None:
-        for value in self.indices():
-            if not self._is_reported(value.name, "range"):
-                continue
-            input_ = self.program.input(value.name)
-            bad = self._outside(self.raw_names(value, slot)[0], input_, self._bound(value))
-            self._report(value.name, "range", bad, "b * L * H + t * H + h")
         for number, (subject, promise) in enumerate(self._promises()):
             if promise == "range":
                 input_ = self.program.input(subject)
-                bad = self._outside(self.raw_names(input_.value, slot)[0], input_, self._n)
+                bound = self._bound(input_.value) if self._is_index(subject) else self._n
+                bad = self._outside(self.raw_names(input_.value, slot)[0], input_, bound)
                 self.writer.line(f"broken_{number} = tl.where({bad}, t, broken_{number})")
 
     def _promise_checks(self) -> None:

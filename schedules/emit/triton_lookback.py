@@ -29,7 +29,7 @@ MOST_WINDOW = 30
 SIGNALS = Argument("signals", Index(2), "i32", "signal", True)
 
 # Summaries that are read together.
-_TOGETHER = 4
+_TOGETHER = 2
 
 # The ending of what is said of a chunk's tokens while they are kept.
 _KEPT = "_kept"
@@ -113,9 +113,9 @@ class Lookback:
 
     def _take_ticket(self) -> None:
         write, window = self.writer.line, self.window
-        write('ticket = tl.atomic_add(signals, 1, sem="relaxed").to(tl.int64)')
-        write("block = ticket % blocks")
-        write("chunk = ticket // blocks")
+        write('ticket = tl.atomic_add(signals, 1, sem="relaxed")')
+        write("block = (ticket % blocks.to(tl.int32)).to(tl.int64)")
+        write("chunk = (ticket // blocks.to(tl.int32)).to(tl.int64)")
         write("is_last = chunk + 1 == chunks")
         write(f"place = chunk % {window}")
         write("bit = 1 << place.to(tl.int32)")

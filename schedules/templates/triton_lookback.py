@@ -10,8 +10,8 @@ are applied to it in order. The window's last program has joined all of its summ
 carry comes, so one step leads from it to the carry behind the window. A program that looked back
 as far as the others happened to be would group its sums by timing: here results repeat to the bit.
 
-Sums over tokens have a place for each chunk, added up in order by functions after it (``total_…``).
-Tables whose maps may collide are sorted before (``sort_…``).
+Each chunk has sums of its own; functions after it add them up in order (``total_…``). Tables whose
+maps may collide are sorted before (``sort_…``).
 """
 
 from collections.abc import Iterator
@@ -49,8 +49,13 @@ from pdssm_compiler.schedules.templates.triton_tiles import (
 
 # Tokens of a chunk.
 _TOKENS = (16, 12, 8, 6, 4, 2)
-# Warps that run on a processor at once, when a chunk fills half of the registers.
-_WARPS = 16
+# Of a thread's registers, the part that tokens may fill; the rest is what computing them takes.
+_MOST_KEPT = 0.5
+# Warps that run on a processor at once then.
+_WARPS = 12
+# Values of an index that a chunk has sums of, for each of its tokens: with more, its sums would
+# take more memory than its tokens.
+_MOST_GROUPS = 4
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,14 @@ class TritonLookback(Template[TritonLookbackConfig]):
             refused = limit(body.signature, target, config.rows, config.num_warps, 1)
             if refused:
                 return refused
+        threads = config.num_warps * target.warp_size
+        elements = max(1, config.rows * block_of(program) // threads)
+        kept = config.tokens * bodies.kept_words * elements
+        if kept > target.registers * _MOST_KEPT and config.tokens > 1:
+            return f"keeping {config.tokens} tokens takes {kept} of {target.registers} registers"
+        most = max([0, *(total.groups or 1 for total in program.sum_outputs)])
+        if most > _MOST_GROUPS * config.tokens:
+            return f"{config.tokens} tokens are too few for sums of {most} values of an index"
         return None
 
     def lower(
@@ -202,8 +215,10 @@ class TritonLookback(Template[TritonLookbackConfig]):
 
 
 def _window(target: Target, problem: Problem, rows: int) -> int:
-    """So many chunks that a row has two windows under way."""
+    """Half of the chunks of a row that run at once, so that one window folds while the carry
+    passes through another; a power of two, from 2 to 16.
+    """
     if problem.rows is None:
         return 8
-    abreast = _WARPS * target.processors // max(1, -(-problem.rows // rows))
-    return min(16, max(2, 1 << max(0, abreast // 2).bit_length() - 1 if abreast > 1 else 1))
+    half = _WARPS * target.processors // max(1, -(-problem.rows // rows)) // 2
+    return next((window for window in (16, 8, 4) if window <= half), 2)

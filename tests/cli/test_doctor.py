@@ -36,7 +36,10 @@ def test_what_can_be_compiled_and_run(pdssm: Command, monkeypatch: pytest.Monkey
     for backend in ("tvm", "tvm-cuda", "triton", "torch"):
         assert row_of(done, backend)[3] == "compiles here"
     assert row_of(done, "tvm-cuda")[1:3] == ["cuda-step, cuda-chunks, cuda-rows", "NVIDIA GPUs"]
-    assert row_of(done, "triton")[1:3] == ["triton-chunks, triton-rows", "NVIDIA GPUs, AMD GPUs"]
+    assert row_of(done, "triton")[1:3] == [
+        "triton-lookback, triton-chunks, triton-rows",
+        "NVIDIA GPUs, AMD GPUs",
+    ]
     assert row_of(done, "NVRTC")[1] == "yes"
     monkeypatch.setattr(cuda_compilers, "nvrtc", lambda: None)
     monkeypatch.setattr(cuda_compilers, "nvcc", lambda: None)
