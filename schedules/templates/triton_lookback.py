@@ -216,9 +216,13 @@ class TritonLookback(Template[TritonLookbackConfig]):
 
 def _window(target: Target, problem: Problem, rows: int) -> int:
     """Half of the chunks of a row that run at once, so that one window folds while the carry
-    passes through another; a power of two, from 2 to 16.
+    passes through another: a power of two, from 4, or fewer carries would pass than chunks end, to
+    16, or applying a window's summaries would take longer than a chunk. Where rows alone keep the
+    device busy the carry has passed before, and windows are short.
     """
     if problem.rows is None:
         return 8
-    half = _WARPS * target.processors // max(1, -(-problem.rows // rows)) // 2
-    return next((window for window in (16, 8, 4) if window <= half), 2)
+    abreast = _WARPS * target.processors // max(1, -(-problem.rows // rows))
+    if abreast < 2:
+        return 2
+    return next((window for window in (16, 8) if 2 * window <= abreast), 4)

@@ -73,9 +73,9 @@ def test_values_and_gradients_in_chunks(spec: PdScan, turn: int) -> None:
 IN_WINDOWS = (Sizes(2, 8, 1), Sizes(1, 4, 2), Sizes(1, 1, 1), Sizes(1, 0, 2), Sizes(1, 7, 3))
 
 
-@pytest.mark.parametrize("turn", range(3))
 @pytest.mark.parametrize("spec", KINDS, ids=spec_id)
-def test_values_and_gradients_by_look_back(spec: PdScan, turn: int) -> None:
+def test_values_and_gradients_by_look_back(spec: PdScan) -> None:
+    turn = KINDS.index(spec)
     for number, config in enumerate(LOOKBACK):
         sizes = IN_WINDOWS[(number + turn) % len(IN_WINDOWS)]
         assert_values_and_gradients(replace(spec, state_size=3), config, sizes, number)
