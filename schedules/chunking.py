@@ -19,12 +19,14 @@ class Chunking:
         least: tokens of a chunk, at least.
         multiple: tokens that are loaded together; chunks are whole groups of them.
         fixed: the length of every chunk, where something fixed it; None to apply the rule.
+        window: chunks whose programs share a word of signals, where they wait for one another.
     """
 
     programs: int
     least: int
     multiple: int
     fixed: int | None = None
+    window: int = 1
 
     def length(self, blocks: int, tokens: int) -> int:
         """Tokens of a chunk, at least 1.
@@ -47,3 +49,7 @@ class Chunking:
         beginning and an end.
         """
         return max(1, -(-tokens // length))
+
+    def signals(self, blocks: int, chunks: int) -> int:
+        """Words of signals: the next ticket, and one for each window of a block of rows."""
+        return 1 + blocks * -(-chunks // self.window)

@@ -12,6 +12,7 @@ from pdssm_compiler.schedules.templates.cuda_step import CudaStep
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
+from pdssm_compiler.schedules.templates.triton_lookback import TritonLookback
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 _COMPILED: tuple[Template[Any], ...] = (
@@ -19,6 +20,7 @@ _COMPILED: tuple[Template[Any], ...] = (
     CudaChunks(),
     CudaRows(),
     CudaStep(),
+    TritonLookback(),
     TritonChunks(),
     TritonRows(),
 )

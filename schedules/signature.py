@@ -44,7 +44,8 @@ class Argument:
         type: what one element read or written is.
         storage: what the tensor holds.
         role: what its leading axes are (:data:`~pdssm_compiler.ir.program.LEADING_AXES`), or
-            ``chunk``: ``[B, C, H]``, ``C`` the chunks of a row.
+            ``chunk``: ``[B, C, H]``, ``C`` the chunks of a row; or ``signal``: words that start at
+            zero and by which the programs of a launch tell one another how far they are.
         written: whether it is an output.
         groups: sizes of an axis before the type's own: one entry for each value of an index.
     """
@@ -52,7 +53,7 @@ class Argument:
     name: str
     type: Type
     storage: str
-    role: Role | Literal["chunk"]
+    role: Role | Literal["chunk", "signal"]
     written: bool = False
     groups: int | None = None
 
@@ -68,7 +69,11 @@ class Argument:
 
     @property
     def leading(self) -> tuple[str, ...]:
-        """Names of the axes before the type's own, each with a free stride; ``L`` is T."""
+        """Names of the axes before the type's own, each with a free stride; ``L`` is T. Signals
+        have none.
+        """
+        if self.role == "signal":
+            return ()
         return _CHUNKS if self.role == "chunk" else LEADING_AXES[self.role]
 
     def own_shape(self, state_size: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.target import Target
 
 Backend = Literal["tvm", "tvm-cuda", "triton", "torch"]
+Runs = Literal["tokens", "chunk", "next chunk", "summaries", "map", "groups"]
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,16 @@ class Phase:
         entry: the function's name.
         arguments: its tensors: those of the whole source by name, and scratch.
         runs: what one program of its grid goes through in order: ``tokens`` of a block of rows;
-            ``chunk``: those of one chunk of a block of rows; ``summaries``: a step for each chunk
-            of a block of rows; ``map``: one map of the table that is the first argument, for a
+            ``chunk``: those of one chunk of a block of rows; ``next chunk``: the same, of the
+            chunk that no program before it has taken; ``summaries``: a step for each chunk of a
+            block of rows; ``map``: one map of the table that is the first argument, for a
             block of heads; ``groups``: the chunks' sums of one value of an index, for a block of
             rows, whose groups the first argument has.
     """
 
     entry: str
     arguments: tuple[Argument, ...]
-    runs: Literal["tokens", "chunk", "summaries", "map", "groups"] = "tokens"
+    runs: Runs = "tokens"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class KernelSource:
         options: what the backend's compiler is told.
         phases: the functions to run, where there are several.
         scratch: tensors that one phase writes for the next, or the blocks of one launch for one
-            another; their roles are ``chunk`` or ``head``.
+            another; their roles are ``chunk``, ``head`` or ``signal``.
         chunking: how rows are cut into chunks, where they are.
         inverts: whether for inverses of tables the kernel takes the tables themselves: it inverts
             their maps, and reports those that are no permutations.

@@ -53,7 +53,7 @@ def lower(
     """Print a stage. Of a scan: ir, specialised, adjoint, summary. Of its kernels on a target:
     schedule, source, backward-source. Of the forward kernel's compiler: cuda, ptx, sass
     (cuda-step, cuda-rows, cuda-chunks); ttir, ttgir, llir, then ptx, sass or amdgcn (triton-rows,
-    triton-chunks).
+    triton-lookback, triton-chunks).
     """
     from pdssm_compiler.compiled import compile
     from pdssm_compiler.runtime.backends import BACKENDS

@@ -139,7 +139,7 @@ class Launcher:
     """Runs a source's functions one after the other, on one stream.
 
     Scratch comes from torch's allocator at each call: it is the stream's own, and a CUDA graph
-    that captures the call keeps it.
+    that captures the call keeps it. Signals are cleared at each call, and at each replay.
 
     Args:
         functions: what each phase launches, ``function[grid](*arguments)``.
@@ -179,11 +179,17 @@ class Launcher:
             span = self._chunking.length(blocks, length)
             chunks = self._chunking.chunks(span, length)
         if self._scratch:
-            leading = {"chunk": (batch, chunks, heads), "head": (heads,)}
+            leading: dict[str, tuple[int, ...]] = {
+                "chunk": (batch, chunks, heads),
+                "head": (heads,),
+            }
+            if self._chunking is not None:
+                leading["signal"] = (self._chunking.signals(blocks, chunks),)
             device = tensors[0].device
             tensors = list(tensors)
             for role, own, dtype in self._scratch:
-                tensors.append(self._empty((*leading[role], *own), dtype=dtype, device=device))
+                empty = torch.zeros if role == "signal" else self._empty
+                tensors.append(empty((*leading[role], *own), dtype=dtype, device=device))
         for function, phase, places in self._phases:
             values: list[Any] = []
             for argument, place in zip(phase.arguments, places, strict=True):
@@ -196,12 +202,15 @@ class Launcher:
             if phase.runs == "chunk":
                 values.append(span)
                 grid = (blocks, chunks, 1)
+            elif phase.runs == "next chunk":
+                values += (blocks, chunks)
+                grid = (blocks * chunks, 1, 1)
             elif phase.runs == "map":
                 table = phase.arguments[0].type
                 assert isinstance(table, Table)
                 grid = (table.size, -(-heads // self._rows), 1)
             elif phase.runs == "groups":
-                grid = (phase.arguments[0].groups or 1, blocks, 1)
+                grid = ((phase.arguments[0].groups or 1) * blocks, 1, 1)
             function[grid](*values)
 
 
@@ -228,7 +237,7 @@ def ast_source(source: KernelSource, phase: Phase, alignment: int) -> Any:
         signature[argument.name] = _POINTERS[argument.dtype]
         signature.update({f"{argument.name}_s{axis}": "i64" for axis in argument.leading})
     signature["error"] = "*i64"
-    signature.update(dict.fromkeys(size_names(phase.runs == "chunk"), "i64"))
+    signature.update(dict.fromkeys(size_names(phase.runs), "i64"))
     attributes = {}
     if alignment:
         attributes = {

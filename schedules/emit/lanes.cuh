@@ -614,6 +614,8 @@ template <typename T, int PARTS>
 __device__ __forceinline__ void lane_collect_one(T (&value)[PARTS], int target, int* first,
                                                  int lane, int n) {
   const bool here = lane < n;
+  // What the token before has read may be written now.
+  __syncwarp();
   const unsigned peers = __match_any_sync(0xffffffffu, here ? target : 32 + lane);
   const unsigned later = peers & ~((2u << lane) - 1);
   int next = later ? __ffs(later) - 1 : 32;

@@ -9,8 +9,10 @@ Every index that comes from outside is clamped where it is read, and its range r
 error word.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
 
 from pdssm_compiler.ir.passes import carried_sums
 from pdssm_compiler.ir.program import Carry, Input, Program, SumOutput
@@ -140,21 +142,58 @@ def _wide(raw: str, storage: str) -> str:
     return f"{raw}.to(tl.int32)" if storage in ("u8", "i16") else raw
 
 
+@dataclass
+class Kept:
+    """Tokens' inputs that stay in registers, where several bodies read them.
+
+    Attributes:
+        lanes: the ending of the masks, ``inside`` and ``live``, of what is loaded.
+        names: what is loaded so far.
+        words: 32-bit registers that an element of each takes.
+    """
+
+    lanes: str = ""
+    names: set[str] = field(default_factory=set)
+    words: int = 0
+
+
+def parameters(arguments: Iterable[Argument]) -> list[str]:
+    """Names of a function's parameters before its sizes: each tensor's pointer and its leading
+    strides (in elements; complex numbers count as one), then the error word.
+    """
+    names: list[str] = []
+    for argument in arguments:
+        names += [argument.name, *(f"{argument.name}_s{axis}" for axis in argument.leading)]
+    return [*names, "error"]
+
+
 class TritonBody:
     """Writes the parts of a kernel that depend on the program.
 
     Args:
         signature: the kernel's arguments and checks.
         writer: where to.
-        split: whether a program runs one chunk of its rows, ``span`` tokens, instead of them all.
+        split: whether a program runs one chunk of its rows instead of them all.
+        axis: the axis that its tokens lie along: ``C`` where they are summaries of chunks, counted
+            from this program's own.
+        prefix: tells what it computes from what other bodies of the same function do.
     """
 
-    def __init__(self, signature: Signature, writer: Writer, split: bool = False) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        writer: Writer,
+        split: bool = False,
+        axis: Literal["L", "C"] = "L",
+        prefix: str = "",
+    ) -> None:
         # What is left of its sums are those by an index.
         self.program: Program = carried_sums(signature.program)
         self.signature = signature
         self.writer = writer
         self.split = split
+        self.axis = axis
+        self.prefix = prefix
         self._numbers = {value: number for number, value in enumerate(self.program.body)}
         self.known: dict[Value, Parts] = {}
         # What the sorted forms of maps were loaded to.
@@ -169,22 +208,10 @@ class TritonBody:
             used.add("scatter_add")
         return [source for op, sources in HELPERS.items() if op in used for source in sources]
 
-    def parameters(self) -> list[str]:
-        """Names of the kernel's parameters before the skeleton's own: each tensor's pointer and
-        its leading strides (in elements; complex numbers count as one), then the error word.
-        """
-        names: list[str] = []
-        for argument in self.signature.arguments:
-            names.append(argument.name)
-            names += [f"{argument.name}_s{axis}" for axis in argument.leading]
-        return [*names, "error"]
-
-    def rows(self) -> None:
-        """Which rows and lanes this program has, and if split which tokens, ``begin`` to ``end``;
-        needs ``rows``, ``H`` and if split ``L`` and ``span``.
-        """
+    def rows(self, block: str = "tl.program_id(0).to(tl.int64)") -> None:
+        """Which rows and lanes this program has; needs ``rows`` and ``H``."""
         write = self.writer.line
-        write("row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
+        write(f"row = {block} * ROWS + tl.arange(0, ROWS)")
         write("live = row < rows")
         write("b = row // H")
         write("h = row % H")
@@ -192,15 +219,22 @@ class TritonBody:
         write("part = tl.arange(0, 2)")
         write(f"inside = live[:, None] & (j < {self.program.state_size})[None, :]")
         write("lane = tl.broadcast_to(j[None, :], (ROWS, BLOCK))")
-        if self.split:
-            write("chunk = tl.program_id(1).to(tl.int64)")
-            write("begin = chunk * span")
-            write("end = tl.minimum(begin + span, L)")
 
-    def pointers(self) -> None:
-        """The tile of addresses of every tensor at token 0."""
+    def chunk(self) -> None:
+        """Which tokens a program has that is split: those of ``chunk``, ``begin`` to ``end``;
+        needs ``L`` and ``span``.
+        """
+        write = self.writer.line
+        write("chunk = tl.program_id(1).to(tl.int64)")
+        write("begin = chunk * span")
+        write("end = tl.minimum(begin + span, L)")
+        forward = self.program.direction == "forward"
+        write(f"is_last = {'end == L' if forward else 'begin == 0'}")
+
+    def pointers(self, arguments: Iterable[Argument] | None = None) -> None:
+        """The tile of addresses of every tensor (its own, if none are given) at token 0."""
         indices = {"B": "b", "C": "chunk", "H": "h"}
-        for argument in self.signature.arguments:
+        for argument in self.signature.arguments if arguments is None else arguments:
             terms = [
                 f"{indices[axis]} * {argument.name}_s{axis}"
                 for axis in argument.leading
@@ -222,9 +256,17 @@ class TritonBody:
         of its tables.
         """
         for carry in self.program.carries:
-            names = part_names(carry.name, carry.type)
-            for name, part in zip(names, self._start(carry), strict=True):
-                self.writer.line(f"{name} = {part}")
+            self.start_carry(carry)
+        self.start_constants()
+
+    def start_carry(self, carry: Carry) -> None:
+        """The first value of a carry."""
+        names = part_names(carry.name, carry.type)
+        for name, part in zip(names, self._start(carry), strict=True):
+            self.writer.line(f"{name} = {part}")
+
+    def start_constants(self) -> None:
+        """All of :meth:`start_rows` but the carries."""
         for input_ in self.program.inputs:
             if isinstance(input_.type, Table):
                 if self._is_reported(input_.name, "range"):
@@ -234,8 +276,9 @@ class TritonBody:
                 self.load(input_.value, "", "0")
                 self.finish(input_.value, "", "0")
                 self._check_constant(input_)
-        for number, _ in enumerate(self._promises()):
-            self.writer.line(f"broken_{number} = tl.full((ROWS, BLOCK), -1, tl.int64)")
+        for number, (subject, _) in enumerate(self._promises()):
+            shape = "(ROWS,)" if self._is_index(subject) else "(ROWS, BLOCK)"
+            self.writer.line(f"broken_{number} = tl.full({shape}, -1, tl.int64)")
         self._clear_sums()
 
     def _is_read(self, input_: Input) -> bool:
@@ -298,7 +341,10 @@ class TritonBody:
             yield
 
     def _name(self, value: Value) -> str:
-        return value.name if value.is_leaf else f"v{self._numbers[value]}"
+        if value.op == "select":
+            # Named alike by all bodies that read it.
+            return "_".join(["select", *(arg.name for arg in value.args)])
+        return value.name if value.is_leaf else f"{self.prefix}v{self._numbers[value]}"
 
     # -- inputs of a token ----------------------------------------------------------------------
 
@@ -326,20 +372,20 @@ class TritonBody:
         """The names of what :meth:`load` loads; ``slot`` tells the tokens loaded early apart."""
         return part_names(f"{self._name(value)}_raw{slot}", value.type)
 
-    def load(self, value: Value, slot: str, t: str) -> None:
-        """Load one of :meth:`ahead` or :meth:`indices` for the token ``t``.
+    def load(self, value: Value, slot: str, t: str, kept: Kept | None = None) -> None:
+        """Load one of :meth:`ahead` or :meth:`indices` for the token ``t``, unless it is kept.
 
         Nothing waits for the memory here: what has to be computed from it is left to
         :meth:`finish`, when the token's turn has come. (A selected map does wait for its index.)
         """
         if isinstance(value.type, Map):
-            self._load_map(value, slot, t)
+            self._load_map(value, slot, t, kept)
             return
         names = self.raw_names(value, slot)
         input_ = self.program.input(value.name)
         argument = self._argument(input_.name)
-        place, mask = f"{input_.name}_at", self._mask(argument)
-        if "L" in argument.leading:
+        place, mask = f"{input_.name}_at", self._mask(argument, kept)
+        if self.axis in argument.leading:
             if input_.role == "lagged":
                 t, within = self._following(t)
                 mask = f"{mask} & {within}"
@@ -348,9 +394,17 @@ class TritonBody:
         loaded = f"tl.load({place}, mask={mask}, other={other})"
         if argument.complex:
             loaded = f"tl.split({loaded})"
+        self._load(argument, names, loaded, kept)
+
+    def _load(self, argument: Argument, names: Parts, loaded: str, kept: Kept | None) -> None:
+        if kept is not None:
+            if kept.names.issuperset(names):
+                return
+            kept.names.update(names)
+            kept.words += len(names) * (2 if argument.dtype.endswith("64") else 1)
         self.writer.line(f"{', '.join(names)} = {loaded}")
 
-    def _load_map(self, value: Value, slot: str, t: str) -> None:
+    def _load_map(self, value: Value, slot: str, t: str, kept: Kept | None) -> None:
         """A map as it is, its sorted form, or both, as the body needs them."""
         name, offset = value.args[0].name if value.op == "select" else value.name, ""
         if value.op == "select":
@@ -362,10 +416,11 @@ class TritonBody:
             if not self._needs(value, part != ""):
                 continue
             argument = self._argument(f"{name}{part}")
-            if "L" in argument.leading:
+            if self.axis in argument.leading:
                 offset = f" + ({t}) * {self._step(argument)}"
-            place = f"{argument.name}_at{offset}"
-            self.writer.line(f"{raw}{part} = tl.load({place}, mask=inside, other={filler})")
+            place, mask = f"{argument.name}_at{offset}", self._mask(argument, kept)
+            loaded = f"tl.load({place}, mask={mask}, other={filler})"
+            self._load(argument, (f"{raw}{part}",), loaded, kept)
 
     def _needs(self, map_: Value, sorted_: bool) -> bool:
         """Whether the body reads a map in its sorted form (a scatter does, where there is one), or
@@ -446,22 +501,30 @@ class TritonBody:
 
     def _step(self, argument: Argument) -> str:
         """Elements from one token to the next."""
-        return f"({argument.name}_sL * 2)" if argument.complex else f"{argument.name}_sL"
+        step = f"{argument.name}_s{self.axis}"
+        return f"({step} * 2)" if argument.complex else step
 
-    def _mask(self, argument: Argument) -> str:
+    def _mask(self, argument: Argument, kept: Kept | None = None) -> str:
+        lanes = "" if kept is None else kept.lanes
         if isinstance(argument.type, Scalar | Index):
-            return "live[:, None]" if argument.complex else "live"
-        return "inside[:, :, None]" if argument.complex else "inside"
+            return f"live{lanes}[:, None]" if argument.complex else f"live{lanes}"
+        return f"inside{lanes}[:, :, None]" if argument.complex else f"inside{lanes}"
 
     # -- one token ------------------------------------------------------------------------------
 
-    def token(self, slot: str) -> None:
-        """The body of token ``t``, whose inputs :meth:`load` put in ``slot``."""
+    def token(self, slot: str, given: Mapping[Value, str] | None = None) -> None:
+        """The body of token ``t``, whose inputs :meth:`load` put in ``slot``, or which are
+        ``given``: the names of values that are known already, and of maps in their sorted form.
+        """
+        constant = dict(self.known)
+        for value, name in (given or {}).items():
+            self.known[value] = part_names(name, value.type)
+            self.sorted_maps[value] = name
         for value in [*self.indices(), *self.ahead()]:
-            self.finish(value, slot, "t")
+            if value not in self.known:
+                self.finish(value, slot, "t")
         for carry in self.program.carries:
             self.known[carry.value] = part_names(carry.name, carry.type)
-        constant = dict(self.known)
         self._range_checks(slot)
         for value in self.program.body:
             if value not in self.known:
@@ -492,26 +555,32 @@ class TritonBody:
 
     def end_rows(self) -> None:
         """Final outputs, and the reports of what was checked over all tokens."""
-        last = "end == L" if self.program.direction == "forward" else "begin == 0"
         for final in self.program.final_outputs:
             carry = self.program.carry(final.carry)
             argument = self._argument(final.name)
-            with nullcontext() if argument.role == "chunk" else self._only(last):
+            with nullcontext() if argument.role == "chunk" else self._only("is_last"):
                 self._store(argument, f"{final.name}_at", part_names(carry.name, carry.type))
                 if final.name in self.signature.sorted_maps:
                     self._store_sorted(argument, carry.name)
         # Ranges last: a map that leaves its range breaks its promise as well, and the word that
         # is written last stays.
         for number, (subject, promise) in reversed(list(enumerate(self._promises()))):
-            self.writer.line(f"at = tl.max(broken_{number}, axis=1)")
+            broken = f"broken_{number}"
+            at = broken if self._is_index(subject) else f"tl.max({broken}, axis=1)"
+            self.writer.line(f"at = {at}")
             self._report(subject, promise, "at >= 0", "b * L * H + at * H + h")
 
     def _store_sorted(self, maps: Argument, name: str) -> None:
         """The sorted form of a map."""
-        order, last = sorted_form(maps)
+        self.sort(name)
+        for argument, part in zip(sorted_form(maps), ("order", "last"), strict=True):
+            self._store(argument, f"{argument.name}_at", (f"{name}_{part}",))
+
+    def sort(self, name: str) -> None:
+        """Make the sorted form of a map, ``<name>_order`` and ``<name>_last``."""
         self.writer.line(f"order, first_of, last_of, hit = segments({name}, lane)")
-        self._store(order, f"{order.name}_at", ("order * 2 + first_of",))
-        self._store(last, f"{last.name}_at", ("tl.where(hit, last_of, -1)",))
+        self.writer.line(f"{name}_order = order * 2 + first_of")
+        self.writer.line(f"{name}_last = tl.where(hit, last_of, -1)")
 
     # -- sums by an index -----------------------------------------------------------------------
 
@@ -549,30 +618,28 @@ class TritonBody:
     # -- checks ---------------------------------------------------------------------------------
 
     def _promises(self) -> list[tuple[str, str]]:
-        """Checks made element by element over all tokens: maps' ranges, then promises."""
+        """Checks made over all tokens, of maps element by element: ranges, then promises."""
         if not self.signature.reports:
             return []
-        maps = [
+        ranges = [
             (i.name, "range")
             for i in self.program.inputs
-            if isinstance(i.type, Map) and i.role == "token" and self._is_read(i)
+            if isinstance(i.type, Map | Index) and i.role == "token" and self._is_read(i)
         ]
-        return maps + [(check.subject, check.promise) for check in self.program.checks]
+        return ranges + [(check.subject, check.promise) for check in self.program.checks]
+
+    def _is_index(self, subject: str) -> bool:
+        return isinstance(self.program.input(subject).type, Index)
 
     def _is_reported(self, subject: str, promise: str) -> bool:
         return ReportedCheck(subject, promise) in self.signature.checks
 
     def _range_checks(self, slot: str) -> None:
-        for value in self.indices():
-            if not self._is_reported(value.name, "range"):
-                continue
-            input_ = self.program.input(value.name)
-            bad = self._outside(self.raw_names(value, slot)[0], input_, self._bound(value))
-            self._report(value.name, "range", bad, "b * L * H + t * H + h")
         for number, (subject, promise) in enumerate(self._promises()):
             if promise == "range":
                 input_ = self.program.input(subject)
-                bad = self._outside(self.raw_names(input_.value, slot)[0], input_, self._n)
+                bound = self._bound(input_.value) if self._is_index(subject) else self._n
+                bad = self._outside(self.raw_names(input_.value, slot)[0], input_, bound)
                 self.writer.line(f"broken_{number} = tl.where({bad}, t, broken_{number})")
 
     def _promise_checks(self) -> None:

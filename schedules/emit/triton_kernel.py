@@ -4,20 +4,28 @@ A function runs the tokens of its rows in order, from ``begin`` to ``end`` if it
 chunks, loading the inputs of ``unroll`` tokens together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from math import prod
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Table
-from pdssm_compiler.schedules.emit.triton import TritonBody
+from pdssm_compiler.schedules.emit.triton import Kept, TritonBody, parameters
 from pdssm_compiler.schedules.signature import Argument, sorted_form
-from pdssm_compiler.schedules.source import Phase, Writer
+from pdssm_compiler.schedules.source import Phase, Runs, Writer
 
 
 def write_header(
-    writer: Writer, title: str, rows: int, block: int, bodies: Iterable[TritonBody]
+    writer: Writer,
+    title: str,
+    rows: int,
+    block: int,
+    bodies: Iterable[TritonBody],
+    helpers: Iterable[str] = (),
 ) -> None:
-    """The module's head: what it was made from, its constants, the functions its bodies call."""
+    """The module's head: what it was made from, its constants, the functions its bodies call, and
+    those that its skeleton does.
+    """
     writer.comment(title)
     writer.line("import triton")
     writer.line("import triton.language as tl")
@@ -26,7 +34,8 @@ def write_header(
     writer.line(f"BLOCK = tl.constexpr({block})")
     writer.line(f"LEVELS = tl.constexpr({block.bit_length() - 1})")
     writer.line()
-    for helper in dict.fromkeys(helper for body in bodies for helper in body.helpers()):
+    called = [helper for body in bodies for helper in body.helpers()]
+    for helper in dict.fromkeys([*called, *helpers]):
         for line in helper.strip("\n").splitlines():
             writer.line(line)
         writer.line()
@@ -35,19 +44,32 @@ def write_header(
 def write_function(name: str, body: TritonBody, unroll: int) -> None:
     """One function, decorated."""
     writer = body.writer
-    writer.line()
-    writer.line("@triton.jit")
-    with writer.block(f"def {name}({', '.join([*body.parameters(), *size_names(body.split)])}):"):
+    with function(writer, name, body.signature.arguments, "chunk" if body.split else "tokens"):
         body.rows()
+        if body.split:
+            body.chunk()
         body.pointers()
         body.start_rows()
-        _tokens(body, unroll)
+        if body.split:
+            writer.line("count = end - begin")
+        count = "count" if body.split else "L"
+        write_tokens(body, count, unroll, lambda step: _token(body, step))
         body.end_rows()
 
 
-def size_names(split: bool) -> Sequence[str]:
+def function(
+    writer: Writer, name: str, arguments: Iterable[Argument], runs: Runs
+) -> AbstractContextManager[None]:
+    """A function of these tensors, around its body."""
+    writer.line()
+    writer.line("@triton.jit")
+    return writer.block(f"def {name}({', '.join([*parameters(arguments), *size_names(runs)])}):")
+
+
+def size_names(runs: Runs) -> Sequence[str]:
     """The parameters after the tensors and the error word."""
-    return ("rows", "L", "H", "span") if split else ("rows", "L", "H")
+    more = {"chunk": ("span",), "next chunk": ("blocks", "chunks")}
+    return ("rows", "L", "H", *more.get(runs, ()))
 
 
 def tables_to_sort(program: Program) -> frozenset[str]:
@@ -79,12 +101,9 @@ def write_sorts(body: TritonBody) -> tuple[list[Phase], tuple[Argument, ...]]:
 def _write_sort(writer: Writer, table: Argument, state_size: int) -> Phase:
     """A function that sorts the maps of a table, a program for each map of a block of heads."""
     arguments = (table, *sorted_form(table))
-    parameters = [name for a in arguments for name in (a.name, f"{a.name}_sH")]
     entry = f"sort_{table.name}"
     write = writer.line
-    write()
-    write("@triton.jit")
-    with writer.block(f"def {entry}({', '.join([*parameters, 'error', *size_names(False)])}):"):
+    with function(writer, entry, arguments, "map"):
         write("h = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
         write("j = tl.arange(0, BLOCK)")
         write(f"inside = (h < H)[:, None] & (j < {state_size})[None, :]")
@@ -115,19 +134,17 @@ def write_totals(
 
 def _write_total(writer: Writer, state_size: int, partial: Argument, total: Argument) -> Phase:
     arguments = (partial, total)
-    parameters = [n for a in arguments for n in (a.name, *(f"{a.name}_s{x}" for x in a.leading))]
     entry = f"total_{total.name}"
     write = writer.line
     # All numbers of a group are alike, the parts of complex ones too.
     count = prod(total.own_shape(state_size)) // (total.groups or 1)
     size, step = 1 << (count - 1).bit_length(), 2 if total.complex else 1
-    write()
-    write("@triton.jit")
-    with writer.block(f"def {entry}({', '.join([*parameters, 'error', *size_names(False)])}):"):
-        write("row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
+    with function(writer, entry, arguments, "groups"):
+        groups = total.groups or 1
+        write(f"row = (tl.program_id(0) // {groups}).to(tl.int64) * ROWS + tl.arange(0, ROWS)")
         write(f"i = tl.arange(0, {size})")
         write(f"inside = (row < rows)[:, None] & (i < {count})[None, :]")
-        write(f"here = tl.program_id(0) * {count} + i[None, :]")
+        write(f"here = tl.program_id(0) % {groups} * {count} + i[None, :]")
         for name in (argument.name for argument in arguments):
             offset = f"(row // H) * {name}_sB + (row % H) * {name}_sH"
             write(f"{name}_at = {name} + ({offset})[:, None] * {step} + here")
@@ -143,37 +160,51 @@ def _write_total(writer: Writer, state_size: int, partial: Argument, total: Argu
     return Phase(entry, arguments, "groups")
 
 
-def _tokens(body: TritonBody, unroll: int) -> None:
+# The token that a step of a loop runs.
+TokenOf = Callable[[str], str]
+
+
+def write_tokens(body: TritonBody, count: str, unroll: int, token_of: TokenOf) -> None:
+    """A loop over ``count`` steps, the inputs of ``unroll`` loaded together."""
     writer = body.writer
-    count = "L"
-    if body.split:
-        count = "count"
-        writer.line("count = end - begin")
+    start = "0"
     if unroll > 1:
+        start = "whole"
         writer.line(f"whole = {count} - {count} % {unroll}")
         with writer.block(f"for first in range(0, whole, {unroll}):"):
-            _group(body, unroll)
+            load_together(body, unroll, token_of)
+            run_together(body, unroll)
         writer.line("# The tokens that do not fill a group.")
-    with writer.block(f"for first in range({'whole' if unroll > 1 else '0'}, {count}):"):
-        _group(body, 1)
+    with writer.block(f"for first in range({start}, {count}):"):
+        load_together(body, 1, token_of)
+        run_together(body, 1)
 
 
-def _group(body: TritonBody, tokens: int) -> None:
+def load_together(body: TritonBody, tokens: int, token_of: TokenOf) -> None:
+    """The inputs of the tokens at ``first`` and after."""
     for number in range(tokens):
         step = f"first + {number}" if number else "first"
-        body.writer.line(f"t_{number} = {_token(body, step)}")
+        body.writer.line(f"t_{number} = {token_of(step)}")
+    load_tokens(body, tokens)
+
+
+def load_tokens(body: TritonBody, tokens: int, slot: str = "_", kept: Kept | None = None) -> None:
+    """The inputs of the tokens ``t<slot>0``, …, to slots of the same names."""
     # Indices first: the maps they select wait for them.
     for values in (body.indices(), body.ahead()):
         for number in range(tokens):
             for value in values:
-                body.load(value, f"_{number}", f"t_{number}")
+                body.load(value, f"{slot}{number}", f"t{slot}{number}", kept)
+
+
+def run_together(body: TritonBody, tokens: int, slot: str = "_") -> None:
+    """The tokens whose inputs are loaded."""
     for number in range(tokens):
-        body.writer.line(f"t = t_{number}")
-        body.token(f"_{number}")
+        body.writer.line(f"t = t{slot}{number}")
+        body.token(f"{slot}{number}")
 
 
 def _token(body: TritonBody, step: str) -> str:
-    """The token that a step of the loop runs."""
     if body.program.direction == "forward":
         return f"begin + {step}" if body.split else step
     return f"{'end' if body.split else 'L'} - 1 - ({step})"

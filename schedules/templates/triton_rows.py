@@ -6,7 +6,8 @@ together, so that memory is waited for once in ``unroll`` tokens. (Loading a tok
 tokens ahead and handing registers on from token to token was tried and is slower: a copy of a
 register waits for the load that fills it. docs/gpu-log.md has the figures.)
 
-Tables whose maps may collide are sorted by a small function before (``sort_…``).
+Tables whose maps may collide are sorted by a small function before (``sort_…``), but where a call
+has so few tokens that this takes longer than the tokens: then their maps are sorted as they come.
 """
 
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ from pdssm_compiler.schedules.templates.triton_tiles import (
     shapes,
 )
 
+# Preparing a table, a launch of its own, pays with more tokens than this.
+_FEW_TOKENS = 3
+
 
 @dataclass(frozen=True)
 class TritonRowsConfig(Config):
@@ -42,11 +46,13 @@ class TritonRowsConfig(Config):
         rows: rows of one program; a power of two.
         num_warps: warps of one program.
         unroll: tokens whose inputs are loaded together.
+        prepared: whether tables are sorted before.
     """
 
     rows: int
     num_warps: int
     unroll: int
+    prepared: bool = True
 
 
 class TritonRows(Template[TritonRowsConfig]):
@@ -58,12 +64,16 @@ class TritonRows(Template[TritonRowsConfig]):
     config_type = TritonRowsConfig
 
     def space(self, program: Program, target: Target) -> Iterator[TritonRowsConfig]:
+        choices = (True, False) if tables_to_sort(program) else (True,)
         for shape in shapes(program, target):
-            yield TritonRowsConfig(*shape)
+            for prepared in choices:
+                yield TritonRowsConfig(*shape, prepared)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> TritonRowsConfig:
-        for shape in preferred_shapes(program, target):
-            config = TritonRowsConfig(*shape)
+        few = problem.length is not None and problem.length <= _FEW_TOKENS
+        prepared = not few or not tables_to_sort(program)
+        for rows, num_warps, unroll in preferred_shapes(program, target):
+            config = TritonRowsConfig(rows, num_warps, 1 if few else unroll, prepared)
             if self.feasible(program, target, config) is None:
                 return config
         # What feasible refuses, with its reason.
@@ -72,12 +82,14 @@ class TritonRows(Template[TritonRowsConfig]):
     def feasible(self, program: Program, target: Target, config: TritonRowsConfig) -> str | None:
         if target.kind not in self.kinds:
             return f"{self.name} is for GPUs, not for {target}"
-        return limit(_signature(program), target, config.rows, config.num_warps, config.unroll)
+        return limit(
+            _signature(program, config), target, config.rows, config.num_warps, config.unroll
+        )
 
     def lower(self, program: Program, target: Target, config: TritonRowsConfig) -> KernelSource:
         program = in_text_names(program)
         writer = Writer()
-        signature = _signature(program)
+        signature = _signature(program, config)
         body = TritonBody(signature, writer)
         title = f"{self.name} {config}\n{program.text}"
         write_header(writer, title, config.rows, block_of(program), [body])
@@ -97,5 +109,6 @@ class TritonRows(Template[TritonRowsConfig]):
         )
 
 
-def _signature(program: Program) -> Signature:
-    return Signature(program, sorted_maps=tables_to_sort(program))
+def _signature(program: Program, config: TritonRowsConfig) -> Signature:
+    tables = tables_to_sort(program) if config.prepared else frozenset[str]()
+    return Signature(program, sorted_maps=tables)

@@ -52,7 +52,10 @@ def possible(done: Done) -> dict[str, str]:
 def test_what_each_backend_has(pdssm: Command) -> None:
     done = pdssm("doctor")
     assert row_of(done, "tvm-cuda")[1:3] == ["cuda-chunks, cuda-rows, cuda-step", "NVIDIA GPUs"]
-    assert row_of(done, "triton")[1:3] == ["triton-chunks, triton-rows", "NVIDIA GPUs, AMD GPUs"]
+    assert row_of(done, "triton")[1:3] == [
+        "triton-lookback, triton-chunks, triton-rows",
+        "NVIDIA GPUs, AMD GPUs",
+    ]
     found = possible(done)
     for way in ("TVM with LLVM", "TVM with NVRTC", "Triton", "TVM-FFI alone", "plain PyTorch"):
         assert found[way] == "yes"

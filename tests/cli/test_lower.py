@@ -138,6 +138,7 @@ def test_machine_code_needs_a_disassembler(
         ("sm_90", "cuda-chunks", NVIDIA),
         ("sm_90", "triton-rows", TRITON),
         ("sm_90", "triton-chunks", TRITON),
+        ("sm_90", "triton-lookback", TRITON),
         ("sm_90", "torch-chunks", set()),
         ("cpu", "torch-tokens", set()),
         ("mps", "torch-chunks", set()),

@@ -98,6 +98,7 @@ def test_the_readme_names_every_stage() -> None:
     named = re.findall(r"`([\w-]+)`", told.partition("`--template`")[0])
     assert set(named) == {stage.value for stage in Stage} | {
         "cuda-step", "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks",
+        "triton-lookback",
     }  # fmt: skip
 
 

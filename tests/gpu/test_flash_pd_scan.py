@@ -11,6 +11,7 @@ from pdssm_compiler.runtime.compile_service import config_text
 from pdssm_compiler.runtime.plan import Plan
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_lookback import TritonLookbackConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.kernels import tensors_of
 from tests.public.accuracy import FORWARD, GRADIENT, assert_within
@@ -63,6 +64,7 @@ def test_templates_agree_and_repeat(state_size: int, length: int, device: torch.
         TritonRowsConfig(1, 1, 2),
         TritonRowsConfig(1, 2, 1),
         TritonChunksConfig(1, 1, 2, 10**6),
+        TritonLookbackConfig(1, 1, 4, 4),
     )
     first = None
     for config in configs:

@@ -9,8 +9,10 @@ from pdssm_compiler.ir import Program, interpret
 from pdssm_compiler.ir.passes import Adjoint, adjoint, specialise
 from pdssm_compiler.runtime.compile_service import config_text
 from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import named_target
-from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks, TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_lookback import TritonLookbackConfig
 from tests.ir.agreement import cotangents_for
 from tests.kernels import LAYOUTS, assert_runs, few
 from tests.strategies import Sizes, affine_programs, arrays_for, programs, seeds
@@ -34,15 +36,20 @@ def test_forward_and_adjoint(program: Program, seed: int) -> None:
 CHUNKS = (
     TritonChunksConfig(rows=1, num_warps=1, unroll=1, programs=10**6, least_chunk=1),
     TritonChunksConfig(rows=2, num_warps=1, unroll=2, programs=10**6, least_chunk=2),
+    TritonLookbackConfig(rows=1, num_warps=1, tokens=1, window=3),
+    TritonLookbackConfig(rows=2, num_warps=1, tokens=2, window=1),
 )
 
 
-@few(12, program=affine_programs(precision=64), seed=seeds(), config=st.sampled_from(CHUNKS))
-def test_affine_in_chunks(program: Program, seed: int, config: TritonChunksConfig) -> None:
+@few(24, program=affine_programs(precision=64), seed=seeds(), config=st.sampled_from(CHUNKS))
+def test_affine_in_chunks(
+    program: Program, seed: int, config: TritonChunksConfig | TritonLookbackConfig
+) -> None:
     derived = adjoint(program, surrogate="active")
     target = named_target("sm_90")
+    template = next(t for t in TEMPLATES.values() if t.accepts(config))
     for part in (derived.forward, derived.program):
-        assume(TritonChunks().feasible(specialise(part), target, config) is None)
+        assume(template.feasible(specialise(part), target, config) is None)
     assert_runs_on_gpu(program, derived, seed, config_text(config))
 
 

@@ -30,6 +30,10 @@ from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks, TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens, TorchTokensConfig
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks, TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_lookback import (
+    TritonLookback,
+    TritonLookbackConfig,
+)
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
 from tests.missing import without
 
@@ -151,12 +155,15 @@ def test_what_has_no_summary_is_not_run_in_chunks() -> None:
     squares = build.build()
     problem = Problem.bucket(1, 10**5)
     assert choose(squares, H100, problem=problem).template.name == "triton-rows"
-    config = TritonChunksConfig(1, 1, 1, 100)
-    refused = TritonChunks().feasible(squares, H100, config)
-    assert refused is not None
-    assert refused.startswith("chunks have no summary: the step is not affine in the carry")
-    with pytest.raises(NoTemplateError, match="not affine"):
-        choose(squares, H100, config)
+    for template, config in (
+        (TritonChunks(), TritonChunksConfig(1, 1, 1, 100)),
+        (TritonLookback(), TritonLookbackConfig(1, 1, 4, 4)),
+    ):
+        refused = template.feasible(squares, H100, config)
+        assert refused is not None
+        assert refused.startswith("chunks have no summary: the step is not affine in the carry")
+        with pytest.raises(NoTemplateError, match="not affine"):
+            choose(squares, H100, config)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +179,81 @@ def test_triton_chunks_refuses(config: TritonChunksConfig, reason: str) -> None:
     found = TritonChunks().feasible(program(64), H100, config)
     assert found is not None
     assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (TritonLookbackConfig(3, 1, 4, 4), "rows must be a power of two, not 3"),
+        (TritonLookbackConfig(1, 3, 4, 4), "num_warps must be a power of two up to 32, not 3"),
+        (TritonLookbackConfig(1, 1, 0, 4), "tokens is at least 1, not 0"),
+        (TritonLookbackConfig(1, 1, 4, 0), "window is from 1 to 30, not 0"),
+        (TritonLookbackConfig(1, 1, 4, 31), "window is from 1 to 30, not 31"),
+        # Of each of two elements: two words of the diagonal, two of the drive, three of the map
+        # and its sorted form, and the index.
+        (TritonLookbackConfig(1, 1, 16, 4), "keeping 16 tokens takes 256 of 255 registers"),
+    ],
+)
+def test_triton_lookback_refuses(config: TritonLookbackConfig, reason: str) -> None:
+    assert TritonLookback().feasible(program(64), H100, config) == reason
+    with pytest.raises(NoTemplateError, match="cannot run on cuda:sm_90"):
+        choose(program(64), H100, config)
+
+
+def test_triton_lookback_refuses_what_costs_more_than_it_saves() -> None:
+    fixed = replace(program(32), chunk_length=9)
+    assert TritonLookback().feasible(fixed, H100, TritonLookbackConfig(1, 1, 8, 4)) == (
+        "the scan's chunks have 9 tokens, not 8"
+    )
+    assert TritonLookback().feasible(fixed, H100, TritonLookbackConfig(1, 1, 9, 4)) is None
+    config = TritonLookbackConfig(1, 1, 4, 4)
+    assert TritonLookback().feasible(active_adjoint(8, 16), H100, config) is None
+    assert TritonLookback().feasible(active_adjoint(8, 17), H100, config) == (
+        "4 tokens are too few for sums of 17 values of an index"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "window"), [(None, 8), (1, 16), (49, 16), (50, 8), (256, 4), (792, 4), (793, 2)]
+)
+def test_windows_leave_room_for_another(rows: int | None, window: int) -> None:
+    """12 programs run at once on each of 132 processors: 1584 chunks of as many rows or fewer."""
+    config = TritonLookback().heuristic(program(32), H100, Problem(rows, 4096))
+    assert config.window == window
+
+
+def test_look_back_is_taken_where_it_is_asked_for() -> None:
+    for target in (H100, named_target("gfx942")):
+        for rows in (1, 32, 256, 10**5):
+            problem = Problem.bucket(rows, 32768)
+            taken = choose(program(32), target, problem=problem).template
+            assert taken.name != "triton-lookback"
+        asked = choose(program(32), target, read_config("triton-lookback"))
+        assert asked.template.name == "triton-lookback"
+
+
+def test_all_that_programs_tell_one_another_is_cleared_at_once() -> None:
+    asked = active_adjoint(8)
+    source = TritonLookback().lower(asked, H100, TritonLookbackConfig(1, 1, 4, 4))
+    assert [phase.entry for phase in source.launches] == ["scan", "total_grad_dictionary"]
+    (signals,) = [argument for argument in source.scratch if argument.role == "signal"]
+    assert (signals.leading, signals.own_shape(8), signals.dtype) == ((), (), "int32")
+    assert source.chunking is not None
+    # A ticket, and a word for each of 3 windows of 5 blocks.
+    assert source.chunking.signals(blocks=5, chunks=9) == 1 + 3 * 5
+    assert source.chunking.length(5, 33) == 4
+
+
+def test_few_tokens_are_not_worth_preparing_a_table() -> None:
+    for length, prepared in ((1, False), (3, False), (4, True), (None, True)):
+        problem = Problem(2048, length)
+        config = TritonRows().heuristic(program(32), H100, problem)
+        assert config.prepared is prepared
+        assert (config.unroll == 1) is not prepared
+        entries = [phase.entry for phase in TritonRows().lower(program(32), H100, config).launches]
+        assert entries == [*(["sort_in_dictionary0"] if prepared else []), "scan"]
+        # Where nothing is sorted, there is nothing to leave out.
+        assert TritonRows().heuristic(program(32, "permutation"), H100, problem).prepared
 
 
 def test_only_the_last_phase_reports() -> None:
@@ -269,7 +351,9 @@ def test_space_has_the_configs_of_its_template(name: str) -> None:
     [
         CpuRowsConfig(4, False),
         TritonRowsConfig(2, 1, 4),
+        TritonRowsConfig(2, 1, 1, prepared=False),
         TritonChunksConfig(1, 1, 4, 100),
+        TritonLookbackConfig(1, 1, 4, 8),
         CudaRowsConfig(8, 3, 2),
         TorchTokensConfig(split=True),
         TorchChunksConfig(16, compiled=True),
@@ -301,7 +385,9 @@ def test_config_errors() -> None:
 
 def test_candidates_are_of_the_targets_kind() -> None:
     names = [candidate.template.name for candidate in candidates(program(8), H100, Problem())]
-    assert names == ["cuda-rows", "triton-rows", "cuda-chunks", "cuda-step", "triton-chunks"]
+    assert names == [
+        "cuda-rows", "triton-rows", "cuda-chunks", "cuda-step", "triton-lookback", "triton-chunks",
+    ]  # fmt: skip
     (found,) = candidates(program(8), cpu_target(), Problem())
     assert found.template.name == "cpu-rows"
     assert found.template.accepts(found.config)

@@ -1,5 +1,6 @@
 """The Triton backend without a GPU: kernels for every architecture, and what they take there."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,10 @@ from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target, named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_lookback import (
+    TritonLookback,
+    TritonLookbackConfig,
+)
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 Record = Callable[[str, object], None]
@@ -114,6 +119,54 @@ def test_chunks_compile_without_spills(arch: str, which: str, record_property: R
     # One, before the first token, between clearing the sums and adding to them.
     assert found["barriers"] <= (1 if which == "active adjoint" else 0)
     assert found["shared_bytes"] <= source.target.shared_memory
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("which", ["forward", "active adjoint"])
+def test_look_back_compiles_without_spills(arch: str, which: str, record_property: Record) -> None:
+    program = pd_scan(GENERAL if which == "forward" else PERMUTATION)
+    if which == "active adjoint":
+        program = adjoint(program, surrogate="active").program
+    target = named_target(arch)
+    source, _ = lower(program, target, TritonLookbackConfig(1, 1, 4, 8))
+    found = resources(source, record_property)
+    assert 0 < found["registers"] <= target.registers
+    assert found["spilled"] == 0
+    assert found["shared_bytes"] <= target.shared_memory
+
+
+@pytest.mark.parametrize("map_class", ["general", "permutation"])
+def test_look_back_keeps_its_tokens_in_registers(map_class: str, record_property: Record) -> None:
+    target = named_target("sm_90")
+    program = specialise(pd_scan(PdScan(32, 8, map_class=map_class)))
+    config = TritonLookback().heuristic(program, target, Problem())
+    found = resources(TritonLookback().lower(program, target, config), record_property)
+    assert config.tokens >= 12
+    assert found["registers"] <= target.registers
+    assert found["spilled"] == 0
+
+
+def test_look_back_waits_between_chunks_alone(record_property: Record) -> None:
+    """No token waits for another thread."""
+    barriers = set()
+    for tokens in (1, 3):
+        source, _ = lower(
+            pd_scan(PERMUTATION), named_target("sm_90"), TritonLookbackConfig(1, 1, tokens, 8)
+        )
+        barriers.add(resources(source, record_property)["barriers"])
+    assert len(barriers) == 1
+
+
+def test_what_programs_tell_one_another_is_released_and_acquired() -> None:
+    """Each program stores before it tells, and reads after it was told."""
+    source, _ = lower(
+        pd_scan(PERMUTATION), named_target("sm_90"), TritonLookbackConfig(1, 1, 1, 8)
+    )
+    ptx = BACKENDS["triton"].compile(source, 16)["scan.ptx"].decode()
+    told = re.findall(r"(?:red|atom)\.global\.gpu\.(?:release|acq_rel)\.or\.b32", ptx)
+    asked = re.findall(r"(?:ld|atom)\.global\.gpu\.(?:acquire|acq_rel)", ptx)
+    # A summary and a window's carry; a window's summaries, and the carry before it in two places.
+    assert (len(told), len(asked)) == (2, 3)
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])

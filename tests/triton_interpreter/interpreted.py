@@ -1,5 +1,7 @@
 """Run a program's Triton kernel on CPU tensors, by Triton's interpreter."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunksConfig
+from pdssm_compiler.schedules.templates.triton_lookback import TritonLookbackConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.kernels import poison, poisoned
 from tests.strategies import Sizes
@@ -57,7 +60,15 @@ CHUNKS = (
     TritonChunksConfig(rows=4, num_warps=1, unroll=1, programs=10**6, least_chunk=3),
     TritonChunksConfig(rows=1, num_warps=1, unroll=3, programs=1, least_chunk=1),
 )
-Config = TritonRowsConfig | TritonChunksConfig
+# Windows of one chunk and of several, chunks of one token and of several, a window that never
+# ends, and more summaries than are read together.
+LOOKBACK = (
+    TritonLookbackConfig(rows=1, num_warps=1, tokens=1, window=6),
+    TritonLookbackConfig(rows=2, num_warps=1, tokens=2, window=2),
+    TritonLookbackConfig(rows=4, num_warps=1, tokens=3, window=1),
+    TritonLookbackConfig(rows=1, num_warps=1, tokens=1, window=30),
+)
+Config = TritonRowsConfig | TritonChunksConfig | TritonLookbackConfig
 
 
 class Interpreted:
@@ -66,16 +77,20 @@ class Interpreted:
     Args:
         program: any program; it is specialised first.
         config: its template's config.
+        without: lines that wait, left out of the source where they hold this.
     """
 
-    def __init__(self, program: Program, config: Config) -> None:
+    def __init__(self, program: Program, config: Config, without: str = "") -> None:
         # Not by way of the heuristic or of what is feasible: those spare a real compiler.
         template = next(t for t in TEMPLATES.values() if t.accepts(config))
         lowered = specialise(program)
         self.source: KernelSource = template.lower(lowered, named_target("sm_90"), config)
         self.program = program
-        module = module_of(self.source)
-        functions = [getattr(module, phase.entry) for phase in self.source.launches]
+        if without:
+            text = re.sub(rf"wait_for\(.*{re.escape(without)}.*", "pass", self.source.text)
+            self.source = replace(self.source, text=text)
+        self.module = module_of(self.source)
+        functions = [getattr(self.module, phase.entry) for phase in self.source.launches]
         self.launch = Launcher(functions, self.source, _poisoned_scratch)
         self.error = torch.zeros(1, dtype=torch.int64)
 

@@ -16,7 +16,7 @@ from pdssm_compiler.runtime.faults import Reporter
 from tests.ir.agreement import cotangents_for
 from tests.kernels import LAYOUTS, assert_runs, rounded, tensors_of
 from tests.strategies import Sizes, arrays_for
-from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, Config, Interpreted
+from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, LOOKBACK, Config, Interpreted
 
 KINDS = [
     PdScan(1, None, map_source="none", element="c128", initial_state=True, final_state=True),
@@ -69,9 +69,26 @@ def test_values_and_gradients_in_chunks(spec: PdScan, turn: int) -> None:
         assert_values_and_gradients(replace(spec, state_size=3), config, sizes, number)
 
 
+# Windows and a bit, whole windows, less than a chunk, nothing.
+IN_WINDOWS = (Sizes(2, 8, 1), Sizes(1, 4, 2), Sizes(1, 1, 1), Sizes(1, 0, 2), Sizes(1, 7, 3))
+
+
+@pytest.mark.parametrize("spec", KINDS, ids=spec_id)
+def test_values_and_gradients_by_look_back(spec: PdScan) -> None:
+    turn = KINDS.index(spec)
+    for number, config in enumerate(LOOKBACK):
+        sizes = IN_WINDOWS[(number + turn) % len(IN_WINDOWS)]
+        assert_values_and_gradients(replace(spec, state_size=3), config, sizes, number)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_chunks_of_any_layout(layout: str) -> None:
-    for state_size, config in ((5, CHUNKS[1]), (33, CHUNKS[2])):
+    for state_size, config in (
+        (5, CHUNKS[1]),
+        (33, CHUNKS[2]),
+        (5, LOOKBACK[1]),
+        (33, LOOKBACK[2]),
+    ):
         program = pd_scan(PdScan(state_size, 2, initial_state=True, final_state=True))
         kernel = Interpreted(program, config)
         sizes = Sizes(2, 5, 1)
@@ -111,7 +128,7 @@ def reported(
     return Reporter(specialise(kernel.program)).error(word, KernelSizes(*SIZES))
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2]], ids=str)
+@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2], LOOKBACK[1]], ids=str)
 @pytest.mark.parametrize("value", [-1, 5, 2**31 - 1, -(2**31)])
 def test_range_errors(value: int, config: Config) -> None:
     table = PdScan(5, 3)
@@ -147,7 +164,7 @@ def test_range_errors_of_other_dtypes(storage: str) -> None:
     assert isinstance(error, IndexRangeError)
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2]], ids=str)
+@pytest.mark.parametrize("config", [*CONFIGS, CHUNKS[2], LOOKBACK[1]], ids=str)
 def test_a_broken_promise(config: Config) -> None:
     spec = PdScan(5, None, map_source="token", map_class="permutation")
     error = reported(spec, "destination", (1, 2, 1), np.array([0, 1, 1, 3, 4]), config)

@@ -9,7 +9,13 @@ from pdssm_compiler.ir.passes import Adjoint, adjoint, in_chunks, specialise
 from tests.ir.agreement import cotangents_for
 from tests.kernels import LAYOUTS, assert_runs, few
 from tests.strategies import Sizes, affine_programs, arrays_for, programs, seeds
-from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, Config, Interpreted
+from tests.triton_interpreter.interpreted import (
+    CHUNKS,
+    CONFIGS,
+    LOOKBACK,
+    Config,
+    Interpreted,
+)
 
 SHAPES = (Sizes(2, 3, 2), Sizes(1, 5, 3), Sizes(1, 1, 1), Sizes(2, 0, 1))
 
@@ -56,7 +62,10 @@ def test_affine(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
 
 
-@few(5, program=affine_programs(precision=64), seed=seeds(), config=st.sampled_from(CHUNKS))
+in_parts = st.sampled_from((*CHUNKS, *LOOKBACK))
+
+
+@few(10, program=affine_programs(precision=64), seed=seeds(), config=in_parts)
 def test_affine_in_chunks(program: Program, seed: int, config: Config) -> None:
     """The adjoint reads, at a chunk's last step, what was saved in the next one."""
     derived = adjoint(program, surrogate="active")
