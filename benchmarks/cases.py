@@ -8,7 +8,7 @@ from benchmarks.problems import CPU_SUITE, CPU_SWEEPS, STEP, SUITE, SWEEPS, Shap
 from pdssm_compiler.runtime.errors import ArgumentError
 
 # In the order they are run.
-SECTIONS = ("suite", "worst", "scaling", "step", "loop", "peers", "host")
+SECTIONS = ("suite", "worst", "scaling", "step", "fused", "loop", "peers", "host")
 
 # Templates to time, best first: as many as there are, or the one that a call takes.
 ALL, CHOSEN = 99, 1
@@ -49,6 +49,7 @@ class Agenda:
         step: the shape of the step.
         sweeps: the shapes of the scaling section.
         peers: whose tokens and width the peers get.
+        fused: the shapes of the fused core.
         loop_tokens: tokens of the torch loop that are timed, and scaled to all.
         sections: which sections.
         runs: repetitions of each time.
@@ -59,6 +60,7 @@ class Agenda:
     step: Shape
     sweeps: Sweeps
     peers: Shape
+    fused: tuple[Shape, ...]
     loop_tokens: int
     sections: tuple[str, ...] = SECTIONS
     runs: int = 30
@@ -106,12 +108,13 @@ class Agenda:
             yield Case("peers", self.peers, directions=("forward", BOTH), payload=payload)
 
 
-GPU = Agenda(SUITE, STEP, SWEEPS, SUITE[0], loop_tokens=128)
+GPU = Agenda(SUITE, STEP, SWEEPS, SUITE[0], fused=SUITE[:2], loop_tokens=128)
 CPU = Agenda(
     CPU_SUITE,
     STEP,
     CPU_SWEEPS,
     CPU_SUITE[0],
+    fused=CPU_SUITE[:1],
     loop_tokens=CPU_SUITE[0].length,
     sections=tuple(section for section in SECTIONS if section != "peers"),
     runs=20,

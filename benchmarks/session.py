@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.cases import Agenda, Case
 from benchmarks.comparisons import loop_rows, peer_rows
+from benchmarks.fused import fused_rows
 from benchmarks.host import call_overhead, import_seconds
 from benchmarks.measure import Bench, alignment_on, jobs_of
 from benchmarks.precompile import compile_all
+from benchmarks.problems import Shape
 from benchmarks.provenance import provenance
 from benchmarks.timing import Clock
 from benchmarks.verdicts import verdicts
@@ -113,6 +115,9 @@ def _parts(
     def loop(case: Case) -> None:
         record.setdefault("loop", []).extend(loop_rows(bench, case.shape, agenda.loop_tokens))
 
+    def fused(shape: Shape) -> None:
+        record.setdefault("fused", []).extend(fused_rows(bench, shape))
+
     def peers() -> None:
         ours = [row for row in record["rows"] if row["section"] == "peers"]
         record["peers"] = peer_rows(bench, agenda.peers, ours)
@@ -124,6 +129,9 @@ def _parts(
         for case in cases:
             if case.section == section:
                 yield str(case), partial(loop if section == "loop" else kernels, case)
+        if section == "fused":
+            for shape in agenda.fused:
+                yield f"fused {shape.name}", partial(fused, shape)
         if section == "peers":
             yield "other operators", peers
         if section == "host":

@@ -56,6 +56,14 @@ _LOOP: tuple[Column, ...] = (
     ("wanted", lambda row: f"≥ {row['target_ratio']}×" if row["target_ratio"] else ""),
     ("largest error", lambda row: f"{row['largest_error']:.1e}"),
 )
+_FUSED: tuple[Column, ...] = (
+    ("shape", lambda row: row["shape"]),
+    ("direction", lambda row: row["direction"]),
+    ("ms", _times),
+    ("spread", lambda row: f"{row['spread']:.1%}"),
+    ("of roof", lambda row: f"{row['of_roof']:.0%}"),
+    ("wanted", lambda row: f"≤ {row['target_ms']:.2f} ms" if row["target_ms"] else ""),
+)
 _PEERS: tuple[Column, ...] = (
     ("operator", lambda row: row["peer"]),
     ("direction", lambda row: row.get("direction", "")),
@@ -102,6 +110,8 @@ def tables(record: dict[str, Any]) -> Iterator[RenderableType]:
         if rows:
             extra = {"scaling": (_PER_ELEMENT,), "peers": (_PAYLOAD,)}.get(section, ())
             yield table(section, (*_KERNELS, *extra), rows)
+    if record.get("fused"):
+        yield table("fused core in bfloat16, as called", _FUSED, record["fused"])
     if record.get("loop"):
         yield table("plain torch loop, as called", _LOOP, record["loop"])
     if record.get("peers"):
@@ -119,7 +129,8 @@ def _first_line(text: str) -> str:
 
 def lines(record: dict[str, Any]) -> Iterator[str]:
     """What went wrong, and what holds over several rows, beside what is wanted: a line each."""
-    for row in (*record["rows"], *record.get("loop", ()), *record.get("peers", ())):
+    apart = (row for name in ("fused", "loop", "peers") for row in record.get(name, ()))
+    for row in (*record["rows"], *apart):
         if "error" in row:
             named = (row.get(key) for key in _NAMES)
             yield f"not measured: {', '.join(filter(None, named))}: {_first_line(row['error'])}"

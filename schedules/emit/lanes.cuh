@@ -461,6 +461,14 @@ __device__ __forceinline__ void lane_put(T* to, T re, T im) {
   *reinterpret_cast<LaneComplex<T>*>(to) = {re, im};
 }
 
+// Called, not written out: what a map seldom needs, in every token that may need it, would push what
+// is always run out of the instruction cache.
+template <typename V>
+__device__ __noinline__ V lane_add_seldom(V value, int order, int last, V* scratch, int lane, int n,
+                                          int barrier, int threads) {
+  return lane_add_runs(value, order, last, scratch, lane, n, barrier, threads);
+}
+
 // What a scatter's sources are read from. `all` sums those of a target of a map that has targets with
 // many: of its sorted form where a lane has one element, whose `order` and `last` (here `n` for none)
 // stand where the first sources of others do; otherwise by looking at every source.
@@ -473,7 +481,7 @@ struct LaneRegisters {
   template <typename Entry>
   __device__ __forceinline__ V all(unsigned order, unsigned last, const Entry*, int, int n) const {
     const int end = last < n ? last : -1;
-    return lane_add_runs<V>(value.shuffled(order), order, end, nullptr, lane, n, 0, 32);
+    return lane_add_seldom<V>(value.shuffled(order), order, end, nullptr, lane, n, 0, 32);
   }
 };
 
@@ -503,7 +511,7 @@ struct LaneTeam : LaneShared<V> {
   __device__ __forceinline__ V all(unsigned order, unsigned last, const Entry*, int, int n) const {
     const int end = last < n ? last : -1;
     const V value = this->values[order & 65535];
-    return lane_add_runs(value, order, end, scratch, lane, n, barrier, threads);
+    return lane_add_seldom(value, order, end, scratch, lane, n, barrier, threads);
   }
 };
 
@@ -961,22 +969,30 @@ __device__ __forceinline__ V lane_sum_runs(V value, int order, int last, void* s
   return lane_add_runs(value, order, last, held + n, lane, n, barrier, threads);
 }
 
-#define PDSSM_SUM_RUNS(T)                                                                         \
-  __device__ __forceinline__ void lane_sum_sorted(T* re, T* im, int order, int last,              \
+template <typename V>
+__device__ __noinline__ V lane_sum_runs_called(V value, int order, int last, void* scratch, int lane,
+                                               int n, int barrier, int threads) {
+  return lane_sum_runs(value, order, last, scratch, lane, n, barrier, threads);
+}
+
+#define PDSSM_SUM_RUNS(T, NAME)                                                                   \
+  __device__ __forceinline__ void lane_sum_##NAME(T* re, T* im, int order, int last,              \
                                                   void* scratch, int lane, int n, int barrier,    \
                                                   int threads) {                                  \
-    const LaneComplex<T> sum = lane_sum_runs(LaneComplex<T>{*re, *im}, order, last, scratch,      \
-                                             lane, n, barrier, threads);                          \
+    const LaneComplex<T> sum = lane_sum_##NAME(LaneComplex<T>{*re, *im}, order, last, scratch,    \
+                                               lane, n, barrier, threads);                        \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
-  __device__ __forceinline__ void lane_sum_sorted(T* re, int order, int last, void* scratch,      \
+  __device__ __forceinline__ void lane_sum_##NAME(T* re, int order, int last, void* scratch,      \
                                                   int lane, int n, int barrier, int threads) {    \
-    *re = lane_sum_runs(LaneReal<T>{*re}, order, last, scratch, lane, n, barrier, threads).re;    \
+    *re = lane_sum_##NAME(LaneReal<T>{*re}, order, last, scratch, lane, n, barrier, threads).re;  \
   }
 
-PDSSM_SUM_RUNS(float)
-PDSSM_SUM_RUNS(double)
+PDSSM_SUM_RUNS(float, runs)
+PDSSM_SUM_RUNS(float, runs_called)
+PDSSM_SUM_RUNS(double, runs)
+PDSSM_SUM_RUNS(double, runs_called)
 
 // Calls `put(source, target, place)` for every source of a map, by one warp: `place` is what `counts`
 // held for the target and how many sources came before; `counts` is moved on by all of them.

@@ -24,7 +24,13 @@ from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
 class TvmLanes(LaneSums):
     """Writes the parts of a kernel that depend on the program: see :class:`LaneBody` for its
     arguments.
+
+    Attributes:
+        sums_runs_by: the device function that sums over a sorted map's runs: written out where it
+            is called, or called, which takes a little longer and less of the instruction cache.
     """
+
+    sums_runs_by = "lane_sum_runs"
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
         """Where the lanes of a row leave values for one another."""
@@ -244,7 +250,7 @@ class TvmLanes(LaneSums):
         places = [f"T.address_of({name}[0])" for name in names]
         row = (f"T.address_of({scratch})", "lane", str(self.program.state_size))
         if form is not None:
-            self.call("lane_sum_sorted", *places, *form, *row, *self._barrier)
+            self.call(self.sums_runs_by, *places, *form, *row, *self._barrier)
         elif self._lists_of_all:
             function = f"lane_collect_wide<{self.elements}>"
             self.call(function, *places, f"T.address_of({to}[0])", *row, *self._barrier)

@@ -20,6 +20,8 @@ class JoinLanes(TvmLanes):
         chunk: what generated text calls the chunk whose summary is summary ``u`` of the tile.
     """
 
+    sums_runs_by = "lane_sum_runs_called"
+
     def __init__(
         self, program: Program, writer: Writer, *, tile: int, team: int, teams: int
     ) -> None:
@@ -110,6 +112,8 @@ class ApplyLanes(HeldLanes):
 
 class AppendLanes(HeldLanes):
     """Joins the chunk's own summary to another one, in place."""
+
+    sums_runs_by = "lane_sum_runs_called"
 
     def __init__(self, program: Program, writer: Writer, *, team: int, teams: int) -> None:
         super().__init__(program, writer, prefix="whole_", source="fold_", team=team, teams=teams)

@@ -59,10 +59,11 @@ class Problem:
 
     @classmethod
     def bucket(cls, rows: int, length: int) -> "Problem":
-        """The largest sizes with as many bits: what schedules are picked for, so that one size
-        after another meets few of them.
+        """What schedules are picked for, so that one size after another meets few of them: rows up
+        to the next power of two, which batches times heads mostly are, and the largest length with
+        as many bits.
         """
-        return cls((1 << rows.bit_length()) - 1, (1 << length.bit_length()) - 1)
+        return cls(1 << max(0, rows - 1).bit_length(), (1 << length.bit_length()) - 1)
 
 
 class Template(ABC, Generic[ConfigT]):

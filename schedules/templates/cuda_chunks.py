@@ -49,10 +49,10 @@ _TOKENS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 # targets collect, whether a team has several warps, and whether several blocks share a row: then
 # what takes long is one carry after the other.
 _BEST = {
-    (False, False, False): (8, 48),
+    (False, False, False): (4, 32),
     (False, False, True): (8, 48),
     (False, True, False): (4, 20),
-    (False, True, True): (8, 32),
+    (False, True, True): (8, 48),
     (True, False, False): (2, 32),
     (True, False, True): (4, 40),
     (True, True, False): (4, 20),
@@ -178,7 +178,8 @@ class CudaChunks(Template[CudaChunksConfig]):
             factor = 4
         elif any(value.op == "sum" for value in program.body):
             factor = 2
-        return problem.length >= _FEWEST_TOKENS and problem.rows <= factor * target.processors
+        warps = problem.rows * whole_team(program)
+        return problem.length >= _FEWEST_TOKENS and warps <= factor * target.processors
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
@@ -199,9 +200,13 @@ class CudaChunks(Template[CudaChunksConfig]):
         ]
         if not fitting:
             return CudaChunksConfig(2, 4, 1)
-        # As many teams as there is memory for, with chunks that are long enough.
-        enough = [config for config in fitting if config.tokens >= tokens] or fitting
-        return max(enough, key=lambda c: (min(c.teams, 2), min(c.tokens, tokens) * c.teams))
+        # Two teams at least, where there is memory for them; then chunks that are long enough, of
+        # as many teams as that leaves room for.
+        found = [config for config in fitting if config.teams > 1] or fitting
+        enough = [config for config in found if config.tokens >= tokens]
+        if enough:
+            return max(enough, key=lambda config: config.teams)
+        return max(found, key=lambda config: (config.tokens, config.teams))
 
     def _most_teams(
         self, program: Program, target: Target, tile: int, tokens: int

@@ -17,8 +17,9 @@ AGENDA = Agenda(
     step=Shape("STEP", 4, 1, 2, 8, 4),
     sweeps=sweeps(TINY, tokens=32, shortest=8, batches=2),
     peers=TINY,
+    fused=(TINY,),
     loop_tokens=4,
-    sections=("suite", "worst", "scaling", "step", "loop", "peers"),
+    sections=("suite", "worst", "scaling", "step", "fused", "loop", "peers"),
     runs=3,
 )
 CPU = torch.device("cpu")

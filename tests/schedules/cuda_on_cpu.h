@@ -170,6 +170,7 @@ To bits_of(From from) {
 #define __restrict__
 #define __launch_bounds__(...)
 #define __forceinline__ inline
+#define __noinline__
 #define __align__(bytes) alignas(bytes)
 
 template <typename T>

@@ -156,9 +156,9 @@ extern "C" int sum_sorted(int threads, int parts, int n, int seed, int sorting_b
       re = time * values[j];
       im = time * values[n + j];
       if (parts == 2) {
-        lane_sum_sorted(&re, &im, order, last, scratch.start(), lane, n, 1, threads);
+        lane_sum_runs(&re, &im, order, last, scratch.start(), lane, n, 1, threads);
       } else {
-        lane_sum_sorted(&re, order, last, scratch.start(), lane, n, 1, threads);
+        lane_sum_runs(&re, order, last, scratch.start(), lane, n, 1, threads);
       }
     }
     results[lane] = re;

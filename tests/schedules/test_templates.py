@@ -85,9 +85,11 @@ def test_a_state_too_large_for_any_template() -> None:
         (4, 17984, "cuda-chunks", "cuda-chunks"),
         (32, 32768, "cuda-chunks", "cuda-chunks"),
         (127, 4096, "cuda-chunks", "cuda-chunks"),
-        (128, 4096, "cuda-chunks", "cuda-rows"),
+        (128, 4096, "cuda-chunks", "cuda-chunks"),
+        (129, 4096, "cuda-chunks", "cuda-rows"),
         (511, 4096, "cuda-chunks", "cuda-rows"),
-        (512, 4096, "cuda-rows", "cuda-rows"),
+        (512, 4096, "cuda-chunks", "cuda-rows"),
+        (513, 4096, "cuda-rows", "cuda-rows"),
         (1024, 10**6, "cuda-rows", "cuda-rows"),
     ],
 )
@@ -111,8 +113,8 @@ def test_few_long_rows_are_run_in_chunks(
         (4, 17984, "triton-chunks"),
         (32, 32768, "triton-chunks"),
         (256, 4096, "triton-chunks"),
-        (511, 4096, "triton-chunks"),
-        (512, 4096, "triton-rows"),
+        (512, 4096, "triton-chunks"),
+        (513, 4096, "triton-rows"),
         (1024, 10**6, "triton-rows"),
     ],
 )
@@ -141,9 +143,9 @@ def test_what_is_missing_is_no_reason_where_it_could_not_run(
 
 
 def test_buckets_are_powers_of_two() -> None:
-    assert Problem.bucket(0, 1) == Problem(0, 1)
-    assert Problem.bucket(4, 1024) == Problem.bucket(7, 2047) == Problem(7, 2047)
-    assert Problem.bucket(8, 1023) == Problem(15, 1023)
+    assert Problem.bucket(0, 1) == Problem.bucket(1, 1) == Problem(1, 1)
+    assert Problem.bucket(5, 1024) == Problem.bucket(8, 2047) == Problem(8, 2047)
+    assert Problem.bucket(4, 1023) == Problem(4, 1023)
 
 
 def test_what_has_no_summary_is_not_run_in_chunks() -> None:
