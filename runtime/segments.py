@@ -33,6 +33,8 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 # Tokens of a segment, all rows together, unless the caller says otherwise: scratch of a fixed
 # size, and for few rows segments long enough to be cut into chunks that run side by side.
 _TOKENS_AT_ONCE = 65536
+# On a GPU so many numbers of a segment's states, 256 MiB of complex64: less does not keep it busy.
+_STATES_AT_ONCE = 1 << 25
 # Boundaries and scratch together are least where there are as many segments as tokens in one,
 # which is at 65536 tokens. For fewer, shorter segments would save little, and launch more often.
 _LEAST = 256
@@ -70,13 +72,15 @@ class Segmented:
         """The backward of a segment; see :func:`segment_adjoint`."""
         return _adjoint(self, wrt, cotangents)
 
-    @staticmethod
-    def length(sizes: Sizes, asked: int | None) -> int:
+    def length(self, sizes: Sizes, asked: int | None, device: torch.device) -> int:
         """Tokens a segment."""
         if asked is not None:
             return asked
+        tokens = _TOKENS_AT_ONCE
+        if device.type == "cuda":
+            tokens = _STATES_AT_ONCE // self.program.state_size
         rows = torch.sym_max(sizes.batch * sizes.heads, 1)
-        return torch.sym_max(_LEAST, _TOKENS_AT_ONCE // rows // _STEP * _STEP)
+        return torch.sym_max(_LEAST, tokens // rows // _STEP * _STEP)
 
     def read(self, inputs: Tensors) -> tuple[Named, Sizes, torch.device]:
         """A call's inputs by name, checked, its sizes and its device."""
@@ -107,7 +111,7 @@ class Segmented:
     def forward(self, inputs: Tensors, config: str, asked: int | None) -> list[torch.Tensor]:
         """The program's outputs, then the boundaries."""
         tensors, sizes, device = self.read(inputs)
-        length = self.length(sizes, asked)
+        length = self.length(sizes, asked, device)
         outputs, boundaries = self.allocate(sizes, device, length, new_output)
         state = {
             name: tensors[name] if name in tensors else allocate(slot, sizes, device, torch.zeros)
@@ -146,7 +150,7 @@ class Segmented:
     ) -> list[torch.Tensor]:
         """The gradients of the inputs in ``wrt``, from those of the outputs and boundaries."""
         tensors, sizes, device = self.read(inputs)
-        length = self.length(sizes, asked)
+        length = self.length(sizes, asked, device)
         before = dict(zip(self.start_slots, boundaries, strict=True))
         count = len(self.output_slots)
         arriving = _present(self.output_slots, grads[:count])
@@ -316,7 +320,7 @@ scan_in_segments_backward = torch.ops.pdssm_compiler.scan_in_segments_backward.d
 def _fake(program: str, inputs: Tensors, config: str, length: int | None) -> list[torch.Tensor]:
     scan = segmented(program)
     _, sizes, device = scan.read(inputs)
-    outputs, boundaries = scan.allocate(sizes, device, scan.length(sizes, length))
+    outputs, boundaries = scan.allocate(sizes, device, scan.length(sizes, length, device))
     return [*outputs.values(), *boundaries.values()]
 
 

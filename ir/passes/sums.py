@@ -5,6 +5,7 @@ before → after: ``sum %y = v`` → a carry that starts from zero, whose next v
 reason: code that runs a row's tokens in order keeps a sum like any other carry.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from pdssm_compiler.ir.ops import apply
@@ -12,16 +13,16 @@ from pdssm_compiler.ir.program import Carry, FinalOutput, Program, SumOutput, ca
 from pdssm_compiler.ir.verify import verify
 
 
-def carried_sums(program: Program) -> Program:
-    """Sums that are by no index, as carries."""
-    if all(total.index is not None for total in program.sum_outputs):
+def carried_sums(program: Program, but: Collection[str] = ()) -> Program:
+    """Sums that are by no index, as carries; those named in ``but`` stay as they are."""
+    if all(_stays(total, but) for total in program.sum_outputs):
         return program
     taken = {i.name for i in program.inputs} | {carry.name for carry in program.carries}
     carries: list[Carry] = []
     finals: list[FinalOutput] = []
     kept: list[SumOutput] = []
     for total in program.sum_outputs:
-        if total.index is not None:
+        if _stays(total, but):
             kept.append(total)
             continue
         name = f"sum_{total.name}"
@@ -40,3 +41,7 @@ def carried_sums(program: Program) -> Program:
     )
     verify(carried)
     return carried
+
+
+def _stays(total: SumOutput, but: Collection[str]) -> bool:
+    return total.index is not None or total.name in but

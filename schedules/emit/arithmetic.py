@@ -8,7 +8,7 @@ how a function and a literal are spelled: a :class:`Dialect`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pdssm_compiler.ir.types import Type, is_complex
+from pdssm_compiler.ir.types import Type, is_complex, precision
 from pdssm_compiler.ir.value import Value
 
 Parts = tuple[str, ...]
@@ -19,7 +19,8 @@ class Dialect:
     """How a backend spells things.
 
     Attributes:
-        functions: for each real function, a format string of its argument ``{x}``.
+        functions: for each real function, a format string of its argument ``{x}`` and of the dtype
+            ``{dtype}`` of what it gives.
         literal: a real constant from its value and its precision in bits.
     """
 
@@ -93,7 +94,8 @@ def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
         bits = 32 if value.attribute("element") == "f32" else 64
         return (dialect.literal(value.attribute("value"), bits),)
     if value.op in FUNCTIONS:
-        return (dialect.functions[value.op].format(x=args[0][0]),)
+        dtype = f"float{precision(value.type)}"
+        return (dialect.functions[value.op].format(x=args[0][0], dtype=dtype),)
     parts = _RULES[value.op](*args)
     assert len(parts) == (2 if is_complex(value.type) else 1), value.op
     return parts

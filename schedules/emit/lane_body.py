@@ -6,6 +6,7 @@ head, the ring that tokens come through, sums, and in the end the token itself (
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pdssm_compiler.ir.program import Input, Program
@@ -13,7 +14,13 @@ from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex,
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
 from pdssm_compiler.schedules.emit.stages import Reach, is_uniform
-from pdssm_compiler.schedules.emit.tvm import TvmBody, buffer_dtype, real_dtype, width_of
+from pdssm_compiler.schedules.emit.tvm import (
+    DIALECT,
+    TvmBody,
+    buffer_dtype,
+    real_dtype,
+    width_of,
+)
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import Writer
 
@@ -22,6 +29,14 @@ LANES = 32
 MOST_STATES = 256
 # The source of the device functions, which generated text calls LANE_FUNCTIONS.
 LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
+# Functions of numbers that have device functions of their own.
+_OWN = ("sin", "cos", "sigmoid")
+_CALL = (
+    'T.cuda.func_call("lane_{name}", {{x}}, source_code=LANE_FUNCTIONS, return_type="{{dtype}}")'
+)
+LANE_DIALECT = replace(
+    DIALECT, functions=DIALECT.functions | {name: _CALL.format(name=name) for name in _OWN}
+)
 
 
 def row_elements(argument: Argument, state_size: int) -> int:
@@ -53,6 +68,8 @@ class LaneBody(TvmBody):
         prefix: of the names of what is the body's own, where a kernel has several bodies.
         signature: the calling convention, where it is not simply the program's.
     """
+
+    dialect = LANE_DIALECT
 
     def __init__(
         self,

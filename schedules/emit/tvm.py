@@ -118,7 +118,13 @@ Array = tuple[str, tuple[int, ...], str]
 
 
 class TvmBody:
-    """Writes the parts of a kernel that depend on the program."""
+    """Writes the parts of a kernel that depend on the program.
+
+    Attributes:
+        dialect: how functions and literals are spelt.
+    """
+
+    dialect = DIALECT
 
     def __init__(
         self,
@@ -129,8 +135,8 @@ class TvmBody:
         signature: Signature | None = None,
     ) -> None:
         self.signature = signature or Signature(program)
-        # What is left of its sums are those by an index.
-        self.program = program = carried_sums(program)
+        # What is left of its sums are those by an index, and those that each chunk has of its own.
+        self.program = program = carried_sums(program, self.signature.of_chunks)
         self.slots = slots
         self.writer = writer
         self.reach = reach
@@ -247,7 +253,7 @@ class TvmBody:
                 self._set_carry(carry, j, self._start(carry, j))
 
     def start_sums(self) -> None:
-        """Clear the sums by an index."""
+        """Clear the sums over tokens."""
         for total in self.program.sum_outputs:
             self._clear_sum(total)
 
@@ -482,13 +488,13 @@ class TvmBody:
         for carry, parts in zip(carries, nexts, strict=True):
             self._set_carry(carry, "0", parts)
 
-    # -- sums by an index -----------------------------------------------------------------------
+    # -- sums over tokens ------------------------------------------------------------------------
 
     def _clear_sum(self, total: SumOutput) -> None:
         """All groups of the row's sums are zero."""
         zero = f"T.{real_dtype(total.value.type)}(0)"
         with (
-            self.writer.block(f"for k in T.serial({total.groups}):"),
+            self.writer.block(f"for k in T.serial({total.groups or 1}):"),
             self._over(total.value.type) as j,
             self._by_its_owner(total.value.type),
         ):
@@ -496,9 +502,8 @@ class TvmBody:
                 self.writer.line(f"{place} = {zero}")
 
     def _add_to_sum(self, total: SumOutput, j: str, parts: Parts) -> None:
-        """Add a token's element to the group of its index."""
-        assert total.index is not None
-        (k,) = self.known[total.index]
+        """Add a token's element to the group of its index, or to the only one."""
+        (k,) = ("0",) if total.index is None else self.known[total.index]
         with self._by_its_owner(total.value.type):
             self._accumulate(self._sum_places(total, k, j), parts)
 
@@ -513,7 +518,8 @@ class TvmBody:
     def _sum_places(self, total: SumOutput, k: str, j: str) -> Parts:
         """Element ``j`` of group ``k`` of the row's sums, part by part."""
         argument = self._argument(total.name)
-        own = [k] if isinstance(total.value.type, Scalar) else [k, j]
+        own = [] if total.index is None else [k]
+        own += [] if isinstance(total.value.type, Scalar) else [j]
         place = self._tensor(argument, [self.axes[axis] for axis in argument.leading], own)
         return (self._part(place, 0), self._part(place, 1)) if argument.complex else (place,)
 
@@ -565,7 +571,7 @@ class TvmBody:
     def _expression(self, value: Value) -> Parts:
         rule = STRUCTURE_RULES.get(value.op)
         args = [self._parts(arg, "j") for arg in value.args]
-        return rule(args) if rule else arithmetic(value, args, DIALECT)
+        return rule(args) if rule else arithmetic(value, args, self.dialect)
 
     def _array_places(self, value: Value, i: str) -> Parts:
         """Element ``i`` of a value's array, part by part."""

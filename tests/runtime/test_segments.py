@@ -101,18 +101,21 @@ def test_a_second_backward_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "asked", "want"),
+    ("sizes", "asked", "on_cpu", "on_gpu"),
     [
-        (KernelSizes(1, 10**6, 32), None, 2048),
-        (KernelSizes(8, 10**6, 32), None, 256),
-        (KernelSizes(64, 10**6, 32), None, 256),
-        (KernelSizes(1, 10**6, 3), None, 21840),
-        (KernelSizes(0, 5, 3), None, 65536),
-        (KernelSizes(8, 10**6, 32), 7, 7),
+        (KernelSizes(1, 10**6, 32), None, 2048, 262144),
+        (KernelSizes(8, 10**6, 32), None, 256, 32768),
+        (KernelSizes(64, 10**6, 32), None, 256, 4096),
+        (KernelSizes(1, 10**6, 3), None, 21840, 2796192),
+        (KernelSizes(0, 5, 3), None, 65536, 8388608),
+        (KernelSizes(8, 10**6, 32), 7, 7, 7),
     ],
 )
-def test_tokens_a_segment(sizes: KernelSizes, asked: int | None, want: int) -> None:
-    assert Segmented.length(sizes, asked) == want
+def test_tokens_a_segment(sizes: KernelSizes, asked: int | None, on_cpu: int, on_gpu: int) -> None:
+    """Of rows of four states: on a GPU by the room that states take."""
+    scan = Segmented(pd_scan(PdScan(4, 3)).text)
+    assert scan.length(sizes, asked, torch.device("cpu")) == on_cpu
+    assert scan.length(sizes, asked, torch.device("cuda")) == on_gpu
 
 
 @pytest.mark.parametrize("source", ["dictionary", "token"])

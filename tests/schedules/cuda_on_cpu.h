@@ -173,6 +173,8 @@ To bits_of(From from) {
 #define __noinline__
 #define __align__(bytes) alignas(bytes)
 
+float __fdividef(float a, float b) { return a / b; }
+
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int lane) {
   T all[32];

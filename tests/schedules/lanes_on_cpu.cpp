@@ -232,3 +232,16 @@ extern "C" int sums(int threads, int tokens, int seed, const double* values, dou
   });
   return ended && parts.kept() && scratch.kept();
 }
+
+// What the functions of numbers give, in float32 and float64: sine, cosine, sigmoid of each.
+extern "C" void functions(int count, const float* x, float* single, double* twice) {
+  for (int i = 0; i < count; ++i) {
+    const float own[] = {lane_sin(x[i]), lane_cos(x[i]), lane_sigmoid(x[i])};
+    const double wide = x[i];
+    const double exact[] = {lane_sin(wide), lane_cos(wide), lane_sigmoid(wide)};
+    for (int f = 0; f < 3; ++f) {
+      single[f * count + i] = own[f];
+      twice[f * count + i] = exact[f];
+    }
+  }
+}

@@ -3,6 +3,7 @@ launch passes to them.
 """
 
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,13 @@ def test_random_bodies_compile(program: Program) -> None:
             files = BACKEND.compile(source, 16)
             assert BACKEND.load(source, 16, files).resources()["registers"] > 0
         else:
-            assert refused.startswith(("chunks have no summary: ", "cuda-chunks adds up by"))
+            assert refused.startswith("chunks have no summary: ")
+
+
+def in_bfloat16(program: Program) -> Program:
+    """Its sums stored so."""
+    sums = tuple(replace(total, storage="bf16") for total in program.sum_outputs)
+    return replace(program, sum_outputs=sums)
 
 
 SCAN = pd_scan(PdScan(32, 4))
@@ -111,7 +118,7 @@ SCAN = pd_scan(PdScan(32, 4))
         (SCAN, CudaChunksConfig(4, 2, 16), "teams is from 1 to 15, not 16"),
         (pd_scan(PdScan(256, 4)), CudaChunksConfig(2, 2, 5), "40 warps are more than a block has"),
         (pd_scan(PdScan(257, 4)), SMALL, "a state size of 257 is more than 256"),
-        (summed(), SMALL, "cuda-chunks adds up by an index alone"),
+        (in_bfloat16(summed()), SMALL, "cuda-chunks adds up in float32, not in bfloat16"),
         (squares(), SMALL, "chunks have no summary: the step is not affine in the carry"),
         (SCAN, CudaChunksConfig(32, 100, 1), "bytes of shared memory are more than 232448"),
     ],

@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from pdssm_compiler.ir import Program
+from pdssm_compiler.ir import Program, ProgramBuilder
+from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.types import Vector
 from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
 from pdssm_compiler.runtime.faults import Reporter
@@ -101,6 +103,23 @@ def test_rows(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         team = -(-program.state_size // 32)
         assert_agrees(ROWS, CudaRowsConfig(4, 3, 1, team), program, Sizes(2, 23, 2))
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_sums_by_no_index(n: int) -> None:
+    """Of a vector, of a complex one and of a number; each team has some of its own."""
+    build = ProgramBuilder(n)
+    carry = build.carry("state", Vector("c64"))
+    drive = build.input("drive", Vector("c64"))
+    following = b.add(b.mul(carry, build.input("diagonal", Vector("c64"))), drive)
+    build.next("state", following)
+    build.sum("states", following)
+    build.sum("parts", b.imag(following))
+    build.sum("number", b.total(b.real(drive)))
+    build.emit("last", following)
+    for blocks, teams in ((4, 4), (26, 1)):
+        config = CudaChunksConfig(2, 2, teams)
+        assert_agrees(CHUNKS, config, build.build(), Sizes(2, 131, 1), most_blocks=blocks)
 
 
 @pytest.mark.parametrize("n", [31, 32, 100])

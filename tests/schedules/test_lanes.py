@@ -177,3 +177,28 @@ def test_the_order_of_lanes_changes_no_bit(
             )  # fmt: skip
         found.append(results)
     np.testing.assert_array_equal(*found)
+
+
+def test_functions_of_numbers(lanes: ctypes.CDLL) -> None:
+    """Of small, usual and huge arguments, near multiples of a quarter turn, and of no numbers."""
+    random = np.random.default_rng(7)
+    limits = (1e-30, 1e-3, 1.0, 7.0, 100.0, 47999.0, 48001.0, 1e30)
+    near = np.arange(-200, 200) * (np.pi / 2)
+    x = np.concatenate(
+        [*(random.uniform(-limit, limit, 2000) for limit in limits), near, [0.0, -0.0]]
+    ).astype(np.float32)
+    single = np.full((3, len(x)), np.nan, np.float32)
+    twice = np.full((3, len(x)), np.nan)
+    lanes.functions(len(x), given_(x), given_(single), given_(twice))
+    wide = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        want = np.stack([np.sin(wide), np.cos(wide), 1 / (1 + np.exp(-wide))])
+    np.testing.assert_allclose(twice, want, rtol=1e-15, atol=1e-300)
+    normal = np.abs(want) > 1e-37
+    units = np.abs(single - want) / np.spacing(np.abs(want).astype(np.float32))
+    assert (units[normal] < 2).all()
+    assert (np.abs(single)[~normal] < 1e-37).all()
+    odd = np.array([np.nan, np.inf, -np.inf], np.float32)
+    single, twice = np.zeros((3, 3), np.float32), np.zeros((3, 3))
+    lanes.functions(3, given_(odd), given_(single), given_(twice))
+    np.testing.assert_array_equal(single, [[np.nan] * 3] * 2 + [[np.nan, 1, 0]])
