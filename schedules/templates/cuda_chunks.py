@@ -172,14 +172,15 @@ class CudaChunks(Template[CudaChunksConfig]):
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if problem.rows is None or problem.length is None:
             return False
-        # What keeps lanes busy beside the memory is better spread over more of them.
-        factor = 1
-        if collects(program) or _token_bytes(program) <= _NARROW:
-            factor = 4
-        elif any(value.op == "sum" for value in program.body):
-            factor = 2
+        if problem.length < _FEWEST_TOKENS:
+            return False
         warps = problem.rows * whole_team(program)
-        return problem.length >= _FEWEST_TOKENS and warps <= factor * target.processors
+        # What keeps lanes busy beside the memory is better spread over more of them.
+        if collects(program) or _token_bytes(program) <= _NARROW:
+            return warps <= 4 * target.processors
+        if any(value.op == "sum" for value in program.body):
+            return problem.rows <= target.processors
+        return warps <= target.processors
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
@@ -192,6 +193,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         several = whole_team(program) > 1
         shared = problem.rows is not None and 2 * problem.rows <= target.processors
         tile, tokens = _BEST[collects(program), several, shared]
+        if program.state_size <= LANES // 2:
+            # Lanes without an element leave room for teams, and for longer tiles.
+            tile = max(tile, 4)
         fitting = [
             config
             for length in _TOKENS

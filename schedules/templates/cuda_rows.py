@@ -40,10 +40,6 @@ _NARROW = 8
 _ENOUGH_WARPS = 8
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
-# In so few tokens a row's first tile is waited for, so tiles are short and slots many; where
-# targets collect, not measured.
-_SHORT = 512
-_SHORT_RING = (4, 8)
 # Warps of a block, but for the one that fetches.
 _MOST_TEAM = 31
 # Values of all tokens of a tile together; more takes long to compile.
@@ -114,10 +110,7 @@ class CudaRows(Template[CudaRowsConfig]):
         if program.state_size <= MOST_STATES:
             # Several rows of few warps on a processor come before lists of sources.
             choices.sort(key=lambda choice: choice[1])
-        rings = list(product(tiles, (4, 3)))
-        if problem.length is not None and problem.length < _SHORT and not collects(program):
-            rings.insert(0, _SHORT_RING)
-        for (tables, room), (tile, slots) in product(choices, rings):
+        for (tables, room), tile, slots in product(choices, tiles, (4, 3)):
             config = CudaRowsConfig(tile, slots, team=team, tables=tables)
             if self._refused(program, target, config, room) is None:
                 return config
