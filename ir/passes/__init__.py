@@ -2,6 +2,7 @@
 
 from pdssm_compiler.ir.passes.adjoint import Adjoint, adjoint
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
+from pdssm_compiler.ir.passes.inverses import computed_inverses
 from pdssm_compiler.ir.passes.segments import (
     InSegments,
     SegmentAdjoint,
@@ -21,6 +22,7 @@ __all__ = [
     "Summary",
     "adjoint",
     "carried_sums",
+    "computed_inverses",
     "in_chunks",
     "in_segments",
     "segment_adjoint",

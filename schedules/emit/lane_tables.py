@@ -132,9 +132,13 @@ class LaneTables(LaneBody):
         if self.tables:
             return f"T.Cast('int32', table_{name}[{k} * {self.program.state_size} + {j}])"
         place = self._tensor(self._argument(name), ["h"], [k, j])
-        if needs_range_check(self.program.input(name)):
+        if self._is_from_outside(name):
             return self._clamped(self._argument(name), place)
         return f"T.Cast('int32', {place})"
+
+    def _is_from_outside(self, name: str) -> bool:
+        """Whether a table that is read where it is may hold anything."""
+        return needs_range_check(self.program.input(name))
 
     def _kind(self, value: Value) -> str:
         """How many sources the targets of a selected map have; see ``lane_fan_in``."""

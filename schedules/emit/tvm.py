@@ -381,7 +381,11 @@ class TvmBody:
         for number, (subject, promise, _) in enumerate(reports):
             bound = self.program.state_size if promise == "range" else 1
             self.writer.line(f"worst[0] = T.Cast('uint64', worst_{stage}_{number}[0])")
-            self._report(subject, promise, bound, "b * L * H + t * H + h")
+            self._report(subject, promise, bound, self._reported_at(subject))
+
+    def _reported_at(self, subject: str) -> str:
+        """What a check made in a token tells of where it failed."""
+        return "b * L * H + t * H + h"
 
     def _checked_in(self, stage: int) -> list[tuple[str, str, Callable[[], str]]]:
         """The checks made in a loop: subject, promise, and what to take the maximum of."""

@@ -6,13 +6,14 @@ take longer than the token.
 
 from collections.abc import Callable
 
+from pdssm_compiler.ir.passes import computed_inverses
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.lane_body import MOST_STATES
 from pdssm_compiler.schedules.emit.tvm import TvmBody
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
-from pdssm_compiler.schedules.signature import Argument, needs_range_check
+from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import Writer
 
 
@@ -21,8 +22,10 @@ class StepLanes(TvmLanes):
 
     def __init__(self, program: Program, writer: Writer, *, rows: int, team: int) -> None:
         super().__init__(
-            program,
+            computed_inverses(program),
             writer,
+            # What is reported is numbered as the runtime knows the program.
+            signature=Signature(program),
             tile=1,
             ring=0,
             sets=0,
@@ -53,9 +56,7 @@ class StepLanes(TvmLanes):
         found = super()._checked_in(stage)
         for value in self.selects:
             table, index = value.args
-            if stage == self.stages.computed[value] and needs_range_check(
-                self.program.input(table.name)
-            ):
+            if stage == self.stages.computed[value] and self._is_from_outside(table.name):
 
                 def raw(name: str = table.name, index: Value = index) -> str:
                     (k,) = self.known[index]
@@ -65,6 +66,18 @@ class StepLanes(TvmLanes):
 
                 found.append((table.name, "range", raw))
         return found
+
+    def _is_from_outside(self, name: str) -> bool:
+        """A table of inverses is the table itself here."""
+        return True
+
+    def _reported_at(self, subject: str) -> str:
+        """Of a map of a table that is inverted here: its number, then the head."""
+        if self.program.input(subject).inverse_of is None:
+            return super()._reported_at(subject)
+        index = next(v.args[1] for v in self.selects if v.args[0].name == subject)
+        (k,) = self.known[index]
+        return f"T.Cast('int64', {k}) * H + h"
 
     def needs_worst(self) -> bool:
         """Whether anything is checked."""

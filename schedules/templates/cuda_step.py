@@ -111,6 +111,7 @@ class CudaStep(Template[CudaStepConfig]):
                 "threads": threads,
                 "rows_of_a_block": config.rows,
             },
+            inverts=any(i.inverse_of is not None for i in program.inputs),
         )
 
     def _block(self, writer: Writer, body: StepLanes, config: CudaStepConfig) -> None:

@@ -245,8 +245,8 @@ def test_random_bodies(program: Program, layout: str, seed: int) -> None:
 )
 @pytest.mark.parametrize(
     ("template", "config"),
-    [(ROWS, CudaRowsConfig(2, 3)), (CHUNKS, CudaChunksConfig(2, 2, 2))],
-    ids=["rows", "chunks"],
+    [(ROWS, CudaRowsConfig(2, 3)), (CHUNKS, CudaChunksConfig(2, 2, 2)), (STEP, CudaStepConfig(2))],
+    ids=["rows", "chunks", "step"],
 )
 def test_a_map_that_is_no_permutation_is_told(
     template: Template[Any], config: Config, entry: int, error: type[Exception], told: str
