@@ -13,6 +13,9 @@ _CLEAN = {
     "synccheck": "ERROR SUMMARY: 0 errors",
 }
 TOOLS = tuple(_CLEAN)
+# What is found, a line each, before where it was called from.
+_FINDING = re.compile(r"^=+ ((?:Error|Warning): .*|    and .* access at .*)$", re.MULTILINE)
+_TOLD = 8
 
 
 def find_sanitizer() -> str | None:
@@ -24,7 +27,8 @@ def find_sanitizer() -> str | None:
 
 
 def complaint(tool: str, output: str) -> str | None:
-    """None if a tool's run was clean, otherwise how it sums up; a run without a summary is none.
+    """None if a tool's run was clean, otherwise how it sums up, and the first of what it found; a
+    run without a summary is none.
 
     Args:
         tool: one of :data:`TOOLS`.
@@ -33,4 +37,5 @@ def complaint(tool: str, output: str) -> str | None:
     summaries = _SUMMARY.findall(output)
     if summaries == [_CLEAN[tool]]:
         return None
-    return "; ".join(summaries) or "no summary: the tool did not finish"
+    summed_up = "; ".join(summaries) or "no summary: the tool did not finish"
+    return "\n".join([summed_up, *dict.fromkeys(_FINDING.findall(output)[:_TOLD])])

@@ -16,7 +16,14 @@ from tests.gpu.sanitized import STATE_SIZES
 from tests.gpu.sanitizer import TOOLS, complaint, find_sanitizer
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATES = ("cuda-step", "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks")
+TEMPLATES = (
+    "cuda-step",
+    "cuda-rows",
+    "cuda-chunks",
+    "triton-rows",
+    "triton-chunks",
+    "triton-lookback",
+)
 # Freed memory goes back to the driver, so that whoever still reads it is seen.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 _FOUND = 86
