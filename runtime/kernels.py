@@ -7,6 +7,7 @@ never does.
 """
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from pdssm_compiler.ir.passes import specialise
@@ -60,9 +61,20 @@ class Kernels:
 
     def _find(self, problem: Problem) -> BuiltKernel:
         schedule = choose(self.program, self._target, self._config, problem)
-        for built in self._built:
+        same = [built for built in self._built if built.schedule.kernel == schedule.kernel]
+        for built in same:
             if built.schedule == schedule:
                 return built
-        found = build_schedule(self.program, self._target, schedule, self._alignment)
+        # A kernel that is there for another reason is told of once more, and not made again.
+        found = (
+            replace(same[0], schedule=schedule)
+            if same
+            else build_schedule(self.program, self._target, schedule, self._alignment)
+        )
         self._built.append(found)
         return found
+
+    def choose_again(self) -> None:
+        """Have the next calls choose their schedules anew, as logs have changed."""
+        with self._lock:
+            self._of_bits = {}
