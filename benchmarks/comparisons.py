@@ -14,8 +14,8 @@ from benchmarks.measure import Bench, Row, attempt
 from benchmarks.peers import PEERS, Peer, forward_and_backward
 from benchmarks.problems import Shape, random_problem
 from benchmarks.targets import OF_LOOP
-from benchmarks.timing import Times
 from benchmarks.torch_loop import torch_loop
+from pdssm_compiler.runtime.tuning.timing import Times
 
 # Runs of what takes long.
 _FEW = 5

@@ -8,11 +8,11 @@ import pytest
 from benchmarks.cases import GPU
 from benchmarks.command import narrowed
 from benchmarks.measure import jobs_of
-from benchmarks.precompile import Job, compile_all, compile_job
 from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.compile_service import lower, read_config
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.runtime.plan import program_of
+from pdssm_compiler.runtime.tuning.precompile import Job, compile_all, compile_job
 from pdssm_compiler.schedules.target import cpu_target, named_target
 from tests.benchmarks.conftest import AGENDA
 
@@ -47,7 +47,7 @@ def test_a_process_that_dies_takes_no_other_kernel_with_it() -> None:
     steps: list[int] = []
     done = compile_all([*good, deadly, *good], 2, lambda: steps.append(1))
     assert set(done) == {*good, deadly}
-    assert done[deadly].error == "the compiler's process died"
+    assert done[deadly].error == "the process exited with status 3"
     assert all(done[job].error is None for job in good)
     assert all(is_cached(job) for job in good)
     assert len(steps) == len(done)
