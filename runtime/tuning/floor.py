@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pdssm_compiler.ir.types import Vector, is_number
+from pdssm_compiler.ir.types import Type, Vector, is_number
 from pdssm_compiler.runtime.binding import allocate, check
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import caller_inputs, program_of
@@ -23,12 +23,8 @@ def floor_bytes(text: str, tensors: Sequence[torch.Tensor]) -> int:
     # Sums come last, and are no floor's.
     written = (*signature.token_outputs, *signature.final_outputs)
     on_paper = [allocate(slot, sizes, torch.device("meta")) for slot in outputs]
-    moved = [
-        *zip(caller_inputs(program), tensors, strict=True),
-        *zip(written, on_paper, strict=False),
+    moved: list[tuple[Type, torch.Tensor]] = [
+        *((i.type, t) for i, t in zip(caller_inputs(program), tensors, strict=True)),
+        *((a.type, t) for a, t in zip(written, on_paper, strict=False)),
     ]
-    return sum(
-        tensor.nbytes
-        for argument, tensor in moved
-        if isinstance(argument.type, Vector) and is_number(argument.type)
-    )
+    return sum(t.nbytes for type_, t in moved if isinstance(type_, Vector) and is_number(type_))

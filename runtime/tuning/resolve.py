@@ -124,7 +124,7 @@ def _best(path: Path) -> list[tuple[Problem, Row]]:
             for row in warned_rows(path):
                 # The sizes measured last stand last.
                 problems[row.sizes] = [*problems.pop(row.sizes, []), row]
-            winners = [row for rows in problems.values() if (row := winner(rows)) is not None]
+            winners = filter(None, map(winner, problems.values()))
             found = list({row.bucket: row for row in winners}.items())
             _read[path] = found
     return found
