@@ -7,6 +7,7 @@ never does.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,16 +27,26 @@ class Kernels:
         target: the device.
         alignment: bytes that every pointer is a multiple of, or 0.
         config: an explicit config for all sizes, or None.
+        prepare: called with the sizes of the first call in a bucket, before its schedule is
+            chosen.
 
     Raises:
         NoTemplateError: no schedule.
     """
 
-    def __init__(self, program: Program, target: Target, alignment: int, config: Any) -> None:
+    def __init__(
+        self,
+        program: Program,
+        target: Target,
+        alignment: int,
+        config: Any,
+        prepare: Callable[[Sizes], None] = lambda sizes: None,
+    ) -> None:
         self.program = specialise(program)
         self._target = target
         self._alignment = alignment
         self._config = config
+        self._prepare = prepare
         self._of_bits: dict[tuple[int, int], BuiltKernel] = {}
         self._built: list[BuiltKernel] = []
         self._lock = threading.Lock()
@@ -54,6 +65,8 @@ class Kernels:
         found = self._of_bits.get(bits)
         if found is not None:
             return found
+        # Without the lock: it may take minutes, and have other kernels choose again.
+        self._prepare(sizes)
         with self._lock:
             found = self._find(Problem.bucket(rows, length))
             self._of_bits[bits] = found

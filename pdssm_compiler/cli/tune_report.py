@@ -129,6 +129,7 @@ def _draw(axes: Any, result: Result, colours: dict[str, str]) -> None:
     if best.floor_ms is not None:
         axes.axhline(best.floor_ms, color="black", label="roof: a copy of the same bytes")
     axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(str(result.problem), fontsize=8)
     axes.set_xlabel("candidates, the fastest first")
     axes.set_ylabel("ms")
