@@ -16,6 +16,8 @@ from pdssm_compiler.runtime.tuning.space import Entry, Space, changes
 _BATCH = 8
 # Nothing faster than this fraction of the best is news.
 _NEWS = 0.99
+# What a candidate that failed counts as, over the heuristic: its like is tried last.
+_FAILED = 10.0
 # How much the rows of other problems count.
 _OTHERS = 0.2
 
@@ -63,22 +65,16 @@ class Search:
         return self._batch(times, left)[:room]
 
     def _promising(self, times: Times) -> list[Entry]:
-        """The candidates of templates that are not hopeless."""
-        best = min((ms for ms in times.values() if ms is not None), default=None)
-        if best is None:
-            return list(self._space.others)
-        kept = {
-            entry.template.name
-            for entry, ms in times.items()
-            if ms is not None and ms <= self._effort.hopeless * best
-        }
-        tried = {entry.template.name for entry in self._space.heuristics if entry in times}
-        # A template whose heuristic cannot run the program may have configs that can.
-        return [
-            e
-            for e in self._space.others
-            if e.template.name in kept or e.template.name not in tried
-        ]
+        """The candidates of templates that are not hopeless. One whose candidates have all failed
+        is not: others of its may run.
+        """
+        least: dict[str, float] = {}
+        for entry, ms in times.items():
+            if ms is not None:
+                name = entry.template.name
+                least[name] = min(ms, least.get(name, ms))
+        limit = self._effort.hopeless * min(least.values(), default=0.0)
+        return [e for e in self._space.others if least.get(e.template.name, 0.0) <= limit]
 
     def _be_patient(self, times: Times) -> None:
         best = min((ms for ms in times.values() if ms is not None), default=None)
@@ -105,6 +101,9 @@ class Search:
         known = {e: ms for e, ms in times.items() if ms is not None}
         chosen = next((ms for e, ms in known.items() if e.heuristic), None)
         base = chosen or min(known.values(), default=1.0)
-        samples = [Sample(e.template.name, e.fields, ms / base) for e, ms in known.items()]
+        samples = [
+            Sample(e.template.name, e.fields, _FAILED if ms is None else ms / base)
+            for e, ms in times.items()
+        ]
         model = CostModel.fit([*samples, *self._earlier])
         return {e: model.ratio(e.template.name, e.fields) for e in self._space.others}
