@@ -117,12 +117,15 @@ def tune(
             )
     except KeyboardInterrupt:
         messages().print(
-            "interrupted; what was measured is in the log: run the same command again to go on"
+            "interrupted; what was measured is in the log: run the same command again to go on",
+            soft_wrap=True,
         )
         raise typer.Exit(_INTERRUPTED) from None
     show(found, where, console)
     if any(not result.complete for result in found):
-        console.print("the budget ended the search: run the same command again to go on")
+        console.print(
+            "the budget ended the search: run the same command again to go on", soft_wrap=True
+        )
     for result in found:
         console.print(f"log: {log_of(result.problem)}", markup=False, soft_wrap=True)
     if any(result.winner for result in found):

@@ -78,7 +78,8 @@ class Search:
 
     def _be_patient(self, times: Times) -> None:
         best = min((ms for ms in times.values() if ms is not None), default=None)
-        news = best is not None and (self._best is None or best < _NEWS * self._best)
+        # While nothing is right, there is nothing to be content with.
+        news = best is None or self._best is None or best < _NEWS * self._best
         self._idle = 0 if news else self._idle + 1
         self._best = best
 
