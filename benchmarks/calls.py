@@ -6,12 +6,13 @@ from functools import cached_property
 
 import torch
 
-from benchmarks.problems import MAP_CLASSES, Shape, random_problem
+from benchmarks.problems import MAP_CLASSES, random_problem
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.ops import adjoint_of
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
 from pdssm_compiler.runtime.tuning.floor import floor_bytes
+from pdssm_compiler.suite import Shape
 
 # The inputs whose gradients each backward gives. "Backward, active" is that of `flash_pd_scan`.
 BACKWARDS = {
