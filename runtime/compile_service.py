@@ -33,11 +33,19 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 
 @dataclass(frozen=True)
 class Schedule:
-    """A template with a config, and why it was taken."""
+    """A template with a config, and why it was taken.
+
+    Attributes:
+        template: the template.
+        config: its config.
+        reason: why.
+        logged: whether a tuning log says so.
+    """
 
     template: Template[Any]
     config: Any
     reason: str
+    logged: bool = False
 
     @property
     def kernel(self) -> tuple[str, Any]:
@@ -91,7 +99,7 @@ def choose(
     if config is not None:
         return _asked_for(program, target, config, problem)
     for measured in tuned(program, target, problem) if logs else ():
-        schedule = Schedule(measured.template, measured.config, measured.reason)
+        schedule = Schedule(measured.template, measured.config, measured.reason, True)
         lacking = BACKENDS[schedule.template.backend].unavailable()
         if lacking is None:
             return schedule

@@ -14,7 +14,13 @@ from typing import Any
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.compile_service import BuiltKernel, build_schedule, choose
+from pdssm_compiler.runtime.compile_service import (
+    BuiltKernel,
+    Schedule,
+    build_schedule,
+    choose,
+)
+from pdssm_compiler.runtime.tuning.resolve import pass_over
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
 
@@ -74,16 +80,28 @@ class Kernels:
 
     def _find(self, problem: Problem) -> BuiltKernel:
         schedule = choose(self.program, self._target, self._config, problem)
+        try:
+            return self._by(schedule)
+        except Exception as error:
+            if not schedule.logged:
+                raise
+            # It was right where it was measured; with other compilers it may not even compile.
+            what = f"{schedule.template.name} {schedule.config}, {schedule.reason},"
+            pass_over(what, f"{type(error).__name__}: {error}")
+        return self._by(choose(self.program, self._target, self._config, problem, logs=False))
+
+    def _by(self, schedule: Schedule) -> BuiltKernel:
+        """The kernel of a schedule. One that is there for another reason is told of once more,
+        and not made again.
+        """
         same = [built for built in self._built if built.schedule.kernel == schedule.kernel]
         for built in same:
             if built.schedule == schedule:
                 return built
-        # A kernel that is there for another reason is told of once more, and not made again.
-        found = (
-            replace(same[0], schedule=schedule)
-            if same
-            else build_schedule(self.program, self._target, schedule, self._alignment)
-        )
+        if same:
+            found = replace(same[0], schedule=schedule)
+        else:
+            found = build_schedule(self.program, self._target, schedule, self._alignment)
         self._built.append(found)
         return found
 

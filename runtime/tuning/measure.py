@@ -14,7 +14,13 @@ from pdssm_compiler.runtime.tuning.floor import floor_bytes
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.runtime.tuning.oracle import Probe, probes
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
-from pdssm_compiler.runtime.tuning.timing import Clock, copy_roof, device_times, host_times
+from pdssm_compiler.runtime.tuning.timing import (
+    LEAST_CALLS,
+    Clock,
+    copy_roof,
+    device_times,
+    host_times,
+)
 
 # Copies of a call's data, so that none is found in a cache, are no more and take no more.
 _MOST_COPIES = 256
@@ -50,13 +56,15 @@ class Measured:
 
     Attributes:
         fault: why it is wrong, None if it is right.
-        ms, spread, floor_ms, resources: see :class:`~pdssm_compiler.runtime.tuning.rows.Row`.
+        ms, spread: see :class:`~pdssm_compiler.runtime.tuning.rows.Row`.
+        floor_bytes: the fewest bytes it can move.
+        resources: what its kernel takes, where the backend knows it.
     """
 
     fault: str | None
     ms: float | None = None
     spread: float | None = None
-    floor_ms: float | None = None
+    floor_bytes: int | None = None
     resources: dict[str, int] | None = None
 
 
@@ -82,9 +90,14 @@ def _measure(request: Request, device: torch.device) -> Measured:
     _synchronise(device)
     check()
     resources = plan.kernels.of(problem.sizes).kernel.resources()
-    return Measured(
-        None, times["ms"], times["spread"], bench.floor_bytes / bench.roof * 1e3, resources
-    )
+    return Measured(None, times["ms"], times["spread"], bench.floor_bytes, resources)
+
+
+def roof_of(device: str) -> float:
+    """Bytes a second of a large copy on a device."""
+    where = torch.device(device)
+    with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
+        return copy_roof(where, Clock.of(where))
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,6 @@ class _Bench:
     copies: Sequence[Sequence[torch.Tensor]]
     clock: Clock
     floor_bytes: int
-    roof: float
 
 
 @lru_cache(maxsize=1)
@@ -108,12 +120,7 @@ def _bench(problem: TuningProblem) -> _Bench:
     count = min(clock.copies(data), _MOST_COPIES, max(1, _MOST_COPIED // data))
     copies = [tensors, *([t.clone() for t in tensors] for _ in range(count - 1))]
     moved = floor_bytes(problem.text, tensors)
-    return _Bench(probes(program, tensors, problem.sizes), copies, clock, moved, _roof(device))
-
-
-@lru_cache(maxsize=1)
-def _roof(device: torch.device) -> float:
-    return copy_roof(device, Clock.of(device))
+    return _Bench(probes(program, tensors, problem.sizes), copies, clock, moved)
 
 
 def _times(clock: Clock, calls: Sequence[Callable[[], Any]], request: Request) -> dict[str, float]:
@@ -125,7 +132,9 @@ def _times(clock: Clock, calls: Sequence[Callable[[], Any]], request: Request) -
     best = request.best_ms
     if best is not None and first["least_ms"] > _HOPELESS * best and first["ms"] > 1:
         return first
-    runs = int(request.seconds / (first["ms"] / 1e3 * max(1, len(calls) if clock.on_gpu else 1)))
+    # A graph holds every call, and several of them.
+    together = max(LEAST_CALLS, len(calls)) if clock.on_gpu else 1
+    runs = int(request.seconds / (first["ms"] / 1e3 * together))
     return clock.work(calls, max(_FEWEST_RUNS, min(request.runs, runs)))
 
 

@@ -18,7 +18,7 @@ from pdssm_compiler.runtime.tuning.cost_model import Sample
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import DiedError, HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log, warned_rows
-from pdssm_compiler.runtime.tuning.measure import Request, measure
+from pdssm_compiler.runtime.tuning.measure import Request, measure, roof_of
 from pdssm_compiler.runtime.tuning.precompile import Compiled, Compilers, helper_jobs
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.provenance import commit, kernel_versions, now
@@ -101,6 +101,7 @@ class Race:
         measure_seconds: after which a candidate is taken to hang.
         commit: of this package, where the checkout has no history to ask.
         earlier: what the cost model learns from besides.
+        roofs: bytes a second of a large copy, by device; measured where it is not there.
     """
 
     problem: TuningProblem
@@ -113,6 +114,7 @@ class Race:
     measure_seconds: float = MEASURE_SECONDS
     commit: str | None = None
     earlier: Sequence[Sample] = ()
+    roofs: dict[str, float] = field(default_factory=dict)
     _rows: dict[Entry, Row] = field(default_factory=dict)
     _compiled: dict[Entry, Compiled] = field(default_factory=dict)
     _measured: int = 0
@@ -219,12 +221,19 @@ class Race:
             "ok",
             ms=found.ms,
             spread=found.spread,
-            floor_ms=found.floor_ms,
+            floor_ms=None if found.floor_bytes is None else self._floor_ms(found.floor_bytes),
             compile_seconds=seconds,
             registers=resources.get("registers"),
             spilled=resources.get("spilled"),
             shared_bytes=resources.get("shared_bytes"),
         )
+
+    def _floor_ms(self, moved: int) -> float:
+        """What a copy of so many bytes takes."""
+        device = self.problem.device
+        if device not in self.roofs:
+            self.roofs[device] = self.worker.ask(roof_of, device, self.measure_seconds)
+        return moved / self.roofs[device] * 1e3
 
     def _finals(self, search: Search) -> None:
         """Time the fastest again, and the heuristic: who was picked for a short time seldom keeps

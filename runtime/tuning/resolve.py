@@ -66,7 +66,7 @@ def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]
         try:
             template, config = _template_and_config(row, program, target)
         except ValueError as error:
-            _warn_once(f"{path}: {row.template} {row.config} is passed over: {error}")
+            pass_over(f"{path}: {row.template} {row.config}", error)
             continue
         yield Tuned(template, config, f"{source}, for {_told(row)}")
 
@@ -75,11 +75,13 @@ def forget() -> None:
     """Read logs anew."""
     with _lock:
         _read.clear()
+        _folders.clear()
         _warned.clear()
 
 
 _lock = threading.Lock()
 _read: dict[Path, list[tuple[Problem, Row]]] = {}
+_folders: dict[Path, list[str]] = {}
 _warned: set[str] = set()
 
 
@@ -92,7 +94,7 @@ def _sources(program: Program, target: Target) -> Iterator[tuple[str, Path]]:
     if target.kind not in ("cuda", "hip"):
         return
     near = []
-    for folder in _folders(shipped_logs()):
+    for folder in _listed(shipped_logs()):
         of = {row.target for _, row in _best(shipped_logs() / folder / name)}
         if folder != own and any(family(each) == family(str(target)) for each in of):
             alike = sum(accumulate((a == b for a, b in zip(folder, own, strict=False)), min))
@@ -108,11 +110,15 @@ def family(target: str) -> str:
     return f"{kind}:{arch[:-2] if kind == 'hip' else arch[:-1]}"
 
 
-def _folders(root: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    except OSError:
-        return []
+def _listed(root: Path) -> list[str]:
+    """The folders in a folder."""
+    with _lock:
+        if root not in _folders:
+            try:
+                _folders[root] = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            except OSError:
+                _folders[root] = []
+        return _folders[root]
 
 
 def _best(path: Path) -> list[tuple[Problem, Row]]:
@@ -173,7 +179,9 @@ def _told(row: Row) -> str:
     return f"{rows} rows of {row.length} tokens"
 
 
-def _warn_once(message: str) -> None:
+def pass_over(what: str, why: object) -> None:
+    """Warn, once, that something a log names is not taken."""
+    message = f"tuning log: {what} is passed over: {why}"
     if message not in _warned:
         _warned.add(message)
-        warnings.warn(f"tuning log {message}", TuningWarning, stacklevel=3)
+        warnings.warn(message, TuningWarning, stacklevel=3)

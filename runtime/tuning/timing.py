@@ -15,6 +15,8 @@ Times = dict[str, float]
 
 # Data that is read again after this many times the last-level cache comes from memory.
 _CACHES = 4
+# Calls of a graph, so that its own start counts for little.
+LEAST_CALLS = 8
 
 
 def summary(seconds: list[float]) -> Times:
@@ -41,7 +43,7 @@ def host_times(function: Function, runs: int, warmup: int = 2) -> Times:
     return summary(seconds)
 
 
-def graph_times(functions: Sequence[Function], runs: int, least_calls: int = 8) -> Times:
+def graph_times(functions: Sequence[Function], runs: int, least_calls: int = LEAST_CALLS) -> Times:
     """Time of a call's work on the current GPU, free of what the host takes to launch it: replays
     of a graph of several calls, those of ``functions`` in turn.
     """

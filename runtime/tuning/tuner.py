@@ -70,6 +70,7 @@ def tune_problems(
     """
     level, limits = effort_of(effort), limits or Limits()
     results: list[Result] = []
+    roofs: dict[str, float] = {}
     end = None if budget is None else time.monotonic() + budget
     if level.candidates:
         _check_writable()
@@ -90,6 +91,7 @@ def tune_problems(
                     limits.measure_seconds,
                     commit,
                     _samples(problem),
+                    roofs,
                 )
                 results.append(race.run())
     except OSError as error:

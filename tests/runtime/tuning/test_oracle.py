@@ -14,6 +14,7 @@ from pdssm_compiler.runtime.plan import Plan, caller_inputs
 from pdssm_compiler.runtime.tuning.guarded import guarded
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.runtime.tuning.oracle import probes
+from tests.runtime.tuning.planted import Does, plant
 
 CPU = torch.device("cpu")
 SIZES = Sizes(3, 50, 2)
@@ -47,6 +48,33 @@ def test_right_kernels_pass(name: str) -> None:
     assert (small.sizes, timed.sizes) == (Sizes(2, 37, 3), SIZES)
     assert small.fault(kernel) is None
     assert timed.fault(kernel) is None
+
+
+@pytest.mark.parametrize(
+    ("does", "small_says", "timed_says"),
+    [
+        (
+            Does.wrong_values,
+            "states[1, 36, 2, 4] is ",
+            "states[1, 49, 1, 4] of the corner rows is ",
+        ),
+        (Does.leaves_out, "states[0, 0, 0, 0] is nan", "states[0, 0, 0, 0] of the corner rows is"),
+        (Does.wrong_at_full_size, None, "states[0, 49, 0, 0] of the corner rows is "),
+        (Does.writes_beside, "wrote beside states", "wrote beside states"),
+        (Does.writes_inputs, "wrote to its input diagonal", None),
+    ],
+)
+def test_wrong_kernels_do_not(
+    monkeypatch: pytest.MonkeyPatch, does: Does, small_says: str | None, timed_says: str | None
+) -> None:
+    plant(monkeypatch.setitem)
+    program = PROGRAMS["double"]
+    kernel = Plan(program, CPU, config=f'planted {{"does": {int(does)}}}')
+    found = probes(program, random_tensors(program, SIZES, CPU, seed=3), SIZES)
+    for probe, says in zip(found, (small_says, timed_says), strict=True):
+        fault = probe.fault(kernel)
+        assert (fault is None) == (says is None)
+        assert (fault or "").startswith(says or "")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

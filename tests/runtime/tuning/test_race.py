@@ -14,9 +14,11 @@ from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning import provenance, race, resolve
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.log import read_log
+from pdssm_compiler.runtime.tuning.precompile import compile_job
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import Progress
 from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.space import space_of
 from pdssm_compiler.runtime.tuning.tuner import Limits, log_of, tune_problems
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig
@@ -50,8 +52,13 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_planted")
 def test_bad_candidates_of_every_kind_are_rows_and_none_wins() -> None:
     problem = PlantedProblem(PROGRAM.text, "planted", "forward", SIZES)
+    # Good kernels are there, so that time runs out for the bad ones alone.
+    entries = space_of(problem)
+    for entry in (*entries.heuristics, *entries.others):
+        if entry.template.name == "cpu-rows":
+            assert compile_job(problem.job(entry.text)).error is None
     seen: list[Progress] = []
-    limits = Limits(compile_seconds=6, measure_seconds=6)
+    limits = Limits(compile_seconds=8, measure_seconds=8)
     (result,) = tune_problems([problem], WHOLE, workers=2, limits=limits, told=seen.append)
     assert result.complete
     rows, wrong = read_log(log_of(problem))
@@ -60,20 +67,18 @@ def test_bad_candidates_of_every_kind_are_rows_and_none_wins() -> None:
     assert {does: r.status for does, r in planted.items()} == STATUS
     told = {does: r.error or "" for does, r in planted.items()}
     assert "states[" in told[Does.wrong_values]
-    assert "nan" in told[Does.leaves_out]
-    assert "of the corner rows" in told[Does.wrong_at_full_size]
     assert told[Does.writes_beside] == "wrote beside states"
-    assert told[Does.writes_inputs] == "wrote to its input diagonal"
     assert "was ended by signal 6" in told[Does.aborts]
-    assert told[Does.hangs] == "no answer after 6 s"
+    assert told[Does.hangs] == "no answer after 8 s"
     assert "out of memory" in told[Does.takes_too_much]
     assert "illegal memory access" in told[Does.breaks_the_device]
     assert "no kernel can be made of this" in told[Does.does_not_compile]
-    assert told[Does.compiles_for_ever] == "no answer after 6 s"
+    assert told[Does.compiles_for_ever] == "no answer after 8 s"
     assert "exited with status 7" in told[Does.ends_its_compiler]
     # Whatever came before them, the right ones were measured.
     right = [r for r in result.rows if r.status == "ok"]
     assert {r.template for r in right} == {"cpu-rows", "planted"}
+    assert all(r.floor_ms is not None for r in right)
     assert [r.error for r in right] == [None] * len(right)
     assert len([r for r in right if r.template == "cpu-rows"]) == 3
     assert result.winner is not None
@@ -96,6 +101,8 @@ def small(**changes: Any) -> TuningProblem:
 
 
 def test_a_race_goes_on_where_the_last_one_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a cache nothing can be handed on, and what measures compiles.
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
     problem = small()
 
     def interrupted(progress: Progress) -> None:
@@ -145,6 +152,7 @@ def test_a_log_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_template_that_cannot_run_a_program_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
     monkeypatch.setitem(TEMPLATES, "torch-chunks", TorchChunks())
     monkeypatch.setattr(TorchChunks, "feasible", lambda *_: "it has no summary")
     (result,) = tune_problems([small()], Effort(1, 3, 0.05, 1.0, 1))

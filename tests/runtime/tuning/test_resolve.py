@@ -234,6 +234,24 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
+def test_what_does_not_compile_any_more_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = kernels.build_schedule
+
+    def fails(program: Any, target: Any, schedule: Schedule, alignment: int) -> Any:
+        if schedule.config == CpuRowsConfig(3):
+            raise RuntimeError("no kernel")
+        return build(program, target, schedule, alignment)
+
+    monkeypatch.setattr(kernels, "build_schedule", fails)
+    tune_the_scan()
+    with pytest.warns(TuningWarning, match="is passed over: RuntimeError: no kernel"):
+        scanned(100)
+    assert [e.reason for e in explain()] == ["heuristic"]
+    tensor = torch.ones(1, 100, 1, 6, dtype=torch.complex64)
+    with pytest.raises(RuntimeError, match="no kernel"):  # what the caller asks for is not
+        compile(ScanSpec(6, map_source="none"), "cpu", config=CpuRowsConfig(3))(tensor, tensor)
+
+
 def test_new_lengths_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     made = counted(monkeypatch)
     tune_the_scan()
