@@ -47,6 +47,7 @@ class Isolated:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._words: Any = None
+        self._closed = False
 
     def ask(
         self, function: Callable[[ArgumentT], AnswerT], argument: ArgumentT, seconds: float
@@ -75,20 +76,26 @@ class Isolated:
         return answer
 
     def end(self) -> None:
-        """End the process, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._words.close()
+        """End the process, if there is one; whoever waits for its answer is told that it died."""
+        process, connection, words = self._process, self._connection, self._words
         self._process = self._connection = self._words = None
+        if process is not None:
+            process.kill()
+            process.wait()
+        for each in (connection, words):
+            if each is not None:
+                each.close()
+
+    def close(self) -> None:
+        """End the process, and start no other."""
+        self._closed = True
+        self.end()
 
     def __enter__(self) -> "Isolated":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()
+        self.close()
 
     @property
     def pid(self) -> int | None:
@@ -98,6 +105,8 @@ class Isolated:
     def _start(self) -> Connection:
         if self._connection is not None:
             return self._connection
+        if self._closed:
+            raise DiedError("no process is started any more")
         mine, its = socket.socketpair()
         # It finds what this process finds, and tunes nothing by itself.
         env = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
@@ -118,21 +127,25 @@ class Isolated:
                 stdout=self._words,
                 stderr=self._words,
             )
-        self._connection = Connection(mine.detach())
-        self._connection.send(torch.get_num_threads())
-        self._receive(self._connection, _START_SECONDS)
-        return self._connection
+        self._connection = connection = Connection(mine.detach())
+        if self._closed:
+            # Meanwhile, by another thread.
+            raise DiedError("no process is started any more")
+        connection.send(torch.get_num_threads())
+        self._receive(connection, _START_SECONDS)
+        return connection
 
     def _receive(self, connection: Connection, seconds: float) -> Any:
         try:
             if not connection.poll(seconds):
                 raise HungError(f"no answer after {seconds:.0f} s")
             return connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             raise DiedError(self._obituary()) from None
 
     def _obituary(self) -> str:
-        assert self._process is not None
+        if self._process is None:
+            return "the process was ended"
         status = self._process.wait()
         how = f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"
         self._words.seek(0)

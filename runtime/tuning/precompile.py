@@ -169,5 +169,5 @@ class Compilers:
 
     def __exit__(self, *_: object) -> None:
         for process in self._all:
-            process.end()
+            process.close()
         self._threads.shutdown(cancel_futures=True)

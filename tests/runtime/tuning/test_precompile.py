@@ -1,6 +1,8 @@
 """Compiling in processes: what succeeds, what fails, what takes its process with it."""
 
 import os
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +14,13 @@ from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.compile_service import lower, read_config
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.runtime.plan import program_of
-from pdssm_compiler.runtime.tuning.precompile import Job, compile_all, compile_job
+from pdssm_compiler.runtime.tuning.precompile import (
+    Compiled,
+    Compilers,
+    Job,
+    compile_all,
+    compile_job,
+)
 from pdssm_compiler.schedules.target import cpu_target, named_target
 from tests.benchmarks.conftest import AGENDA
 
@@ -83,3 +91,37 @@ def test_the_kernels_of_a_gpu_that_is_absent() -> None:
     }  # fmt: skip
     few = set(jobs_of(narrowed(GPU, quick=True).cases(), target, 16))
     assert few < set(every)
+
+
+class Endless(Job):
+    """A job whose process reads it for ever."""
+
+    def __reduce__(self) -> Any:
+        return time.sleep, (1000,)
+
+
+def test_leaving_ends_what_is_being_compiled() -> None:
+    """As an interruption does."""
+    compilers = Compilers(2)
+    job = Endless("scan", "", cpu_target(), 0)
+    made: list[Compiled] = []
+
+    def compile_it() -> None:
+        made.extend(found for _, found in compilers.compile([job]))
+
+    waiting = threading.Thread(target=compile_it)
+    waiting.start()
+    time.sleep(3)
+    with compilers:
+        pass
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert [found.error is None for found in made] == [False]
+    assert all(process.pid is None for process in compilers._all)
+
+
+def test_a_compiler_that_hangs_is_ended() -> None:
+    done = compile_all([Endless("scan", "", cpu_target(), 0)], 1, lambda: None, seconds=1.0)
+    (found,) = done.values()
+    assert found.hung
+    assert found.error == "no answer after 1 s"
