@@ -6,14 +6,13 @@ from functools import cached_property
 
 import torch
 
-from benchmarks.problems import MAP_CLASSES, Shape, random_problem
+from benchmarks.problems import MAP_CLASSES, random_problem
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.ir.types import Vector, is_number
-from pdssm_compiler.runtime.binding import allocate, check
-from pdssm_compiler.runtime.ops import adjoint_of, slots_of
+from pdssm_compiler.runtime.ops import adjoint_of
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
-from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.runtime.tuning.floor import floor_bytes
+from pdssm_compiler.suite import Shape
 
 # The inputs whose gradients each backward gives. "Backward, active" is that of `flash_pd_scan`.
 BACKWARDS = {
@@ -54,25 +53,8 @@ class Call:
 
     @cached_property
     def floor_bytes(self) -> int:
-        """The fewest bytes the call can move: each vector of numbers that it is given once, each
-        that it leaves once. Maps, selections and what stands beside them (the active surrogate's
-        scores and sums) are not counted.
-        """
-        slots, outputs = slots_of(self.text)
-        sizes = check(slots, self.tensors)
-        signature = Signature(self.program)
-        # Sums come last, and are no floor's.
-        written = (*signature.token_outputs, *signature.final_outputs)
-        on_paper = [allocate(slot, sizes, torch.device("meta")) for slot in outputs]
-        moved = [
-            *zip(caller_inputs(self.program), self.tensors, strict=True),
-            *zip(written, on_paper, strict=False),
-        ]
-        return sum(
-            tensor.nbytes
-            for argument, tensor in moved
-            if isinstance(argument.type, Vector) and is_number(argument.type)
-        )
+        """See :func:`~pdssm_compiler.runtime.tuning.floor.floor_bytes`."""
+        return floor_bytes(self.text, self.tensors)
 
 
 def calls_of(

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.calls import BOTH, DIRECTIONS
-from benchmarks.problems import CPU_SUITE, CPU_SWEEPS, STEP, SUITE, SWEEPS, Shape, Sweeps
+from benchmarks.problems import CPU_SWEEPS, SWEEPS, Sweeps
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 
 # In the order they are run.
 SECTIONS = ("suite", "worst", "scaling", "step", "fused", "loop", "peers", "host")

@@ -8,10 +8,11 @@ import torch
 from benchmarks.cases import ALL, CHOSEN, SECTIONS, Agenda, chosen_of, few
 from benchmarks.plots import plot
 from benchmarks.provenance import OutputError, made, store
-from benchmarks.session import Record, benchmark, processors
+from benchmarks.session import Record, benchmark
 from benchmarks.tables import show
-from benchmarks.timing import Clock
 from pdssm_compiler.cli.consoles import messages, results
+from pdssm_compiler.runtime.tuning.precompile import processors
+from pdssm_compiler.runtime.tuning.timing import Clock
 
 _QUICK_RUNS = 5
 

@@ -12,10 +12,11 @@ import pdssm_compiler
 from benchmarks.calls import BOTH
 from benchmarks.measure import Bench, Row, attempt
 from benchmarks.peers import PEERS, Peer, forward_and_backward
-from benchmarks.problems import Shape, random_problem
+from benchmarks.problems import random_problem
 from benchmarks.targets import OF_LOOP
-from benchmarks.timing import Times
 from benchmarks.torch_loop import torch_loop
+from pdssm_compiler.runtime.tuning.timing import Times
+from pdssm_compiler.suite import Shape
 
 # Runs of what takes long.
 _FEW = 5

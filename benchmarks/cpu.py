@@ -13,7 +13,7 @@ from benchmarks import options as o
 from benchmarks.cases import ALL, CPU
 from benchmarks.command import narrowed, run_command
 from benchmarks.errors import one_line_errors
-from benchmarks.timing import Clock
+from pdssm_compiler.runtime.tuning.timing import Clock
 
 
 def cpu(

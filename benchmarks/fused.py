@@ -11,9 +11,10 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.measure import Bench, Row, attempt
-from benchmarks.problems import Shape, random_problem
+from benchmarks.problems import random_problem
 from benchmarks.targets import FUSED_MS
 from pdssm_compiler import FusedScan, InputSpec, ScanSpec, compile
+from pdssm_compiler.suite import Shape
 
 FORWARD, STEP = "forward", "forward + backward"
 # Bytes an element: two logits and a complex drive in, a read-out out; then the backward.

@@ -19,9 +19,9 @@ from benchmarks import options as o
 from benchmarks.cases import ALL, GPU
 from benchmarks.command import narrowed, run_command
 from benchmarks.errors import one_line_errors
-from benchmarks.timing import Clock
 from pdssm_compiler.cli.device import device_of
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.tuning.timing import Clock
 
 
 def gpu(

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import torch
 
 import pdssm_compiler
-from benchmarks.problems import Shape, random_problem
-from benchmarks.timing import host_times
+from benchmarks.problems import random_problem
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.runtime.binding import bind
 from pdssm_compiler.runtime.faults import host_word
 from pdssm_compiler.runtime.plan import plan_for
+from pdssm_compiler.runtime.tuning.timing import host_times
+from pdssm_compiler.suite import Shape
 
 
 def call_overhead(calls: int = 2000, blocks: int = 15) -> dict[str, float]:

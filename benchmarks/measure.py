@@ -11,18 +11,18 @@ import torch
 import pdssm_compiler
 from benchmarks.calls import BOTH, Call, calls_of
 from benchmarks.cases import Case
-from benchmarks.precompile import Compiled, Job, helper_jobs
-from benchmarks.problems import Shape
-from benchmarks.timing import Clock
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.runtime.backends import BACKENDS, Sizes
 from pdssm_compiler.runtime.compile_service import BuiltKernel, choose, config_text
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.runtime.plan import plan_for, program_of
+from pdssm_compiler.runtime.tuning.precompile import Compiled, Job, helper_jobs
+from pdssm_compiler.runtime.tuning.timing import Clock
 from pdssm_compiler.schedules.registry import candidates
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.suite import Shape
 
 Row = dict[str, Any]
 # What the sum runs, one after the other.

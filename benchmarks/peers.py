@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.problems import Shape
 from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.suite import Shape
 
 
 class NotInstalledError(PdssmError, ImportError):

@@ -1,28 +1,20 @@
 """Where a result comes from, and storing it."""
 
-import datetime
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.runtime.devices import target_of
+from pdssm_compiler.runtime.tuning.provenance import PACKAGES, now, versions_of
+from pdssm_compiler.runtime.tuning.provenance import commit as checkout
 
 # What a measured kernel, or a peer's, is made with.
-_PACKAGES = (
-    "torch",
-    "triton",
-    "apache-tvm",
-    "apache-tvm-ffi",
-    "numpy",
-    "mamba-ssm",
-    "flash-linear-attention",
-)
+_PACKAGES = (*PACKAGES, "mamba-ssm", "flash-linear-attention")
 
 
 class OutputError(PdssmError, OSError):
@@ -36,50 +28,14 @@ def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any
         device: what was measured.
         commit: the commit, where the checkout has no history to ask.
     """
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
     return {
-        "device": _name(device),
+        "device": target_of(device).name,
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions_of(_PACKAGES),
         "threads": torch.get_num_threads(),
-        "commit": commit or _commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit or checkout(),
+        "date": now(),
     }
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The commit of the checkout, marked if files differ from it."""
-    try:
-        head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("-modified" if changed else "")
-
-
-def _git(*command: str) -> str:
-    folder = Path(__file__).parent
-    result = subprocess.run(
-        ["git", *command], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return result.stdout.strip()
 
 
 def store(name: str, record: dict[str, Any], folder: Path) -> Path:

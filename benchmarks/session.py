@@ -1,6 +1,5 @@
 """One run: the roof, the kernels compiled, every section measured, a record of it all."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,31 +14,15 @@ from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.fused import fused_rows
 from benchmarks.host import call_overhead, import_seconds
 from benchmarks.measure import Bench, alignment_on, jobs_of
-from benchmarks.precompile import compile_all
-from benchmarks.problems import Shape
 from benchmarks.provenance import provenance
-from benchmarks.timing import Clock
 from benchmarks.verdicts import verdicts
 from pdssm_compiler.cli.consoles import messages
 from pdssm_compiler.runtime.devices import target_of
+from pdssm_compiler.runtime.tuning.precompile import compile_all
+from pdssm_compiler.runtime.tuning.timing import Clock, copy_roof
+from pdssm_compiler.suite import Shape
 
 Record = dict[str, Any]
-
-
-def copy_roof(device: torch.device, clock: Clock) -> float:
-    """Bytes a second of a large copy by torch, reads and writes together."""
-    size = 1 << (31 if device.type == "cuda" else 26)
-    source = torch.empty(size, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    times = clock.calls([lambda: target.copy_(source)], 20)
-    return 2 * source.numel() / (times["ms"] / 1e3)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def benchmark(

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
         NanLogitError,
         NoTemplateError,
         PromiseError,
+        TuningWarning,
     )
     from pdssm_compiler.runtime.explain import explain
     from pdssm_compiler.runtime.faults import check
     from pdssm_compiler.runtime.saving import save_kernels
     from pdssm_compiler.spec import ScanSpec
+    from pdssm_compiler.tuning import Workload, tune
 
 __version__ = "0.1.0"
 
@@ -47,6 +49,8 @@ _HOMES = {
     "PromiseError": "pdssm_compiler.runtime.errors",
     "ScanSpec": "pdssm_compiler.spec",
     "TraceError": "pdssm_compiler.fusion.symbols",
+    "TuningWarning": "pdssm_compiler.runtime.errors",
+    "Workload": "pdssm_compiler.tuning",
     "check": "pdssm_compiler.runtime.faults",
     "compile": "pdssm_compiler.compiled",
     "explain": "pdssm_compiler.runtime.explain",
@@ -54,6 +58,7 @@ _HOMES = {
     "load_kernels": "pdssm_compiler.runtime.deployed",
     "pd_scan": "pdssm_compiler.functional",
     "save_kernels": "pdssm_compiler.runtime.saving",
+    "tune": "pdssm_compiler.tuning",
 }
 
 __all__ = [
@@ -70,6 +75,8 @@ __all__ = [
     "PromiseError",
     "ScanSpec",
     "TraceError",
+    "TuningWarning",
+    "Workload",
     "check",
     "compile",
     "explain",
@@ -78,6 +85,7 @@ __all__ = [
     "pd_scan",
     "reference",
     "save_kernels",
+    "tune",
 ]
 
 

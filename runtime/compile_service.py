@@ -1,17 +1,18 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the template the caller named; the heuristic of the first template that can run
-the program, those that suit the sizes first, and none whose backend is missing, which the reason
-then tells, unless the kernel is there already; plain PyTorch, where no other backend is to be had
-for the device. (Tuned configs will stand after the first two.)
+the heuristic of the template the caller named; what a tuning log says for the sizes
+(:mod:`pdssm_compiler.runtime.tuning.resolve`); the heuristic of the first template that can run
+the program, those that suit the sizes first; plain PyTorch, where no other backend is to be had
+for the device. What needs a backend that is missing is passed over, which the reason then tells,
+unless the kernel is there already.
 """
 
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pdssm_compiler.ir.errors import shown
@@ -23,6 +24,7 @@ from pdssm_compiler.runtime.deployed import deployed
 from pdssm_compiler.runtime.entries import Entries, Files
 from pdssm_compiler.runtime.errors import BackendUnavailableError, NoTemplateError
 from pdssm_compiler.runtime.key import KernelKey, key_of
+from pdssm_compiler.runtime.tuning.resolve import tuned
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target
@@ -31,11 +33,24 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 
 @dataclass(frozen=True)
 class Schedule:
-    """A template with a config, and why it was taken."""
+    """A template with a config, and why it was taken.
+
+    Attributes:
+        template: the template.
+        config: its config.
+        reason: why.
+        logged: whether a tuning log says so.
+    """
 
     template: Template[Any]
     config: Any
     reason: str
+    logged: bool = False
+
+    @property
+    def kernel(self) -> tuple[str, Any]:
+        """What makes the kernel: whatever the reason, it is the same."""
+        return self.template.name, self.config
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,12 @@ class BuiltKernel:
 
 
 def choose(
-    program: Program, target: Target, config: Any = None, problem: Problem | None = None
+    program: Program,
+    target: Target,
+    config: Any = None,
+    problem: Problem | None = None,
+    *,
+    logs: bool = True,
 ) -> Schedule:
     """The schedule for a specialised program.
 
@@ -70,6 +90,7 @@ def choose(
         config: a template's config, to be taken as it is, or a template's name, to take what its
             heuristic says.
         problem: the sizes to choose for, as far as they are known.
+        logs: whether tuning logs have a say.
 
     Raises:
         NoTemplateError: no template, or not the given one, can run the program there.
@@ -77,6 +98,13 @@ def choose(
     problem = problem or Problem()
     if config is not None:
         return _asked_for(program, target, config, problem)
+    for measured in tuned(program, target, problem) if logs else ():
+        schedule = Schedule(measured.template, measured.config, measured.reason, True)
+        lacking = BACKENDS[schedule.template.backend].unavailable()
+        if lacking is None:
+            return schedule
+        if _is_there(program, target, schedule):
+            return replace(schedule, reason=f"{schedule.reason}; its kernel was there: {lacking}")
     found = candidates(program, target, problem)
     missing = {c.template.backend: BACKENDS[c.template.backend].unavailable() for c in found}
     reason, tried, said = "heuristic", [], dict(missing)
@@ -85,11 +113,10 @@ def choose(
         if refused is None:
             if lacking is None:
                 return Schedule(template, chosen, reason)
-            # What depends on alignment needs its compiler to be loaded.
-            key = key_of(template.lower(program, target, chosen), 0)
-            if _find(key, template.backend, default_cache(), stand_ins=True):
-                return Schedule(template, chosen, f"{reason}; its kernel was there: {lacking}")
-            lacking += _nearest(key, default_cache())
+            schedule = Schedule(template, chosen, f"{reason}; its kernel was there: {lacking}")
+            if _is_there(program, target, schedule):
+                return schedule
+            lacking += _nearest(_loose_key(program, target, schedule), default_cache())
             said[template.backend] = lacking
             reason += f"; without {template.name}: {lacking}"
         tried.append(f"{template.name}: {refused or lacking}")
@@ -106,21 +133,34 @@ def choose(
     )
 
 
+def _loose_key(program: Program, target: Target, schedule: Schedule) -> KernelKey:
+    """The key of a kernel by what does not need its compiler: what depends on alignment does."""
+    return key_of(schedule.template.lower(program, target, schedule.config), 0)
+
+
+def _is_there(program: Program, target: Target, schedule: Schedule) -> bool:
+    """Whether a kernel can be loaded where nothing can be compiled."""
+    key = _loose_key(program, target, schedule)
+    found = _find(key, schedule.template.backend, default_cache(), stand_ins=True)
+    return found is not None
+
+
 # Nothing chosen depends on how many rows or tokens there are beyond 2 to this many.
 _BITS = 14
 
 
 def schedules(program: Program, target: Target, config: Any = None) -> list[Schedule]:
     """Every schedule that a call of some sizes asks for, that of unknown sizes first; see
-    :func:`choose`.
+    :func:`choose`. Those of tuning logs and those that a machine without them takes.
     """
     bits = range(1, _BITS + 1)
     sizes = [(1 << rows, 1 << length) for rows in bits for length in bits]
     problems = [Problem(), *(Problem.bucket(*each) for each in sizes)]
     found: dict[tuple[str, Any], Schedule] = {}
     for problem in problems if config is None or isinstance(config, str) else problems[:1]:
-        schedule = choose(program, target, config, problem)
-        found.setdefault((schedule.template.name, schedule.config), schedule)
+        for logs in (False, True):
+            schedule = choose(program, target, config, problem, logs=logs)
+            found.setdefault(schedule.kernel, schedule)
     return list(found.values())
 
 

@@ -81,4 +81,5 @@ def target_of(device: torch.device) -> Target:
         properties.warp_size,
         properties.multi_processor_count,
         properties.shared_memory_per_block_optin,
+        properties.name,
     )

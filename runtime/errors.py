@@ -33,3 +33,7 @@ class SettingError(PdssmError, ValueError):
 
 class CacheWarning(UserWarning):
     """The kernel cache could not be used, or an entry was corrupt; the work goes on without."""
+
+
+class TuningWarning(UserWarning):
+    """A tuning log, or a row of one, could not be used; the choice goes on without."""

@@ -7,12 +7,20 @@ never does.
 """
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.compile_service import BuiltKernel, build_schedule, choose
+from pdssm_compiler.runtime.compile_service import (
+    BuiltKernel,
+    Schedule,
+    build_schedule,
+    choose,
+)
+from pdssm_compiler.runtime.tuning.resolve import pass_over
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
 
@@ -25,16 +33,26 @@ class Kernels:
         target: the device.
         alignment: bytes that every pointer is a multiple of, or 0.
         config: an explicit config for all sizes, or None.
+        prepare: called with the sizes of the first call in a bucket, before its schedule is
+            chosen.
 
     Raises:
         NoTemplateError: no schedule.
     """
 
-    def __init__(self, program: Program, target: Target, alignment: int, config: Any) -> None:
+    def __init__(
+        self,
+        program: Program,
+        target: Target,
+        alignment: int,
+        config: Any,
+        prepare: Callable[[Sizes], None] = lambda sizes: None,
+    ) -> None:
         self.program = specialise(program)
         self._target = target
         self._alignment = alignment
         self._config = config
+        self._prepare = prepare
         self._of_bits: dict[tuple[int, int], BuiltKernel] = {}
         self._built: list[BuiltKernel] = []
         self._lock = threading.Lock()
@@ -53,6 +71,8 @@ class Kernels:
         found = self._of_bits.get(bits)
         if found is not None:
             return found
+        # Without the lock: it may take minutes, and have other kernels choose again.
+        self._prepare(sizes)
         with self._lock:
             found = self._find(Problem.bucket(rows, length))
             self._of_bits[bits] = found
@@ -60,9 +80,32 @@ class Kernels:
 
     def _find(self, problem: Problem) -> BuiltKernel:
         schedule = choose(self.program, self._target, self._config, problem)
-        for built in self._built:
+        try:
+            return self._by(schedule)
+        except Exception as error:
+            if not schedule.logged:
+                raise
+            # It was right where it was measured; with other compilers it may not even compile.
+            what = f"{schedule.template.name} {schedule.config}, {schedule.reason},"
+            pass_over(what, f"{type(error).__name__}: {error}")
+        return self._by(choose(self.program, self._target, self._config, problem, logs=False))
+
+    def _by(self, schedule: Schedule) -> BuiltKernel:
+        """The kernel of a schedule. One that is there for another reason is told of once more,
+        and not made again.
+        """
+        same = [built for built in self._built if built.schedule.kernel == schedule.kernel]
+        for built in same:
             if built.schedule == schedule:
                 return built
-        found = build_schedule(self.program, self._target, schedule, self._alignment)
+        if same:
+            found = replace(same[0], schedule=schedule)
+        else:
+            found = build_schedule(self.program, self._target, schedule, self._alignment)
         self._built.append(found)
         return found
+
+    def choose_again(self) -> None:
+        """Have the next calls choose their schedules anew, as logs have changed."""
+        with self._lock:
+            self._of_bits = {}

@@ -9,7 +9,7 @@ no lock, no parsing.
 
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
@@ -35,6 +35,7 @@ from pdssm_compiler.runtime.faults import (
 )
 from pdssm_compiler.runtime.kernels import Kernels
 from pdssm_compiler.runtime.output_pool import new_output
+from pdssm_compiler.runtime.tuning.on_call import tune_if_asked
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -88,7 +89,12 @@ class Plan:
         self.device = device
         # Asking a device for its type makes a string.
         self._on_gpu = device.type == "cuda"
-        self.kernels = Kernels(program, target_of(device), alignment, read_config(config))
+        explicit = read_config(config)
+        if explicit is None and subject is None:
+            prepare = partial(tune_if_asked, program, device)
+            self.kernels = Kernels(program, target_of(device), alignment, None, prepare)
+        else:
+            self.kernels = Kernels(program, target_of(device), alignment, explicit)
         lowered = self.kernels.program
         n = program.state_size
         given = caller_inputs(program)

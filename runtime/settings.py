@@ -15,6 +15,7 @@ CACHE_ENABLED = "PDSSM_CACHE"
 CACHE_LIMIT = "PDSSM_CACHE_LIMIT"
 KERNELS = "PDSSM_KERNELS"
 POOL_LIMIT = "PDSSM_POOL_LIMIT"
+TUNE = "PDSSM_TUNE"
 
 _DEFAULT_LIMIT = 1 << 30
 _DEFAULT_POOL = 256 << 20
@@ -54,6 +55,19 @@ def pool_limit() -> int:
         SettingError: not a whole number of bytes.
     """
     return _bytes(POOL_LIMIT, _DEFAULT_POOL)
+
+
+def tune_effort() -> str:
+    """How hard calls tune what no log speaks for, ``PDSSM_TUNE``: ``none``, unless told ``quick``
+    or ``full``.
+
+    Raises:
+        SettingError: another word.
+    """
+    effort = os.environ.get(TUNE, "none")
+    if effort not in ("none", "quick", "full"):
+        raise SettingError(f"{TUNE} is none, quick or full, not {effort!r}")
+    return effort
 
 
 def _bytes(name: str, default: int) -> int:

@@ -30,6 +30,7 @@ class Target:
         processors: streaming multiprocessors, compute units or cores.
         registers: 32-bit registers a thread may have.
         shared_memory: bytes of shared memory a program may use.
+        name: the device's name, by which tuning logs know it; "" where only the arch is known.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Target:
     processors: int = 1
     registers: int = 0
     shared_memory: int = 0
+    name: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.arch}"
@@ -83,26 +85,33 @@ def cpu_target() -> Target:
     Its features stand in for its name: LLVM resolves the name when a kernel is compiled, and a
     warm start must not load LLVM to learn it.
     """
-    return Target("cpu", platform.machine(), _cpu_features())
+    told = _cpu_info()
+    features = told.get("flags", told.get("Features"))
+    name = told.get("model name") or platform.processor() or platform.machine()
+    flags = platform.processor() if features is None else " ".join(sorted(features.split()))
+    return Target("cpu", platform.machine(), flags, name=name)
 
 
-def _cpu_features() -> str:
+def _cpu_info() -> dict[str, str]:
+    """What Linux says of the first processor."""
+    found: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
             for line in lines:
+                if not line.strip():
+                    break
                 key, _, value = line.partition(":")
-                if key.strip() in ("flags", "Features"):
-                    return " ".join(sorted(value.split()))
+                found[key.strip()] = value.strip()
     except OSError:
         pass
-    return platform.processor()
+    return found
 
 
 def gpu_target(
-    kind: Kind, arch: str, warp_size: int, processors: int, shared_memory: int
+    kind: Kind, arch: str, warp_size: int, processors: int, shared_memory: int, name: str = ""
 ) -> Target:
     """A target for a GPU that was queried; limits the query does not give come from the named
     target of the same architecture, or from the smallest one.
     """
     like = NAMED_TARGETS.get(arch, NAMED_TARGETS["sm_80" if kind == "cuda" else "gfx90a"])
-    return Target(kind, arch, "", warp_size, processors, like.registers, shared_memory)
+    return Target(kind, arch, "", warp_size, processors, like.registers, shared_memory, name)

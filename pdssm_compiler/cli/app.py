@@ -6,11 +6,12 @@ from pdssm_compiler.cli.compile import compile_command
 from pdssm_compiler.cli.doctor import doctor
 from pdssm_compiler.cli.lower import lower
 from pdssm_compiler.cli.run import run
+from pdssm_compiler.cli.tune import tune
 from pdssm_compiler.cli.verify import verify
 
 app = typer.Typer(
     name="pdssm-compiler",
-    help="Kernels for PD-SSM scans: look inside, compile, verify, run.",
+    help="Kernels for PD-SSM scans: look inside, compile, verify, tune, run.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,4 +21,5 @@ app.command("doctor")(doctor)
 app.command("lower")(lower)
 app.command("compile")(compile_command)
 app.command("verify")(verify)
+app.command("tune")(tune)
 app.command("run")(run)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from benchmarks.cases import Agenda
-from benchmarks.problems import Shape, sweeps
+from benchmarks.problems import sweeps
 from benchmarks.session import benchmark
-from benchmarks.timing import Clock
+from pdssm_compiler.runtime.tuning.timing import Clock
+from pdssm_compiler.suite import Shape
 
 TINY = Shape("tiny", 2, 8, 2, 8, 4)
 AGENDA = Agenda(

@@ -3,8 +3,8 @@
 import torch
 
 from benchmarks.fused import diagonal, forward_call, readout, step_call, tensors_of
-from benchmarks.problems import Shape
 from pdssm_compiler import reference
+from pdssm_compiler.suite import Shape
 
 TINY = Shape("tiny", 2, 9, 3, 8, 4)
 CPU = torch.device("cpu")

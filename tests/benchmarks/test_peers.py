@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.calls import BOTH
 from benchmarks.peers import NotInstalledError, forward_and_backward, gated_delta_rule, ssd
-from benchmarks.problems import Shape
 from benchmarks.session import benchmark
 from benchmarks.tables import show
-from benchmarks.timing import Clock
 from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.runtime.tuning.timing import Clock
+from pdssm_compiler.suite import Shape
 from tests.benchmarks.conftest import AGENDA, CPU
 
 LM = Shape("LM", 2, 6, 16, 64, 4)  # d_model of 1024

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import measure, precompile, session, timing
+from benchmarks import measure, session
 from benchmarks.calls import BOTH
 from benchmarks.measure import Bench
 from benchmarks.session import benchmark
 from benchmarks.tables import show
-from benchmarks.timing import Clock
 from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.runtime.tuning import precompile, timing
+from pdssm_compiler.runtime.tuning.timing import Clock
 from tests.benchmarks.conftest import AGENDA, CPU, TINY
 
 Record = dict[str, Any]

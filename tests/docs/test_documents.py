@@ -78,7 +78,7 @@ def commands(program: str) -> list[str]:
 def test_there_are_commands() -> None:
     shown = {program: {line.split()[0] for line in commands(program)} for program in APPS}
     assert shown == {
-        "pdssm-compiler ": {"doctor", "lower", "compile", "verify", "run"},
+        "pdssm-compiler ": {"doctor", "lower", "compile", "verify", "tune", "run"},
         "python -m benchmarks ": {"gpu", "cpu", "show", "plot"},
     }
 

@@ -5,11 +5,11 @@ they make in the kernel cache, where the timed calls find it. One that fails, or
 with it, is told and ends nothing else.
 """
 
-import multiprocessing
+import os
+import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from pdssm_compiler.ir.passes import specialise
@@ -25,8 +25,12 @@ from pdssm_compiler.runtime.compile_service import (
 )
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.runtime.plan import program_of
+from pdssm_compiler.runtime.tuning.isolated import DiedError, HungError, Isolated, RaisedError
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
+
+# Triton has taken minutes for wide states; beyond this it is taken to hang.
+COMPILE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What became of a job: seconds, and the error if it failed."""
+    """What became of a job: seconds, the error if it failed, and whether it took too long."""
 
     seconds: float
     error: str | None = None
+    hung: bool = False
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def helper_jobs(text: str, target: Target, heads: int) -> Iterator[Job]:
@@ -84,7 +96,10 @@ def compile_job(job: Job) -> Compiled:
 
 
 def compile_all(
-    jobs: Iterable[Job], workers: int, advance: Callable[[], None]
+    jobs: Iterable[Job],
+    workers: int,
+    advance: Callable[[], None],
+    seconds: float = COMPILE_SECONDS,
 ) -> dict[Job, Compiled]:
     """Compile every job; gives what became of each.
 
@@ -92,6 +107,7 @@ def compile_all(
         jobs: what to compile; one that comes twice is compiled once.
         workers: processes at a time; 0 compiles in this one.
         advance: called after each.
+        seconds: after which a compiler is taken to hang.
     """
     waiting = list(dict.fromkeys(jobs))
     done: dict[Job, Compiled] = {}
@@ -103,28 +119,55 @@ def compile_all(
             done[job] = compile_job(job)
             advance()
         return done
-    _in_processes(waiting, min(workers, len(waiting) or 1), done, advance)
-    for job in waiting:
-        # A process that dies ends its pool: what was left is given one pool each.
-        if job not in done:
-            _in_processes([job], 1, done, advance)
-        if job not in done:
-            done[job] = Compiled(0.0, "the compiler's process died")
+    with Compilers(min(workers, len(waiting) or 1), seconds) as compilers:
+        for job, made in compilers.compile(waiting):
+            done[job] = made
             advance()
     return done
 
 
-def _in_processes(
-    jobs: list[Job], workers: int, done: dict[Job, Compiled], advance: Callable[[], None]
-) -> None:
-    """Compile in a pool, until all is done or a process dies. The processes are new ones: a forked
-    child cannot use CUDA or TVM's threads.
+class Compilers:
+    """Processes that compile, side by side; kept until the end, but for those that fail.
+
+    Args:
+        workers: how many.
+        seconds: after which a compiler is taken to hang.
     """
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+
+    def __init__(self, workers: int, seconds: float = COMPILE_SECONDS) -> None:
+        self._seconds = seconds
+        self._idle: queue.SimpleQueue[Isolated] = queue.SimpleQueue()
+        self._all = [Isolated() for _ in range(workers)]
+        for process in self._all:
+            self._idle.put(process)
+        # A thread waits for each process.
+        self._threads = ThreadPoolExecutor(workers)
+
+    def compile(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Compiled]]:
+        """What becomes of jobs, as they end."""
+        futures = {self._threads.submit(self._one, job): job for job in jobs}
         try:
-            futures: dict[Future[Compiled], Job] = {pool.submit(compile_job, j): j for j in jobs}
             for future in as_completed(futures):
-                done[futures[future]] = future.result()
-                advance()
-        except BrokenProcessPool:
-            return
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _one(self, job: Job) -> Compiled:
+        process = self._idle.get()
+        try:
+            return process.ask(compile_job, job, self._seconds)
+        except HungError as error:
+            return Compiled(self._seconds, str(error), hung=True)
+        except (DiedError, RaisedError) as error:
+            return Compiled(0.0, str(error))
+        finally:
+            self._idle.put(process)
+
+    def __enter__(self) -> "Compilers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._all:
+            process.close()
+        self._threads.shutdown(cancel_futures=True)

@@ -1,6 +1,8 @@
 """Compiling in processes: what succeeds, what fails, what takes its process with it."""
 
 import os
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -8,11 +10,17 @@ import pytest
 from benchmarks.cases import GPU
 from benchmarks.command import narrowed
 from benchmarks.measure import jobs_of
-from benchmarks.precompile import Job, compile_all, compile_job
 from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.compile_service import lower, read_config
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.runtime.plan import program_of
+from pdssm_compiler.runtime.tuning.precompile import (
+    Compiled,
+    Compilers,
+    Job,
+    compile_all,
+    compile_job,
+)
 from pdssm_compiler.schedules.target import cpu_target, named_target
 from tests.benchmarks.conftest import AGENDA
 
@@ -47,7 +55,7 @@ def test_a_process_that_dies_takes_no_other_kernel_with_it() -> None:
     steps: list[int] = []
     done = compile_all([*good, deadly, *good], 2, lambda: steps.append(1))
     assert set(done) == {*good, deadly}
-    assert done[deadly].error == "the compiler's process died"
+    assert done[deadly].error == "the process exited with status 3"
     assert all(done[job].error is None for job in good)
     assert all(is_cached(job) for job in good)
     assert len(steps) == len(done)
@@ -83,3 +91,37 @@ def test_the_kernels_of_a_gpu_that_is_absent() -> None:
     }  # fmt: skip
     few = set(jobs_of(narrowed(GPU, quick=True).cases(), target, 16))
     assert few < set(every)
+
+
+class Endless(Job):
+    """A job whose process reads it for ever."""
+
+    def __reduce__(self) -> Any:
+        return time.sleep, (1000,)
+
+
+def test_leaving_ends_what_is_being_compiled() -> None:
+    """As an interruption does."""
+    compilers = Compilers(2)
+    job = Endless("scan", "", cpu_target(), 0)
+    made: list[Compiled] = []
+
+    def compile_it() -> None:
+        made.extend(found for _, found in compilers.compile([job]))
+
+    waiting = threading.Thread(target=compile_it)
+    waiting.start()
+    time.sleep(3)
+    with compilers:
+        pass
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert [found.error is None for found in made] == [False]
+    assert all(process.pid is None for process in compilers._all)
+
+
+def test_a_compiler_that_hangs_is_ended() -> None:
+    done = compile_all([Endless("scan", "", cpu_target(), 0)], 1, lambda: None, seconds=1.0)
+    (found,) = done.values()
+    assert found.hung
+    assert found.error == "no answer after 1 s"

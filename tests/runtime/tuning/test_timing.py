@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.timing import Clock, device_times, graph_times, host_times, in_turn, summary
+from pdssm_compiler.runtime.tuning.timing import (
+    Clock,
+    device_times,
+    graph_times,
+    host_times,
+    in_turn,
+    summary,
+)
 
 
 def test_a_summary() -> None:

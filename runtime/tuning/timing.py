@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ Times = dict[str, float]
 
 # Data that is read again after this many times the last-level cache comes from memory.
 _CACHES = 4
+# Calls of a graph, so that its own start counts for little.
+LEAST_CALLS = 8
 
 
 def summary(seconds: list[float]) -> Times:
@@ -40,7 +43,7 @@ def host_times(function: Function, runs: int, warmup: int = 2) -> Times:
     return summary(seconds)
 
 
-def graph_times(functions: Sequence[Function], runs: int, least_calls: int = 8) -> Times:
+def graph_times(functions: Sequence[Function], runs: int, least_calls: int = LEAST_CALLS) -> Times:
     """Time of a call's work on the current GPU, free of what the host takes to launch it: replays
     of a graph of several calls, those of ``functions`` in turn.
     """
@@ -79,6 +82,22 @@ def device_times(function: Function, runs: int, warmup: int = 5) -> Times:
     return summary([start.elapsed_time(end) / 1e3 for start, end in events])
 
 
+def copy_roof(device: torch.device, clock: "Clock") -> float:
+    """Bytes a second of a large copy by torch, reads and writes together."""
+    size = 1 << (31 if device.type == "cuda" else 26)
+    source = torch.empty(size, dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    times = clock.calls([lambda: target.copy_(source)], 20)
+    return 2 * source.numel() / (times["ms"] / 1e3)
+
+
+def cpu_cache_bytes() -> int:
+    """The last-level cache of the first processor, as Linux tells it; 0 where nobody does."""
+    levels = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+    sizes = [path.read_text().strip() for path in levels]
+    return max((int(s[:-1]) << 10 for s in sizes if s.endswith("K")), default=0)
+
+
 def in_turn(functions: Sequence[Function]) -> Function:
     """A function that calls the next of them each time."""
     following = cycle(functions)
@@ -106,6 +125,13 @@ class Clock:
         if device.type != "cuda":
             return cls(False)
         return cls(True, torch.cuda.get_device_properties(device).L2_cache_size)
+
+    @classmethod
+    def cold(cls, device: torch.device) -> "Clock":
+        """The clock of a device whose calls find nothing in the last-level cache, a CPU's
+        neither.
+        """
+        return cls.of(device) if device.type == "cuda" else cls(False, cpu_cache_bytes())
 
     def copies(self, data_bytes: int) -> int:
         """How many copies of a call's data must take turns, so that none is in the cache when it

@@ -1,0 +1,188 @@
+"""``pdssm-compiler tune``: the fastest schedule of each program, found by measuring."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+
+from pdssm_compiler.cli import options as o
+from pdssm_compiler.cli.consoles import messages, results
+from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.spec import ScanSpec
+
+if TYPE_CHECKING:
+    from pdssm_compiler.runtime.tuning.race import Result
+    from pdssm_compiler.tuning import Workload
+
+# What a shell says of a command that was interrupted.
+_INTERRUPTED = 130
+
+
+class Direction(StrEnum):
+    """Which programs."""
+
+    forward = "forward"
+    backward = "backward"
+    active = "active"
+    step = "step"
+    all = "all"
+
+
+class EffortLevel(StrEnum):
+    """How hard to try."""
+
+    none = "none"
+    quick = "quick"
+    full = "full"
+
+
+class OutputError(PdssmError, OSError):
+    """The plot or a log could not be written."""
+
+
+@o.takes_spec
+def tune(
+    spec: ScanSpec | None = None,
+    spec_file: Annotated[
+        Path | None,
+        typer.Option(help="Workloads: TOML, a [[workload]] each, or a JSON object a line."),
+    ] = None,
+    suite: Annotated[
+        bool, typer.Option("--suite", help="The shapes of the benchmarks' suite.")
+    ] = False,
+    batch: Annotated[int, typer.Option("--batch", "-B", min=1, help="B, sequences.")] = 8,
+    length: Annotated[int, typer.Option("--length", "-T", min=1, help="T, tokens.")] = 4096,
+    heads: Annotated[int, typer.Option("--heads", "-H", min=1, help="H, heads.")] = 32,
+    initial_state: o.InitialState = False,
+    final_state: o.FinalState = False,
+    direction: Annotated[
+        list[Direction] | None,
+        typer.Option(
+            help="Which programs; may be given several times. active: the backward of "
+            "flash_pd_scan. Without it, forward and backward."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
+    effort: Annotated[
+        EffortLevel, typer.Option(help="none says what calls take, and measures nothing.")
+    ] = EffortLevel.quick,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Seconds, after which no candidate is begun.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that compile; as many as processors.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a CPU's kernels; torch's own number.")
+    ] = None,
+    plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("pdssm-tune.png"),
+    ship: Annotated[
+        Path | None,
+        typer.Option(help="A folder of logs, such as autotune_logs, to put the best rows into."),
+    ] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="Where the checkout has no history to ask.")
+    ] = None,
+) -> None:
+    """Measure candidates of all backends for a specification (--state-size), a file of them
+    (--spec-file) or the suite (--suite); calls of these sizes take the winners from then on. Every
+    outcome is kept as soon as it is known: after an interruption the same command goes on.
+    """
+    from pdssm_compiler.cli.device import device_of
+    from pdssm_compiler.cli.tune_report import check_plot, plot_results, show
+    from pdssm_compiler.cli.tuning_bar import tuning_bar
+    from pdssm_compiler.runtime.tuning.tuner import log_of
+    from pdssm_compiler.tuning import tune as tune_workloads
+
+    where = device_of(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    check_plot(plot)
+    wanted = _directions(direction, where)
+    states = (initial_state, final_state)
+    workloads = _workloads(spec, spec_file, suite, where, wanted, (batch, length, heads), states)
+    console = results()
+    try:
+        with tuning_bar(messages()) as told:
+            found = tune_workloads(
+                workloads,
+                device=where,
+                effort=effort.value,
+                budget=budget,
+                workers=workers,
+                commit=commit,
+                told=told,
+            )
+    except KeyboardInterrupt:
+        messages().print(
+            "interrupted; what was measured is in the log: run the same command again to go on",
+            soft_wrap=True,
+        )
+        raise typer.Exit(_INTERRUPTED) from None
+    show(found, where, console)
+    if any(not result.complete for result in found):
+        console.print(
+            "the budget ended the search: run the same command again to go on", soft_wrap=True
+        )
+    for result in found:
+        console.print(f"log: {log_of(result.problem)}", markup=False, soft_wrap=True)
+    if any(result.winner for result in found):
+        plot_results(found, str(where), plot)
+        console.print(f"plot: {plot}", markup=False, soft_wrap=True)
+    if ship is not None:
+        _ship(found, ship)
+
+
+def _directions(asked: list[Direction] | None, where: torch.device) -> tuple[str, ...]:
+    from pdssm_compiler.tuning import DIRECTIONS
+
+    if asked is None:
+        return ("forward", "backward")
+    if Direction.all in asked:
+        return DIRECTIONS
+    return tuple(name for name in DIRECTIONS if name in asked)
+
+
+def _workloads(
+    spec: ScanSpec | None,
+    spec_file: Path | None,
+    suite: bool,
+    where: torch.device,
+    directions: tuple[str, ...],
+    sizes: tuple[int, int, int],
+    states: tuple[bool, bool],
+) -> "list[Workload]":
+    """What one of the three ways to say it says.
+
+    Raises:
+        ArgumentError: none or several of them.
+    """
+    from pdssm_compiler import tuning
+    from pdssm_compiler.runtime.errors import ArgumentError
+
+    if sum((spec is not None, spec_file is not None, suite)) != 1:
+        raise ArgumentError("name one of --state-size, --spec-file and --suite")
+    if spec_file is not None:
+        return tuning.read_workloads(spec_file, directions)
+    if suite:
+        return tuning.suite(where, directions)
+    assert spec is not None
+    if spec.map_source != "dictionary" and len(directions) > 1:
+        # Of all directions, those there are.
+        directions = tuple(name for name in directions if name != "active")
+    return [tuning.Workload(spec, *sizes, "", *states, directions)]
+
+
+def _ship(found: "list[Result]", folder: Path) -> None:
+    from pdssm_compiler.runtime.tuning.shipping import ship
+    from pdssm_compiler.runtime.tuning.tuner import log_of
+
+    for log in dict.fromkeys(log_of(result.problem) for result in found):
+        try:
+            path = ship(log, folder)
+        except OSError as error:
+            raise OutputError(f"cannot write to {folder}: {error}; choose --ship") from None
+        told = f"shipped: {path}" if path else f"nothing to ship in {log}"
+        results().print(told, markup=False, soft_wrap=True)

@@ -1,0 +1,52 @@
+"""How far the tuner is: a bar with the best time so far and the heuristic's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pdssm_compiler.runtime.tuning import race
+from pdssm_compiler.runtime.tuning.problem import TuningProblem
+
+
+@contextmanager
+def tuning_bar(console: Console) -> Iterator[Callable[[race.Progress], None]]:
+    """Gives the function to call as the tuner goes on. Where nobody watches, a line a program."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[times]}", markup=False),
+    )
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, disable=quiet) as bars:
+        tasks: dict[TuningProblem, race.Progress] = {}
+        numbers = {}
+
+        def told(progress: race.Progress) -> None:
+            problem = progress.problem
+            if problem not in tasks:
+                numbers[problem] = bars.add_task(str(problem), total=1, times="")
+                if quiet:
+                    console.print(f"tuning {problem}", markup=False, highlight=False)
+            tasks[problem] = progress
+            bars.update(
+                numbers[problem],
+                completed=progress.done,
+                total=max(1, progress.planned),
+                times=times_of(progress),
+            )
+
+        yield told
+
+
+def times_of(progress: race.Progress) -> str:
+    """The best time so far, the heuristic's, and what is being done."""
+    found = [
+        f"{name} {ms:.4g} ms"
+        for name, ms in (("best", progress.best_ms), ("heuristic", progress.heuristic_ms))
+        if ms is not None
+    ]
+    return ", ".join([*found, progress.what])

@@ -1,0 +1,301 @@
+"""One problem's race: candidates compiled side by side, checked and timed one after the other.
+
+Every outcome is a row in the log as soon as it is known, so whatever ends a race, what it has
+found is kept; a race of the same problem with the same versions goes on where the last one ended.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pdssm_compiler.runtime.cache import default_cache
+from pdssm_compiler.runtime.tuning.cost_model import Sample
+from pdssm_compiler.runtime.tuning.effort import Effort
+from pdssm_compiler.runtime.tuning.isolated import DiedError, HungError, Isolated, RaisedError
+from pdssm_compiler.runtime.tuning.log import append_rows, read_log, warned_rows
+from pdssm_compiler.runtime.tuning.measure import Request, measure, roof_of
+from pdssm_compiler.runtime.tuning.precompile import Compiled, Compilers, helper_jobs
+from pdssm_compiler.runtime.tuning.problem import TuningProblem
+from pdssm_compiler.runtime.tuning.provenance import commit, kernel_versions, now
+from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.search import Search
+from pdssm_compiler.runtime.tuning.space import Entry, Space, space_of
+from pdssm_compiler.runtime.tuning.winners import latest, winner
+
+# A candidate that takes longer to be checked and timed is taken to hang.
+MEASURE_SECONDS = 180.0
+# How many of the fastest are timed again at the end, beside the heuristic.
+_FINALISTS = 3
+# What compilers, drivers and torch say where there is too little of something.
+_RESOURCES = re.compile(r"out\W?of\W?(memory|resource)|too many resources|MemoryError", re.I)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a race is.
+
+    Attributes:
+        problem: whose race.
+        done: candidates measured, those that the log had among them.
+        planned: candidates that will be, at most.
+        best_ms: of the fastest so far that is right.
+        heuristic_ms: of what plain calls take.
+        what: what is being done.
+    """
+
+    problem: TuningProblem
+    done: int
+    planned: int
+    best_ms: float | None
+    heuristic_ms: float | None
+    what: str
+
+
+Told = Callable[[Progress], object]
+
+
+@dataclass
+class Result:
+    """What a race found.
+
+    Attributes:
+        problem: whose race.
+        rows: the last row of each candidate.
+        complete: whether the search ended by itself, not by the budget.
+        measured: how many candidates were measured now, rather than found in the log.
+    """
+
+    problem: TuningProblem
+    rows: list[Row]
+    complete: bool
+    measured: int
+
+    @property
+    def winner(self) -> Row | None:
+        """What calls take from now on."""
+        return winner(self.rows)
+
+    @property
+    def heuristic(self) -> Row | None:
+        """What calls take without a log."""
+        return next((row for row in self.rows if row.heuristic), None)
+
+
+@dataclass
+class Race:
+    """A race.
+
+    Attributes:
+        problem: the problem.
+        effort: how hard to try.
+        path: its log.
+        compilers: what compiles.
+        worker: what measures.
+        deadline: when nothing more is begun, by :func:`time.monotonic`; None for no end.
+        told: called as it goes on.
+        measure_seconds: after which a candidate is taken to hang.
+        commit: of this package, where the checkout has no history to ask.
+        earlier: what the cost model learns from besides.
+        roofs: bytes a second of a large copy, by device; measured where it is not there.
+    """
+
+    problem: TuningProblem
+    effort: Effort
+    path: Path
+    compilers: Compilers
+    worker: Isolated
+    deadline: float | None = None
+    told: Told = lambda progress: None
+    measure_seconds: float = MEASURE_SECONDS
+    commit: str | None = None
+    earlier: Sequence[Sample] = ()
+    roofs: dict[str, float] = field(default_factory=dict)
+    _rows: dict[Entry, Row] = field(default_factory=dict)
+    _compiled: dict[Entry, Compiled] = field(default_factory=dict)
+    _measured: int = 0
+
+    def run(self) -> Result:
+        """Measure what the log does not have.
+
+        Raises:
+            NoTemplateError: nothing can run the program there.
+            OSError: the log cannot be written.
+        """
+        space = space_of(self.problem)
+        self._resume(space)
+        search = Search(space, self.effort, self.earlier)
+        complete = False
+        while not self._is_late():
+            batch = search.next(self._times)
+            if not batch:
+                complete = True
+                break
+            self._tell(search, f"compiling {len(batch)}")
+            self._compile(batch)
+            for entry in batch:
+                if self._is_late():
+                    break
+                self._tell(search, str(entry))
+                self._put(entry, self._outcome(entry))
+        self._finals(search)
+        rows = latest(filter(self._is_ours, read_log(self.path)[0]))
+        return Result(self.problem, rows, complete, self._measured)
+
+    @property
+    def _times(self) -> dict[Entry, float | None]:
+        return {entry: row.ms for entry, row in self._rows.items()}
+
+    def _is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def _is_ours(self, row: Row) -> bool:
+        fingerprint = self.problem.program.fingerprint
+        return row.program == fingerprint and row.sizes == tuple(self.problem.sizes)
+
+    def _resume(self, space: Space) -> None:
+        """Take what an earlier race of the same versions has measured; note what cannot run."""
+        known = {(e.template.name, e.text): e for e in (*space.heuristics, *space.others)}
+        seen = set()
+        for row in latest(filter(self._is_ours, warned_rows(self.path))):
+            if row.versions == kernel_versions() and row.threads == self._threads:
+                seen.add(row.candidate)
+                entry = known.get((row.template, _text(row)))
+                if entry is not None:
+                    self._rows[entry] = row
+        if self.effort.candidates:
+            for entry, reason in space.refused:
+                row = self._row(entry, "infeasible", error=reason)
+                if row.candidate not in seen:
+                    append_rows(self.path, [row])
+
+    def _compile(self, batch: Iterable[Entry]) -> None:
+        """Put the kernels of candidates into the cache."""
+        if default_cache() is None:
+            return
+        problem, sizes = self.problem, self.problem.sizes
+        # Plain PyTorch is generated where it runs.
+        jobs = {
+            problem.job(entry.text): entry for entry in batch if entry.template.backend != "torch"
+        }
+        helpers = []
+        if not self._compiled:
+            helpers = list(helper_jobs(problem.text, problem.target, sizes.heads))
+        for job, made in self.compilers.compile([*jobs, *helpers]):
+            if job in jobs:
+                self._compiled[jobs[job]] = made
+
+    def _outcome(self, entry: Entry, runs: int | None = None) -> Row:
+        """A candidate's row."""
+        made = self._compiled.get(entry)
+        seconds = None if made is None else round(made.seconds, 3)
+        if made is not None and made.error is not None:
+            status = "timeout" if made.hung else _status(made.error, "compile-error")
+            return self._row(entry, status, error=made.error, compile_seconds=seconds)
+        times = [ms for ms in self._times.values() if ms is not None]
+        request = Request(
+            self.problem,
+            entry.text,
+            runs or self.effort.runs,
+            self.effort.seconds,
+            min(times, default=None),
+        )
+        try:
+            found = self.worker.ask(measure, request, self.measure_seconds)
+        except HungError as error:
+            return self._row(entry, "hang", error=str(error), compile_seconds=seconds)
+        except (DiedError, RaisedError) as error:
+            status = _status(str(error), "crash")
+            return self._row(entry, status, error=str(error), compile_seconds=seconds)
+        if found.fault is not None:
+            # Who writes where it must not may have damaged what the next one finds.
+            self.worker.end()
+            return self._row(entry, "wrong", error=found.fault, compile_seconds=seconds)
+        resources = found.resources or {}
+        return self._row(
+            entry,
+            "ok",
+            ms=found.ms,
+            spread=found.spread,
+            floor_ms=None if found.floor_bytes is None else self._floor_ms(found.floor_bytes),
+            compile_seconds=seconds,
+            registers=resources.get("registers"),
+            spilled=resources.get("spilled"),
+            shared_bytes=resources.get("shared_bytes"),
+        )
+
+    def _floor_ms(self, moved: int) -> float:
+        """What a copy of so many bytes takes."""
+        device = self.problem.device
+        if device not in self.roofs:
+            self.roofs[device] = self.worker.ask(roof_of, device, self.measure_seconds)
+        return moved / self.roofs[device] * 1e3
+
+    def _finals(self, search: Search) -> None:
+        """Time the fastest again, and the heuristic: who was picked for a short time seldom keeps
+        it, and the heuristic's two times show the noise.
+        """
+        right = {entry: row for entry, row in self._rows.items() if row.ms is not None}
+        heuristic = next((entry for entry in right if entry.heuristic), None)
+        if not self._measured and (heuristic is None or right[heuristic].again_ms is not None):
+            return
+        fastest = sorted(right, key=lambda entry: right[entry].ms or 0.0)[:_FINALISTS]
+        for entry in dict.fromkeys([*([heuristic] if heuristic else []), *fastest]):
+            self._tell(search, f"again: {entry}")
+            before = self._rows[entry].ms
+            row = self._outcome(entry, 2 * self.effort.runs)
+            if entry is heuristic and row.ms is not None:
+                row = replace(row, again_ms=before)
+            self._put(entry, row, new=False)
+
+    def _put(self, entry: Entry, row: Row, new: bool = True) -> None:
+        append_rows(self.path, [row])
+        self._rows[entry] = row
+        self._measured += new
+
+    @property
+    def _threads(self) -> int:
+        return torch.get_num_threads() if self.problem.target.kind == "cpu" else 0
+
+    def _row(self, entry: Entry, status: str, **found: Any) -> Row:
+        problem, target = self.problem, self.problem.target
+        batch, length, heads = problem.sizes
+        return Row(
+            program=problem.program.fingerprint,
+            label=problem.label,
+            direction=problem.direction,
+            batch=batch,
+            length=length,
+            heads=heads,
+            template=entry.template.name,
+            config=entry.fields,
+            heuristic=entry.heuristic,
+            changes=entry.changes,
+            status=status,
+            device=target.name,
+            target=str(target),
+            threads=self._threads,
+            versions=kernel_versions(),
+            commit=self.commit or commit(),
+            date=now(),
+            **found,
+        )
+
+    def _tell(self, search: Search, what: str) -> None:
+        times = self._times
+        heuristic = next((ms for entry, ms in times.items() if entry.heuristic), None)
+        best = min((ms for ms in times.values() if ms is not None), default=None)
+        planned = search.planned(times)
+        self.told(Progress(self.problem, len(times), planned, best, heuristic, what))
+
+
+def _status(error: str, otherwise: str) -> str:
+    return "out-of-resource" if _RESOURCES.search(error) else otherwise
+
+
+def _text(row: Row) -> str:
+    return f"{row.template} {row.candidate[1]}"

@@ -1,0 +1,187 @@
+"""From a program, a device and sizes to what was measured fastest for them.
+
+In this order, and the first that has rows for the sizes answers: the log on this machine; the log
+that is shipped for this device; on a GPU, that of the nearest one which has any: of the same kind
+and family, the same architecture first, then the most alike in name. (A CPU's caches and cores say
+nothing of another's.)
+
+Logs are read once a process and key. A choice is made once for each bucket of sizes
+(:mod:`pdssm_compiler.runtime.kernels`), so calls read nothing.
+"""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.runtime.errors import TuningWarning
+from pdssm_compiler.runtime.tuning.log import (
+    file_name,
+    folder_name,
+    shipped_logs,
+    user_logs,
+    warned_rows,
+)
+from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.winners import winner
+from pdssm_compiler.schedules.registry import TEMPLATES
+from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem, Template
+
+# Shorter scans than this are about starting and ending: no other length speaks for them.
+_SHORT = 64
+# How many times longer or shorter the scans may be that speak for one.
+_LENGTHS = 4
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a log says.
+
+    Attributes:
+        template: the template.
+        config: its config.
+        reason: which log, and the sizes it was measured for.
+    """
+
+    template: Template[Any]
+    config: Any
+    reason: str
+
+
+def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]:
+    """What logs say about a specialised program at some sizes, best source first; nothing where
+    the sizes are not known. What cannot run any more is warned of once, and passed over.
+    """
+    if problem.rows is None or problem.length is None:
+        return
+    for source, path in _sources(program, target):
+        row = _for_sizes(_best(path), problem)
+        if row is None or row.program != program.fingerprint:
+            continue
+        try:
+            template, config = _template_and_config(row, program, target)
+        except ValueError as error:
+            pass_over(f"{path}: {row.template} {row.config}", error)
+            continue
+        yield Tuned(template, config, f"{source}, for {_told(row)}")
+
+
+def forget() -> None:
+    """Read logs anew."""
+    with _lock:
+        _read.clear()
+        _folders.clear()
+        _warned.clear()
+
+
+_lock = threading.Lock()
+_read: dict[Path, list[tuple[Problem, Row]]] = {}
+_folders: dict[Path, list[str]] = {}
+_warned: set[str] = set()
+
+
+def _sources(program: Program, target: Target) -> Iterator[tuple[str, Path]]:
+    """Logs that may speak for a target, best first, each with what to call it."""
+    name, own = file_name(program), folder_name(target.name)
+    if target.name:
+        yield "tuned on this machine", user_logs() / own / name
+        yield f"shipped log for {own}", shipped_logs() / own / name
+    if target.kind not in ("cuda", "hip"):
+        return
+    near = []
+    for folder in _listed(shipped_logs()):
+        of = {row.target for _, row in _best(shipped_logs() / folder / name)}
+        if folder != own and any(family(each) == family(str(target)) for each in of):
+            alike = sum(accumulate((a == b for a, b in zip(folder, own, strict=False)), min))
+            near.append((str(target) not in of, -alike, folder))
+    for _, _, folder in sorted(near):
+        yield f"shipped log for {folder}, the nearest GPU", shipped_logs() / folder / name
+
+
+def family(target: str) -> str:
+    """The kind and capability family of a target's text: ``cuda:sm_9``, ``hip:gfx9``."""
+    kind, _, arch = target.partition(":")
+    # sm_90 is of the major version 9, sm_120 of 12; gfx942 and gfx90a are both of 9.
+    return f"{kind}:{arch[:-2] if kind == 'hip' else arch[:-1]}"
+
+
+def _listed(root: Path) -> list[str]:
+    """The folders in a folder."""
+    with _lock:
+        if root not in _folders:
+            try:
+                _folders[root] = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            except OSError:
+                _folders[root] = []
+        return _folders[root]
+
+
+def _best(path: Path) -> list[tuple[Problem, Row]]:
+    """The winner of each bucket in a log; of several sizes in one, of those measured last."""
+    with _lock:
+        found = _read.get(path)
+        if found is None:
+            problems: dict[tuple[int, int, int], list[Row]] = {}
+            for row in warned_rows(path):
+                # The sizes measured last stand last.
+                problems[row.sizes] = [*problems.pop(row.sizes, []), row]
+            winners = filter(None, map(winner, problems.values()))
+            found = list({row.bucket: row for row in winners}.items())
+            _read[path] = found
+    return found
+
+
+def _for_sizes(best: list[tuple[Problem, Row]], problem: Problem) -> Row | None:
+    """The row for as many rows and the nearest length, if it is near."""
+    assert problem.rows is not None
+    assert problem.length is not None
+    wanted = Problem.bucket(problem.rows, problem.length)
+    near: list[tuple[float, Row]] = []
+    for bucket, row in best:
+        if bucket.rows != wanted.rows:
+            continue
+        shorter, longer = sorted((max(1, wanted.length or 1), max(1, bucket.length or 1)))
+        # Buckets are powers of two less one.
+        apart = (longer + 1) / (shorter + 1)
+        if bucket == wanted or (apart <= _LENGTHS and shorter >= _SHORT):
+            near.append((apart, row))
+    return min(near, key=lambda each: each[0])[1] if near else None
+
+
+def _template_and_config(row: Row, program: Program, target: Target) -> tuple[Template[Any], Any]:
+    """What a row names, as it is today.
+
+    Raises:
+        ValueError: there is no such template or field any more, or it cannot run the program.
+    """
+    template = TEMPLATES.get(row.template)
+    if template is None:
+        raise ValueError(f"there is no template {row.template!r} any more")
+    if target.kind not in template.kinds:
+        raise ValueError(f"{row.template} is not for {target}")
+    try:
+        config = template.config_type(**row.config)
+    except TypeError as error:
+        raise ValueError(f"not a config of {row.template} any more ({error})") from None
+    refused = template.feasible(program, target, config)
+    if refused:
+        raise ValueError(refused)
+    return template, config
+
+
+def _told(row: Row) -> str:
+    rows = row.batch * row.heads
+    return f"{rows} rows of {row.length} tokens"
+
+
+def pass_over(what: str, why: object) -> None:
+    """Warn, once, that something a log names is not taken."""
+    message = f"tuning log: {what} is passed over: {why}"
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, TuningWarning, stacklevel=3)

@@ -1,0 +1,179 @@
+"""A row of a tuning log: one candidate, measured once, or why it was not.
+
+Rows are JSON objects, one a line. Their form has a version; what does not fit it is told, never
+guessed at.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, get_args
+
+from pdssm_compiler.ir.errors import PdssmError, shown
+from pdssm_compiler.schedules.templates.base import Problem
+
+# Raised when a field changes its meaning; new fields with a default do not need it.
+SCHEMA = 1
+
+# What can become of a candidate.
+STATUSES = {
+    "ok": "it agrees with the oracle, and was timed",
+    "wrong": "it does not agree with the oracle, or wrote where it must not",
+    "crash": "it raised an error, or took its process with it",
+    "hang": "it did not end in time",
+    "timeout": "its compiler did not end in time",
+    "out-of-resource": "it took more memory, registers or shared memory than there is",
+    "compile-error": "it could not be compiled",
+    "infeasible": "its template says that it cannot run the program there",
+}
+
+
+class RowError(PdssmError, ValueError):
+    """A line of a log that is no row of this schema."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate.
+
+    Attributes:
+        program: fingerprint of the specialised program.
+        label: what the program is, for readers.
+        direction: ``forward``, ``backward``, ``active`` (the backward with the gradients of hard
+            choices) or ``step``.
+        batch, length, heads: ``B``, ``T``, ``H`` of the problem.
+        template: the template's name.
+        config: every field of its config, none left out.
+        heuristic: whether a plain call without a log would take it.
+        changes: fields that differ from what the template's heuristic says; one more for a
+            template that is not the heuristic's.
+        status: one of :data:`STATUSES`.
+        device: its name in full.
+        target: ``kind:arch``.
+        threads: of a CPU's kernels; 0 elsewhere.
+        versions: of what the kernel was made and timed with.
+        commit: of this package.
+        date: when, in UTC.
+        ms: median time of the device's work; None unless ``ok``.
+        spread: how far the least and the most of the timed runs lie apart, of the median.
+        again_ms: the heuristic's, timed once more at the end.
+        floor_ms: the time of a copy of the same bytes.
+        compile_seconds: what compiling took, next to nothing where the kernel was cached.
+        registers, spilled, shared_bytes: a thread's registers, its spilled bytes, and a block's
+            shared memory, where the backend knows them.
+        error: what happened, unless ``ok``.
+        schema: :data:`SCHEMA`.
+    """
+
+    program: str
+    label: str
+    direction: str
+    batch: int
+    length: int
+    heads: int
+    template: str
+    config: dict[str, Any]
+    heuristic: bool
+    changes: int
+    status: str
+    device: str
+    target: str
+    threads: int
+    versions: dict[str, str]
+    commit: str
+    date: str
+    ms: float | None = None
+    spread: float | None = None
+    again_ms: float | None = None
+    floor_ms: float | None = None
+    compile_seconds: float | None = None
+    registers: int | None = None
+    spilled: int | None = None
+    shared_bytes: int | None = None
+    error: str | None = None
+    schema: int = field(default=SCHEMA)
+
+    @property
+    def bucket(self) -> Problem:
+        """The sizes that the row stands for."""
+        return Problem.bucket(self.batch * self.heads, self.length)
+
+    @property
+    def candidate(self) -> tuple[str, str]:
+        """Template and config as one value to compare."""
+        return self.template, json.dumps(self.config, sort_keys=True)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """``B``, ``T``, ``H``."""
+        return self.batch, self.length, self.heads
+
+    def line(self) -> str:
+        """The row as a line of a log, its end included."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def read_row(line: str) -> Row:
+    """The row of a line.
+
+    Raises:
+        RowError: no JSON object, another schema, or a field that is missing, unknown or of the
+            wrong type; the message names it.
+    """
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise RowError(f"no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise RowError(f"a row is a JSON object, not {shown(found)}")
+    if found.get("schema") != SCHEMA:
+        raise RowError(
+            f"the row has schema {shown(found.get('schema'))}, and this version reads {SCHEMA}"
+        )
+    _check_fields(found)
+    row = Row(**found)
+    _check_meaning(row)
+    return row
+
+
+def _check_fields(found: Mapping[str, Any]) -> None:
+    known = {f.name: f for f in fields(Row)}
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise RowError(f"unknown field {unknown[0]!r}")
+    for name, declared in known.items():
+        if name not in found:
+            if declared.default is MISSING:
+                raise RowError(f"the field {name!r} is missing")
+            continue
+        value, types = found[name], _types_of(declared.type)
+        # A whole number of milliseconds is a number of them; True is no number.
+        fits = type(value) in types or (float in types and type(value) is int)
+        if not fits:
+            wanted = " or ".join(t.__name__ for t in types)
+            raise RowError(f"{name} must be {wanted}, got {shown(value)}")
+
+
+def _types_of(declared: Any) -> tuple[type, ...]:
+    found = get_args(declared)
+    if isinstance(declared, type) or not found or getattr(declared, "__origin__", None) is dict:
+        return (getattr(declared, "__origin__", declared),)
+    return tuple(found)
+
+
+def _check_meaning(row: Row) -> None:
+    if row.status not in STATUSES:
+        raise RowError(f"unknown status {row.status!r}; there are {', '.join(STATUSES)}")
+    if (row.status == "ok") != (row.ms is not None):
+        raise RowError("a row has a time exactly if its status is ok")
+    if row.ms is not None and not 0 < row.ms < float("inf"):
+        raise RowError(f"ms is a time above 0, not {row.ms}")
+    for name in ("batch", "length", "heads"):
+        if getattr(row, name) < 1:
+            raise RowError(f"{name} is at least 1, not {getattr(row, name)}")
+    for name, value in row.config.items():
+        if type(value) not in (int, bool, type(None)):
+            raise RowError(f"the config's {name} must be an int, true, false or null")
+    for name, version in row.versions.items():
+        if not isinstance(version, str):
+            raise RowError(f"the version of {name} must be text, got {shown(version)}")

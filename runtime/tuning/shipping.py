@@ -1,0 +1,48 @@
+"""From a user's log to one that others have: the rows that decide, and no others."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from pdssm_compiler.runtime.tuning.log import append_rows, read_log
+from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.winners import latest, winner
+
+
+def best_rows(rows: list[Row]) -> list[Row]:
+    """For each sizes, the winner, and the heuristic that it was compared with."""
+    problems: dict[tuple[int, int, int], list[Row]] = {}
+    for row in rows:
+        problems.setdefault(row.sizes, []).append(row)
+    found = []
+    for measured in problems.values():
+        best = winner(measured)
+        if best is not None:
+            heuristic = [row for row in latest(measured) if row.heuristic and row.ms is not None]
+            found += [*heuristic, *([] if best.heuristic else [best])]
+    return found
+
+
+def ship(log: Path, folder: Path) -> Path | None:
+    """Put the best rows of a user's log into ``<folder>/<gpu>/<program>.jsonl``, in the place of
+    those that are there for the same sizes; gives the file, None where nothing was right.
+
+    Args:
+        log: ``…/<gpu>/<program>.jsonl``.
+        folder: such as a checkout's ``autotune_logs``.
+
+    Raises:
+        OSError: what the file system says.
+    """
+    new = best_rows(read_log(log)[0])
+    if not new:
+        return None
+    path = folder / log.parent.name / log.name
+    sizes = {row.sizes for row in new}
+    kept = [row for row in read_log(path)[0] if row.sizes not in sizes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+        whole = Path(aside) / path.name
+        append_rows(whole, sorted([*kept, *new], key=lambda row: (row.sizes, not row.heuristic)))
+        os.replace(whole, path)
+    return path

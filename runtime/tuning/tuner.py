@@ -1,0 +1,173 @@
+"""Races of several problems, one after the other, within a budget."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdssm_compiler.ir.errors import shown
+from pdssm_compiler.runtime import settings
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.plan import plans
+from pdssm_compiler.runtime.tuning import resolve
+from pdssm_compiler.runtime.tuning.cost_model import Sample
+from pdssm_compiler.runtime.tuning.effort import EFFORTS, Effort
+from pdssm_compiler.runtime.tuning.isolated import Isolated
+from pdssm_compiler.runtime.tuning.log import (
+    file_name,
+    folder_name,
+    read_log,
+    shipped_logs,
+    user_logs,
+)
+from pdssm_compiler.runtime.tuning.precompile import COMPILE_SECONDS, Compilers, processors
+from pdssm_compiler.runtime.tuning.problem import TuningProblem
+from pdssm_compiler.runtime.tuning.race import MEASURE_SECONDS, Progress, Race, Result, Told
+from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.winners import latest
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When something is taken to hang, in seconds.
+
+    Attributes:
+        compile_seconds: a compiler.
+        measure_seconds: a candidate that is checked and timed.
+    """
+
+    compile_seconds: float = COMPILE_SECONDS
+    measure_seconds: float = MEASURE_SECONDS
+
+
+def tune_problems(
+    problems: Sequence[TuningProblem],
+    effort: str | Effort = "quick",
+    *,
+    budget: float | None = None,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    commit: str | None = None,
+    told: Told = lambda progress: None,
+) -> list[Result]:
+    """Measure what the logs do not have of some problems; later calls of their sizes take the
+    winners.
+
+    Args:
+        problems: what to tune.
+        effort: ``none``, ``quick``, ``full``, or a level of your own.
+        budget: seconds, after which no candidate is begun; each problem has an equal share of
+            what the ones before it have left. None for no end.
+        workers: processes that compile; None for as many as there are processors.
+        limits: when something is taken to hang.
+        commit: of this package, where it has no history to ask.
+        told: called as it goes on.
+
+    Raises:
+        ArgumentError: an unknown effort, or a log that cannot be written.
+        NoTemplateError: nothing can run a program there.
+    """
+    level, limits = effort_of(effort), limits or Limits()
+    results: list[Result] = []
+    roofs: dict[str, float] = {}
+    end = None if budget is None else time.monotonic() + budget
+    if level.candidates:
+        _check_writable()
+    compilers = Compilers(
+        processors() if workers is None else max(1, workers), limits.compile_seconds
+    )
+    try:
+        with compilers, Isolated() as worker:
+            for number, problem in enumerate(problems):
+                race = Race(
+                    problem,
+                    level,
+                    log_of(problem),
+                    compilers,
+                    worker,
+                    _share(end, len(problems) - number),
+                    told,
+                    limits.measure_seconds,
+                    commit,
+                    _samples(problem),
+                    roofs,
+                )
+                results.append(race.run())
+    except OSError as error:
+        raise _unwritable(error) from error
+    finally:
+        use_logs()
+    return results
+
+
+def _check_writable() -> None:
+    """Find out before anything is measured."""
+    try:
+        user_logs().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=user_logs()):
+            pass
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> ArgumentError:
+    return ArgumentError(
+        f"the tuning logs below {user_logs()} cannot be written: {error}; set "
+        f"{settings.CACHE_DIR} to a folder that can be"
+    )
+
+
+def effort_of(effort: str | Effort) -> Effort:
+    """A level by its name.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    if isinstance(effort, Effort):
+        return effort
+    if effort not in EFFORTS:
+        raise ArgumentError(
+            f"effort must be one of {', '.join(map(repr, EFFORTS))}, got {shown(effort)}"
+        )
+    return EFFORTS[effort]
+
+
+def log_of(problem: TuningProblem) -> Path:
+    """The user's log of a problem's program."""
+    name = folder_name(problem.target.name or str(problem.target))
+    return user_logs() / name / file_name(problem.program)
+
+
+def use_logs() -> None:
+    """Have the calls that follow take what the logs say by now."""
+    resolve.forget()
+    for plan in plans():
+        plan.kernels.choose_again()
+
+
+def _share(end: float | None, problems: int) -> float | None:
+    """When a problem's share of the budget ends."""
+    start = time.monotonic()
+    return None if end is None else start + (end - start) / problems
+
+
+def _samples(problem: TuningProblem) -> list[Sample]:
+    """What the logs know of other problems on the same device."""
+    name = folder_name(problem.target.name or str(problem.target))
+    groups: dict[tuple[str, tuple[int, int, int]], list[Row]] = {}
+    for root in (shipped_logs(), user_logs()):
+        for path in sorted((root / name).glob("*.jsonl")):
+            for row in read_log(path)[0]:
+                groups.setdefault((row.program, row.sizes), []).append(row)
+    ours = (problem.program.fingerprint, tuple(problem.sizes))
+    found = []
+    for key, rows in groups.items():
+        rows = latest(rows)
+        base = next((row.ms for row in rows if row.heuristic and row.ms is not None), None)
+        if key != ours and base is not None:
+            found += [Sample(r.template, r.config, r.ms / base) for r in rows if r.ms is not None]
+    return found
+
+
+__all__ = ["Limits", "Progress", "effort_of", "log_of", "tune_problems", "use_logs"]

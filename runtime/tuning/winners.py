@@ -1,0 +1,43 @@
+"""Which of the measured candidates a call takes: a pure function of a log's rows."""
+
+from collections.abc import Iterable, Sequence
+
+from pdssm_compiler.runtime.tuning.rows import Row
+
+# Two timings of one kernel seldom lie closer, on any device.
+LEAST_NOISE = 0.01
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """The last row of each candidate, of one problem: what is measured again replaces the rest."""
+    return list({row.candidate: row for row in rows}.values())
+
+
+def noise(rows: Iterable[Row]) -> float:
+    """How far two timings of the same kernel lie apart, as a fraction of the time: what the
+    heuristic's rows show, of which each was timed twice.
+    """
+    apart = [
+        abs(row.ms - row.again_ms) / min(row.ms, row.again_ms)
+        for row in rows
+        if row.ms is not None and row.again_ms is not None
+    ]
+    return max([LEAST_NOISE, *apart])
+
+
+def winner(rows: Sequence[Row]) -> Row | None:
+    """The fastest candidate that is right, or a simpler one within the noise of its time; None if
+    there is none.
+
+    The simplest is what the heuristic says; then, the fewer fields a config changes of what its
+    template's heuristic says, the simpler it is. Of two that change as many, the faster wins.
+
+    Args:
+        rows: of one problem, in the order they were measured.
+    """
+    right = [row for row in latest(rows) if row.ms is not None]
+    if not right:
+        return None
+    fastest = min(row.ms for row in right if row.ms is not None)
+    close = [row for row in right if row.ms <= fastest * (1 + noise(right))]  # type: ignore[operator]
+    return min(close, key=lambda row: (not row.heuristic, row.changes, row.ms))

@@ -1,0 +1,266 @@
+"""``pdssm-compiler tune``: what it measures, says and leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pdssm_compiler import ScanSpec, Workload, explain, flash_pd_scan, pd_scan, tune
+from pdssm_compiler.runtime import plan, settings
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.tuning import resolve
+from pdssm_compiler.runtime.tuning.log import read_log
+from pdssm_compiler.schedules.registry import TEMPLATES
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig
+from pdssm_compiler.tuning import DIRECTIONS, SpecFileError, read_workloads, suite
+from tests.cli.conftest import Command, error_line
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Three candidates, in a cache of their own."""
+    monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path / "cache"))
+    monkeypatch.delitem(TEMPLATES, "torch-chunks")
+    monkeypatch.setattr(CpuRows, "space", lambda *_: iter([CpuRowsConfig(2)]))
+    monkeypatch.setattr(plan, "_plans", {})
+    monkeypatch.chdir(tmp_path)
+    resolve.forget()
+    yield
+    resolve.forget()
+
+
+def logs(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.jsonl"))
+
+
+SMALL = ("tune", "-N", 6, "-K", 3, "-B", 2, "-T", 40, "-H", 3, "--device", "cpu")
+
+
+def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
+    done = pdssm(*SMALL, "--direction", "forward", "--plot", "p.svg", "--ship", "shipped")
+    assert done.status == 0, done.err
+    assert "B=2 T=40 H=3: N=6 K=3" in done.out
+    assert "│ 3 ok" in done.out
+    assert "tuned on this machine" in " ".join(done.out.split())
+    assert "tuning B=2 T=40 H=3: N=6 K=3 general dictionary complex64 forward" in done.err
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+    (log,) = logs(tmp_path / "cache")
+    rows, wrong = read_log(log)
+    assert wrong == []
+    assert {row.template for row in rows} == {"cpu-rows", "torch-tokens"}
+    assert {row.status for row in rows} == {"ok"}
+    assert all(row.compile_seconds is not None for row in rows if row.template == "cpu-rows")
+    (shipped,) = logs(tmp_path / "shipped")
+    assert shipped.relative_to(tmp_path / "shipped") == log.relative_to(
+        tmp_path / "cache" / "autotune_logs"
+    )
+    assert any(row.heuristic for row in read_log(shipped)[0])
+    # A call of these sizes takes what won.
+    tensor = torch.ones(2, 40, 3, 6, dtype=torch.complex64)
+    maps = {
+        "dictionary": torch.zeros(3, 3, 6, dtype=torch.int32),
+        "selection": torch.zeros(2, 40, 3, dtype=torch.int32),
+    }
+    pd_scan(tensor, tensor, **maps)
+    assert explain()[-1].reason == "tuned on this machine, for 6 rows of 40 tokens"
+    # And the same command finds all of it in the log, also where it must measure nothing.
+    before = log.read_bytes()
+    for effort in ("quick", "none"):
+        again = pdssm(*SMALL, "--direction", "forward", "--effort", effort)
+        assert again.status == 0
+        assert "│ 3 ok" in again.out
+    assert log.read_bytes() == before
+
+
+def test_a_budget_is_kept(pdssm: Command) -> None:
+    done = pdssm(*SMALL, "--budget", 0)
+    assert done.status == 0
+    assert "the budget ended the search: run the same command again to go on" in done.out
+    assert "plot:" not in done.out
+
+
+def test_an_interruption_leaves_a_good_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pdssm_compiler", *map(str, SMALL), "--effort", "full"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not any(len(read_log(path)[0]) >= 2 for path in logs(tmp_path / "cache")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # As a terminal does: to the whole group.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in err
+    assert "Traceback" not in out + err
+    (log,) = logs(tmp_path / "cache")
+    rows, wrong = read_log(log)
+    assert wrong == []
+    assert len(rows) >= 2
+
+
+def test_what_must_be_named(pdssm: Command, tmp_path: Path) -> None:
+    told = "name one of --state-size, --spec-file and --suite"
+    assert error_line(pdssm("tune")) == told
+    assert error_line(pdssm("tune", "--suite", "-N", 3)) == told
+    assert error_line(pdssm("tune", "--suite", "--plot", "there/p.png")).startswith(
+        "there is no folder there"
+    )
+    assert error_line(pdssm("tune", "--suite", "--device", "cuda:99")).startswith(
+        "torch sees no device"
+    )
+    file = tmp_path / "specs.toml"
+    file.write_text("[[workload]]\nstate_size = 3\n")
+    line = error_line(pdssm("tune", "--spec-file", file))
+    assert line == f"{file}, workload 1: the field 'batch' is missing"
+
+
+TOML = """
+[[workload]]
+name = "mine"
+state_size = 8
+dictionary_size = 4
+dtype = "complex128"
+batch = 2
+length = 100
+heads = 3
+directions = ["step", "active"]
+
+[[workload]]
+state_size = 5
+map_source = "none"
+batch = 1
+length = 9
+heads = 1
+"""
+LINES = [
+    {"state_size": 8, "dictionary_size": 4, "payload_dtype": "bfloat16"},
+    {"state_size": 5, "map_source": "token", "initial_state": True, "final_state": True},
+]
+
+
+def test_files_of_specifications(tmp_path: Path) -> None:
+    toml = tmp_path / "w.toml"
+    toml.write_text(TOML)
+    mine, other = read_workloads(toml, ("forward",))
+    assert mine == Workload(
+        ScanSpec(8, 4, dtype=torch.complex128), 2, 100, 3, "mine", directions=("step", "active")
+    )
+    assert other == Workload(ScanSpec(5, map_source="none"), 1, 9, 1, directions=("forward",))
+    assert [str(p) for p in mine.problems(CPU)] == [
+        "mine: N=8 K=4 general dictionary complex128 step",
+        "mine: N=8 K=4 general dictionary complex128 active",
+    ]
+    assert [p.sizes for p in mine.problems(CPU)] == [Sizes(2, 1, 3), Sizes(2, 100, 3)]
+    lines = tmp_path / "w.jsonl"
+    sizes = {"batch": 1, "length": 2, "heads": 3}
+    lines.write_text("\n".join(json.dumps(line | sizes) for line in LINES))
+    first, second = read_workloads(lines, ("backward",))
+    assert first.spec == ScanSpec(8, 4, payload_dtype=torch.bfloat16)
+    assert (second.initial_state, second.final_state) == (True, True)
+    assert "grad_initial_state" in next(second.problems(CPU)).text
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "has no workload"),
+        ("{", "is neither TOML"),
+        ("3", "workload 1: a workload is a table of fields, not 3"),
+        ('{"n": 3}', "workload 1: unknown field 'n'; there are batch,"),
+        (
+            '{"state_size": 3, "map_source": "none", "batch": "2", "length": 1, "heads": 1}',
+            "workload 1: batch must be an int of at least 1, got '2'",
+        ),
+        (
+            '{"state_size": 0, "map_source": "none", "batch": 2, "length": 1, "heads": 1}',
+            "workload 1: state_size must be a whole number of at least 1, got 0",
+        ),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 1, "heads": 1, '
+            '"dtype": "float32"}',
+            "workload 1: dtype must be one of 'complex64'",
+        ),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 1, "heads": 1, '
+            '"directions": ["up"]}',
+            "workload 1: direction must be one of 'forward'",
+        ),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "w.jsonl"
+    path.write_text(content)
+    with pytest.raises(SpecFileError) as error:
+        read_workloads(path, ("forward",))
+    assert told in str(error.value)
+    with pytest.raises(SpecFileError, match="cannot be read"):
+        read_workloads(tmp_path / "gone.toml", ("forward",))
+
+
+def test_the_suite() -> None:
+    names = [str(p) for w in suite(CPU, ("forward", "step")) for p in w.problems(CPU)]
+    assert names == [
+        "N32: N=32 K=32 permutation dictionary complex64 forward",
+        "N32: N=32 K=32 general dictionary complex64 forward",
+        "N128: N=128 K=8 permutation dictionary complex64 forward",
+        "N128: N=128 K=8 general dictionary complex64 forward",
+        "STEP: N=32 K=32 permutation dictionary complex64 step",
+        "STEP: N=32 K=32 general dictionary complex64 step",
+    ]
+    gpu = suite(torch.device("cuda"), ("backward", "active"))
+    assert [w.name for w in gpu[::2]] == ["LM-32", "LM-64", "LONG", "FSA", "UEA"]
+
+
+def test_the_programs_are_those_that_calls_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is tuned under a direction is what a call of it looks up."""
+    ran: list[str] = []
+    real = plan.plan_for
+
+    def noted(text: str, *rest: Any) -> Any:
+        ran.append(text)
+        return real(text, *rest)
+
+    monkeypatch.setattr(plan, "plan_for", noted)
+    workload = Workload(ScanSpec(6, 3), 2, 5, 3, directions=DIRECTIONS)
+    forward, backward, active, step = workload.problems(CPU)
+    diagonal, drive = (
+        torch.rand(2, 5, 3, 6).to(torch.complex64).requires_grad_() for _ in range(2)
+    )
+    maps = {
+        "dictionary": torch.zeros(3, 3, 6, dtype=torch.int32),
+        "selection": torch.zeros(2, 5, 3, dtype=torch.int32),
+    }
+    states, _ = pd_scan(diagonal, drive, **maps)
+    states.abs().sum().backward()
+    assert ran == [forward.text, backward.text]
+    maps["selection"] = maps["selection"][:, :1]
+    one = drive[:, :1].detach()
+    pd_scan(one, one, **maps, initial_state=one[:, 0], output_final_state=True)
+    assert ran[2:] == [step.text]
+    logits = (torch.rand(3, 3, 6, 6), torch.rand(2, 5, 3, 3))
+    states, _ = flash_pd_scan(*(t.requires_grad_() for t in logits), diagonal, drive)
+    states.abs().sum().backward()
+    assert ran[3:] == [forward.text, active.text]
+
+
+def test_sizes_of_a_specification() -> None:
+    with pytest.raises(ArgumentError, match="needs the sizes of a specification"):
+        tune(ScanSpec(6, 3), batch=2)
+    with pytest.raises(ArgumentError, match="workloads have sizes of their own"):
+        tune(Workload(ScanSpec(6, 3), 1, 1, 1), heads=3)
+    with pytest.raises(ArgumentError, match="'active' is of flash_pd_scan"):
+        tune(ScanSpec(6, map_source="none"), batch=1, length=1, heads=1, directions=["active"])

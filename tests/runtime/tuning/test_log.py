@@ -1,0 +1,138 @@
+"""Tuning logs: what is written is read again, and what is no row is told."""
+
+import json
+import multiprocessing
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdssm_compiler.runtime.errors import TuningWarning
+from pdssm_compiler.runtime.tuning.log import append_rows, folder_name, read_log, warned_rows
+from pdssm_compiler.runtime.tuning.rows import STATUSES, Row, RowError, read_row
+from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
+from tests.runtime.tuning.made_rows import row
+
+
+@given(
+    st.sampled_from(sorted(STATUSES)),
+    st.floats(1e-6, 1e6),
+    st.integers(1, 1 << 20),
+    st.text(max_size=20),
+)
+def test_a_row_is_read_as_it_was_written(status: str, ms: float, length: int, error: str) -> None:
+    made = row(status=status, ms=ms if status == "ok" else None, length=length, error=error)
+    assert made.line().endswith("\n")
+    assert made.line().count("\n") == 1
+    assert read_row(made.line()) == made
+
+
+def test_a_config_stands_in_full() -> None:
+    stored = json.loads(row(TorchChunksConfig(), "torch-chunks").line())
+    assert stored["config"] == {"chunk_length": None, "split": False, "compiled": False}
+    assert stored["schema"] == 1
+
+
+def test_a_row_stands_for_the_sizes_of_its_bucket() -> None:
+    assert row(batch=4, heads=2, length=100).bucket == Problem.bucket(8, 100)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "the row has schema 2, and this version reads 1"),
+        ({"surprise": 1}, "unknown field 'surprise'"),
+        ({"heads": True}, "heads must be int, got True"),
+        ({"ms": "fast"}, "ms must be float or NoneType, got 'fast'"),
+        ({"ms": None}, "a row has a time exactly if its status is ok"),
+        ({"ms": -1.0}, "ms is a time above 0, not -1.0"),
+        ({"status": "fine"}, "unknown status 'fine'; there are ok, wrong, crash"),
+        ({"batch": 0}, "batch is at least 1, not 0"),
+        ({"config": {"tile": "8"}}, "the config's tile must be an int, true, false or null"),
+        ({"versions": {"torch": 2}}, "the version of torch must be text, got 2"),
+    ],
+)
+def test_what_is_no_row(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowError) as told:
+        read_row(json.dumps(asdict(row()) | change))
+    assert message in str(told.value)
+
+
+def test_a_field_that_is_missing_is_named() -> None:
+    fields = asdict(row())
+    del fields["template"]
+    with pytest.raises(RowError, match="the field 'template' is missing"):
+        read_row(json.dumps(fields))
+    with pytest.raises(RowError, match="no JSON"):
+        read_row("{")
+    with pytest.raises(RowError, match="a row is a JSON object"):
+        read_row("[]")
+
+
+def test_rows_are_added(tmp_path: Path) -> None:
+    path = tmp_path / "gpu" / "program.jsonl"
+    assert read_log(path) == ([], [])
+    first, second, third = (row(ms=float(n)) for n in (1, 2, 3))
+    append_rows(path, [first])
+    append_rows(path, [])
+    append_rows(path, [second, third])
+    assert read_log(path) == ([first, second, third], [])
+
+
+@pytest.mark.parametrize("torn", range(1, 40, 7))
+def test_a_torn_last_line_is_told_and_stays_alone(tmp_path: Path, torn: int) -> None:
+    path = tmp_path / "program.jsonl"
+    append_rows(path, [row(ms=1.0), row(ms=2.0)])
+    path.write_bytes(path.read_bytes()[:-torn])
+    lost = torn > 1  # without its end of line alone, the row is whole
+    with (
+        pytest.warns(TuningWarning, match="program.jsonl:2 is passed over")
+        if lost
+        else nullcontext()
+    ):
+        kept = warned_rows(path)
+    assert [r.ms for r in kept] == [1.0] if lost else [1.0, 2.0]
+    append_rows(path, [row(ms=3.0)])
+    rows, wrong = read_log(path)
+    assert [r.ms for r in rows] == [*(r.ms for r in kept), 3.0]
+    assert len(wrong) == int(lost)
+
+
+def test_bytes_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "program.jsonl"
+    path.write_bytes(b"\xff\xfe\x00\n" + row().line().encode())
+    rows, wrong = read_log(path)
+    assert rows == [row()]
+    assert len(wrong) == 1
+
+
+def _add(path: Path, writer: int) -> None:
+    for number in range(20):
+        append_rows(path, [row(batch=writer, length=number + 1) for _ in range(3)])
+
+
+def test_processes_add_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "program.jsonl"
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_add, args=(path, n)) for n in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    rows, wrong = read_log(path)
+    assert wrong == []
+    for writer in (1, 2):
+        mine: list[Row] = [r for r in rows if r.batch == writer]
+        assert [r.length for r in mine] == [n + 1 for n in range(20) for _ in range(3)]
+
+
+def test_a_device_has_a_folder() -> None:
+    assert folder_name("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+    assert folder_name("Intel(R) Xeon(R) Processor") == "intel-r-xeon-r-processor"
+    assert folder_name("../..") == "unknown"

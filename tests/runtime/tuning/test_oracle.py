@@ -1,0 +1,148 @@
+"""The gate before a candidate is timed: right kernels of every direction pass it."""
+
+import numpy as np
+import pytest
+import torch
+
+from pdssm_compiler.ir.passes import adjoint
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.binding import Slot
+from pdssm_compiler.runtime.ops import slots_of
+from pdssm_compiler.runtime.plan import Plan, caller_inputs
+from pdssm_compiler.runtime.tuning.guarded import guarded
+from pdssm_compiler.runtime.tuning.inputs import random_tensors
+from pdssm_compiler.runtime.tuning.oracle import probes
+from tests.runtime.tuning.planted import Does, plant
+
+CPU = torch.device("cpu")
+SIZES = Sizes(3, 50, 2)
+
+
+def programs() -> dict[str, Program]:
+    found = {
+        "none": PdScan(5, None, map_source="none"),
+        "token": PdScan(5, None, map_source="token", orientation="row"),
+        "identity": PdScan(5, 3, map_class="identity"),
+        "permutation": PdScan(5, 3, map_class="permutation", map_storage="u8"),
+        "states": PdScan(5, 3, initial_state=True, final_state=True, selection_storage="i64"),
+        "bfloat16": PdScan(5, 3, payload_storage="cb32"),
+        "double": PdScan(5, 3, element="c128"),
+    }
+    made = {name: pd_scan(spec) for name, spec in found.items()}
+    backward = {f"{name} backward": adjoint(p).program for name, p in made.items()}
+    active = adjoint(made["states"], surrogate="active").program
+    return made | backward | {"active": active}
+
+
+PROGRAMS = programs()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_right_kernels_pass(name: str) -> None:
+    program = PROGRAMS[name]
+    tensors = random_tensors(program, SIZES, CPU, seed=3)
+    kernel = Plan(program, CPU, config="torch-tokens")
+    small, timed = probes(program, tensors, SIZES)
+    assert (small.sizes, timed.sizes) == (Sizes(2, 37, 3), SIZES)
+    assert small.fault(kernel) is None
+    assert timed.fault(kernel) is None
+
+
+@pytest.mark.parametrize(
+    ("does", "small_says", "timed_says"),
+    [
+        (
+            Does.wrong_values,
+            "states[1, 36, 2, 4] is ",
+            "states[1, 49, 1, 4] of the corner rows is ",
+        ),
+        (Does.leaves_out, "states[0, 0, 0, 0] is nan", "states[0, 0, 0, 0] of the corner rows is"),
+        (Does.wrong_at_full_size, None, "states[0, 49, 0, 0] of the corner rows is "),
+        (Does.writes_beside, "wrote beside states", "wrote beside states"),
+        (Does.writes_inputs, "wrote to its input diagonal", None),
+    ],
+)
+def test_wrong_kernels_do_not(
+    monkeypatch: pytest.MonkeyPatch, does: Does, small_says: str | None, timed_says: str | None
+) -> None:
+    plant(monkeypatch.setitem)
+    program = PROGRAMS["double"]
+    kernel = Plan(program, CPU, config=f'planted {{"does": {int(does)}}}')
+    found = probes(program, random_tensors(program, SIZES, CPU, seed=3), SIZES)
+    for probe, says in zip(found, (small_says, timed_says), strict=True):
+        fault = probe.fault(kernel)
+        assert (fault is None) == (says is None)
+        assert (fault or "").startswith(says or "")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_random_tensors_are_what_calls_take(name: str) -> None:
+    program = PROGRAMS[name]
+    slots, _ = slots_of(program.text)
+    tensors = random_tensors(program, SIZES, CPU, seed=3)
+    again = random_tensors(program, SIZES, CPU, seed=3)
+    for input_, slot, tensor, other in zip(
+        caller_inputs(program), slots, tensors, again, strict=True
+    ):
+        assert tensor.dtype == slot.dtype
+        assert torch.equal(tensor, other)
+        if tensor.is_complex() or tensor.is_floating_point():
+            assert tensor.abs().max() <= 1
+            assert tensor.abs().float().std() > 0.1
+        if input_.name == "dictionary":
+            sorted_ = tensor.long().sort(-1).values
+            one_to_one = bool((sorted_ == torch.arange(5)).all())
+            assert one_to_one == (input_.type.map_class != "general")  # type: ignore[union-attr]
+
+
+def test_a_backward_is_held_to_the_gradients() -> None:
+    """The gate's truth of a backward is what autograd says of the forward."""
+    from pdssm_compiler import reference
+    from pdssm_compiler.runtime.ops import adjoint_of
+
+    forward = pd_scan(PdScan(4, 3))
+    derived = adjoint_of(forward.text, ("diagonal", "drive"), ("states",))
+    sizes = Sizes(2, 9, 2)
+    read = dict(
+        zip(
+            [i.name for i in caller_inputs(forward)],
+            random_tensors(forward, sizes, CPU, seed=5),
+            strict=True,
+        )
+    )
+    leaves = {n: read[n].to(torch.complex128).requires_grad_() for n in ("diagonal", "drive")}
+    maps = {n: read[n] for n in ("dictionary", "selection")}
+    states, _ = reference.pd_scan(**leaves, **maps)
+    grad = torch.randn(states.shape, dtype=torch.complex128)
+    found = torch.autograd.grad(states, list(leaves.values()), grad)
+    saved = dict.fromkeys(derived.saved, states.detach())
+    given = read | saved | {"grad_states": grad}
+    tensors = [
+        given[i.name].to(torch.complex64) if given[i.name].is_complex() else given[i.name]
+        for i in caller_inputs(derived.program)
+    ]
+    _, probe = probes(derived.program, tensors, sizes)
+    for name, want in zip(leaves, found, strict=True):
+        np.testing.assert_allclose(probe._true[f"grad_{name}"], want.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bfloat16, torch.uint8, torch.int32])
+def test_outputs_stand_poisoned_between_margins(dtype: torch.dtype) -> None:
+    slot = Slot("out", dtype, "token", ("B", "L", "H"), (3,), (1,))
+    made = guarded(slot, Sizes(1, 7, 2), CPU)
+    assert made.tensor.shape == (1, 7, 2, 3)
+    poison = made.tensor.isnan() if made.tensor.dtype.is_complex else None
+    if poison is None:
+        poison = made.tensor.isnan() if dtype.is_floating_point else made.tensor == made.tensor[0]
+    assert bool(poison.all())
+    assert made.is_intact()
+    made.tensor.zero_()
+    assert made.is_intact()
+    for beside in (made.memory[4095], made.memory[-4096]):
+        before = beside.item()
+        beside.fill_(0)
+        assert not made.is_intact()
+        beside.fill_(before)
+    assert made.is_intact()

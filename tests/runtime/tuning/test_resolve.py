@@ -1,0 +1,329 @@
+"""Where a call's schedule comes from, in which order, and what that costs."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pdssm_compiler import ScanSpec, compile, explain, pd_scan
+from pdssm_compiler.ir.passes import specialise
+from pdssm_compiler.ir.programs import PdScan
+from pdssm_compiler.ir.programs import pd_scan as program_of_scan
+from pdssm_compiler.runtime import kernels, plan, settings
+from pdssm_compiler.runtime.compile_service import Schedule, choose, schedules
+from pdssm_compiler.runtime.errors import TuningWarning
+from pdssm_compiler.runtime.tuning import log, resolve
+from pdssm_compiler.runtime.tuning.log import append_rows, file_name, folder_name
+from pdssm_compiler.runtime.tuning.resolve import family, tuned
+from pdssm_compiler.schedules.target import Target, gpu_target, named_target
+from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
+from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
+from tests.runtime.tuning.made_rows import CPU, PROGRAM, row
+
+SIZES = Problem.bucket(8, 100)
+H100 = gpu_target("cuda", "sm_90", 32, 132, 227 << 10, "NVIDIA H100 80GB HBM3")
+
+
+@pytest.fixture(autouse=True)
+def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The user's logs are in ``user/autotune_logs``, the shipped ones in ``shipped``."""
+    monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path / "user"))
+    monkeypatch.setattr(resolve, "shipped_logs", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(plan, "_plans", {})
+    resolve.forget()
+    yield tmp_path
+    resolve.forget()
+
+
+def of_user(*rows: Any) -> Path:
+    path = log.user_logs() / folder_name(CPU.name) / file_name(PROGRAM)
+    append_rows(path, rows)
+    return path
+
+
+def shipped(folder: Path, device: str, *rows: Any) -> None:
+    append_rows(folder / "shipped" / folder_name(device) / file_name(PROGRAM), rows)
+
+
+def chosen(problem: Problem = SIZES, target: Target = CPU) -> Schedule:
+    return choose(PROGRAM, target, None, problem)
+
+
+def test_the_order(logs: Path) -> None:
+    assert chosen().reason == "heuristic"
+    shipped(logs, CPU.name, row(CpuRowsConfig(2)))
+    resolve.forget()
+    assert chosen().config == CpuRowsConfig(2)
+    assert chosen().reason == f"shipped log for {folder_name(CPU.name)}, for 8 rows of 100 tokens"
+    of_user(row(CpuRowsConfig(4)))
+    resolve.forget()
+    assert chosen().config == CpuRowsConfig(4)
+    assert chosen().reason == "tuned on this machine, for 8 rows of 100 tokens"
+    explicit = choose(PROGRAM, CPU, CpuRowsConfig(5), SIZES)
+    assert (explicit.config, explicit.reason) == (CpuRowsConfig(5), "explicit config")
+    named = choose(PROGRAM, CPU, "torch-tokens", SIZES)
+    assert (named.config, named.reason) == (TorchTokensConfig(), "explicit template")
+    assert choose(PROGRAM, CPU, None, SIZES, logs=False).reason == "heuristic"
+
+
+def test_another_backend_may_win() -> None:
+    of_user(row(TorchTokensConfig(split=True), "torch-tokens"))
+    assert chosen().template.name == "torch-tokens"
+
+
+def test_the_nearest_gpu_is_told(logs: Path) -> None:
+    found = (TritonRowsConfig(1, 1, n) for n in (2, 4, 8))
+    config = {"template": "triton-rows", "target": "cuda:sm_90"}
+    shipped(logs, "NVIDIA A100", row(next(found), **config | {"target": "cuda:sm_80"}))
+    assert list(tuned(PROGRAM, H100, SIZES)) == []
+    resolve.forget()
+    shipped(logs, "NVIDIA GH200", row(next(found), **config))
+    resolve.forget()
+    (near,) = tuned(PROGRAM, H100, SIZES)
+    assert near.reason == (
+        "shipped log for nvidia-gh200, the nearest GPU, for 8 rows of 100 tokens"
+    )
+    shipped(logs, "NVIDIA H200", row(next(found), **config))
+    resolve.forget()
+    nearest, next_one = tuned(PROGRAM, H100, SIZES)
+    assert nearest.reason.startswith("shipped log for nvidia-h200, the nearest GPU")
+    assert (nearest.config.unroll, next_one.config.unroll) == (8, 4)
+    # A target that is only an architecture has no log of its own.
+    assert [each.config.unroll for each in tuned(PROGRAM, named_target("sm_90"), SIZES)] == [4, 8]
+
+
+def test_families() -> None:
+    assert family("cuda:sm_90") == family("cuda:sm_90") != family("cuda:sm_80")
+    assert family("cuda:sm_100") != family("cuda:sm_120")
+    assert family("hip:gfx942") == family("hip:gfx90a") != family("hip:gfx1100")
+
+
+def test_another_cpu_says_nothing(logs: Path) -> None:
+    shipped(logs, "Another CPU", row())
+    assert chosen().reason == "heuristic"
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "found"),
+    [
+        (8, 100, True),
+        (8, 127, True),
+        (8, 64, True),
+        (8, 255, True),
+        (8, 511, True),
+        (8, 512, False),
+        (8, 63, False),
+        (8, 1, False),
+        (1, 100, False),
+        (64, 100, False),
+    ],
+)
+def test_which_sizes_a_row_speaks_for(rows: int, length: int, found: bool) -> None:
+    of_user(row(CpuRowsConfig(4)))
+    reason = chosen(Problem.bucket(rows, length)).reason
+    assert reason.startswith("tuned" if found else "heuristic")
+
+
+def test_the_nearest_length_speaks() -> None:
+    of_user(row(CpuRowsConfig(4), length=100), row(CpuRowsConfig(5), length=400))
+    for length, heads in ((64, 4), (200, 4), (300, 5), (1000, 5)):
+        assert chosen(Problem.bucket(8, length)).config == CpuRowsConfig(heads)
+    # Of two sizes in one bucket, what was measured last.
+    of_user(row(CpuRowsConfig(6), length=101, ms=9.0))
+    resolve.forget()
+    assert chosen().config == CpuRowsConfig(6)
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (row(template="gone"), "there is no template 'gone' any more"),
+        (row({"max_heads": 2, "old": 1}), "not a config of cpu-rows any more"),
+        (row({"split_scatter": True}), "not a config of cpu-rows any more"),
+        (row({"max_heads": True}), "max_heads must be an int, got True"),
+        (row(CpuRowsConfig(0)), "max_heads is at least 1, not 0"),
+        (row(TritonRowsConfig(1, 1, 1), "triton-rows"), "triton-rows is not for cpu"),
+    ],
+)
+def test_what_cannot_run_is_told_once_and_passed_over(logs: Path, bad: Any, told: str) -> None:
+    shipped(logs, CPU.name, row(CpuRowsConfig(7)))
+    of_user(bad)
+    with pytest.warns(TuningWarning) as warned:
+        assert chosen().config == CpuRowsConfig(7)
+    assert told in str(warned[0].message)
+    assert len(warned) == 1
+    assert chosen().config == CpuRowsConfig(7)
+
+
+def test_a_corrupt_log_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    path = of_user(row(CpuRowsConfig(4)))
+    with path.open("a") as file:
+        file.write('{"schema": 99}\n{"half')
+    assert chosen().config == CpuRowsConfig(4)
+    assert [w.category for w in recwarn] == [TuningWarning]
+    assert "(and 1 more lines)" in str(recwarn[0].message)
+
+
+def test_ahead_of_time_both_are_made() -> None:
+    of_user(row(CpuRowsConfig(4)))
+    found = {s.reason: s.config for s in schedules(PROGRAM, CPU)}
+    assert found["tuned on this machine, for 8 rows of 100 tokens"] == CpuRowsConfig(4)
+    assert "heuristic" in found
+
+
+SCAN = specialise(program_of_scan(PdScan(6, None, map_source="none")))
+
+
+def scanned(length: int, rows: int = 4) -> torch.Tensor:
+    tensor = torch.full((rows, length, 2, 6), 0.5, dtype=torch.complex64)
+    states, _ = pd_scan(tensor, tensor)
+    return states
+
+
+def tune_the_scan() -> None:
+    path = log.user_logs() / folder_name(CPU.name) / file_name(SCAN)
+    append_rows(path, [row(CpuRowsConfig(3), program=SCAN.fingerprint)])
+
+
+def test_explain_says_which_source_decided() -> None:
+    tune_the_scan()
+    scanned(100)
+    scanned(3)
+    scanned(2000)
+    told = [(e.config, e.reason) for e in explain()]
+    assert [reason for _, reason in told] == [
+        "tuned on this machine, for 8 rows of 100 tokens",
+        "heuristic",
+    ]
+    assert '"max_heads": 3' in told[0][0]
+
+
+def test_a_kernel_that_another_source_asked_for_is_not_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = counted(monkeypatch)
+    path = log.user_logs() / folder_name(CPU.name) / file_name(SCAN)
+    same = choose(SCAN, CPU).config
+    append_rows(path, [row(same, program=SCAN.fingerprint, heuristic=True)])
+    scanned(3)
+    scanned(100)
+    assert len(made) == 1
+    assert [e.reason.partition(",")[0] for e in explain()] == [
+        "heuristic",
+        "tuned on this machine",
+    ]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every kernel that is compiled or loaded from now on."""
+    made: list[Any] = []
+    build = kernels.build_schedule
+
+    def counting(*arguments: Any) -> Any:
+        made.append(arguments)
+        return build(*arguments)
+
+    monkeypatch.setattr(kernels, "build_schedule", counting)
+    return made
+
+
+def test_what_does_not_compile_any_more_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = kernels.build_schedule
+
+    def fails(program: Any, target: Any, schedule: Schedule, alignment: int) -> Any:
+        if schedule.config == CpuRowsConfig(3):
+            raise RuntimeError("no kernel")
+        return build(program, target, schedule, alignment)
+
+    monkeypatch.setattr(kernels, "build_schedule", fails)
+    tune_the_scan()
+    with pytest.warns(TuningWarning, match="is passed over: RuntimeError: no kernel"):
+        scanned(100)
+    assert [e.reason for e in explain()] == ["heuristic"]
+    tensor = torch.ones(1, 100, 1, 6, dtype=torch.complex64)
+    with pytest.raises(RuntimeError, match="no kernel"):  # what the caller asks for is not
+        compile(ScanSpec(6, map_source="none"), "cpu", config=CpuRowsConfig(3))(tensor, tensor)
+
+
+def test_new_lengths_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = counted(monkeypatch)
+    tune_the_scan()
+    scanned(100)
+    scanned(5)
+    assert len(made) == 2
+    for number in range(50):
+        scanned(1 + 37 * number, rows=1 + number % 9)
+    assert len(made) == 2
+
+
+class Refused:
+    """A lock that nobody may take."""
+
+    def __enter__(self) -> None:
+        raise AssertionError("a warm call takes a lock")
+
+    acquire = __enter__
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+def test_a_warm_call_takes_no_lock_and_reads_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    tune_the_scan()
+    first = scanned(100)
+    assert explain()[0].reason.startswith("tuned")
+    (found,) = plan.plans()
+    with monkeypatch.context() as watched:
+        owners = ((found.kernels, "_lock"), (plan, "_plans_lock"), (resolve, "_lock"))
+        for owner, name in owners:
+            watched.setattr(owner, name, Refused())
+        watched.setattr(resolve, "warned_rows", None)
+        again = scanned(101)
+        with pytest.raises(AssertionError, match="takes a lock"):
+            scanned(1)  # the first of another bucket does
+    torch.testing.assert_close(again[:, :100], first)
+
+
+_TRACED = """
+import os, sys
+import torch
+from pdssm_compiler import explain, pd_scan
+tensors = [torch.full((4, 100 + n, 2, 6), 0.5, dtype=torch.complex64) for n in range(9)]
+for tensor in tensors[:3]:
+    pd_scan(tensor, tensor)
+print(explain()[0].reason)
+os.path.exists("/begin")
+for tensor in tensors:
+    pd_scan(tensor, tensor)
+os.path.exists("/end")
+"""
+_MARKS = ("begin", "end")
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_warm_call_makes_no_system_call_on_files(tmp_path: Path) -> None:
+    tune_the_scan()
+    trace = tmp_path / "trace"
+    calls = "trace=%file,flock,fcntl"
+    command = ["strace", "-e", calls, "-o", str(trace), sys.executable, "-c", _TRACED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("tuned on this machine")
+    lines = trace.read_text().splitlines()
+    begin, end = (next(n for n, line in enumerate(lines) if f'"/{m}"' in line) for m in _MARKS)
+    assert any(file_name(SCAN) in line for line in lines[:begin])  # it was read once, before
+    assert lines[begin + 1 : end] == []
+
+
+def test_compiled_scans_are_tuned_too() -> None:
+    tune_the_scan()
+    scan = compile(ScanSpec(6, map_source="none"), "cpu")
+    tensor = torch.full((4, 100, 2, 6), 0.5, dtype=torch.complex64)
+    scan(tensor, tensor)
+    assert explain()[-1].reason.startswith("tuned on this machine")

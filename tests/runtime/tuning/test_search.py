@@ -1,0 +1,137 @@
+"""Which candidates are measured: all of few, and of many the promising ones."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.tuning.cost_model import CostModel, Sample, features
+from pdssm_compiler.runtime.tuning.effort import EFFORTS, Effort
+from pdssm_compiler.runtime.tuning.problem import TuningProblem
+from pdssm_compiler.runtime.tuning.search import Search
+from pdssm_compiler.runtime.tuning.space import Entry, Space, changes, space_of
+from pdssm_compiler.schedules.registry import TEMPLATES
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
+
+PROBLEM = TuningProblem(pd_scan(PdScan(32, 8)).text, "a scan", "forward", Sizes(2, 512, 8))
+ROWS, TOKENS = TEMPLATES["cuda-rows"], TEMPLATES["torch-tokens"]
+FIRST = CudaRowsConfig(4, 4)
+WIDE = tuple(
+    Entry(ROWS, config, False, changes(FIRST, config))
+    for tile in (2, 4, 8, 16, 32)
+    for slots in (2, 3, 4, 5, 6, 8)
+    for sets in (1, 2)
+    for team in (1, 2, 4)
+    if (config := CudaRowsConfig(tile, slots, sets, team)) != FIRST
+)
+SLOW = Entry(TOKENS, TorchTokensConfig(), False, 1)
+SPACE = Space(
+    (Entry(ROWS, FIRST, True, 0), SLOW),
+    (*WIDE, Entry(TOKENS, TorchTokensConfig(split=True), False, 2)),
+    (),
+)
+
+
+def cost(entry: Entry) -> float:
+    """A valley with a step, whose lowest point is tile 16, slots 6, sets 2, team 1."""
+    if entry.template is TOKENS:
+        return 100.0
+    config = entry.config
+    far = abs(math.log2(config.tile / 16)) + 0.5 * abs(math.log2(config.slots / 6))
+    return 1.0 + 0.2 * far + 0.15 * (config.sets == 1) + 0.1 * config.team
+
+
+def searched(
+    effort: Effort, cost: Callable[[Entry], float | None], space: Space = SPACE
+) -> dict[Entry, float | None]:
+    """Every candidate that a search has measured."""
+    search, times = Search(space, effort), {}
+    while batch := search.next(times):
+        assert not set(batch) & set(times)
+        assert len(batch) == len(set(batch))
+        times |= {entry: cost(entry) for entry in batch}
+        assert len(times) <= effort.candidates
+    return times
+
+
+def test_a_small_space_is_measured_whole() -> None:
+    times = searched(Effort(1000, 1, 1.0, 1e9, 1), cost)
+    assert set(times) == {*SPACE.heuristics, *SPACE.others}
+
+
+def test_the_heuristics_come_first_and_hopeless_templates_end_there() -> None:
+    search = Search(SPACE, EFFORTS["full"])
+    first = search.next({})
+    assert tuple(first) == SPACE.heuristics
+    times = searched(EFFORTS["full"], cost)
+    assert {entry for entry in times if entry.template is TOKENS} == {SLOW}
+    assert len(times) == len(WIDE) + 2  # few enough for `full`
+
+
+@pytest.mark.parametrize("effort", ["quick", "full"])
+def test_a_large_space_is_searched_near_its_best(effort: str) -> None:
+    times = searched(EFFORTS[effort], cost)
+    best = min(ms for ms in times.values() if ms is not None)
+    assert best <= 1.05 * min(map(cost, WIDE))
+
+
+def test_candidates_that_fail_are_passed_over() -> None:
+    def fails(entry: Entry) -> float | None:
+        return None if entry.template is ROWS and entry.config.slots != 3 else cost(entry)
+
+    times = searched(EFFORTS["quick"], fails)
+    assert min(ms for ms in times.values() if ms is not None) < 2.5
+    assert len(searched(EFFORTS["quick"], lambda _: None)) == EFFORTS["quick"].candidates
+
+
+def test_the_candidates_of_this_cpu() -> None:
+    space = space_of(PROBLEM)
+    assert space.heuristics[0].template.name == "cpu-rows"
+    assert {e.template.name for e in space.heuristics} == {
+        "cpu-rows", "torch-chunks", "torch-tokens",
+    }  # fmt: skip
+    assert [e.heuristic for e in space.heuristics] == [True, False, False]
+    every = [*space.heuristics, *space.others]
+    assert len(every) == len(set(every))
+    for entry in every:
+        assert entry.template.feasible(PROBLEM.program, PROBLEM.target, entry.config) is None
+        assert (entry.changes == 0) == entry.heuristic
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 64), st.booleans(), st.floats(0.5, 2)), min_size=12, max_size=40
+    )
+)
+def test_a_model_learns_what_is_linear_in_its_features(
+    rows: list[tuple[int, bool, float]],
+) -> None:
+    def ratio(tile: int, flag: bool) -> float:
+        return math.exp(0.3 * math.log2(1 + tile) - 1.0 * flag)
+
+    samples = [Sample("t", {"tile": n, "flag": f}, ratio(n, f)) for n, f, _ in rows]
+    model = CostModel.fit(samples)
+    for sample in samples:
+        # Drawn to zero a little, so not to the digit.
+        assert model.ratio("t", sample.fields) == pytest.approx(sample.ratio, rel=0.6)
+    assert model.ratio("unknown", {"tile": 3}) == 1.0
+    seen = {f for _, f, _ in rows}
+    if len(seen) == 2:
+        assert model.ratio("t", {"tile": 8, "flag": True}) < model.ratio(
+            "t", {"tile": 8, "flag": False}
+        )
+
+
+def test_features_of_a_config() -> None:
+    assert features({"a": 7, "b": True, "c": None}) == {
+        "constant": 1.0,
+        "a": 3.0,
+        "a²": 9.0,
+        "b": 1.0,
+        "c none": 1.0,
+    }
