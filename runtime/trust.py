@@ -75,7 +75,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     # Links that lead in a circle are an error here, and what is missing is not.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         path.stat()
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))
     for place in (path, *path.parents):
         try:
             status = place.lstat()
