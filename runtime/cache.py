@@ -117,7 +117,9 @@ class KernelCache(Entries):
             yield
         finally:
             if held is not None:
-                held.release()
+                # The system drops it at the latest when the process ends.
+                with contextlib.suppress(OSError):
+                    held.release()
 
     def writable(self) -> str | None:
         """None if entries can be written, otherwise why not."""
