@@ -83,16 +83,13 @@ class KernelCache(Entries):
         if self._refused():
             return
         try:
-            with staged(self.root, "staged") as folder:
-                write_entry(folder, key, files)
-                try:
-                    folder.rename(self._folder(key))
-                except OSError as error:
-                    # It was there already, which is as good; it may be gone again by now.
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-            self._evict(self._folder(key))
-            sweep(self.root)
+            try:
+                self._add(key, files)
+            except OSError:
+                # The disk may be full of what is over the limit, or was left behind.
+                self._tidy(key)
+                self._add(key, files)
+            self._tidy(key)
         except OSError as error:
             self._warn(f"kernels are not cached: {error}; {_REMEDY % 'you'}", "store")
 
@@ -185,8 +182,21 @@ class KernelCache(Entries):
             remove(gone)
         return not os.path.lexists(folder)
 
-    def _evict(self, newest: Path) -> None:
-        """Remove what has not been used for the longest, and what was just stored last."""
+    def _add(self, key: KernelKey, files: Mapping[str, bytes]) -> None:
+        with staged(self.root, "staged") as folder:
+            write_entry(folder, key, files)
+            try:
+                folder.rename(self._folder(key))
+            except OSError as error:
+                # It was there already, which is as good; it may be gone again by now.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+    def _tidy(self, key: KernelKey) -> None:
+        """Keep to the limit, by what has not been used for the longest, and last of all by what
+        was just stored; remove what processes that ended have left.
+        """
+        newest = self._folder(key)
         now = time.time()
         kept = []
         for folder in kept_folders(self.root):
@@ -196,9 +206,10 @@ class KernelCache(Entries):
         total = sum(size for _, _, size, _ in kept)
         for _, _, size, folder in sorted(kept):
             if total <= self.limit:
-                return
+                break
             total -= size
             self._discard(folder)
+        sweep(self.root)
 
 
 @contextlib.contextmanager

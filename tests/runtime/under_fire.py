@@ -1,11 +1,12 @@
 """What processes do to one cache folder, in the tests that put it under fire.
 
-They are forked by a server that has imported this module and run nothing, so that a hundred of them
-take seconds.
+They are forked by a server that has imported this module and run nothing, so that a hundred take
+seconds.
 """
 
 import contextlib
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -194,11 +195,9 @@ def build_and_run(state_size: int) -> str:
     """
     built = build(small(state_size), cpu_target())
     generator = torch.Generator().manual_seed(state_size)
-    diagonal, drive = (
-        torch.randn(1, 3, 2, state_size, 2, generator=generator) for _ in range(2)
-    )
+    diagonal, drive = (torch.randn(1, 3, 2, state_size, 2, generator=generator) for _ in range(2))
     states = torch.full_like(drive, torch.nan)
-    given = {"diagonal": diagonal, "drive": drive, "states": states}
+    given = {"in_diagonal0": diagonal, "in_drive0": drive, "out_states0": states}
     names = [argument.name for argument in built.source.signature.arguments]
     error = torch.zeros(1, dtype=torch.int64)
     built.kernel.launch([given[name] for name in names], error, Sizes(1, 3, 2))
@@ -210,13 +209,14 @@ def build_and_run(state_size: int) -> str:
     return built.origin
 
 
-def compile_all(root: Path, seed: int, sizes: Sequence[int], out: Any) -> None:
-    """Have every kernel in an order of one's own; tells the origins, and warns of nothing."""
+def compile_all(root: Path, seed: int, sizes: Sequence[int], told: Path) -> None:
+    """Have every kernel in an order of one's own; writes down the origins and what is said."""
     _prepare(root)
-    warnings.simplefilter("error")
     order = list(sizes)
     random.Random(seed).shuffle(order)
-    out.put({size: build_and_run(size) for size in order})
+    with _Told() as said:
+        origins = {size: build_and_run(size) for size in order}
+    told.write_text(json.dumps({"origins": origins, "said": said.messages}))
 
 
 def compile_forever(root: Path, limit: int, seed: int) -> None:
@@ -264,8 +264,8 @@ def exchange(_: random.Random, file: Path, other: Path) -> None:
     file.write_bytes(other.read_bytes())
 
 
-def exchange_folders(_: random.Random, file: Path, other: Path) -> None:
-    aside = file.parent.parent / "aside"
+def exchange_folders(chance: random.Random, file: Path, other: Path) -> None:
+    aside = file.parents[2] / f"aside-{chance.random()}"
     file.parent.rename(aside)
     other.parent.rename(file.parent)
     aside.rename(other.parent)
