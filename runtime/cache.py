@@ -144,6 +144,17 @@ class KernelCache(Entries):
                 found.append((read_key(folder), folder, bytes_of(folder)))
         return found
 
+    def unused(self, seconds: float = 0.0) -> dict[Path, int]:
+        """Entries that have not been used for some time, with their bytes; all for 0."""
+        now = time.time()
+        found = {}
+        for folder in kept_folders(self.root):
+            # Another process may remove it meanwhile.
+            with contextlib.suppress(OSError):
+                if not seconds or now - last_use(folder, now) > seconds:
+                    found[folder] = bytes_of(folder)
+        return found
+
     def clear(self, unused_seconds: float = 0.0) -> int:
         """Remove what has not been used for some time, and what processes that ended have left.
 
@@ -153,12 +164,7 @@ class KernelCache(Entries):
         Returns:
             How many entries are gone.
         """
-        now = time.time()
-        gone = 0
-        for folder in kept_folders(self.root):
-            with contextlib.suppress(OSError):
-                if not unused_seconds or now - last_use(folder, now) > unused_seconds:
-                    gone += self._discard(folder) and folder.parent == self.root
+        gone = sum(self._discard(folder) for folder in self.unused(unused_seconds))
         sweep(self.root, 0.0)
         return gone
 

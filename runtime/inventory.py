@@ -1,0 +1,141 @@
+"""What a cache holds, told; and why a kernel is not in it, field by field."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from pdssm_compiler.runtime.cache import KernelCache
+from pdssm_compiler.runtime.entries import EntryError, read_entry, read_record
+from pdssm_compiler.runtime.eviction import bytes_of, entry_folders, last_use
+from pdssm_compiler.runtime.key import KernelKey
+
+_FIELDS = [field.name for field in fields(KernelKey)]
+# What tells kernels apart before anything else does.
+_FIRST = ("program", "target", "template", "config")
+# A source's header has the program's first line second.
+_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class StoredKernel:
+    """An entry of a cache.
+
+    Attributes:
+        folder: where it is.
+        key: its key's fields by name, those of another version of the package if it is of one;
+            none where the entry cannot be read.
+        program: the first line of the program's text, "" where it is not there.
+        version: of the package that made it, "" where it is not known.
+        bytes: of its files.
+        made, used: seconds since it was made, and last used; 0 where the clock was set back.
+        problem: why it cannot be read, None if it can.
+    """
+
+    folder: Path
+    key: dict[str, Any]
+    program: str
+    version: str
+    bytes: int
+    made: float
+    used: float
+    problem: str | None
+
+
+def inventory(cache: KernelCache) -> list[StoredKernel]:
+    """Every entry, whole or not, the most recently used first. Contents are not checked."""
+    now = time.time()
+    found = []
+    for folder in entry_folders(cache.root):
+        try:
+            found.append(_stored(folder, now))
+        except OSError:
+            # It was removed meanwhile.
+            continue
+    return sorted(found, key=lambda kernel: kernel.used)
+
+
+def _stored(folder: Path, now: float) -> StoredKernel:
+    size, used = bytes_of(folder), max(0.0, now - last_use(folder, now))
+    try:
+        record = read_record(folder)
+        key, version = dict(record["key"]), str(record["version"])
+        made = max(0.0, now - float(record["created"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        return StoredKernel(folder, {}, "", "", size, used, used, problem)
+    return StoredKernel(folder, key, _program(folder), version, size, made, used, None)
+
+
+def _program(folder: Path) -> str:
+    try:
+        with (folder / "source.py").open("rb") as file:
+            lines = file.read(_HEADER_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line[2:] for line in lines if line.startswith("# scan ")), "")
+
+
+def state_of(cache: KernelCache, key: KernelKey) -> str:
+    """Whether a kernel is in the cache: ``hit``, ``miss``, or what is wrong with its entry, which
+    is left there.
+    """
+    folder = cache.root / key.digest
+    if not folder.exists():
+        return "miss"
+    try:
+        read_entry(folder, key)
+    except EntryError as error:
+        return f"corrupt: {error}"
+    return "hit"
+
+
+def nearest(key: KernelKey, stored: list[StoredKernel]) -> list[StoredKernel]:
+    """The readable entries but the key's own, those first whose keys differ least: in the program,
+    then the target, the template and its config, then in how many things.
+    """
+
+    def distance(kernel: StoredKernel) -> tuple:
+        found = differences(key, kernel)
+        named = {name.partition(".")[0] for name in found}
+        return (*(name in named for name in _FIRST[:-1]), len(found), kernel.used)
+
+    others = (kernel for kernel in stored if not kernel.problem and kernel.key != asdict(key))
+    return sorted(others, key=distance)
+
+
+def differences(key: KernelKey, kernel: StoredKernel) -> dict[str, tuple[str, str]]:
+    """In what an entry's key differs: field, or part of it as ``config.rows``, to what is wanted
+    and what is there.
+    """
+    wanted = asdict(key)
+    names = [*_FIELDS, *(name for name in kernel.key if name not in wanted)]
+    return {
+        part: pair
+        for name in names
+        for part, pair in _parts(name, wanted.get(name), kernel.key.get(name))
+        if pair[0] != pair[1]
+    }
+
+
+def _parts(name: str, wanted: Any, there: Any) -> Iterator[tuple[str, tuple[str, str]]]:
+    """A field in parts, where it has some that have names."""
+    if wanted is None or there is None:
+        yield name, ("absent" if wanted is None else str(wanted), str(there or "absent"))
+    elif name in ("config", "options"):
+        mine, theirs = json.loads(wanted), json.loads(there)
+        for part in dict.fromkeys((*mine, *theirs)):
+            pair = (str(side.get(part, "absent")) for side in (mine, theirs))
+            yield f"{name}.{part}", tuple(pair)  # type: ignore[misc]
+    elif name in ("compilers", "loaders"):
+        for mine, theirs in zip_longest(wanted.split(), there.split(), fillvalue=""):
+            yield f"{name}.{(mine or theirs).partition('=')[0]}", (mine, theirs)
+    elif name == "features":
+        # Of a processor there are a hundred: what only one has.
+        mine, theirs = set(wanted.split()), set(there.split())
+        yield name, (" ".join(sorted(mine - theirs)), " ".join(sorted(theirs - mine)))
+    else:
+        yield name, (str(wanted), str(there))
