@@ -19,7 +19,8 @@ from pdssm_compiler.runtime.compile_service import backward_config, config_text
 from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.key import KernelKey, key_of
+from pdssm_compiler.runtime.inventory import WantedKernel
+from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.runtime.saving import needed
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.spec import MAP_DTYPES, OPTIONS, ScanSpec, one_of
@@ -239,23 +240,28 @@ class CompiledScan(Artifacts):
         return f"CompiledScan({self.spec}, target={self.target})"
 
 
-def keys_of(
+def wanted_kernels(
     spec: ScanSpec,
     target: str | torch.device | Target | None = None,
     config: Any = None,
     *,
     initial_state: bool = False,
     output_final_state: bool = False,
-) -> list[tuple[str, KernelKey]]:
-    """The key of every kernel that calls of some sizes take, with what the kernel is for, as
-    ``CompiledScan.save`` would compile them; see :func:`compile`. Nothing is compiled.
+) -> list[WantedKernel]:
+    """Every kernel that calls of some sizes take, as ``CompiledScan.save`` would compile them; see
+    :func:`compile`. Nothing is compiled.
     """
     where = find_target(target)
     program_spec = spec.program_spec(initial_state=initial_state, final_state=output_final_state)
     programs = [(kind, *given) for kind, given in _programs(program_spec, config).items()]
     kernels = needed(programs, where, sorted(alignments(where)))
     # Not every kernel depends on how pointers are aligned.
-    return list(dict.fromkeys((kind, key_of(source, each)) for kind, source, each in kernels))
+    return list(
+        dict.fromkeys(
+            WantedKernel(kind, key_of(source, each), source.program.text.splitlines()[0])
+            for kind, source, each in kernels
+        )
+    )
 
 
 def _programs(program_spec: PdScan, config: Any) -> dict[str, tuple[Program, Any]]:

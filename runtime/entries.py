@@ -91,20 +91,20 @@ def write_entry(folder: Path, key: KernelKey, files: Mapping[str, bytes]) -> Non
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What an entry says of itself, which is not checked: its ``key``, the hashes of its
-    ``files``, the ``version`` of the package that made it, and when it was ``created``.
+    """What an entry says of itself: its ``key``, the hashes of its ``files``, the ``version`` of
+    the package that made it, and when it was ``created``. The files are not looked at.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        OSError, ValueError: it cannot be read, or is not what was written.
     """
     found = json.loads((folder / ENTRY).read_bytes())
-    if not isinstance(found, dict):
-        raise ValueError("its record is not one of an entry")
+    if not isinstance(found, dict) or found.get("sum") != _sum_of(found):
+        raise ValueError(f"{ENTRY} does not match its own hash")
     return found
 
 
 def read_key(folder: Path) -> KernelKey:
-    """The key of an entry, which is not checked.
+    """The key that an entry says it has.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: it cannot be read, or is not of this version.
@@ -126,8 +126,6 @@ def read_entry(folder: Path, key: KernelKey) -> Files:
         _trusted(folder)
         _regular(folder / ENTRY)
         record = read_record(folder)
-        if record["sum"] != _sum_of(record):
-            raise EntryError(f"{ENTRY} does not match its own hash")
         if record["key"] != asdict(key):
             raise EntryError("its key is not the one it is stored under")
         files = {}

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from pdssm_compiler.runtime.entries import EntryError, read_entry, read_record
 from pdssm_compiler.runtime.eviction import bytes_of, entry_folders, last_use
 from pdssm_compiler.runtime.key import KernelKey
 
-_FIELDS = [field.name for field in fields(KernelKey)]
-# What tells kernels apart before anything else does.
-_FIRST = ("program", "target", "template", "config")
+_ABSENT = "absent"
+# Fields that are bound to differ where another one does.
+_FOLLOW = {
+    "template": ("config", "options", "alignment", "compilers", "loaders", "cuda_compiler"),
+    "target": ("features", "options"),
+}
 # A source's header has the program's first line second.
 _HEADER_BYTES = 4096
 
@@ -43,6 +46,21 @@ class StoredKernel:
     made: float
     used: float
     problem: str | None
+
+
+@dataclass(frozen=True)
+class WantedKernel:
+    """A kernel that calls take.
+
+    Attributes:
+        kind: ``forward``, ``backward`` or ``helper``.
+        key: its key.
+        program: the first line of the program's text.
+    """
+
+    kind: str
+    key: KernelKey
+    program: str
 
 
 def inventory(cache: KernelCache) -> list[StoredKernel]:
@@ -93,29 +111,43 @@ def state_of(cache: KernelCache, key: KernelKey) -> str:
     return "hit"
 
 
-def nearest(key: KernelKey, stored: list[StoredKernel]) -> list[StoredKernel]:
-    """The readable entries but the key's own, those first whose keys differ least: in the program,
-    then the target, the template and its config, then in how many things.
+def nearest(wanted: WantedKernel, stored: list[StoredKernel]) -> list[StoredKernel]:
+    """The readable entries but the kernel's own, those first that differ least: in the program,
+    then the target and the template, then in how many things.
     """
 
     def distance(kernel: StoredKernel) -> tuple:
-        found = differences(key, kernel)
-        named = {name.partition(".")[0] for name in found}
-        return (*(name in named for name in _FIRST[:-1]), len(found), kernel.used)
+        found = differences(wanted.key, kernel)
+        words = zip_longest(wanted.program.split(), kernel.program.split())
+        return (
+            "program" in found and 1 + sum(mine != theirs for mine, theirs in words),
+            "target" in found,
+            "template" in found,
+            len(found),
+            kernel.used,
+        )
 
-    others = (kernel for kernel in stored if not kernel.problem and kernel.key != asdict(key))
+    own = asdict(wanted.key)
+    others = (kernel for kernel in stored if not kernel.problem and kernel.key != own)
     return sorted(others, key=distance)
 
 
 def differences(key: KernelKey, kernel: StoredKernel) -> dict[str, tuple[str, str]]:
     """In what an entry's key differs: field, or part of it as ``config.rows``, to what is wanted
-    and what is there.
+    and what is there. What only follows from another template or target is left out.
     """
     wanted = asdict(key)
-    names = [*_FIELDS, *(name for name in kernel.key if name not in wanted)]
+    skipped = {
+        name
+        for field, following in _FOLLOW.items()
+        if kernel.key.get(field) != wanted[field]
+        for name in following
+    }
+    names = dict.fromkeys((*wanted, *kernel.key))
     return {
         part: pair
         for name in names
+        if name not in skipped
         for part, pair in _parts(name, wanted.get(name), kernel.key.get(name))
         if pair[0] != pair[1]
     }
@@ -124,15 +156,15 @@ def differences(key: KernelKey, kernel: StoredKernel) -> dict[str, tuple[str, st
 def _parts(name: str, wanted: Any, there: Any) -> Iterator[tuple[str, tuple[str, str]]]:
     """A field in parts, where it has some that have names."""
     if wanted is None or there is None:
-        yield name, ("absent" if wanted is None else str(wanted), str(there or "absent"))
+        yield name, (_ABSENT if wanted is None else str(wanted), str(there or _ABSENT))
     elif name in ("config", "options"):
         mine, theirs = json.loads(wanted), json.loads(there)
         for part in dict.fromkeys((*mine, *theirs)):
-            pair = (str(side.get(part, "absent")) for side in (mine, theirs))
-            yield f"{name}.{part}", tuple(pair)  # type: ignore[misc]
+            yield f"{name}.{part}", (str(mine.get(part, _ABSENT)), str(theirs.get(part, _ABSENT)))
     elif name in ("compilers", "loaders"):
-        for mine, theirs in zip_longest(wanted.split(), there.split(), fillvalue=""):
-            yield f"{name}.{(mine or theirs).partition('=')[0]}", (mine, theirs)
+        mine, theirs = (dict(v.split("=", 1) for v in side.split()) for side in (wanted, there))
+        for part in dict.fromkeys((*mine, *theirs)):
+            yield part, (mine.get(part, _ABSENT), theirs.get(part, _ABSENT))
     elif name == "features":
         # Of a processor there are a hundred: what only one has.
         mine, theirs = set(wanted.split()), set(there.split())

@@ -1,4 +1,4 @@
-"""``pdssm-compiler cache``: what the kernel cache holds, why a kernel is not in it, clearing it."""
+"""``pdssm-compiler cache``: what it holds, why a kernel is not in it, clearing it."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +15,7 @@ from pdssm_compiler.spec import ScanSpec
 
 if TYPE_CHECKING:
     from pdssm_compiler.runtime.cache import KernelCache
-    from pdssm_compiler.runtime.inventory import StoredKernel
-    from pdssm_compiler.runtime.key import KernelKey
+    from pdssm_compiler.runtime.inventory import StoredKernel, WantedKernel
 
 app = typer.Typer(
     help="The kernel cache: list it, explain misses, clear it.",
@@ -41,9 +40,7 @@ def list_entries() -> None:
     for kernel in stored:
         table.add_row(
             kernel.folder.name[:_LETTERS],
-            Text(kernel.problem)
-            if kernel.problem
-            else f"{kernel.program} {_short(kernel, 'program')}",
+            Text(kernel.problem or f"{kernel.program} {_short(kernel)}"),
             str(kernel.key.get("template", "")),
             str(kernel.key.get("target", "")),
             decimal(kernel.bytes),
@@ -74,21 +71,22 @@ def explain(
     """Say which kernels of a specification are in the cache, for calls of any sizes, and of each
     that is not, in what the nearest entries differ from it. Nothing is compiled.
     """
-    from pdssm_compiler.compiled import keys_of
+    from pdssm_compiler.compiled import wanted_kernels
     from pdssm_compiler.runtime.inventory import inventory, state_of
 
     cache = _cache()
     stored = inventory(cache)
-    wanted = keys_of(
+    wanted = wanted_kernels(
         spec, target, template, initial_state=initial_state, output_final_state=final_state
     )
     table = Table("kernel", "template", "alignment", "key", "cache", title=Text(str(cache.root)))
     misses = []
-    for kind, key in wanted:
-        state = state_of(cache, key)
-        table.add_row(kind, key.template, str(key.alignment), key.digest[:_LETTERS], Text(state))
+    for kernel in wanted:
+        key, state = kernel.key, state_of(cache, kernel.key)
+        cells = (kernel.kind, key.template, str(key.alignment), key.digest[:_LETTERS])
+        table.add_row(*cells, Text(state))
         if state == "miss":
-            misses.append(_miss(kind, key, stored, entries))
+            misses.append(_miss(kernel, stored, entries))
     console = results()
     console.print(table)
     for miss in misses:
@@ -126,20 +124,21 @@ def _cache() -> "KernelCache":
     return cache
 
 
-def _miss(kind: str, key: "KernelKey", stored: "list[StoredKernel]", entries: int) -> Table | str:
+def _miss(wanted: "WantedKernel", stored: "list[StoredKernel]", entries: int) -> Table | str:
     """A table of what is wanted beside what is there."""
     from pdssm_compiler.runtime.inventory import differences, nearest
 
-    title = f"{kind} {key.digest[:_LETTERS]}"
-    near = nearest(key, stored)[:entries]
+    title = f"{wanted.kind} {wanted.key.template} {wanted.key.digest[:_LETTERS]}"
+    near = nearest(wanted, stored)[:entries]
     if not near:
-        return f"{title}: the cache is empty"
-    found = [differences(key, kernel) for kernel in near]
-    table = Table("differs in", "wanted", *(k.folder.name[:_LETTERS] for k in near), title=title)
+        return f"{title}: there is nothing to compare it with"
+    names = (f"{kernel.folder.name[:_LETTERS]}\n{kernel.program}" for kernel in near)
+    table = Table("differs in", f"wanted\n{wanted.program}", *names, title=title)
+    found = [differences(wanted.key, kernel) for kernel in near]
     for name in dict.fromkeys(name for each in found for name in each):
-        (wanted,) = {each[name][0] for each in found if name in each} or {""}
+        (mine, *_) = (each[name][0] for each in found if name in each)
         there = (each[name][1] if name in each else "the same" for each in found)
-        table.add_row(name, _cut(wanted), *map(_cut, there))
+        table.add_row(name, _cut(mine), *map(_cut, there))
     return table
 
 
@@ -148,8 +147,9 @@ def _cut(value: str) -> str:
     return value[:_LETTERS] if re.fullmatch("[0-9a-f]{64}", value) else value
 
 
-def _short(kernel: "StoredKernel", name: str) -> str:
-    return str(kernel.key.get(name, ""))[:8]
+def _short(kernel: "StoredKernel") -> str:
+    """As many letters of the program's fingerprint as tell it from others."""
+    return str(kernel.key.get("program", ""))[:8]
 
 
 def _versions(kernel: "StoredKernel") -> str:
