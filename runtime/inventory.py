@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -156,18 +156,24 @@ def differences(key: KernelKey, kernel: StoredKernel) -> dict[str, tuple[str, st
 def _parts(name: str, wanted: Any, there: Any) -> Iterator[tuple[str, tuple[str, str]]]:
     """A field in parts, where it has some that have names."""
     if wanted is None or there is None:
-        yield name, (_ABSENT if wanted is None else str(wanted), str(there or _ABSENT))
+        mine, theirs = (_ABSENT if side is None else str(side) for side in (wanted, there))
+        yield name, (mine, theirs)
     elif name in ("config", "options"):
-        mine, theirs = json.loads(wanted), json.loads(there)
-        for part in dict.fromkeys((*mine, *theirs)):
-            yield f"{name}.{part}", (str(mine.get(part, _ABSENT)), str(theirs.get(part, _ABSENT)))
+        yield from _named(f"{name}.", json.loads(wanted), json.loads(there))
     elif name in ("compilers", "loaders"):
-        mine, theirs = (dict(v.split("=", 1) for v in side.split()) for side in (wanted, there))
-        for part in dict.fromkeys((*mine, *theirs)):
-            yield part, (mine.get(part, _ABSENT), theirs.get(part, _ABSENT))
+        versions = (dict(v.split("=", 1) for v in side.split()) for side in (wanted, there))
+        yield from _named("", *versions)
     elif name == "features":
         # Of a processor there are a hundred: what only one has.
-        mine, theirs = set(wanted.split()), set(there.split())
-        yield name, (" ".join(sorted(mine - theirs)), " ".join(sorted(theirs - mine)))
+        ours, others = set(wanted.split()), set(there.split())
+        yield name, (" ".join(sorted(ours - others)), " ".join(sorted(others - ours)))
     else:
         yield name, (str(wanted), str(there))
+
+
+def _named(
+    prefix: str, wanted: Mapping[str, Any], there: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    for part in dict.fromkeys((*wanted, *there)):
+        mine, theirs = (str(side.get(part, _ABSENT)) for side in (wanted, there))
+        yield f"{prefix}{part}", (mine, theirs)

@@ -1,12 +1,10 @@
-"""The library that launches Triton's kernels is the cache's own, whatever the environment names."""
+"""Libraries that launch Triton's kernels are the cache's, whatever the environment names."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from pdssm_compiler.runtime import settings
 
@@ -36,7 +34,6 @@ print(json.dumps([pdssm_compiler.explain()[0].origin, len(touched), len(built)])
 """
 
 
-@pytest.mark.gpu
 def test_folders_of_triton_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "hostile").mkdir()
     (tmp_path / "hostile").chmod(0o777)

@@ -1,5 +1,6 @@
 """What a cache holds, told, and in what the nearest entries differ from what is not there."""
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pdssm_compiler.runtime import entries
 from pdssm_compiler.runtime.cache import KernelCache
+from pdssm_compiler.runtime.entries import read_record
+from pdssm_compiler.runtime.errors import CacheWarning
 from pdssm_compiler.runtime.inventory import (
     WantedKernel,
     differences,
@@ -63,6 +67,26 @@ def test_what_cannot_be_read_is_listed(cache: KernelCache) -> None:
     record.unlink()
     (kernel,) = inventory(cache)
     assert str(kernel.problem).startswith("FileNotFoundError: ")
+
+
+def test_an_entry_of_another_version(cache: KernelCache) -> None:
+    """Whose key has other fields: it is listed, and its difference told; it is nobody's kernel."""
+    store(cache, KEY)
+    folder = cache.root / KEY.digest
+    record = read_record(folder)
+    record["key"]["warp_size"] = record["key"].pop("alignment")
+    record["version"] = "9.0"
+    record["sum"] = entries._sum_of(record)
+    (folder / "entry.json").write_text(json.dumps(record))
+    (kernel,) = inventory(cache)
+    assert (kernel.version, kernel.problem) == ("9.0", None)
+    assert differences(KEY, kernel) == {
+        "alignment": ("0", "absent"),
+        "warp_size": ("absent", "0"),
+    }
+    assert list(cache.keys()) == cache.entries() == []
+    with pytest.warns(CacheWarning, match="its key is not the one it is stored under"):
+        assert cache.load(KEY) is None
 
 
 def test_whether_a_kernel_is_there(cache: KernelCache) -> None:
