@@ -175,6 +175,10 @@ def a_file_open_to_others(folder: Path) -> None:
     (folder / "kernel.o").chmod(0o664)
 
 
+def without_rights(folder: Path) -> None:
+    (folder / "kernel.o").chmod(0)
+
+
 CORRUPTIONS = {
     truncate: "kernel.o does not match its hash",
     flip: "kernel.o does not match its hash",
@@ -193,7 +197,10 @@ CORRUPTIONS = {
     open_to_others: "can be written by others; chmod go-w it",
     a_file_open_to_others: "kernel.o can be written by others; chmod go-w it",
 }
-if os.getuid() == 0:
+if os.getuid() != 0:
+    # Root has every right.
+    CORRUPTIONS[without_rights] = "PermissionError"
+else:
     # Only root gives files away.
     CORRUPTIONS[a_file_of_another_user] = "kernel.o belongs to another user; chown it"
     CORRUPTIONS[a_folder_of_another_user] = "belongs to another user; chown it"
