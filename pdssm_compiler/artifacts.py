@@ -18,6 +18,13 @@ from pdssm_compiler.schedules.target import Target
 _ALIGNMENT = {"cpu": 0, "cuda": 16, "hip": 16, "other": 0}
 
 
+def alignments(target: Target) -> set[int]:
+    """What kernels are compiled for to serve every call: helper programs, and pointers that torch
+    has not made, are not aligned.
+    """
+    return {0, _ALIGNMENT[target.kind]}
+
+
 class Artifact:
     """One compiled kernel.
 
@@ -115,6 +122,4 @@ class Artifacts:
         programs = [
             (name, program, config) for name, (program, config) in self._lowered_from.items()
         ]
-        # Helper programs, and pointers that torch has not made, are not aligned.
-        alignments = {0, _ALIGNMENT[self.target.kind]}
-        return save_programs(programs, self.target, alignments, Path(folder))
+        return save_programs(programs, self.target, alignments(self.target), Path(folder))

@@ -7,17 +7,21 @@ from typing import Any, TypedDict, Unpack, overload
 import torch
 
 from pdssm_compiler.arguments import read_call, truth
-from pdssm_compiler.artifacts import Artifacts
+from pdssm_compiler.artifacts import Artifacts, alignments
 from pdssm_compiler.functional import results
 from pdssm_compiler.fusion.inputs import InputSpec
 from pdssm_compiler.fusion.scan import FusedScan, segment_length_of
 from pdssm_compiler.fusion.trace import Expression
+from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.compile_service import backward_config, config_text
 from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.inventory import WantedKernel
+from pdssm_compiler.runtime.key import key_of
+from pdssm_compiler.runtime.saving import needed
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.spec import MAP_DTYPES, OPTIONS, ScanSpec, one_of
 
@@ -156,11 +160,7 @@ class CompiledScan(Artifacts):
     def __init__(self, spec: ScanSpec, program_spec: PdScan, target: Target, config: Any) -> None:
         self.spec = spec
         self._config = config_text(config)
-        program = pd_scan(program_spec)
-        backward = adjoint(program).program
-        super().__init__(
-            {"forward": (program, config), "backward": (backward, backward_config(config))}, target
-        )
+        super().__init__(_programs(program_spec, config), target)
 
     def __call__(
         self,
@@ -238,3 +238,34 @@ class CompiledScan(Artifacts):
 
     def __repr__(self) -> str:
         return f"CompiledScan({self.spec}, target={self.target})"
+
+
+def wanted_kernels(
+    spec: ScanSpec,
+    target: str | torch.device | Target | None = None,
+    config: Any = None,
+    *,
+    initial_state: bool = False,
+    output_final_state: bool = False,
+) -> list[WantedKernel]:
+    """Every kernel that calls of some sizes take, as ``CompiledScan.save`` would compile them; see
+    :func:`compile`. Nothing is compiled.
+    """
+    where = find_target(target)
+    program_spec = spec.program_spec(initial_state=initial_state, final_state=output_final_state)
+    programs = [(kind, *given) for kind, given in _programs(program_spec, config).items()]
+    kernels = needed(programs, where, sorted(alignments(where)))
+    # Not every kernel depends on how pointers are aligned.
+    return list(
+        dict.fromkeys(
+            WantedKernel(kind, key_of(source, each), source.program.text.splitlines()[0])
+            for kind, source, each in kernels
+        )
+    )
+
+
+def _programs(program_spec: PdScan, config: Any) -> dict[str, tuple[Program, Any]]:
+    """The programs of a scan, each with its config."""
+    program = pd_scan(program_spec)
+    backward = adjoint(program).program
+    return {"forward": (program, config), "backward": (backward, backward_config(config))}

@@ -3,15 +3,13 @@
 An entry (:mod:`pdssm_compiler.runtime.entries`) is a folder named by its key's digest. It is
 written beside the others and renamed into place, so a reader sees all of it or nothing. A corrupt
 entry is a miss that is reported, never a kernel. Whatever the file system refuses, the work goes
-on without the cache, and says so once.
+on without the cache, and says so once; likewise where somebody else could write to its folder.
 """
 
 import contextlib
 import errno
 import os
-import re
-import shutil
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +18,6 @@ import filelock
 
 from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.entries import (
-    ENTRY,
     Entries,
     EntryError,
     Files,
@@ -28,16 +25,18 @@ from pdssm_compiler.runtime.entries import (
     read_key,
     write_entry,
 )
+from pdssm_compiler.runtime.eviction import bytes_of, entry_folders, kept_folders, last_use
 from pdssm_compiler.runtime.key import KernelKey
+from pdssm_compiler.runtime.staging import remove, staged, sweep
+from pdssm_compiler.runtime.trust import distrust, make_private
 
-_DIGEST = re.compile("[0-9a-f]{64}")
 _LOCK_SECONDS = 120.0
 # The size of a usual entry.
 _PROBE_BYTES = 128 * 1024
-# What a process that died has left behind. Staging takes well under a second, and a lock is held
-# while one kernel is compiled; whatever is older than this is nobody's.
-_LEFTOVERS = ("staged-*", "discarded-*", "probe-*", "*.lock")
-_LEFT_AFTER_SECONDS = 3600.0
+_REMEDY = (
+    f"set {settings.CACHE_DIR} to a folder that %s can write, or {settings.CACHE_ENABLED}=0 to do "
+    f"without"
+)
 
 
 class KernelCache(Entries):
@@ -45,7 +44,7 @@ class KernelCache(Entries):
 
     Args:
         root: the folder; made when first needed.
-        limit: most bytes of all entries; the least recently used go first.
+        limit: most bytes of all that is kept; the least recently used go first.
     """
 
     origin = "disk"
@@ -56,18 +55,24 @@ class KernelCache(Entries):
         self.limit = limit
 
     def load(self, key: KernelKey) -> Files | None:
+        if self._refused():
+            return None
         folder = self._folder(key)
         with _same_folder(folder) as is_same:
             try:
-                if not folder.is_dir():
+                if not os.path.lexists(folder):
                     return None
                 files = read_entry(folder, key)
             except (EntryError, OSError) as error:
-                if isinstance(error.__cause__, FileNotFoundError) and not is_same():
-                    # It was evicted while it was read (and perhaps stored anew): a miss.
+                if not is_same():
+                    # It was evicted while it was read, and perhaps stored anew: a miss.
                     return None
-                self._warn(f"corrupt:{folder}", f"kernel cache entry {folder} is ignored: {error}")
-                self._discard(folder)
+                removed = self._discard(folder)
+                done = "it is removed, and" if removed else "remove it, for it cannot be;"
+                self._warn(
+                    f"kernel cache entry {folder} is ignored: {error}; {done} its kernel is "
+                    f"compiled anew"
+                )
                 return None
         with contextlib.suppress(OSError):
             os.utime(folder)
@@ -75,42 +80,33 @@ class KernelCache(Entries):
 
     def store(self, key: KernelKey, files: Mapping[str, bytes]) -> None:
         """Add an entry; another process's equal entry is as good."""
-        staged: Path | None = None
+        if self._refused():
+            return
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            staged = Path(tempfile.mkdtemp(prefix="staged-", dir=self.root))
-            write_entry(staged, key, files)
             try:
-                staged.rename(self._folder(key))
-            except OSError as error:
-                # The entry was there already, which is as good; it may be gone again by now.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            self._evict()
-            self._sweep()
+                self._add(key, files)
+            except OSError:
+                # The disk may be full of what is over the limit, or was left behind.
+                self._tidy(key)
+                self._add(key, files)
+            self._tidy(key)
         except OSError as error:
-            self._warn(
-                "store",
-                f"kernels are not cached: {error}; set {settings.CACHE_DIR} to a folder that can "
-                f"be written, or {settings.CACHE_ENABLED}=0 to do without",
-            )
-        finally:
-            if staged is not None:
-                shutil.rmtree(staged, ignore_errors=True)
+            self._warn(f"kernels are not cached: {error}; {_REMEDY % 'you'}", "store")
 
     @contextlib.contextmanager
     def lock(self, key: KernelKey) -> Iterator[None]:
         """Hold the key, so that of several processes one compiles; without a lock where the
-        folder cannot be written or the holder does not let go.
+        folder cannot be used or the holder does not let go.
         """
         held = None
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            held = filelock.FileLock(self.root / f"{key.digest}.lock", timeout=_LOCK_SECONDS)
-            held.acquire()
-            # The file may be of an earlier holder, and old: what is in use is not left behind.
-            with contextlib.suppress(OSError):
-                os.utime(held.lock_file)
+            if not self._refused():
+                make_private(self.root)
+                held = filelock.FileLock(self.root / f"{key.digest}.lock", timeout=_LOCK_SECONDS)
+                held.acquire()
+                # The file may be of an earlier holder, and old: what is in use is not left behind.
+                with contextlib.suppress(OSError):
+                    os.utime(held.lock_file)
         except (OSError, filelock.Timeout):
             # Compiling twice is slower, not wrong.
             held = None
@@ -118,92 +114,108 @@ class KernelCache(Entries):
             yield
         finally:
             if held is not None:
-                held.release()
+                # The system drops it at the latest when the process ends.
+                with contextlib.suppress(OSError):
+                    held.release()
 
     def writable(self) -> str | None:
         """None if entries can be written, otherwise why not."""
-        probe: Path | None = None
+        reason = distrust(self.root)
+        if reason is not None:
+            return f"no: {reason}"
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            probe = Path(tempfile.mkdtemp(prefix="probe-", dir=self.root))
-            # A full disk still takes an empty folder.
-            (probe / "entry").write_bytes(bytes(_PROBE_BYTES))
+            with staged(self.root, "probe") as folder:
+                # A full disk still takes an empty folder.
+                (folder / "entry").write_bytes(bytes(_PROBE_BYTES))
         except OSError as error:
             return f"no: {error}"
-        finally:
-            if probe is not None:
-                shutil.rmtree(probe, ignore_errors=True)
         return None
 
     def keys(self) -> Iterator[KernelKey]:
-        for folder in self._folders():
+        for folder in entry_folders(self.root):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 yield read_key(folder)
 
     def entries(self) -> list[tuple[KernelKey, Path, int]]:
         """Key, folder and bytes of every readable entry."""
         found = []
-        for folder in self._folders():
+        for folder in entry_folders(self.root):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                found.append((read_key(folder), folder, _bytes_of(folder)))
+                found.append((read_key(folder), folder, bytes_of(folder)))
         return found
 
-    def clear(self) -> int:
-        """Remove every entry; gives how many there were."""
-        folders = self._folders()
-        for folder in folders:
-            self._discard(folder)
-        return len(folders)
+    def unused(self, seconds: float = 0.0) -> dict[Path, int]:
+        """Entries that have not been used for some time, with their bytes; all for 0."""
+        now = time.time()
+        found = {}
+        for folder in kept_folders(self.root):
+            # Another process may remove it meanwhile.
+            with contextlib.suppress(OSError):
+                if not seconds or now - last_use(folder, now) > seconds:
+                    found[folder] = bytes_of(folder)
+        return found
+
+    def clear(self, unused_seconds: float = 0.0) -> int:
+        """Remove what has not been used for some time, and what processes that ended have left.
+
+        Args:
+            unused_seconds: since the last use; 0 for all there is.
+
+        Returns:
+            How many entries are gone.
+        """
+        gone = sum(self._discard(folder) for folder in self.unused(unused_seconds))
+        sweep(self.root, 0.0)
+        return gone
+
+    def _refused(self) -> bool:
+        """Whether the folder is not to be used, for others can write there; says so."""
+        reason = distrust(self.root)
+        if reason is not None:
+            self._warn(f"kernels are not cached: {reason}, or {_REMEDY % 'only you'}", "refused")
+        return reason is not None
 
     def _folder(self, key: KernelKey) -> Path:
         return self.root / key.digest
 
-    def _folders(self) -> list[Path]:
-        try:
-            # What another process is staging or discarding is not an entry.
-            names = (p for p in sorted(self.root.iterdir()) if _DIGEST.fullmatch(p.name))
-            return [p for p in names if (p / ENTRY).is_file()]
-        except OSError:
-            return []
-
-    def _discard(self, folder: Path) -> None:
-        # Renamed first: a reader must not find half of it.
+    def _discard(self, folder: Path) -> bool:
+        """Remove an entry; gives whether it is gone."""
+        # Renamed first: a reader must not find half of it. A full disk has no room for a new
+        # folder to put it into.
+        gone = self.root / f"discarded-{secrets.token_hex(8)}"
         with contextlib.suppress(OSError):
-            gone = Path(tempfile.mkdtemp(prefix="discarded-", dir=self.root))
-            try:
-                folder.rename(gone / "entry")
-            finally:
-                shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)
+            remove(gone)
+        return not os.path.lexists(folder)
 
-    def _evict(self) -> None:
-        entries = []
-        for folder in self._folders():
+    def _add(self, key: KernelKey, files: Mapping[str, bytes]) -> None:
+        with staged(self.root, "staged") as folder:
+            write_entry(folder, key, files)
+            try:
+                folder.rename(self._folder(key))
+            except OSError as error:
+                # It was there already, which is as good; it may be gone again by now.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+    def _tidy(self, key: KernelKey) -> None:
+        """Keep to the limit, by what has not been used for the longest, and last of all by what
+        was just stored; remove what processes that ended have left.
+        """
+        newest = self._folder(key)
+        now = time.time()
+        kept = []
+        for folder in kept_folders(self.root):
             # Another process may remove it meanwhile.
-            with contextlib.suppress(FileNotFoundError):
-                entries.append((folder.stat().st_mtime, _bytes_of(folder), folder))
-        total = sum(size for _, size, _ in entries)
-        for _, size, folder in sorted(entries):
+            with contextlib.suppress(OSError):
+                kept.append((folder == newest, last_use(folder, now), bytes_of(folder), folder))
+        total = sum(size for _, _, size, _ in kept)
+        for _, _, size, folder in sorted(kept):
             if total <= self.limit:
-                return
+                break
             total -= size
             self._discard(folder)
-
-    def _sweep(self) -> None:
-        """Remove what processes that died have left behind."""
-        before = time.time() - _LEFT_AFTER_SECONDS
-        for pattern in _LEFTOVERS:
-            for path in self.root.glob(pattern):
-                # Another process may be sweeping as well.
-                with contextlib.suppress(OSError):
-                    if path.lstat().st_mtime < before:
-                        if path.is_dir():
-                            shutil.rmtree(path, ignore_errors=True)
-                        else:
-                            path.unlink()
-
-
-def _bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        sweep(self.root)
 
 
 @contextlib.contextmanager
@@ -213,9 +225,9 @@ def _same_folder(folder: Path) -> Iterator[Callable[[], bool]]:
     The folder is held open meanwhile, so that its number is not given to another.
     """
     try:
-        held = os.open(folder, os.O_RDONLY)
+        held = os.open(folder, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        yield folder.is_dir
+        yield lambda: os.path.lexists(folder)
         return
 
     def is_same() -> bool:

@@ -21,6 +21,7 @@ from pdssm_compiler.runtime.entries import (
 )
 from pdssm_compiler.runtime.errors import ArgumentError, SettingError
 from pdssm_compiler.runtime.key import KernelKey
+from pdssm_compiler.runtime.trust import distrust
 
 
 class DeployedKernels(Entries):
@@ -52,9 +53,12 @@ class DeployedKernels(Entries):
         if folder is None:
             return None
         try:
+            reason = distrust(self.root)
+            if reason is not None:
+                raise EntryError(reason)
             return read_entry(folder, key)
         except EntryError as error:
-            self._warn(f"corrupt:{folder}", f"the kernel in {folder} is ignored: {error}")
+            self._warn(f"the kernel in {folder} is ignored: {error}", f"corrupt:{folder}")
             return None
 
 

@@ -1,12 +1,13 @@
 """Entries: compiled kernels in folders.
 
 An entry is a folder with the files a backend made, and ``entry.json`` with the kernel's key in
-full and each file's hash. What is read is checked: its owner, its key, its hashes.
+full, each file's hash, and one over all that it says itself. What is read is checked: whose it is,
+its key, its hashes.
 """
 
 import hashlib
+import importlib.metadata
 import json
-import os
 import stat
 import time
 import warnings
@@ -14,9 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pdssm_compiler.runtime.errors import CacheWarning
 from pdssm_compiler.runtime.key import KernelKey
+from pdssm_compiler.runtime.trust import flaw
 
 Files = dict[str, bytes]
 
@@ -57,8 +60,11 @@ class Entries(ABC):
                     return files
         return None
 
-    def _warn(self, topic: str, message: str) -> None:
-        if topic not in self._warned:
+    def _warn(self, message: str, topic: str | None = None) -> None:
+        """Say something; once, where it is of a topic."""
+        if topic is None:
+            warnings.warn(message, CacheWarning, stacklevel=3)
+        elif topic not in self._warned:
             self._warned.add(topic)
             warnings.warn(message, CacheWarning, stacklevel=3)
 
@@ -69,59 +75,83 @@ def write_entry(folder: Path, key: KernelKey, files: Mapping[str, bytes]) -> Non
     Raises:
         OSError: what the file system says.
     """
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
     record = {
         "key": asdict(key),
         "files": {n: hashlib.sha256(c).hexdigest() for n, c in files.items()},
+        "version": importlib.metadata.version("pdssm-compiler"),
         "created": time.time(),
     }
-    (folder / ENTRY).write_text(json.dumps(record, indent=1, sort_keys=True))
+    record["sum"] = _sum_of(record)
+    text = json.dumps(record, indent=1, sort_keys=True)
+    # The record last: what has none is no entry.
+    for name, content in (*files.items(), (ENTRY, text.encode())):
+        (folder / name).write_bytes(content)
+        # Whatever this user's umask, others do not write.
+        (folder / name).chmod(0o644)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What an entry says of itself: its ``key``, the hashes of its ``files``, the ``version`` of
+    the package that made it, and when it was ``created``. The files are not looked at.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not what was written.
+    """
+    found = json.loads((folder / ENTRY).read_bytes())
+    if not isinstance(found, dict) or found.get("sum") != _sum_of(found):
+        raise ValueError(f"{ENTRY} does not match its own hash")
+    return found
 
 
 def read_key(folder: Path) -> KernelKey:
-    """The key of an entry, which is not checked.
+    """The key that an entry says it has.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: it cannot be read, or is not of this version.
     """
-    return KernelKey(**json.loads((folder / ENTRY).read_text())["key"])
+    return KernelKey(**read_record(folder)["key"])
 
 
 def read_entry(folder: Path, key: KernelKey) -> Files:
-    """The files of the entry of a key.
+    """The files of the entry of a key. The folder it is in is one that can be trusted
+    (:func:`pdssm_compiler.runtime.trust.distrust`); what is in the entry is checked here.
 
     Raises:
         EntryError: it cannot be trusted.
     """
     try:
-        reason = _distrust(folder)
-        if reason is None:
-            record = json.loads((folder / ENTRY).read_text())
-            files = {name: (folder / name).read_bytes() for name in record["files"]}
-            reason = _corruption(record, files, key)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # A folder, and files: to open anything else could wait forever.
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise EntryError("it is not a folder")
+        _trusted(folder)
+        _regular(folder / ENTRY)
+        record = read_record(folder)
+        if record["key"] != asdict(key):
+            raise EntryError("its key is not the one it is stored under")
+        files = {}
+        for name, digest in record["files"].items():
+            _regular(folder / name)
+            files[name] = (folder / name).read_bytes()
+            if hashlib.sha256(files[name]).hexdigest() != digest:
+                raise EntryError(f"{name} does not match its hash")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise EntryError(f"{type(error).__name__}: {error}") from error
-    if reason is not None:
-        raise EntryError(reason)
     return files
 
 
-def _distrust(folder: Path) -> str | None:
-    """Why an entry's code must not run: a stranger could have written it."""
-    for path in (folder.parent, folder):
-        status = path.stat()
-        if hasattr(os, "getuid") and status.st_uid not in (os.getuid(), 0):
-            return f"{path} belongs to another user"
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
-            return f"{path} can be written by others; chmod go-w it"
-    return None
+def _sum_of(record: Mapping[str, Any]) -> str:
+    """The hash of all else that a record says."""
+    rest = {name: value for name, value in record.items() if name != "sum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _corruption(record: dict, files: Files, key: KernelKey) -> str | None:
-    if record["key"] != asdict(key):
-        return "its key is not the one it is stored under"
-    for name, digest in record["files"].items():
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            return f"{name} does not match its hash"
-    return None
+def _trusted(path: Path) -> None:
+    reason = flaw(path)
+    if reason is not None:
+        raise EntryError(reason)
+
+
+def _regular(path: Path) -> None:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise EntryError(f"{path.name} is not a file")
+    _trusted(path)

@@ -81,22 +81,27 @@ def save_programs(
     Raises:
         ArgumentError, BackendUnavailableError, NoTemplateError
     """
+    return _save(folder, needed(programs, target, alignments))
 
-    def needed() -> Iterator[tuple[str, KernelSource, int]]:
-        for kind, program, config in programs:
-            lowered = specialise(program)
-            for schedule in schedules(lowered, target, config):
-                source = schedule.template.lower(lowered, target, schedule.config)
-                yield from ((kind, source, alignment) for alignment in alignments)
-            helpers = inverting_programs(lowered)
-            # A backward's promises were verified by its forward.
-            if kind != "backward":
-                helpers += promise_programs(program, lowered)
-            for helper in (specialise(helper) for _, helper in helpers):
-                for schedule in schedules(helper, target):
-                    yield "helper", schedule.template.lower(helper, target, schedule.config), 0
 
-    return _save(folder, needed())
+def needed(
+    programs: Iterable[tuple[str, Program, Any]], target: Target, alignments: Iterable[int]
+) -> Iterator[tuple[str, KernelSource, int]]:
+    """Kind, source and alignment of every kernel that calls of some sizes take; see
+    :func:`save_programs`.
+    """
+    for kind, program, config in programs:
+        lowered = specialise(program)
+        for schedule in schedules(lowered, target, config):
+            source = schedule.template.lower(lowered, target, schedule.config)
+            yield from ((kind, source, alignment) for alignment in alignments)
+        helpers = inverting_programs(lowered)
+        # A backward's promises were verified by its forward.
+        if kind != "backward":
+            helpers += promise_programs(program, lowered)
+        for helper in (specialise(helper) for _, helper in helpers):
+            for schedule in schedules(helper, target):
+                yield "helper", schedule.template.lower(helper, target, schedule.config), 0
 
 
 def _save(folder: Path, kernels: Iterable[tuple[str, KernelSource, int]]) -> list[SavedKernel]:

@@ -2,6 +2,7 @@
 
 import typer
 
+from pdssm_compiler.cli.cache import app as cache
 from pdssm_compiler.cli.compile import compile_command
 from pdssm_compiler.cli.doctor import doctor
 from pdssm_compiler.cli.lower import lower
@@ -23,3 +24,4 @@ app.command("compile")(compile_command)
 app.command("verify")(verify)
 app.command("tune")(tune)
 app.command("run")(run)
+app.add_typer(cache, name="cache")

@@ -5,12 +5,12 @@ import importlib.util
 import re
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pdssm_compiler.runtime.errors import BackendUnavailableError
+from pdssm_compiler.runtime.staging import private_folder
 
 Form = Literal["cubin", "ptx"]
 Compiler = Literal["NVRTC", "nvcc"]
@@ -128,8 +128,8 @@ def nvcc() -> str | None:
 
 
 def _with_nvcc(compiler: str, text: str, arch: str, form: Form) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "kernel.cu", Path(folder) / f"kernel.{form}"
+    with private_folder() as folder:
+        source, made = folder / "kernel.cu", folder / f"kernel.{form}"
         source.write_text(text)
         command = [compiler, f"-arch={arch}", f"-{form}", *_OPTIONS, "-o", str(made), str(source)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -5,8 +5,6 @@ import importlib.util
 import json
 import linecache
 import re
-import tempfile
-import threading
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +15,9 @@ import torch
 from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources, disassembled
+from pdssm_compiler.runtime.backends.triton_files import checked_libraries, fresh_folder
 from pdssm_compiler.runtime.errors import BackendUnavailableError
+from pdssm_compiler.runtime.staging import private_folder
 from pdssm_compiler.schedules.emit.triton_kernel import size_names
 from pdssm_compiler.schedules.signature import Argument
 from pdssm_compiler.schedules.source import KernelSource, Phase
@@ -36,9 +36,6 @@ _POINTERS = {
     "int32": "*i32",
     "int64": "*i64",
 }
-
-# Triton's cache folder is a process-wide setting.
-_compile_lock = threading.Lock()
 
 
 class TritonGpu(Backend):
@@ -59,22 +56,17 @@ class TritonGpu(Backend):
 
         files: dict[str, bytes] = {}
         records = []
-        with tempfile.TemporaryDirectory() as folder, _compile_lock:
-            before = triton.knobs.cache.dir
-            triton.knobs.cache.dir = folder
-            try:
-                for phase in source.launches:
-                    compiled = triton.compile(
-                        ast_source(source, phase, alignment),
-                        target=_gpu_target(source.target),
-                        options=source.options,
-                    )
-                    # Named by the function they were made from.
-                    group = {n: Path(p).read_bytes() for n, p in compiled.metadata_group.items()}
-                    records.append({"hash": compiled.hash, "names": sorted(group)})
-                    files |= group
-            finally:
-                triton.knobs.cache.dir = before
+        with fresh_folder():
+            for phase in source.launches:
+                compiled = triton.compile(
+                    ast_source(source, phase, alignment),
+                    target=_gpu_target(source.target),
+                    options=source.options,
+                )
+                # Named by the function they were made from.
+                group = {n: Path(p).read_bytes() for n, p in compiled.metadata_group.items()}
+                records.append({"hash": compiled.hash, "names": sorted(group)})
+                files |= group
         return files | {_SOURCE: source.text.encode(), _GROUP: json.dumps(records).encode()}
 
     def needs(self, files: dict[str, bytes]) -> str:
@@ -100,11 +92,11 @@ class TritonGpu(Backend):
 
         functions = []
         for phase, record in zip(source.launches, json.loads(files[_GROUP]), strict=True):
-            with tempfile.TemporaryDirectory() as folder:
+            with private_folder() as folder:
                 paths = {}
                 for name in record["names"]:
-                    paths[name] = str(Path(folder) / name)
-                    Path(paths[name]).write_bytes(files[name])
+                    paths[name] = str(folder / name)
+                    (folder / name).write_bytes(files[name])
                 made_from = ast_source(source, phase, alignment)
                 functions.append(CompiledKernel(made_from, paths, record["hash"]))
         return TritonKernel(functions, source)
@@ -117,9 +109,20 @@ class TritonKernel(Kernel):
         self._functions = functions
         self._entries = [phase.entry for phase in source.launches]
         self._launcher = Launcher(functions, source)
+        self._loaded = False
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        if not self._loaded:
+            self._load()
         self._launcher(tensors, error, sizes)
+
+    def _load(self) -> None:
+        """Load the functions, and the library that Triton launches them with."""
+        with checked_libraries():
+            for function in self._functions:
+                # Made when it is first asked for.
+                function.run  # noqa: B018
+        self._loaded = True
 
     def resources(self) -> dict[str, int]:
         """Registers and spilled bytes a thread, shared bytes and barriers: of each function, as

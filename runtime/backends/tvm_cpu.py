@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cpu_threads import provide_threads
 from pdssm_compiler.runtime.errors import BackendUnavailableError
+from pdssm_compiler.runtime.staging import private_folder
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig, launch, token_bytes
@@ -60,8 +60,8 @@ class TvmCpu(Backend):
         # Storage rewriting would drop what keeps small arrays on the stack.
         with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
             executable = tvm.compile(module, target=target)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / _OBJECT
+        with private_folder() as folder:
+            path = folder / _OBJECT
             executable.mod.write_to_file(str(path), "o")
             return {_OBJECT: path.read_bytes(), _SOURCE: source.text.encode()}
 
@@ -70,8 +70,8 @@ class TvmCpu(Backend):
         compiler = next(filter(shutil.which, C_COMPILERS), None)
         if compiler is None or LIBRARY in files:
             return files
-        with tempfile.TemporaryDirectory() as folder:
-            made_from, made = Path(folder) / _OBJECT, Path(folder) / LIBRARY
+        with private_folder() as folder:
+            made_from, made = folder / _OBJECT, folder / LIBRARY
             made_from.write_bytes(files[_OBJECT])
             # What it uses of the C library and of the FFI is in the process that loads it.
             command = [compiler, "-shared", "-nostdlib", "-o", str(made), str(made_from)]
@@ -106,8 +106,8 @@ def _wrong_system() -> str | None:
 def _load_library(content: bytes) -> Any:
     import tvm_ffi
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / LIBRARY
+    with private_folder() as folder:
+        path = folder / LIBRARY
         path.write_bytes(content)
         return tvm_ffi.load_module(path)
 

@@ -30,7 +30,7 @@ def test_columns_say_how_wide(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -
 def test_help_names_every_command(pdssm: Command) -> None:
     done = pdssm("--help")
     assert done.status == 0
-    for command in ("doctor", "lower", "compile", "verify", "run"):
+    for command in ("doctor", "lower", "compile", "verify", "run", "cache"):
         assert f"  {command} " in done.out
 
 

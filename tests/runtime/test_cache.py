@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -112,28 +113,97 @@ def no_json(folder: Path) -> None:
     (folder / "entry.json").write_text("{")
 
 
-def no_fields(folder: Path) -> None:
+def no_record(folder: Path) -> None:
     (folder / "entry.json").write_text("[]")
+
+
+def no_fields(folder: Path) -> None:
+    (folder / "entry.json").write_text("{}")
+
+
+def other_hash(folder: Path) -> None:
+    record = json.loads((folder / "entry.json").read_text())
+    del record["files"]["source.py"]
+    (folder / "entry.json").write_text(json.dumps(record))
+
+
+def of_another_key(folder: Path) -> None:
+    KernelCache(folder.parent, LARGE).store(key(1), FILES)
+    shutil.rmtree(folder)
+    (folder.parent / key(1).digest).rename(folder)
+
+
+def a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def a_link(folder: Path) -> None:
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def a_link_to_nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to("nothing")
+
+
+def a_file_is_a_link(folder: Path) -> None:
+    (folder / "kernel.o").rename(folder / "elsewhere")
+    (folder / "kernel.o").symlink_to("elsewhere")
+
+
+def a_file_is_a_pipe(folder: Path) -> None:
+    # To open it would wait for a writer.
+    (folder / "kernel.o").unlink()
+    os.mkfifo(folder / "kernel.o")
+
+
+def a_file_of_another_user(folder: Path) -> None:
+    os.chown(folder / "kernel.o", 4242, 4242)
+
+
+def a_folder_of_another_user(folder: Path) -> None:
+    os.chown(folder, 4242, 4242)
 
 
 def open_to_others(folder: Path) -> None:
     folder.chmod(0o777)
 
 
-def open_root(folder: Path) -> None:
-    folder.parent.chmod(0o775)
+def a_file_open_to_others(folder: Path) -> None:
+    (folder / "kernel.o").chmod(0o664)
+
+
+def without_rights(folder: Path) -> None:
+    (folder / "kernel.o").chmod(0)
 
 
 CORRUPTIONS = {
     truncate: "kernel.o does not match its hash",
     flip: "kernel.o does not match its hash",
     remove: "FileNotFoundError",
-    other_key: "its key is not the one it is stored under",
+    other_key: "entry.json does not match its own hash",
+    other_hash: "entry.json does not match its own hash",
+    of_another_key: "its key is not the one it is stored under",
     no_json: "JSONDecodeError",
-    no_fields: "TypeError",
+    no_record: "entry.json does not match its own hash",
+    no_fields: "entry.json does not match its own hash",
+    a_file: "it is not a folder",
+    a_link: "it is not a folder",
+    a_link_to_nothing: "it is not a folder",
+    a_file_is_a_link: "kernel.o is not a file",
+    a_file_is_a_pipe: "kernel.o is not a file",
     open_to_others: "can be written by others; chmod go-w it",
-    open_root: "can be written by others; chmod go-w it",
+    a_file_open_to_others: "kernel.o can be written by others; chmod go-w it",
 }
+if os.getuid() != 0:
+    # Root has every right.
+    CORRUPTIONS[without_rights] = "PermissionError"
+else:
+    # Only root gives files away.
+    CORRUPTIONS[a_file_of_another_user] = "kernel.o belongs to another user; chown it"
+    CORRUPTIONS[a_folder_of_another_user] = "belongs to another user; chown it"
 
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS, ids=lambda corrupt: corrupt.__name__)
@@ -145,28 +215,26 @@ def test_a_corrupt_entry_is_a_miss_that_is_told(cache: KernelCache, corrupt: Any
     (warning,) = caught
     assert str(cache.root / KEY.digest) in str(warning.message)
     assert CORRUPTIONS[corrupt] in str(warning.message)
+    assert str(warning.message).endswith("; it is removed, and its kernel is compiled anew")
     # It is gone, and a new one can be stored in its place.
-    assert not (cache.root / KEY.digest).exists()
-    cache.root.chmod(0o700)
+    assert not os.path.lexists(cache.root / KEY.digest)
     cache.store(KEY, FILES)
     assert cache.load(KEY) == FILES
 
 
-def test_an_entry_of_another_user_is_refused(
+def test_what_cannot_be_removed_is_told(
     cache: KernelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.store(KEY, FILES)
-    real = Path.stat
+    flip(cache.root / KEY.digest)
 
-    def theirs(path: Path, **more: Any) -> os.stat_result:
-        status = real(path, **more)
-        if path.name != KEY.digest:
-            return status
-        return os.stat_result([4242 if place == 4 else item for place, item in enumerate(status)])
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, "stat", theirs)
-    with pytest.warns(CacheWarning, match="belongs to another user"):
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.warns(CacheWarning, match="; remove it, for it cannot be; its kernel"):
         assert cache.load(KEY) is None
+    assert (cache.root / KEY.digest).exists()
 
 
 def test_a_corrupt_kernel_is_compiled_again(
@@ -210,7 +278,7 @@ def test_an_unusable_folder_is_done_without_and_said_once(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize("place", ["write_bytes", "write_text", "mkdir", "rename"])
+@pytest.mark.parametrize("place", ["write_bytes", "chmod", "mkdir", "rename"])
 def test_a_full_disk_is_done_without_and_said_once(
     place: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,7 +296,7 @@ def test_a_full_disk_is_done_without_and_said_once(
         assert build_in(folder, monkeypatch).origin == "compiled"
     (warning,) = caught
     assert f"kernels are not cached: [Errno {code}]" in str(warning.message)
-    assert f"set {settings.CACHE_DIR} to a folder that can be written" in str(warning.message)
+    assert f"set {settings.CACHE_DIR} to a folder that you can write" in str(warning.message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert build_in(folder, monkeypatch).origin == "compiled"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pdssm_compiler import ArgumentError, CacheWarning, ScanSpec, compile, pd_sc
 from pdssm_compiler.runtime import deployed, plan, settings
 from pdssm_compiler.runtime.backends import cpu_threads, cuda_compilers, tvm_cpu
 from pdssm_compiler.runtime.compile_service import build, choose
+from pdssm_compiler.runtime.entries import read_key, write_entry
 from pdssm_compiler.runtime.errors import BackendUnavailableError, SettingError
 from pdssm_compiler.schedules.target import cpu_target, named_target
 from pdssm_compiler.schedules.templates.base import Problem
@@ -251,9 +253,8 @@ def test_kernels_of_another_version_are_told(
 ) -> None:
     scan = compile(ScanSpec(5, map_source="none"), "cpu")
     for saved in scan.save(tmp_path / "kernels"):
-        record = json.loads((saved.folder / "entry.json").read_text())
-        record["key"]["generator"] = "another"
-        (saved.folder / "entry.json").write_text(json.dumps(record))
+        key = read_key(saved.folder)
+        write_entry(saved.folder, replace(key, generator="another"), saved.files)
     monkeypatch.setenv(settings.KERNELS, str(tmp_path / "kernels"))
     without(monkeypatch, tvm="it is missing")
     reason = "it is missing; a kernel that is there is of another generator"
