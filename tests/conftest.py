@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("local", max_examples=40, deadline=None, print_blob=True)
+settings.register_profile("local", max_examples=25, deadline=None, print_blob=True)
 # The same examples in every run: a red CI is a change, not a new draw.
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 # For long runs: pytest --hypothesis-profile=stress
