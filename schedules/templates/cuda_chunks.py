@@ -238,9 +238,6 @@ class CudaChunks(Template[CudaChunksConfig]):
         warps = config.teams * whole_team(program)
         if warps > _MOST_WARPS:
             return f"{warps} warps are more than a block has"
-        for total in Signature(program).sum_outputs:
-            if total.dtype != real_dtype(total.type):
-                return f"{self.name} adds up in {real_dtype(total.type)}, not in {total.dtype}"
         try:
             bodies = _Bodies(in_text_names(program), Writer(), config)
         except PassError as error:

@@ -21,6 +21,7 @@ from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.chunking import Chunking
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.triton import TritonBody
 from pdssm_compiler.schedules.emit.triton_kernel import (
     maps_to_sort,
@@ -157,7 +158,7 @@ class TritonLookback(Template[TritonLookbackConfig]):
         if program.chunk_length not in (None, config.tokens):
             return f"the scan's chunks have {program.chunk_length} tokens, not {config.tokens}"
         try:
-            bodies = _Bodies(program, Writer())
+            bodies = _Bodies(in_text_names(program), Writer())
         except PassError as error:
             return f"chunks have no summary: {error}"
         for body in bodies.all:
@@ -177,6 +178,7 @@ class TritonLookback(Template[TritonLookbackConfig]):
     def lower(
         self, program: Program, target: Target, config: TritonLookbackConfig
     ) -> KernelSource:
+        program = in_text_names(program)
         writer = Writer()
         bodies = _Bodies(program, writer)
         title = f"{self.name} {config}\n{program.text}"

@@ -11,6 +11,7 @@ from pdssm_compiler.runtime.compile_service import BuiltKernel, Schedule
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.runtime.kernels import Kernels
 from pdssm_compiler.schedules.target import cpu_target, named_target
+from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.runtime.kernels import KEY
 
@@ -50,6 +51,14 @@ def test_sizes_seldom_compile(compiled: list[str]) -> None:
     # cuda-rows with long tiles, and with short ones where rows crowd the processors; cuda-chunks
     # where blocks share a row, and where each has its own.
     assert compiled == ["cuda-step", "cuda-rows", "cuda-rows", "cuda-chunks", "cuda-chunks"]
+
+
+def test_sizes_share_a_kernel_only_within_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Kernels(PROGRAM, H100, 16, None)
+    monkeypatch.setattr(found, "_find", lambda problem: problem)
+    for rows in range(70):
+        for length in (0, 1, 2, 3, 4, 100, 127, 128):
+            assert found.of(Sizes(rows, length, 1)) == Problem.bucket(rows, length)
 
 
 def test_an_explicit_config_is_for_all_sizes(compiled: list[str]) -> None:

@@ -3,7 +3,6 @@ launch passes to them.
 """
 
 import ctypes
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ from tests.schedules.cuda import (
     scan_of,
     tensors_for,
 )
-from tests.schedules.programs import squares, summed
+from tests.schedules.programs import squares
 from tests.strategies import affine_programs
 
 # What the text calls the sums of an active adjoint.
@@ -98,12 +97,6 @@ def test_random_bodies_compile(program: Program) -> None:
             assert refused.startswith("chunks have no summary: ")
 
 
-def in_bfloat16(program: Program) -> Program:
-    """Its sums stored so."""
-    sums = tuple(replace(total, storage="bf16") for total in program.sum_outputs)
-    return replace(program, sum_outputs=sums)
-
-
 SCAN = pd_scan(PdScan(32, 4))
 
 
@@ -118,7 +111,6 @@ SCAN = pd_scan(PdScan(32, 4))
         (SCAN, CudaChunksConfig(4, 2, 16), "teams is from 1 to 15, not 16"),
         (pd_scan(PdScan(256, 4)), CudaChunksConfig(2, 2, 5), "40 warps are more than a block has"),
         (pd_scan(PdScan(257, 4)), SMALL, "a state size of 257 is more than 256"),
-        (in_bfloat16(summed()), SMALL, "cuda-chunks adds up in float32, not in bfloat16"),
         (squares(), SMALL, "chunks have no summary: the step is not affine in the carry"),
         (SCAN, CudaChunksConfig(32, 100, 1), "bytes of shared memory are more than 232448"),
     ],

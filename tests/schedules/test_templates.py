@@ -237,7 +237,7 @@ def test_look_back_is_taken_where_it_is_asked_for() -> None:
 def test_all_that_programs_tell_one_another_is_cleared_at_once() -> None:
     asked = active_adjoint(8)
     source = TritonLookback().lower(asked, H100, TritonLookbackConfig(1, 1, 4, 4))
-    assert [phase.entry for phase in source.launches] == ["scan", "total_grad_dictionary"]
+    assert [phase.entry for phase in source.launches] == ["scan", "total_out_grad_dictionary0"]
     (signals,) = [argument for argument in source.scratch if argument.role == "signal"]
     assert (signals.leading, signals.own_shape(8), signals.dtype) == ((), (), "int32")
     assert source.chunking is not None
