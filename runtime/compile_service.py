@@ -1,10 +1,12 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the template the caller named; the heuristic of the first template that can run
-the program, those that suit the sizes first, and none whose backend is missing, which the reason
-then tells, unless the kernel is there already; plain PyTorch, where no other backend is to be had
-for the device. (Tuned configs will stand after the first two.)
+what was chosen ahead of time, of the template that the caller named if one was named
+(:mod:`pdssm_compiler.runtime.bundles`); the heuristic of the template the caller named; the
+heuristic of the first template that can run the program, those that suit the sizes first, and none
+whose backend is missing, which the reason then tells, unless the kernel is there already; plain
+PyTorch, where no other backend is to be had for the device. (Tuned configs will stand after the
+first three.)
 """
 
 import json
@@ -18,6 +20,7 @@ from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
+from pdssm_compiler.runtime.bundles import chosen_ahead
 from pdssm_compiler.runtime.cache import KernelCache, default_cache
 from pdssm_compiler.runtime.deployed import deployed
 from pdssm_compiler.runtime.entries import Entries, Files
@@ -60,7 +63,12 @@ class BuiltKernel:
 
 
 def choose(
-    program: Program, target: Target, config: Any = None, problem: Problem | None = None
+    program: Program,
+    target: Target,
+    config: Any = None,
+    problem: Problem | None = None,
+    *,
+    ahead: bool = True,
 ) -> Schedule:
     """The schedule for a specialised program.
 
@@ -70,11 +78,16 @@ def choose(
         config: a template's config, to be taken as it is, or a template's name, to take what its
             heuristic says.
         problem: the sizes to choose for, as far as they are known.
+        ahead: whether what was chosen ahead of time has a say.
 
     Raises:
         NoTemplateError: no template, or not the given one, can run the program there.
     """
     problem = problem or Problem()
+    if ahead and (config is None or isinstance(config, str)):
+        found_ahead = _ahead_of_time(program, target, config, problem)
+        if found_ahead is not None:
+            return found_ahead
     if config is not None:
         return _asked_for(program, target, config, problem)
     found = candidates(program, target, problem)
@@ -85,8 +98,7 @@ def choose(
         if refused is None:
             if lacking is None:
                 return Schedule(template, chosen, reason)
-            # What depends on alignment needs its compiler to be loaded.
-            key = key_of(template.lower(program, target, chosen), 0)
+            key = _loose_key(program, target, template, chosen)
             if _find(key, template.backend, default_cache(), stand_ins=True):
                 return Schedule(template, chosen, f"{reason}; its kernel was there: {lacking}")
             lacking += _nearest(key, default_cache())
@@ -106,21 +118,47 @@ def choose(
     )
 
 
-# Nothing chosen depends on how many rows or tokens there are beyond 2 to this many.
-_BITS = 14
+def _ahead_of_time(
+    program: Program, target: Target, template: str | None, problem: Problem
+) -> Schedule | None:
+    """What was chosen ahead of time, if its kernel is there or can be made."""
+    manifests = [manifest for kernels in deployed() for manifest in kernels.manifests]
+    for chosen in chosen_ahead(manifests, program, target, problem):
+        if template not in (None, chosen.template.name):
+            continue
+        lacking = BACKENDS[chosen.template.backend].unavailable()
+        if lacking is None:
+            return Schedule(chosen.template, chosen.config, chosen.reason)
+        key = _loose_key(program, target, chosen.template, chosen.config)
+        if _find(key, chosen.template.backend, default_cache(), stand_ins=True):
+            reason = f"{chosen.reason}; its kernel was there: {lacking}"
+            return Schedule(chosen.template, chosen.config, reason)
+    return None
 
 
-def schedules(program: Program, target: Target, config: Any = None) -> list[Schedule]:
-    """Every schedule that a call of some sizes asks for, that of unknown sizes first; see
-    :func:`choose`.
+def _loose_key(
+    program: Program, target: Target, template: Template[Any], config: Any
+) -> KernelKey:
+    """The key of a kernel that no compiler is needed for: what depends on alignment is loaded by
+    its compiler.
     """
-    bits = range(1, _BITS + 1)
-    sizes = [(1 << rows, 1 << length) for rows in bits for length in bits]
-    problems = [Problem(), *(Problem.bucket(*each) for each in sizes)]
-    found: dict[tuple[str, Any], Schedule] = {}
-    for problem in problems if config is None or isinstance(config, str) else problems[:1]:
-        schedule = choose(program, target, config, problem)
-        found.setdefault((schedule.template.name, schedule.config), schedule)
+    return key_of(template.lower(program, target, config), 0)
+
+
+def choices(
+    program: Program, target: Target, config: Any = None
+) -> list[tuple[Schedule, list[Problem]]]:
+    """Every schedule that a call of some sizes asks for, that of unknown sizes first, each with
+    the buckets of these sizes; see :func:`choose`. Nothing chosen ahead of time has a say.
+    """
+    explicit = config is not None and not isinstance(config, str)
+    found: dict[tuple[str, Any], tuple[Schedule, list[Problem]]] = {}
+    schedule = choose(program, target, config, ahead=False)
+    for problem in Problem.buckets():
+        if not explicit:
+            schedule = choose(program, target, config, problem, ahead=False)
+        _, sizes = found.setdefault((schedule.template.name, schedule.config), (schedule, []))
+        sizes.append(problem)
     return list(found.values())
 
 

@@ -95,7 +95,7 @@ def read_entry(folder: Path, key: KernelKey) -> Files:
         EntryError: it cannot be trusted.
     """
     try:
-        reason = _distrust(folder)
+        reason = distrust(folder)
         if reason is None:
             record = json.loads((folder / ENTRY).read_text())
             files = {name: (folder / name).read_bytes() for name in record["files"]}
@@ -107,9 +107,9 @@ def read_entry(folder: Path, key: KernelKey) -> Files:
     return files
 
 
-def _distrust(folder: Path) -> str | None:
-    """Why an entry's code must not run: a stranger could have written it."""
-    for path in (folder.parent, folder):
+def distrust(place: Path) -> str | None:
+    """Why code in a folder must not run, or a file be followed: a stranger may have written it."""
+    for path in (place.parent, place):
         status = path.stat()
         if hasattr(os, "getuid") and status.st_uid not in (os.getuid(), 0):
             return f"{path} belongs to another user"
