@@ -30,8 +30,8 @@ def doctor(
     """Say which devices, packages, caches and backends are here, what can be compiled and run, and
     whether scans work on each device. Exit status 1 if one does not, or only by plain PyTorch.
 
-    With --target, what is known of it, which templates can run scans there, and whether they compile.
-    Exit status 1 if none does.
+    With --target, what is known of it, which templates can run scans there, and whether they
+    compile. Exit status 1 if none does.
     """
     console = results()
     if target is not None:
