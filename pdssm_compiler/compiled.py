@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 import torch
@@ -41,7 +42,7 @@ class _Options(TypedDict, total=False):
 @overload
 def compile(
     spec: ScanSpec,
-    target: str | torch.device | Target | None = None,
+    target: str | Path | torch.device | Target | None = None,
     *,
     diagonal: None = None,
     readout: None = None,
@@ -52,7 +53,7 @@ def compile(
 @overload
 def compile(
     spec: ScanSpec,
-    target: str | torch.device | Target | None = None,
+    target: str | Path | torch.device | Target | None = None,
     *,
     diagonal: Expression,
     readout: Expression | None = None,
@@ -63,7 +64,7 @@ def compile(
 @overload
 def compile(
     spec: ScanSpec,
-    target: str | torch.device | Target | None = None,
+    target: str | Path | torch.device | Target | None = None,
     *,
     readout: Expression,
     **options: Unpack[_Options],
@@ -72,7 +73,7 @@ def compile(
 
 def compile(
     spec: ScanSpec,
-    target: str | torch.device | Target | None = None,
+    target: str | Path | torch.device | Target | None = None,
     *,
     diagonal: Expression | None = None,
     readout: Expression | None = None,
@@ -94,9 +95,11 @@ def compile(
 
     Args:
         spec: the scan. Batch, length and heads stay symbolic.
-        target: a torch device (``"cpu"``, ``"cuda:0"``), an architecture (``"sm_90"``,
-            ``"gfx942"``: the device need not be there, the kernels are then made but cannot be
-            called here), or None for this machine's GPU if it has one and its CPU otherwise.
+        target: a torch device (``"cpu"``, ``"cuda:0"``); a GPU's architecture or model
+            (``"sm_90"``, ``"h200"``, ``"gfx942"``) or the path of a file that describes one
+            (``"my-gpu.toml"``: see ``docs/targets.md``), which need not be there: the kernels are
+            then made but cannot be called here; or None for this machine's GPU if it has one and
+            its CPU otherwise.
         diagonal: a function of named tensors that gives the diagonal of the transitions,
             ``[..., N]`` real or complex, ``[..., 1]`` or a number.
         readout: a function of the state ``x`` ``[..., N]``, its first parameter, and of named
@@ -118,7 +121,8 @@ def compile(
         ArgumentError: a target that is neither, or a GPU that is not here; an option that does
             not fit.
         TraceError: an expression that cannot be traced; the message says where and why.
-        UnknownTargetError: an architecture or a type of device that is not known.
+        UnknownTargetError: a name or a type of device that is not known.
+        DescriptionError: a description that cannot be read, or says what is not allowed.
         NoTemplateError: no template, or not the one in ``config``, can run the scan there.
         BackendUnavailableError: what compiling needs is missing.
     """

@@ -1,16 +1,17 @@
 """From a program and a target to a loaded kernel: choose a schedule, look in the cache, compile.
 
 A schedule is chosen in this order, and the first that answers wins: the config the caller gave;
-the heuristic of the template the caller named; what a tuning log says for the sizes
-(:mod:`pdssm_compiler.runtime.tuning.resolve`); the heuristic of the first template that can run
-the program, those that suit the sizes first; plain PyTorch, where no other backend is to be had
-for the device. What needs a backend that is missing is passed over, which the reason then tells,
-unless the kernel is there already.
+what was chosen ahead of time, of the template that the caller named if one was named
+(:mod:`pdssm_compiler.runtime.bundles`); the heuristic of the template the caller named; what a
+tuning log says for the sizes (:mod:`pdssm_compiler.runtime.tuning.resolve`); the heuristic of the
+first template that can run the program, those that suit the sizes first; plain PyTorch, where no
+other backend is to be had for the device. What needs a backend that is missing is passed over,
+which the reason then tells, unless the kernel is there already.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import BACKENDS, Kernel
+from pdssm_compiler.runtime.bundles import chosen_ahead
 from pdssm_compiler.runtime.cache import KernelCache, default_cache
 from pdssm_compiler.runtime.deployed import deployed
 from pdssm_compiler.runtime.entries import Entries, Files
@@ -80,6 +82,7 @@ def choose(
     config: Any = None,
     problem: Problem | None = None,
     *,
+    ahead: bool = True,
     logs: bool = True,
 ) -> Schedule:
     """The schedule for a specialised program.
@@ -90,21 +93,27 @@ def choose(
         config: a template's config, to be taken as it is, or a template's name, to take what its
             heuristic says.
         problem: the sizes to choose for, as far as they are known.
+        ahead: whether what was chosen ahead of time has a say.
         logs: whether tuning logs have a say.
 
     Raises:
         NoTemplateError: no template, or not the given one, can run the program there.
     """
     problem = problem or Problem()
+    if ahead and (config is None or isinstance(config, str)):
+        found_ahead = _ahead_of_time(program, target, config, problem)
+        if found_ahead is not None:
+            return found_ahead
     if config is not None:
         return _asked_for(program, target, config, problem)
-    for measured in tuned(program, target, problem) if logs else ():
-        schedule = Schedule(measured.template, measured.config, measured.reason, True)
-        lacking = BACKENDS[schedule.template.backend].unavailable()
-        if lacking is None:
-            return schedule
-        if _is_there(program, target, schedule):
-            return replace(schedule, reason=f"{schedule.reason}; its kernel was there: {lacking}")
+    if logs:
+        measured = (
+            Schedule(each.template, each.config, each.reason, logged=True)
+            for each in tuned(program, target, problem)
+        )
+        found_measured = _first_to_be_had(program, target, measured)
+        if found_measured is not None:
+            return found_measured
     found = candidates(program, target, problem)
     missing = {c.template.backend: BACKENDS[c.template.backend].unavailable() for c in found}
     reason, tried, said = "heuristic", [], dict(missing)
@@ -133,8 +142,36 @@ def choose(
     )
 
 
+def _ahead_of_time(
+    program: Program, target: Target, template: str | None, problem: Problem
+) -> Schedule | None:
+    """What was chosen ahead of time, if its kernel is there or can be made."""
+    manifests = [manifest for kernels in deployed() for manifest in kernels.manifests]
+    chosen = (
+        Schedule(each.template, each.config, each.reason)
+        for each in chosen_ahead(manifests, program, target, problem)
+        if template in (None, each.template.name)
+    )
+    return _first_to_be_had(program, target, chosen)
+
+
+def _first_to_be_had(
+    program: Program, target: Target, schedules: Iterable[Schedule]
+) -> Schedule | None:
+    """The first schedule whose kernel is there or can be made."""
+    for schedule in schedules:
+        lacking = BACKENDS[schedule.template.backend].unavailable()
+        if lacking is None:
+            return schedule
+        if _is_there(program, target, schedule):
+            return replace(schedule, reason=f"{schedule.reason}; its kernel was there: {lacking}")
+    return None
+
+
 def _loose_key(program: Program, target: Target, schedule: Schedule) -> KernelKey:
-    """The key of a kernel by what does not need its compiler: what depends on alignment does."""
+    """The key of a kernel that no compiler is needed for: what depends on alignment is loaded by
+    its compiler.
+    """
     return key_of(schedule.template.lower(program, target, schedule.config), 0)
 
 
@@ -145,22 +182,20 @@ def _is_there(program: Program, target: Target, schedule: Schedule) -> bool:
     return found is not None
 
 
-# Nothing chosen depends on how many rows or tokens there are beyond 2 to this many.
-_BITS = 14
-
-
-def schedules(program: Program, target: Target, config: Any = None) -> list[Schedule]:
-    """Every schedule that a call of some sizes asks for, that of unknown sizes first; see
-    :func:`choose`. Those of tuning logs and those that a machine without them takes.
+def choices(
+    program: Program, target: Target, config: Any = None
+) -> list[tuple[Schedule, list[Problem]]]:
+    """Every schedule that a call of some sizes asks for, that of unknown sizes first, each with
+    the buckets of these sizes; see :func:`choose`. Nothing chosen ahead of time has a say.
     """
-    bits = range(1, _BITS + 1)
-    sizes = [(1 << rows, 1 << length) for rows in bits for length in bits]
-    problems = [Problem(), *(Problem.bucket(*each) for each in sizes)]
-    found: dict[tuple[str, Any], Schedule] = {}
-    for problem in problems if config is None or isinstance(config, str) else problems[:1]:
-        for logs in (False, True):
-            schedule = choose(program, target, config, problem, logs=logs)
-            found.setdefault(schedule.kernel, schedule)
+    explicit = config is not None and not isinstance(config, str)
+    found: dict[tuple[str, Any], tuple[Schedule, list[Problem]]] = {}
+    schedule = choose(program, target, config, ahead=False)
+    for problem in Problem.buckets():
+        if not explicit:
+            schedule = choose(program, target, config, problem, ahead=False)
+        _, sizes = found.setdefault(schedule.kernel, (schedule, []))
+        sizes.append(problem)
     return list(found.values())
 
 

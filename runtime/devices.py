@@ -1,52 +1,57 @@
 """Torch devices to targets."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.schedules.descriptions import SUFFIX
 from pdssm_compiler.schedules.target import (
-    NAMED_TARGETS,
     Target,
-    UnknownTargetError,
     cpu_target,
+    described_target,
     gpu_target,
-    named_target,
+    named_targets,
+    unknown_target,
 )
 
 # The types of torch devices that scans run on, by torch's names.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 
 
-def find_target(named: str | torch.device | Target | None) -> Target:
-    """The target that a user names: a torch device, an architecture, or None for this machine's
-    GPU if it has one and its CPU otherwise.
+def find_target(named: str | Path | torch.device | Target | None) -> Target:
+    """The target that a user names: a torch device, an architecture or model of GPU, a file that
+    describes one, or None for this machine's GPU if it has one and its CPU otherwise.
 
     Raises:
-        ArgumentError: neither text nor a device, or a GPU that is not here.
-        UnknownTargetError: an architecture or a type of device that is not known.
+        ArgumentError: none of these, or a GPU that is not here.
+        UnknownTargetError: a name or a type of device that is not known.
+        DescriptionError: a file that cannot be read, or says what is not allowed.
     """
     if isinstance(named, Target):
         return named
     if named is None:
         named = "cuda" if torch.cuda.is_available() else "cpu"
-    if not isinstance(named, str | torch.device):
+    if not isinstance(named, str | Path | torch.device):
         raise ArgumentError(
-            f"target must be a torch device or an architecture such as 'sm_90', got "
-            f"{shown(named)}; pass a str or a torch.device"
+            f"target must be a torch device, a GPU's name such as 'sm_90', or the path of a "
+            f"description, got {shown(named)}; pass a str, a torch.device or a Path"
         )
-    if named in NAMED_TARGETS:
-        return named_target(str(named))
+    if isinstance(named, Path) or (isinstance(named, str) and named.endswith(SUFFIX)):
+        return described_target(Path(named))
+    if named in named_targets():
+        return named_targets()[str(named)]
     device = _device(named)
     if device is None or device.type not in DEVICE_TYPES:
-        known = ", ".join([*DEVICE_TYPES, *NAMED_TARGETS])
-        raise UnknownTargetError(f"unknown target {shown(str(named))}; known targets: {known}")
+        raise unknown_target(str(named), [*DEVICE_TYPES, *named_targets()])
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ArgumentError(
             f"target {str(named)!r} needs a GPU that torch can see, and it sees "
-            f"{_gpus()}; name an architecture such as 'sm_90' to compile for one that is absent"
+            f"{_gpus()}; name an architecture such as 'sm_90', or a file that describes a GPU, to "
+            f"compile for one that is absent"
         )
     return target_of(device)
 
@@ -82,4 +87,12 @@ def target_of(device: torch.device) -> Target:
         properties.multi_processor_count,
         properties.shared_memory_per_block_optin,
         properties.name,
+        _bandwidth(properties),
     )
+
+
+def _bandwidth(properties: Any) -> int:
+    """Bytes a second, of a memory that moves data twice a clock; 0 if torch does not say."""
+    kilohertz = getattr(properties, "memory_clock_rate", 0)
+    bits = getattr(properties, "memory_bus_width", 0)
+    return 2 * kilohertz * 1000 * bits // 8

@@ -7,6 +7,7 @@ from pdssm_compiler.cli.compile import compile_command
 from pdssm_compiler.cli.doctor import doctor
 from pdssm_compiler.cli.lower import lower
 from pdssm_compiler.cli.run import run
+from pdssm_compiler.cli.targets import describe, targets
 from pdssm_compiler.cli.tune import tune
 from pdssm_compiler.cli.verify import verify
 
@@ -19,6 +20,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("doctor")(doctor)
+app.command("targets")(targets)
+app.command("describe")(describe)
 app.command("lower")(lower)
 app.command("compile")(compile_command)
 app.command("verify")(verify)

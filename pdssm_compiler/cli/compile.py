@@ -21,13 +21,18 @@ def compile_command(
     spec: ScanSpec,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="cpu, cuda, sm_90, gfx942, …; may be given several times."),
+        typer.Option(
+            help="cpu, cuda, a GPU that targets lists (sm_90, h200, …) or a file that describes "
+            "one; may be given several times."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
+            "--output",
+            "--out",
             help="A folder to save kernels to, for calls of all sizes, on machines that compile "
-            "none: PDSSM_KERNELS names it there."
+            "none, and which calls take which: PDSSM_KERNELS names it there.",
         ),
     ] = None,
     template: o.Template = None,
@@ -59,7 +64,8 @@ def compile_command(
             needs[source.backend] = backend.needs(files)
     results().print(table)
     if out is not None:
-        typer.echo(f"kernels saved to {out}; besides torch and this pdssm-compiler they need")
+        typer.echo(f"kernels, and manifests of which calls take which, saved to {out}")
+        typer.echo("besides torch and this pdssm-compiler they need")
         for backend_name, needed in needs.items():
             typer.echo(f"{backend_name}: {needed}")
 

@@ -44,7 +44,8 @@ def lower(
     spec: ScanSpec,
     stage: Annotated[Stage, typer.Argument(help="What to print.")] = Stage.ir,
     target: Annotated[
-        str | None, typer.Option(help="cpu, cuda, or an architecture such as sm_90 or gfx942.")
+        str | None,
+        typer.Option(help="cpu, cuda, a GPU such as sm_90 or h200, or a file that describes one."),
     ] = None,
     template: o.Template = None,
     initial_state: o.InitialState = False,

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pdssm_compiler.ir.errors import PdssmError, shown
@@ -45,6 +46,11 @@ class Config:
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
+# Nothing chosen depends on how many rows or tokens there are beyond 2 to these: the narrowest
+# rows, 64 a warp, are many where there are 8 warps a processor, of which no GPU has 4096.
+_ROW_BITS, _LENGTH_BITS = 21, 20
+
+
 @dataclass(frozen=True)
 class Problem:
     """The sizes that pick a schedule; None where the caller does not know them yet.
@@ -64,6 +70,21 @@ class Problem:
         as many bits.
         """
         return cls(1 << max(0, rows - 1).bit_length(), (1 << length.bit_length()) - 1)
+
+    @classmethod
+    def buckets(cls) -> "list[Problem]":
+        """Every bucket that a schedule may depend on, that of unknown sizes first."""
+        rows = [1 << bits for bits in range(_ROW_BITS + 1)]
+        lengths = [1 << bits for bits in range(_LENGTH_BITS + 1)]
+        return [cls(), *(cls.bucket(*sizes) for sizes in product(rows, lengths))]
+
+    @property
+    def nearest_bucket(self) -> "Problem":
+        """Of :meth:`buckets`, the one with the schedule of these sizes."""
+        if self.rows is None or self.length is None:
+            return Problem()
+        rows, length = max(1, self.rows), max(1, self.length)
+        return Problem.bucket(min(rows, 1 << _ROW_BITS), min(length, 1 << _LENGTH_BITS))
 
 
 class Template(ABC, Generic[ConfigT]):

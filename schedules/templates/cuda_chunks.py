@@ -16,6 +16,7 @@ All blocks of a launch run at the same time (a cooperative launch), so a team ma
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from pdssm_compiler.ir.errors import PassError
@@ -161,6 +162,17 @@ class _Bodies:
         return SharedMemory(block, tuple(lasting), tuple(turns), self.scan.teams)
 
 
+@lru_cache(maxsize=4096)
+def _shared_bytes(program: Program, config: CudaChunksConfig) -> int | str:
+    """Shared memory of a block, or why the program has no chunks. Kept, for one choice after
+    another asks for the same few configs.
+    """
+    try:
+        return _Bodies(in_text_names(program), Writer(), config).shared.bytes
+    except PassError as error:
+        return f"chunks have no summary: {error}"
+
+
 class CudaChunks(Template[CudaChunksConfig]):
     """The template; see the module's text."""
 
@@ -238,11 +250,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         warps = config.teams * whole_team(program)
         if warps > _MOST_WARPS:
             return f"{warps} warps are more than a block has"
-        try:
-            bodies = _Bodies(in_text_names(program), Writer(), config)
-        except PassError as error:
-            return f"chunks have no summary: {error}"
-        shared = bodies.shared.bytes
+        shared = _shared_bytes(program, config)
+        if isinstance(shared, str):
+            return shared
         if shared > target.shared_memory:
             return f"{shared} bytes of shared memory are more than {target.shared_memory}"
         return None

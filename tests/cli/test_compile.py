@@ -41,10 +41,12 @@ def test_every_gpu_with_what_its_kernels_take(pdssm: Command) -> None:
 def test_kernels_are_saved(pdssm: Command, tmp_path: Path) -> None:
     out = tmp_path / "kernels"
     targets = [word for name in ("sm_90", "gfx942", "cpu") for word in ("--target", name)]
-    done = pdssm("compile", "-N", 4, "--map-source", "none", *targets, "--out", out)
+    done = pdssm("compile", "-N", 16, "--map-source", "none", *targets, "--output", out)
     assert done.status == 0
     found = rows(done.out)
-    assert len(found) == len(list(out.iterdir()))
+    manifests = list(out.glob("manifest-*.json"))
+    assert len(manifests) == 3
+    assert len(found) == len(list(out.iterdir())) - len(manifests)
     told = {(row["target"].partition(":")[2], row["kernel"], row["template"]) for row in found}
     # Calls of any sizes find theirs.
     for kind in ("forward", "backward"):
@@ -52,8 +54,9 @@ def test_kernels_are_saved(pdssm: Command, tmp_path: Path) -> None:
             assert ("sm_90", kind, template) in told
         for template in ("triton-rows", "triton-chunks"):
             assert ("gfx942", kind, template) in told
-    assert done.out.splitlines()[-4:] == [
-        f"kernels saved to {out}; besides torch and this pdssm-compiler they need",
+    assert done.out.splitlines()[-5:] == [
+        f"kernels, and manifests of which calls take which, saved to {out}",
+        "besides torch and this pdssm-compiler they need",
         "tvm-cuda: an NVIDIA driver",
         "triton: triton, a C compiler and the GPU's driver",
         "tvm: apache-tvm-ffi",

@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import cuda_compilers
 from pdssm_compiler.runtime.capabilities import capabilities
 from pdssm_compiler.runtime.errors import BackendUnavailableError
+from pdssm_compiler.schedules.target import cpu_target, describe, named_target
 from tests.cli.conftest import Command, Done
 from tests.missing import without
 
@@ -31,9 +34,9 @@ def test_packages_cache_devices_and_toolchains(pdssm: Command) -> None:
         assert title in done.out
 
 
-def row_of(done: Done, first: str) -> list[str]:
-    """The cells of the row that starts so, in the tables after the packages."""
-    lines = done.out.partition("Kernel cache")[2].splitlines()
+def row_of(done: Done, first: str, after: str = "Kernel cache") -> list[str]:
+    """The cells of the row that starts so, in the tables from one on."""
+    lines = done.out.partition(after)[2].splitlines()
     (row,) = (line for line in lines if line.startswith(f"│ {first} "))
     return [cell.strip() for cell in row.strip("│").split("│")]
 
@@ -136,7 +139,33 @@ def test_kernels_compiled_ahead_of_time(
 ) -> None:
     compile(ScanSpec(5, map_source="none"), "cpu").save(tmp_path)
     monkeypatch.setenv(settings.KERNELS, str(tmp_path))
-    assert row_of(pdssm("doctor"), "ahead of time")[1] == f"2 kernels in {tmp_path}"
+    done = pdssm("doctor")
+    assert row_of(done, "ahead of time")[1] == f"2 kernels in {tmp_path}"
+    assert f"2 programs with choices for {cpu_target()}" in done.out
+
+
+def test_a_target_that_is_absent(pdssm: Command, tmp_path: Path) -> None:
+    path = tmp_path / "gpu.toml"
+    path.write_text(describe(replace(named_target("h200"), name="Another", processors=66)))
+    done = pdssm("doctor", "--target", path)
+    assert done.status == 0
+    row = row_of(done, str(path), after="Targets")
+    assert row[1:] == ["Another", "cuda:sm_90", "66", "32", "255", "227 KiB", "4800 GB/s"]
+    _, templates, state = row_of(done, "tvm-cuda", after="Targets")
+    assert set(templates.split(", ")) == {"cuda-rows", "cuda-step", "cuda-chunks"}
+    assert re.fullmatch(r"cuda-rows compiles, \d+ bytes", state)
+
+
+def test_a_target_that_nothing_compiles_for(
+    pdssm: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, tvm_cuda="tvm is missing: get it", triton="triton is missing: get it")
+    done = pdssm("doctor", "--target", "sm_90")
+    assert done.status == 1
+    for backend in ("tvm", "triton"):
+        row = row_of(done, "tvm-cuda" if backend == "tvm" else backend, after="Targets")
+        told = f"cannot compile for cuda:sm_90: {backend} is missing: get it"
+        assert row[2] == f"BackendUnavailableError: {told}"
 
 
 def no_driver() -> Any:

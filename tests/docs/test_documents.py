@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from pdssm_compiler.fusion.functions import FUNCTIONS
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.schedules.registry import TEMPLATES
+from pdssm_compiler.schedules.target import described_target
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    """The fenced blocks of one language, also those that stand in lists."""
+    pattern = rf"^ *```{language}\n(.*?)^ *```"
+    found = re.findall(pattern, path.read_text(), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for block in found]
 
 
 def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +58,16 @@ def test_the_snippet_of_fusion_runs() -> None:
     assert all(tensor.grad.abs().max() > 0 for tensor in scope["given"].values())
 
 
+def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "targets.md"
+    (shown,) = blocks(page, "toml")
+    (tmp_path / "gpu.toml").write_text(shown)
+    found = described_target(tmp_path / "gpu.toml")
+    assert (found.name, found.processors, found.bandwidth) == ("My GPU", 66, 2 * 10**12)
+    keys = [line.split("`")[1] for line in page.read_text().splitlines() if "   | `" in line]
+    assert keys == [line.split(" = ")[0] for line in shown.splitlines() if line.strip()]
+
+
 def test_every_traced_function_is_named() -> None:
     page = (ROOT / "docs" / "fusion.md").read_text()
     of_operators = {"add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide"}
@@ -78,7 +92,19 @@ def commands(program: str) -> list[str]:
 def test_there_are_commands() -> None:
     shown = {program: {line.split()[0] for line in commands(program)} for program in APPS}
     assert shown == {
-        "pdssm-compiler ": {"doctor", "lower", "compile", "verify", "tune", "run", "cache"},
+        "pdssm-compiler ": {
+            *(
+                "doctor",
+                "targets",
+                "describe",
+                "lower",
+                "compile",
+                "verify",
+                "tune",
+                "run",
+                "cache",
+            )
+        },
         "python -m benchmarks ": {"gpu", "cpu", "show", "plot"},
     }
 

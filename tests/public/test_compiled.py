@@ -170,12 +170,12 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] =
         (SPEC, "sm_99"), {}, UnknownTargetError, "unknown target 'sm_99'; known targets: cpu, "
     ),
     "no target": (
-        (SPEC, 90), {}, ArgumentError, "target must be a torch device or an architecture such as"
+        (SPEC, 90), {}, ArgumentError, "target must be a torch device, a GPU's name such as"
     ),
     "a device that runs no scan": (
         (SPEC, "meta"), {}, UnknownTargetError, "unknown target 'meta'; known targets: cpu, "
     ),
-    "bytes": ((SPEC, b"cpu"), {}, ArgumentError, "target must be a torch device or an arch"),
+    "bytes": ((SPEC, b"cpu"), {}, ArgumentError, "target must be a torch device, a GPU"),
     "map dtype": (
         (SPEC, "cpu"), {"map_dtype": torch.float32}, ArgumentError, "map_dtype must be one of"
     ),

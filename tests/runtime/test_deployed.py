@@ -21,7 +21,7 @@ from pdssm_compiler.runtime.backends import cpu_threads, cuda_compilers, tvm_cpu
 from pdssm_compiler.runtime.compile_service import build, choose
 from pdssm_compiler.runtime.entries import read_key, write_entry
 from pdssm_compiler.runtime.errors import BackendUnavailableError, SettingError
-from pdssm_compiler.schedules.target import cpu_target, named_target
+from pdssm_compiler.schedules.target import cpu_target, describe, named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from tests.missing import without
 from tests.public.scans import Case, Draw, inputs
@@ -97,9 +97,11 @@ def test_cpu_kernels_need_the_ffi_alone(tmp_path: Path) -> None:
     assert all(set(kernel.files) == {"kernel.so", "source.py"} for kernel in saved)
     found = on_a_bare_machine(RUN, tmp_path)
     missing = BACKEND_MISSING.format("tvm_ffi_orcjit")
+    here = cpu_target()
+    chosen = f"choice ahead of time for {here.name or here.arch}: heuristic"
     assert (
         found["kernels"]
-        == [["cpu-rows", "deployed", f"heuristic; its kernel was there: {missing}"]] * 2
+        == [["cpu-rows", "deployed", f"{chosen}; its kernel was there: {missing}"]] * 2
     )
     assert "; loaded as compiled ahead of time in " in found["told"]
     assert found["libraries"] == []
@@ -133,11 +135,15 @@ print(json.dumps({"kernels": found, "libraries": sorted(libraries())}))
 
 
 def test_cuda_kernels_need_the_driver_alone(tmp_path: Path) -> None:
-    saved = compile(ScanSpec(24, map_source="none"), "sm_90").save(tmp_path)
+    """For a GPU that is described in a file, and runs on one of its architecture."""
+    path = tmp_path / "gpu.toml"
+    path.write_text(describe(replace(H100, name="Another", processors=66)))
+    saved = compile(ScanSpec(24, map_source="none"), path).save(tmp_path / "kernels")
     assert {kernel.needs for kernel in saved} == {"an NVIDIA driver"}
     assert all(kernel.files["kernel.cubin"][:4] == b"\x7fELF" for kernel in saved)
-    found = on_a_bare_machine(LAUNCH, tmp_path)
-    reason = f"heuristic; its kernel was there: {BACKEND_MISSING.format('tvm')}"
+    found = on_a_bare_machine(LAUNCH, tmp_path / "kernels")
+    missing = BACKEND_MISSING.format("tvm")
+    reason = f"choice ahead of time for Another: heuristic; its kernel was there: {missing}"
     assert found["kernels"] == [
         ["cuda-step", reason, "deployed", "deployed", 1],
         ["cuda-rows", reason, "deployed", "deployed", 30],

@@ -1,5 +1,8 @@
 """Targets as a user names them: as text or as a device, known or refused with what is known."""
 
+import types
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +12,18 @@ import torch
 from pdssm_compiler.runtime import devices
 from pdssm_compiler.runtime.devices import DEVICE_TYPES, find_target, target_of
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.schedules.descriptions import DescriptionError
 from pdssm_compiler.schedules.target import (
-    NAMED_TARGETS,
     Target,
     UnknownTargetError,
     cpu_target,
+    describe,
     named_target,
+    named_targets,
 )
 
-KNOWN = ", ".join(["cpu", "cuda", "mps", "xpu", *NAMED_TARGETS])
+NAMES = ", ".join(["cpu", "cuda", "mps", "xpu", *named_targets()])
+KNOWN = f"{NAMES}, and the path of a description, ending in .toml"
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0", "mps", "mps:0", "xpu"])
@@ -47,9 +53,10 @@ def test_what_is_neither_text_nor_a_device(named: Any) -> None:
         find_target(named)
     message = str(caught.value)
     assert message.startswith(
-        "target must be a torch device or an architecture such as 'sm_90', got "
+        "target must be a torch device, a GPU's name such as 'sm_90', or the path of a "
+        "description, got "
     )
-    assert message.endswith("; pass a str or a torch.device")
+    assert message.endswith("; pass a str, a torch.device or a Path")
     assert "\n" not in message
 
 
@@ -61,7 +68,8 @@ def test_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
                 find_target(named)
             assert str(caught.value) == (
                 f"target 'cuda:2' needs a GPU that torch can see, and it sees {seen}; name an "
-                f"architecture such as 'sm_90' to compile for one that is absent"
+                f"architecture such as 'sm_90', or a file that describes a GPU, to compile for "
+                f"one that is absent"
             )
 
 
@@ -74,9 +82,34 @@ def test_a_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_architectures_and_targets() -> None:
-    for name in NAMED_TARGETS:
+    for name in named_targets():
         assert find_target(name) == named_target(name)
         assert find_target(named_target(name)) == named_target(name)
+
+
+def test_a_described_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.toml"
+    path.write_text(describe(named_target("h200")))
+    assert find_target(path) == find_target(str(path)) == find_target("h200")
+    with pytest.raises(DescriptionError, match=r"none\.toml: the description cannot be read"):
+        find_target(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("says_bandwidth", [True, False])
+def test_what_torch_says_of_a_gpu(monkeypatch: pytest.MonkeyPatch, says_bandwidth: bool) -> None:
+    said: dict[str, Any] = {
+        "major": 9, "minor": 0, "warp_size": 32, "multi_processor_count": 132,
+        "shared_memory_per_block_optin": 232448, "name": "NVIDIA H100 80GB HBM3",
+    }  # fmt: skip
+    if says_bandwidth:
+        said |= {"memory_clock_rate": 2_619_000, "memory_bus_width": 5120}
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(**said)
+    )
+    found = target_of.__wrapped__(torch.device("cuda", 0))
+    rate = 3_352_320_000_000 if says_bandwidth else 0
+    assert found == replace(named_target("h100"), bandwidth=rate)
 
 
 def test_every_known_type_of_device_has_the_operator() -> None:

@@ -15,7 +15,7 @@ from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.programs import PdScan
 from pdssm_compiler.ir.programs import pd_scan as program_of_scan
 from pdssm_compiler.runtime import kernels, plan, settings
-from pdssm_compiler.runtime.compile_service import Schedule, choose, schedules
+from pdssm_compiler.runtime.compile_service import Schedule, choices, choose
 from pdssm_compiler.runtime.errors import TuningWarning
 from pdssm_compiler.runtime.tuning import log, resolve
 from pdssm_compiler.runtime.tuning.log import append_rows, file_name, folder_name
@@ -171,11 +171,13 @@ def test_a_corrupt_log_is_told(recwarn: pytest.WarningsRecorder) -> None:
     assert "(and 1 more lines)" in str(recwarn[0].message)
 
 
-def test_ahead_of_time_both_are_made() -> None:
+def test_what_is_compiled_ahead_of_time_is_what_logs_say_and_the_heuristic_elsewhere() -> None:
     of_user(row(CpuRowsConfig(4)))
-    found = {s.reason: s.config for s in schedules(PROGRAM, CPU)}
-    assert found["tuned on this machine, for 8 rows of 100 tokens"] == CpuRowsConfig(4)
-    assert "heuristic" in found
+    found = {s.reason: (s.config, sizes) for s, sizes in choices(PROGRAM, CPU)}
+    config, sizes = found["tuned on this machine, for 8 rows of 100 tokens"]
+    assert config == CpuRowsConfig(4)
+    assert Problem.bucket(8, 100) in sizes
+    assert Problem() in found["heuristic"][1]
 
 
 SCAN = specialise(program_of_scan(PdScan(6, None, map_source="none")))
