@@ -6,7 +6,7 @@ found is kept; a race of the same problem with the same versions goes on where t
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,7 @@ class Race:
                 complete = True
                 break
             self._tell(search, f"compiling {len(batch)}")
-            self._compile(batch)
-            for entry in batch:
+            for entry in self._compiled_ones(batch):
                 if self._is_late():
                     break
                 self._tell(search, str(entry))
@@ -173,21 +172,36 @@ class Race:
                 if row.candidate not in seen:
                     append_rows(self.path, [row])
 
-    def _compile(self, batch: Iterable[Entry]) -> None:
-        """Put the kernels of candidates into the cache."""
-        if default_cache() is None:
-            return
+    def _compiled_ones(self, batch: Sequence[Entry]) -> Iterable[Entry]:
+        """Candidates whose kernels are in the cache. A GPU times one while others are compiled; on
+        a CPU, compilers would take from it what is timed.
+        """
+        ready = self._compile(batch)
+        if self.problem.target.kind == "cpu":
+            compiled = set(ready)
+            return [entry for entry in batch if entry in compiled]
+        return ready
+
+    def _compile(self, batch: Iterable[Entry]) -> Iterator[Entry]:
+        """Put the kernels of candidates into the cache; gives each when it is there."""
         problem, sizes = self.problem, self.problem.sizes
-        # Plain PyTorch is generated where it runs.
-        jobs = {
-            problem.job(entry.text): entry for entry in batch if entry.template.backend != "torch"
-        }
+        if default_cache() is None:
+            yield from batch
+            return
+        jobs = {}
+        for entry in batch:
+            # Plain PyTorch is generated where it runs.
+            if entry.template.backend == "torch":
+                yield entry
+            else:
+                jobs[problem.job(entry.text)] = entry
         helpers = []
         if not self._compiled:
             helpers = list(helper_jobs(problem.text, problem.target, sizes.heads))
-        for job, made in self.compilers.compile([*jobs, *helpers]):
+        for job, made in self.compilers.compile([*helpers, *jobs]):
             if job in jobs:
                 self._compiled[jobs[job]] = made
+                yield jobs[job]
 
     def _outcome(self, entry: Entry, runs: int | None = None) -> Row:
         """A candidate's row."""

@@ -65,25 +65,44 @@ def without_assembly(text: str) -> str:
     return text
 
 
+HEADER = "cuda_on_cpu.h"
+
+
 @cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="pdssm-cuda-on-cpu-"))
+def _compiler() -> tuple[Path, list[str]]:
+    """A folder with the header, compiled ahead, and the command that compiles there."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    folder = Path(tempfile.mkdtemp(prefix="pdssm-cuda-on-cpu-"))
+    (folder / "lanes.h").write_text(without_assembly(LANE_FUNCTIONS))
+    command = [compiler, "-std=c++17", "-O1", "-fPIC", "-w", f"-I{folder}", f"-I{HERE}"]
+    # g++ takes it in the header's place; clang++ leaves it.
+    header = ["-x", "c++-header", str(HERE / HEADER), "-o", str(folder / f"{HEADER}.gch")]
+    subprocess.run([*command, *header], check=True, timeout=120)
+    return folder, command
 
 
 @cache
 def compiled(text: str) -> ctypes.CDLL:
     """A library of C++ text that includes the header."""
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler here")
-    folder = _folder()
-    (folder / "lanes.h").write_text(without_assembly(LANE_FUNCTIONS))
+    folder, command = _compiler()
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     source, library = folder / f"{name}.cpp", folder / f"{name}.so"
     source.write_text(text)
-    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{folder}", f"-I{HERE}"]
-    subprocess.run([*command, str(source), "-o", str(library)], check=True, timeout=120)
+    built = [*command, "-shared", str(source), "-o", str(library)]
+    subprocess.run(built, check=True, timeout=120)
     return ctypes.CDLL(str(library))
+
+
+_cuda_texts: dict[str, str] = {}
+
+
+def _cuda_text(source: KernelSource) -> str:
+    """The CUDA text of a source for one target, made once."""
+    if source.text not in _cuda_texts:
+        _cuda_texts[source.text] = tvm_cuda.cuda_text(source)
+    return _cuda_texts[source.text]
 
 
 def _kernel_text(cuda: str) -> str:
@@ -95,7 +114,7 @@ def _kernel_text(cuda: str) -> str:
     (declared,) = re.findall(rf"{tvm_cuda.ENTRY}\(([^)]*)\)", kernel)
     types = [p.replace("__restrict__", "").rsplit(None, 1)[0] for p in declared.split(",")]
     given = ", ".join(f"*static_cast<{type_}*>(at[{i}])" for i, type_ in enumerate(types))
-    return f"""#include "cuda_on_cpu.h"
+    return f"""#include "{HEADER}"
 {kernel}
 extern "C" int launch(int blocks, int threads, int shared, int seed, void** at) {{
   return run_threads(blocks, threads, shared, seed, [&](int) {{ {tvm_cuda.ENTRY}({given}); }});
@@ -155,7 +174,7 @@ def run(
     config = config or template.heuristic(program, H100, Problem())
     assert template.feasible(program, H100, config) is None
     source = template.lower(program, H100, config)
-    cuda = tvm_cuda.cuda_text(source)
+    cuda = _cuda_text(source)
     kernel = tvm_cuda.kernel_type(source)(
         b"", tvm_cuda.ENTRY, tvm_cuda.parameters_of(cuda), source
     )
