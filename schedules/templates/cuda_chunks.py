@@ -425,7 +425,8 @@ class _Kernel:
                 scan.stream_values(config.tokens)
             scan.copies_done()
         with self.writer.block("else:"):
-            scan.copies_done(but_last=True)
+            # Indices are in the first group, which is the last of one tile.
+            scan.copies_done(but_last=config.tiles > 1)
         with self.writer.block("if count > 0:"):
             write("first: T.let = start")
             scan.store_indices(config.tokens)

@@ -98,6 +98,14 @@ def test_chunks(scan: tuple[Any, ...]) -> None:
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
 
 
+def test_chunks_of_one_tile() -> None:
+    """Then the copies of the next chunk are one group, with the indices in it."""
+    program = pd_scan(PdScan(4, 3, final_state=True))
+    for teams in (1, 3):
+        config = CudaChunksConfig(4, 1, teams)
+        assert_agrees(CHUNKS, config, program, Sizes(1, 50, 2), most_blocks=4)
+
+
 @pytest.mark.parametrize("scan", some(0, 2, 4, 6))
 def test_rows(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
