@@ -70,7 +70,7 @@ def tune_problems(
     """
     level, limits = effort_of(effort), limits or Limits()
     results: list[Result] = []
-    roofs: dict[str, float] = {}
+    roofs: dict[str, float | None] = {}
     end = None if budget is None else time.monotonic() + budget
     if level.candidates:
         _check_writable()
