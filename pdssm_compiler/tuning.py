@@ -123,7 +123,8 @@ def tune(
     from then on, in this process and in others that use the same cache folder.
 
     What is measured is kept in a log as soon as it is known, and not measured again with the same
-    versions: interrupt it, and call it again to go on.
+    versions: interrupt it, and call it again to go on. Where several processes tune the same, as
+    ranks do, one measures, and all of them have its rows.
 
     Args:
         workloads: what to tune: a specification, whose sizes the next three give, or workloads,
@@ -147,6 +148,7 @@ def tune(
         ArgumentError: sizes that are missing or not needed, an unknown direction or effort, a log
             that cannot be written.
         NoTemplateError: nothing can run a scan there.
+        TuningTimeoutError: another process tunes the same, and does not go on.
     """
     if isinstance(workloads, ScanSpec):
         if batch is None or length is None or heads is None:
@@ -156,11 +158,18 @@ def tune(
         raise ArgumentError("workloads have sizes of their own; leave out batch, length, heads")
     if isinstance(workloads, Workload):
         workloads = [workloads]
-    where = torch.device(device)
+    where = _this_one(torch.device(device))
     problems = [problem for each in workloads for problem in each.problems(where)]
     return tune_problems(
         problems, effort, budget=budget, workers=workers, commit=commit, told=told
     )
+
+
+def _this_one(device: torch.device) -> torch.device:
+    """The GPU that ``"cuda"`` names now: other processes have another current one."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def suite(device: torch.device, directions: Sequence[str]) -> list[Workload]:

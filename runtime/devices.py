@@ -91,6 +91,16 @@ def target_of(device: torch.device) -> Target:
     )
 
 
+def hardware_name(device: torch.device) -> str:
+    """What tells a device of this machine from the others, whichever of them a process sees."""
+    if device.type == "cpu":
+        return "cpu"
+    found: Any = device.index or 0
+    if device.type == "cuda":
+        found = getattr(torch.cuda.get_device_properties(device), "uuid", found)
+    return f"{device.type}-{found}"
+
+
 def _bandwidth(properties: Any) -> int:
     """Bytes a second, of a memory that moves data twice a clock; 0 if torch does not say."""
     kilohertz = getattr(properties, "memory_clock_rate", 0)

@@ -31,9 +31,13 @@ class SettingError(PdssmError, ValueError):
     """An environment variable has a value that means nothing."""
 
 
+class TuningTimeoutError(PdssmError, RuntimeError):
+    """Another process holds what tuning needs, and does not go on."""
+
+
 class CacheWarning(UserWarning):
     """The kernel cache could not be used, or an entry was corrupt; the work goes on without."""
 
 
 class TuningWarning(UserWarning):
-    """A tuning log, or a row of one, could not be used; the choice goes on without."""
+    """A tuning log, a row of one, or a lock could not be used; the work goes on without."""

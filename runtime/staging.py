@@ -16,12 +16,8 @@ from pathlib import Path
 
 from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.errors import BackendUnavailableError
+from pdssm_compiler.runtime.locks import take
 from pdssm_compiler.runtime.trust import distrust, make_private
-
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # not on this system: only age tells
-    flock = None  # type: ignore[assignment]
 
 # What stands beside the entries for a while: what is filled, what is removed, a trial of whether
 # there is room, and what compilers hand on.
@@ -118,18 +114,9 @@ def _holding(path: Path) -> Iterator[bool]:
     Raises:
         OSError: it is not there.
     """
-    if flock is None:
-        yield True
-        return
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        held = True
-        try:
-            flock(descriptor, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            held = False
-        except OSError:
-            pass
-        yield held
+        # Where there are no locks, only age tells.
+        yield take(descriptor) is not False
     finally:
         os.close(descriptor)

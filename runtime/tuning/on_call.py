@@ -3,19 +3,22 @@
 Then the first call of a program in a bucket of sizes that no log speaks for is tuned before it
 runs, for its own sizes. Never while a CUDA graph is captured; and shapes alone (fake kernels,
 tracing) never come here.
+
+Of several processes that share a folder of logs, one tunes, and the others wait
+(:mod:`pdssm_compiler.runtime.tuning.turns`). What a process has chosen for other sizes stays: it
+must not depend on which of them has tuned.
 """
 
 import threading
+import warnings
 
 import torch
 
-from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.devices import target_of
-from pdssm_compiler.runtime.tuning.resolve import tuned
-from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.runtime.errors import ArgumentError, TuningTimeoutError, TuningWarning
+from pdssm_compiler.runtime.tuning.resolve import forget, tuned
 
 # One race at a time: two would disturb each other.
 _lock = threading.Lock()
@@ -37,15 +40,30 @@ def tune_if_asked(program: Program, device: torch.device, sizes: Sizes) -> None:
         return
     # What tunes calls plans as well.
     from pdssm_compiler.runtime.tuning.problem import TuningProblem
-    from pdssm_compiler.runtime.tuning.tuner import tune_problems
+    from pdssm_compiler.runtime.tuning.tuner import log_of, tune_problems
 
-    lowered, target = specialise(program), target_of(device)
-    bucket = Problem.bucket(sizes.batch * sizes.heads, sizes.length)
+    label = f"{program.text.splitlines()[0]}, by a call"
+    problem = TuningProblem(program.text, label, program.direction, sizes, str(device))
+
+    def is_unknown(problem: TuningProblem) -> bool:
+        # Another process may have added to it.
+        forget(log_of(problem))
+        return next(tuned(problem.program, problem.target, problem.bucket), None) is None
+
     with _lock:
-        if next(tuned(lowered, target, bucket), None) is None:
-            label = f"{program.text.splitlines()[0]}, by a call"
-            problem = TuningProblem(program.text, label, program.direction, sizes, str(device))
-            tune_problems([problem], effort)
+        try:
+            tune_problems([problem], effort, wanted=is_unknown, keep_choices=True)
+        except ArgumentError:
+            # A log that cannot be written may say all that is needed.
+            if is_unknown(problem):
+                raise
+        except TuningTimeoutError as error:
+            warnings.warn(
+                f"{error}; calls of {problem} take what the logs say by now, and other processes "
+                f"may take something else",
+                TuningWarning,
+                stacklevel=2,
+            )
 
 
 def _is_capturing(device: torch.device) -> bool:

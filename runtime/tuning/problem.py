@@ -53,6 +53,11 @@ class TuningProblem:
         """What the pointers of torch's own tensors are multiples of, as plans see them."""
         return 16 if torch.device(self.device).type == "cuda" else 0
 
+    @property
+    def threads(self) -> int:
+        """How many run a CPU's kernels; 0 elsewhere."""
+        return torch.get_num_threads() if self.target.kind == "cpu" else 0
+
     def job(self, config: str) -> Job:
         """The kernel of a config, to be compiled."""
         return Job(self.text, config, self.target, self.alignment)

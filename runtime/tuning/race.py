@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.tuning.cost_model import Sample
 from pdssm_compiler.runtime.tuning.effort import Effort
@@ -101,7 +99,8 @@ class Race:
         measure_seconds: after which a candidate is taken to hang.
         commit: of this package, where the checkout has no history to ask.
         earlier: what the cost model learns from besides.
-        roofs: bytes a second of a large copy, by device; measured where it is not there.
+        roofs: bytes a second of a large copy, by device; measured where it is not there, and None
+            where that failed.
     """
 
     problem: TuningProblem
@@ -114,8 +113,9 @@ class Race:
     measure_seconds: float = MEASURE_SECONDS
     commit: str | None = None
     earlier: Sequence[Sample] = ()
-    roofs: dict[str, float] = field(default_factory=dict)
+    roofs: dict[str, float | None] = field(default_factory=dict)
     _rows: dict[Entry, Row] = field(default_factory=dict)
+    _times: dict[Entry, float | None] = field(default_factory=dict)
     _compiled: dict[Entry, Compiled] = field(default_factory=dict)
     _measured: int = 0
 
@@ -130,13 +130,12 @@ class Race:
         self._resume(space)
         search = Search(space, self.effort, self.earlier)
         complete = False
-        while not self._is_late():
+        while True:
             batch = search.next(self._times)
-            if not batch:
-                complete = True
+            complete = not batch
+            if complete or self._is_late():
                 break
-            self._tell(search, f"compiling {len(batch)}")
-            for entry in self._compiled_ones(batch):
+            for entry in self._compiled_ones(search, batch):
                 if self._is_late():
                     break
                 self._tell(search, str(entry))
@@ -144,10 +143,6 @@ class Race:
         self._finals(search)
         rows = latest(filter(self._is_ours, read_log(self.path)[0]))
         return Result(self.problem, rows, complete, self._measured)
-
-    @property
-    def _times(self) -> dict[Entry, float | None]:
-        return {entry: row.ms for entry, row in self._rows.items()}
 
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
@@ -159,31 +154,39 @@ class Race:
     def _resume(self, space: Space) -> None:
         """Take what an earlier race of the same versions has measured; note what cannot run."""
         known = {(e.template.name, e.text): e for e in (*space.heuristics, *space.others)}
-        seen = set()
-        for row in latest(filter(self._is_ours, warned_rows(self.path))):
-            if row.versions == kernel_versions() and row.threads == self._threads:
-                seen.add(row.candidate)
-                entry = known.get((row.template, _text(row)))
-                if entry is not None:
-                    self._rows[entry] = row
+        ours = list(filter(self._is_ours, warned_rows(self.path)))
+        seen = {row.candidate for row in latest(ours) if self._is_current(row)}
+        for row in ours:
+            entry = known.get((row.template, _text(row)))
+            if entry is not None and row.candidate in seen and self._is_current(row):
+                self._note(entry, row)
         if self.effort.candidates:
             for entry, reason in space.refused:
                 row = self._row(entry, "infeasible", error=reason)
                 if row.candidate not in seen:
                     append_rows(self.path, [row])
 
-    def _compiled_ones(self, batch: Sequence[Entry]) -> Iterable[Entry]:
+    def _is_current(self, row: Row) -> bool:
+        return row.versions == kernel_versions() and row.threads == self.problem.threads
+
+    def _note(self, entry: Entry, row: Row) -> None:
+        # What is timed again at the end is not news to the search.
+        self._times.setdefault(entry, row.ms)
+        self._rows[entry] = row
+
+    def _compiled_ones(self, search: Search, batch: Sequence[Entry]) -> Iterable[Entry]:
         """Candidates whose kernels are in the cache. A GPU times one while others are compiled; on
         a CPU, compilers would take from it what is timed.
         """
-        ready = self._compile(batch)
+        ready = self._compile(search, batch)
         if self.problem.target.kind == "cpu":
             compiled = set(ready)
             return [entry for entry in batch if entry in compiled]
         return ready
 
-    def _compile(self, batch: Iterable[Entry]) -> Iterator[Entry]:
+    def _compile(self, search: Search, batch: Sequence[Entry]) -> Iterator[Entry]:
         """Put the kernels of candidates into the cache; gives each when it is there."""
+        self._tell(search, f"compiling {len(batch)}")
         problem, sizes = self.problem, self.problem.sizes
         if default_cache() is None:
             yield from batch
@@ -198,7 +201,8 @@ class Race:
         helpers = []
         if not self._compiled:
             helpers = list(helper_jobs(problem.text, problem.target, sizes.heads))
-        for job, made in self.compilers.compile([*helpers, *jobs]):
+        for number, (job, made) in enumerate(self.compilers.compile([*helpers, *jobs]), 1):
+            self._tell(search, f"compiling {len(batch)}, {number} done")
             if job in jobs:
                 self._compiled[jobs[job]] = made
                 yield jobs[job]
@@ -210,13 +214,12 @@ class Race:
         if made is not None and made.error is not None:
             status = "timeout" if made.hung else _status(made.error, "compile-error")
             return self._row(entry, status, error=made.error, compile_seconds=seconds)
-        times = [ms for ms in self._times.values() if ms is not None]
         request = Request(
             self.problem,
             entry.text,
             runs or self.effort.runs,
             self.effort.seconds,
-            min(times, default=None),
+            self._best_ms,
         )
         try:
             found = self.worker.ask(measure, request, self.measure_seconds)
@@ -242,17 +245,25 @@ class Race:
             shared_bytes=resources.get("shared_bytes"),
         )
 
-    def _floor_ms(self, moved: int) -> float:
-        """What a copy of so many bytes takes."""
+    def _floor_ms(self, moved: int) -> float | None:
+        """What a copy of so many bytes takes, if it can be measured."""
         device = self.problem.device
         if device not in self.roofs:
-            self.roofs[device] = self.worker.ask(roof_of, device, self.measure_seconds)
-        return moved / self.roofs[device] * 1e3
+            try:
+                roof = self.worker.ask(roof_of, device, self.measure_seconds)
+            except (DiedError, HungError, RaisedError):
+                # A caller's tensors may leave no memory for it.
+                roof = None
+            self.roofs[device] = roof
+        roof = self.roofs[device]
+        return None if roof is None else moved / roof * 1e3
 
     def _finals(self, search: Search) -> None:
         """Time the fastest again, and the heuristic: who was picked for a short time seldom keeps
         it, and the heuristic's two times show the noise.
         """
+        if not self.effort.candidates:
+            return
         right = {entry: row for entry, row in self._rows.items() if row.ms is not None}
         heuristic = next((entry for entry in right if entry.heuristic), None)
         if not self._measured and (heuristic is None or right[heuristic].again_ms is not None):
@@ -268,12 +279,8 @@ class Race:
 
     def _put(self, entry: Entry, row: Row, new: bool = True) -> None:
         append_rows(self.path, [row])
-        self._rows[entry] = row
+        self._note(entry, row)
         self._measured += new
-
-    @property
-    def _threads(self) -> int:
-        return torch.get_num_threads() if self.problem.target.kind == "cpu" else 0
 
     def _row(self, entry: Entry, status: str, **found: Any) -> Row:
         problem, target = self.problem, self.problem.target
@@ -292,19 +299,21 @@ class Race:
             status=status,
             device=target.name,
             target=str(target),
-            threads=self._threads,
+            threads=problem.threads,
             versions=kernel_versions(),
             commit=self.commit or commit(),
             date=now(),
             **found,
         )
 
+    @property
+    def _best_ms(self) -> float | None:
+        return min((row.ms for row in self._rows.values() if row.ms is not None), default=None)
+
     def _tell(self, search: Search, what: str) -> None:
-        times = self._times
-        heuristic = next((ms for entry, ms in times.items() if entry.heuristic), None)
-        best = min((ms for ms in times.values() if ms is not None), default=None)
-        planned = search.planned(times)
-        self.told(Progress(self.problem, len(times), planned, best, heuristic, what))
+        heuristic = next((row.ms for entry, row in self._rows.items() if entry.heuristic), None)
+        done, planned = len(self._rows), search.planned(self._times)
+        self.told(Progress(self.problem, done, planned, self._best_ms, heuristic, what))
 
 
 def _status(error: str, otherwise: str) -> str:

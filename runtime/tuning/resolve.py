@@ -7,6 +7,10 @@ nothing of another's.)
 
 Logs are read once a process and key. A choice is made once for each bucket of sizes
 (:mod:`pdssm_compiler.runtime.kernels`), so calls read nothing.
+
+Where calls tune by themselves, the log on this machine grows while processes run, so there it
+speaks for its own buckets of sizes alone, each of which is tuned once: what a call takes does not
+depend on what was called before, in this process or in another.
 """
 
 import threading
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pdssm_compiler.ir.program import Program
+from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.errors import TuningWarning
 from pdssm_compiler.runtime.tuning.log import (
     file_name,
@@ -59,8 +64,9 @@ def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]
     """
     if problem.rows is None or problem.length is None:
         return
+    grows = settings.tune_effort() != "none"
     for source, path in _sources(program, target):
-        row = _for_sizes(_best(path), problem)
+        row = _for_sizes(_best(path), problem, near=not (grows and user_logs() in path.parents))
         if row is None or row.program != program.fingerprint:
             continue
         try:
@@ -71,9 +77,12 @@ def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]
         yield Tuned(template, config, f"{source}, for {_told(row)}")
 
 
-def forget() -> None:
-    """Read logs anew."""
+def forget(log: Path | None = None) -> None:
+    """Read a log anew, or all of them."""
     with _lock:
+        if log is not None:
+            _read.pop(log, None)
+            return
         _read.clear()
         _folders.clear()
         _warned.clear()
@@ -136,21 +145,21 @@ def _best(path: Path) -> list[tuple[Problem, Row]]:
     return found
 
 
-def _for_sizes(best: list[tuple[Problem, Row]], problem: Problem) -> Row | None:
-    """The row for as many rows and the nearest length, if it is near."""
+def _for_sizes(best: list[tuple[Problem, Row]], problem: Problem, near: bool) -> Row | None:
+    """The row for as many rows and the length, or the nearest one if that is near."""
     assert problem.rows is not None
     assert problem.length is not None
     wanted = Problem.bucket(problem.rows, problem.length)
-    near: list[tuple[float, Row]] = []
+    found: list[tuple[float, Row]] = []
     for bucket, row in best:
         if bucket.rows != wanted.rows:
             continue
         shorter, longer = sorted((max(1, wanted.length or 1), max(1, bucket.length or 1)))
         # Buckets are powers of two less one.
         apart = (longer + 1) / (shorter + 1)
-        if bucket == wanted or (apart <= _LENGTHS and shorter >= _SHORT):
-            near.append((apart, row))
-    return min(near, key=lambda each: each[0])[1] if near else None
+        if bucket == wanted or (near and apart <= _LENGTHS and shorter >= _SHORT):
+            found.append((apart, row))
+    return min(found, key=lambda each: each[0])[1] if found else None
 
 
 def _template_and_config(row: Row, program: Program, target: Target) -> tuple[Template[Any], Any]:

@@ -4,16 +4,20 @@ First what each template's heuristic says. Templates that are hopeless by it are
 what remains is few, all of it is measured; otherwise batches, half of them neighbours of the best
 (one field apart), half of them what the cost model expects to be fastest, until a few batches in a
 row have found nothing faster.
+
+What comes next follows from what was measured alone, so a search that was interrupted goes on, and
+one that has ended stays ended.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from pdssm_compiler.runtime.tuning.cost_model import CostModel, Sample
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.space import Entry, Space, changes
 
 # As many as a few compilers make at a time.
-_BATCH = 8
+_BATCH = 12
 # Nothing faster than this fraction of the best is news.
 _NEWS = 0.99
 # What a candidate that failed counts as, over the heuristic: its like is tried last.
@@ -21,7 +25,7 @@ _FAILED = 10.0
 # How much the rows of other problems count.
 _OTHERS = 0.2
 
-# The time of each measured candidate, None if it failed.
+# The time of each measured candidate, in the order they were measured; None if it failed.
 Times = Mapping[Entry, float | None]
 
 
@@ -38,8 +42,6 @@ class Search:
         self._space = space
         self._effort = effort
         self._earlier = [sample._replace(weight=_OTHERS) for sample in earlier]
-        self._best: float | None = None
-        self._idle = 0
 
     def planned(self, times: Times) -> int:
         """How many candidates will be measured, at most."""
@@ -59,8 +61,7 @@ class Search:
         left = [entry for entry in self._promising(times) if entry not in times]
         if len(left) <= room:
             return left
-        self._be_patient(times)
-        if room <= 0 or self._idle > self._effort.patience:
+        if room <= 0 or self._idle(times) > self._effort.patience:
             return []
         return self._batch(times, left)[:room]
 
@@ -76,12 +77,16 @@ class Search:
         limit = self._effort.hopeless * min(least.values(), default=0.0)
         return [e for e in self._space.others if least.get(e.template.name, 0.0) <= limit]
 
-    def _be_patient(self, times: Times) -> None:
-        best = min((ms for ms in times.values() if ms is not None), default=None)
-        # While nothing is right, there is nothing to be content with.
-        news = best is None or self._best is None or best < _NEWS * self._best
-        self._idle = 0 if news else self._idle + 1
-        self._best = best
+    def _idle(self, times: Times) -> int:
+        """How many batches in a row, the last ones, have found nothing faster."""
+        measured, first = list(times.values()), len(self._space.heuristics)
+        best, idle = _least(measured[:first]), 0
+        for start in range(first, len(measured), _BATCH):
+            found = _least(measured[start : start + _BATCH])
+            # While nothing is right, there is nothing to be content with.
+            idle = 0 if found < _NEWS * best or best == math.inf else idle + 1
+            best = min(best, found)
+        return idle
 
     def _batch(self, times: Times, left: Sequence[Entry]) -> list[Entry]:
         expected = self._expected(times)
@@ -108,3 +113,7 @@ class Search:
         ]
         model = CostModel.fit([*samples, *self._earlier])
         return {e: model.ratio(e.template.name, e.fields) for e in self._space.others}
+
+
+def _least(times: Iterable[float | None]) -> float:
+    return min((ms for ms in times if ms is not None), default=math.inf)

@@ -1,8 +1,10 @@
 """Races of several problems, one after the other, within a budget."""
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import plans
 from pdssm_compiler.runtime.tuning import resolve
+from pdssm_compiler.runtime.tuning.alone import Place, Wanted, alone
 from pdssm_compiler.runtime.tuning.cost_model import Sample
 from pdssm_compiler.runtime.tuning.effort import EFFORTS, Effort
 from pdssm_compiler.runtime.tuning.isolated import Isolated
@@ -26,6 +29,9 @@ from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import MEASURE_SECONDS, Progress, Race, Result, Told
 from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.winners import latest
+
+# A deadline that is over.
+_PASSED = -math.inf
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,11 @@ def tune_problems(
     limits: Limits | None = None,
     commit: str | None = None,
     told: Told = lambda progress: None,
+    wanted: Wanted = lambda problem: True,
+    keep_choices: bool = False,
 ) -> list[Result]:
     """Measure what the logs do not have of some problems; later calls of their sizes take the
-    winners.
+    winners. Of several processes one measures at a time, and none what another has.
 
     Args:
         problems: what to tune.
@@ -63,14 +71,18 @@ def tune_problems(
         limits: when something is taken to hang.
         commit: of this package, where it has no history to ask.
         told: called as it goes on.
+        wanted: asked about each problem when no other process tunes it; one that is not wanted
+            any more has no result.
+        keep_choices: whether calls of sizes that this process has chosen for go on with that.
 
     Raises:
         ArgumentError: an unknown effort, or a log that cannot be written.
         NoTemplateError: nothing can run a program there.
+        TuningTimeoutError: another process tunes the same, and does not go on.
     """
     level, limits = effort_of(effort), limits or Limits()
     results: list[Result] = []
-    roofs: dict[str, float] = {}
+    roofs: dict[str, float | None] = {}
     end = None if budget is None else time.monotonic() + budget
     if level.candidates:
         _check_writable()
@@ -80,25 +92,43 @@ def tune_problems(
     try:
         with compilers, Isolated() as worker:
             for number, problem in enumerate(problems):
-                race = Race(
-                    problem,
-                    level,
-                    log_of(problem),
-                    compilers,
-                    worker,
-                    _share(end, len(problems) - number),
-                    told,
-                    limits.measure_seconds,
-                    commit,
-                    _samples(problem),
-                    roofs,
-                )
-                results.append(race.run())
+                log = log_of(problem)
+                request = _request(problem, level, budget)
+                turn = alone(problem, log, request, wanted, told)
+                with turn if level.candidates else nullcontext(Place(told)) as place:
+                    if place is None:
+                        continue
+                    # Nothing is begun of what another process was asked for as well and has done.
+                    share = _PASSED if place.done else _share(end, len(problems) - number)
+                    race = Race(
+                        problem,
+                        level,
+                        log,
+                        compilers,
+                        worker,
+                        share,
+                        place.told,
+                        limits.measure_seconds,
+                        commit,
+                        _samples(problem),
+                        roofs,
+                    )
+                    results.append(race.run())
     except OSError as error:
         raise _unwritable(error) from error
     finally:
-        use_logs()
+        if keep_choices:
+            for problem in problems:
+                resolve.forget(log_of(problem))
+        else:
+            use_logs()
     return results
+
+
+def _request(problem: TuningProblem, level: Effort, budget: float | None) -> str:
+    """What decides which candidates of a problem are measured."""
+    sizes = "B={} T={} H={}".format(*problem.sizes)
+    return f"{sizes} on {problem.threads} threads by {level} within {budget} s"
 
 
 def _check_writable() -> None:

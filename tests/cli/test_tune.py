@@ -17,7 +17,7 @@ from pdssm_compiler import ScanSpec, Workload, explain, flash_pd_scan, pd_scan, 
 from pdssm_compiler.runtime import plan, settings
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.tuning import resolve
+from pdssm_compiler.runtime.tuning import resolve, turns
 from pdssm_compiler.runtime.tuning.log import read_log
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig
@@ -29,8 +29,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Three candidates, in a cache of their own."""
+    """Three candidates, in a cache of their own, on a device that nobody else tunes on."""
     monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(turns, "_machine_folder", lambda: tmp_path / "machine")
     monkeypatch.delitem(TEMPLATES, "torch-chunks")
     monkeypatch.setattr(CpuRows, "space", lambda *_: iter([CpuRowsConfig(2)]))
     monkeypatch.setattr(plan, "_plans", {})

@@ -1,5 +1,5 @@
-"""Tests that need a GPU, or a tool for one. Without it they are deselected, and the summary line
-says so.
+"""Tests that need a GPU, or two, or a tool for one. Without it they are deselected, and the
+summary line says so.
 """
 
 from collections.abc import Iterator
@@ -11,18 +11,27 @@ from tests.gpu.sanitizer import find_sanitizer
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is in this folder; leave it out where torch sees no GPU, and what runs
-    compute-sanitizer where that is not installed.
+    """Mark what is in this folder; leave out what needs what is not here: a GPU that torch sees,
+    two of one kind, compute-sanitizer.
     """
     here = [item for item in items if "gpu" in item.path.parent.parts[-1:]]
     for item in here:
         item.add_marker(pytest.mark.gpu)
     if torch.cuda.is_available():
-        sanitized = find_sanitizer() is not None
-        here = [i for i in here if i.path.stem == "test_sanitizer" and not sanitized]
+        lacking = set()
+        if find_sanitizer() is None:
+            lacking.add("test_sanitizer")
+        if not _two_alike():
+            lacking.add("test_ranks")
+        here = [item for item in here if item.path.stem in lacking]
     if here:
         config.hook.pytest_deselected(items=here)
         items[:] = [item for item in items if item not in here]
+
+
+def _two_alike() -> bool:
+    names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return len(names) > 1 and names[0] == names[1]
 
 
 @pytest.fixture

@@ -11,8 +11,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pdssm_compiler import explain, pd_scan
 from pdssm_compiler.runtime import plan, settings
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.errors import SettingError
+from pdssm_compiler.runtime.errors import (
+    ArgumentError,
+    SettingError,
+    TuningTimeoutError,
+    TuningWarning,
+)
 from pdssm_compiler.runtime.tuning import on_call, resolve, tuner
+from pdssm_compiler.runtime.tuning.alone import Wanted
 from pdssm_compiler.runtime.tuning.log import append_rows
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.tuner import log_of, use_logs
@@ -25,8 +31,13 @@ def races(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Tuni
     """The problems that are tuned, each won by three heads."""
     run: list[TuningProblem] = []
 
-    def tune_problems(problems: list[TuningProblem], effort: str) -> None:
-        for problem in problems:
+    def tune_problems(
+        problems: list[TuningProblem],
+        effort: str,
+        wanted: Wanted = lambda problem: True,
+        keep_choices: bool = False,
+    ) -> None:
+        for problem in filter(wanted, problems):
             run.append(problem)
             batch, length, heads = problem.sizes
             found = row(
@@ -37,7 +48,9 @@ def races(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Tuni
                 heads=heads,
             )
             append_rows(log_of(problem), [found])
-        use_logs()
+            resolve.forget(log_of(problem))
+        if not keep_choices:
+            use_logs()
 
     monkeypatch.setattr(tuner, "tune_problems", tune_problems)
     monkeypatch.setattr(plan, "_plans", {})
@@ -69,13 +82,56 @@ def test_where_asked_a_bucket_is_tuned_once(
         (Sizes(2, 100, 3), "forward", "cpu")
     ]
     assert explain()[0].reason == "tuned on this machine, for 6 rows of 100 tokens"
-    for length in (64, 101, 127, 200):  # a bucket that its log speaks for, too
+    for length in (64, 101, 127):
         scanned(length)
     assert len(races) == 1
-    scanned(4000)
-    assert [p.sizes.length for p in races] == [100, 4000]
+    scanned(200)  # another one, though near
+    assert [p.sizes.length for p in races] == [100, 200]
     scanned(100, requires_grad=True).abs().sum().backward()
     assert [p.direction for p in races] == ["forward", "forward", "backward"]
+
+
+def test_what_was_chosen_stays_when_another_bucket_is_tuned(
+    races: list[TuningProblem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned(100)
+    monkeypatch.setenv(settings.TUNE, "quick")
+    scanned(200)
+    scanned(100)
+    assert [p.sizes.length for p in races] == [200]
+    assert [e.reason for e in explain()] == [
+        "heuristic",
+        "tuned on this machine, for 6 rows of 200 tokens",
+    ]
+
+
+def test_a_log_that_cannot_be_written_is_told_where_it_does_not_speak(
+    races: list[TuningProblem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise ArgumentError("the tuning logs cannot be written")
+
+    monkeypatch.setenv(settings.TUNE, "quick")
+    scanned(100)
+    monkeypatch.setattr(tuner, "tune_problems", refused)
+    monkeypatch.setattr(plan, "_plans", {})
+    scanned(100)
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        scanned(200)
+
+
+def test_who_does_not_go_on_is_told_and_not_waited_for(
+    races: list[TuningProblem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(*_: Any, **__: Any) -> None:
+        raise TuningTimeoutError("process 7 holds it")
+
+    monkeypatch.setenv(settings.TUNE, "quick")
+    monkeypatch.setattr(tuner, "tune_problems", held)
+    with pytest.warns(TuningWarning, match="process 7 holds it; calls of .* take what the logs"):
+        scanned(100)
+    assert explain()[0].reason == "heuristic"
+    scanned(101)  # is not warned of once more
 
 
 def test_an_explicit_config_is_not_tuned(

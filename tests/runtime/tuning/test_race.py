@@ -13,10 +13,12 @@ from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning import provenance, race, resolve
 from pdssm_compiler.runtime.tuning.effort import Effort
+from pdssm_compiler.runtime.tuning.isolated import Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import read_log
-from pdssm_compiler.runtime.tuning.precompile import compile_job
+from pdssm_compiler.runtime.tuning.measure import Measured, roof_of
+from pdssm_compiler.runtime.tuning.precompile import Compilers, compile_job
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
-from pdssm_compiler.runtime.tuning.race import Progress
+from pdssm_compiler.runtime.tuning.race import Progress, Race
 from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.space import space_of
 from pdssm_compiler.runtime.tuning.tuner import Limits, log_of, tune_problems
@@ -149,6 +151,26 @@ def test_a_log_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path / "file"))
     with pytest.raises(ArgumentError, match=r"cannot be written: .*; set PDSSM_CACHE_DIR to"):
         tune_problems([small()], WHOLE)
+
+
+def test_a_roof_that_cannot_be_measured_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A caller's tensors may leave no memory for a large copy."""
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
+    asked: list[object] = []
+
+    class Full(Isolated):
+        def ask(self, function: Any, argument: Any, seconds: float) -> Any:
+            asked.append(function)
+            if function is roof_of:
+                raise RaisedError("OutOfMemoryError")
+            return Measured(None, 1.0, 0.0, floor_bytes=8)
+
+    with Compilers(1) as compilers, Full() as worker:
+        result = Race(small(), WHOLE, tmp_path / "log.jsonl", compilers, worker).run()
+    assert [(r.status, r.floor_ms) for r in result.rows] == [("ok", None)] * 3
+    assert asked.count(roof_of) == 1
 
 
 def test_a_template_that_cannot_run_a_program_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,23 @@ def test_another_cpu_says_nothing(logs: Path) -> None:
     assert chosen().reason == "heuristic"
 
 
+def test_where_calls_tune_the_own_log_speaks_for_its_own_buckets_alone(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them are in it depends on what was called before."""
+    of_user(row(CpuRowsConfig(4)))
+    near = Problem.bucket(8, 200)
+    assert chosen(near).config == CpuRowsConfig(4)
+    monkeypatch.setenv(settings.TUNE, "quick")
+    assert chosen(near).reason == "heuristic"
+    assert chosen().config == CpuRowsConfig(4)
+    # What was shipped stays what it is.
+    shipped(logs, CPU.name, row(CpuRowsConfig(2)))
+    resolve.forget()
+    assert chosen(near).config == CpuRowsConfig(2)
+    assert chosen().config == CpuRowsConfig(4)
+
+
 @pytest.mark.parametrize(
     ("rows", "length", "found"),
     [

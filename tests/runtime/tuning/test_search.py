@@ -1,7 +1,9 @@
 """Which candidates are measured: all of few, and of many the promising ones."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -47,10 +49,13 @@ def cost(entry: Entry) -> float:
 
 
 def searched(
-    effort: Effort, cost: Callable[[Entry], float | None], space: Space = SPACE
+    effort: Effort,
+    cost: Callable[[Entry], float | None],
+    space: Space = SPACE,
+    begun: Mapping[Entry, float | None] = MappingProxyType({}),
 ) -> dict[Entry, float | None]:
-    """Every candidate that a search has measured."""
-    search, times = Search(space, effort), {}
+    """Every candidate that a search has measured, and those it began with."""
+    search, times = Search(space, effort), dict(begun)
     while batch := search.next(times):
         assert not set(batch) & set(times)
         assert len(batch) == len(set(batch))
@@ -78,6 +83,18 @@ def test_a_large_space_is_searched_near_its_best(effort: str) -> None:
     times = searched(EFFORTS[effort], cost)
     best = min(ms for ms in times.values() if ms is not None)
     assert best <= 1.05 * min(map(cost, WIDE))
+
+
+@pytest.mark.parametrize("effort", ["quick", "full"])
+def test_a_search_that_has_ended_stays_ended(effort: str) -> None:
+    # Patience ends it, rather than the number of candidates.
+    patient = replace(EFFORTS[effort], candidates=len(WIDE) - 1)
+    times = searched(patient, cost)
+    assert Search(SPACE, patient).next(times) == []
+    # One that was interrupted between two batches goes on as if it had not been.
+    for done in range(len(SPACE.heuristics), len(times), 8):
+        begun = dict(list(times.items())[:done])
+        assert list(searched(patient, cost, begun=begun)) == list(times)
 
 
 def test_candidates_that_fail_are_passed_over() -> None:

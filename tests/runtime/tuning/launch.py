@@ -1,0 +1,49 @@
+"""Two ranks by torchrun, and what they saw."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[3]
+
+
+def launch(
+    acts: str, folder: Path, device: str = "cpu", seconds: float = 120.0
+) -> tuple[int, str]:
+    """Have two ranks play acts of :mod:`tests.runtime.tuning.ranks`; gives the exit status, and
+    what was said.
+
+    Args:
+        acts: their names, separated by commas.
+        folder: of their caches, their device's locks and what they saw.
+        device: ``cpu`` or ``cuda``.
+        seconds: after which something is taken to wait for ever.
+
+    Raises:
+        TimeoutError: it took longer, and was ended.
+    """
+    locks = folder / "locks"
+    locks.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "tests.runtime.tuning.ranks"]
+    env = os.environ | {"TMPDIR": str(locks), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, acts, device, str(folder)],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        out, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        # It ends its ranks, which are in sessions of their own.
+        process.terminate()
+        out, _ = process.communicate()
+        raise TimeoutError(f"the ranks have not come to their end in {seconds} s: {out}") from None
+    return process.returncode, out
+
+
+def seen(folder: Path, act: str, rank: int) -> dict[str, Any]:
+    """What a rank saw in an act."""
+    return json.loads((folder / f"{act}-{rank}.json").read_text())
