@@ -17,7 +17,7 @@ from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.space import Entry, Space, changes
 
 # As many as a few compilers make at a time.
-_BATCH = 12
+BATCH = 12
 # Nothing faster than this fraction of the best is news.
 _NEWS = 0.99
 # What a candidate that failed counts as, over the heuristic: its like is tried last.
@@ -81,8 +81,8 @@ class Search:
         """How many batches in a row, the last ones, have found nothing faster."""
         measured, first = list(times.values()), len(self._space.heuristics)
         best, idle = _least(measured[:first]), 0
-        for start in range(first, len(measured), _BATCH):
-            found = _least(measured[start : start + _BATCH])
+        for start in range(first, len(measured), BATCH):
+            found = _least(measured[start : start + BATCH])
             # While nothing is right, there is nothing to be content with.
             idle = 0 if found < _NEWS * best or best == math.inf else idle + 1
             best = min(best, found)
@@ -99,8 +99,8 @@ class Search:
             near = [e for e in near if changes(e.config, best.config) == 1]
             # Until a field has been tried, a model has nothing to say of it.
             known = sum(entry.template is best.template for entry in right)
-            found = near[: _BATCH if known < _BATCH else _BATCH // 2]
-        return found + [e for e in by_cost if e not in found][: _BATCH - len(found)]
+            found = near[: BATCH if known < BATCH else BATCH // 2]
+        return found + [e for e in by_cost if e not in found][: BATCH - len(found)]
 
     def _expected(self, times: Times) -> dict[Entry, float]:
         """What every candidate is expected to take, over what plain calls do."""

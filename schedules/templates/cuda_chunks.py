@@ -190,8 +190,8 @@ class CudaChunks(Template[CudaChunksConfig]):
         # What keeps lanes busy beside the memory is better spread over more of them.
         if collects(program) or _token_bytes(program) <= _NARROW:
             return warps <= 4 * target.processors
-        if any(value.op == "sum" for value in program.body):
-            return problem.rows <= target.processors
+        if program.sum_outputs:
+            return 2 * problem.rows <= target.processors
         return warps <= target.processors
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:

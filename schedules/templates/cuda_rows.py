@@ -32,8 +32,8 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
 from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp
 
-# More leaves too few rows on a processor.
-_SHARED_BYTES = 96 * 1024
+# Of which a processor holds two.
+_SHARED_BYTES = 112 * 1024
 # Rows so narrow share a warp in Triton, where they make so many warps a processor: fewer
 # instructions a row (docs/schedules.md).
 _NARROW = 8
@@ -105,12 +105,19 @@ class CudaRows(Template[CudaRowsConfig]):
         longest = 4 if crowded and collects(program) else 16
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
-        rooms = (min(_SHARED_BYTES, target.shared_memory), target.shared_memory)
+        # What adds up reads most: more of it is on its way, all there is room for where no row
+        # shares a processor (docs/gpu-log.md).
+        adds_up = bool(program.sum_outputs)
+        alone = problem.rows is not None and problem.rows <= target.processors
+        most = target.shared_memory if adds_up and alone else _SHARED_BYTES
+        rooms = (min(most, target.shared_memory), target.shared_memory)
         choices = list(product(_tables(program), rooms))
         if program.state_size <= MOST_STATES:
             # Several rows of few warps on a processor come before lists of sources.
             choices.sort(key=lambda choice: choice[1])
-        for (tables, room), tile, slots in product(choices, tiles, (4, 3)):
+        # Of three slots one is written and one read: copies have too little time to come.
+        rings = [*product(tiles, (8, 4) if adds_up else (4,)), *product(tiles, (3,))]
+        for (tables, room), (tile, slots) in product(choices, rings):
             config = CudaRowsConfig(tile, slots, team=team, tables=tables)
             if self._refused(program, target, config, room) is None:
                 return config

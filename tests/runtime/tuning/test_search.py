@@ -14,7 +14,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.tuning.cost_model import CostModel, Sample, features
 from pdssm_compiler.runtime.tuning.effort import EFFORTS, Effort
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
-from pdssm_compiler.runtime.tuning.search import Search
+from pdssm_compiler.runtime.tuning.search import BATCH, Search
 from pdssm_compiler.runtime.tuning.space import Entry, Space, changes, space_of
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
@@ -92,7 +92,7 @@ def test_a_search_that_has_ended_stays_ended(effort: str) -> None:
     times = searched(patient, cost)
     assert Search(SPACE, patient).next(times) == []
     # One that was interrupted between two batches goes on as if it had not been.
-    for done in range(len(SPACE.heuristics), len(times), 8):
+    for done in range(len(SPACE.heuristics), len(times), BATCH):
         begun = dict(list(times.items())[:done])
         assert list(searched(patient, cost, begun=begun)) == list(times)
 
