@@ -61,6 +61,10 @@ _BEST = {
 }
 # Bytes of a token's inputs up to which a processor holds enough tokens to be busy.
 _NARROW = 640
+# Warps of a team of which a processor has enough in two blocks of one team each.
+_WIDE_TEAM = 3
+# Bytes of shared memory that each block takes besides its own.
+_RESERVED = 1024
 # Summaries that are read together.
 _TOGETHER = 4
 # The hardware's barriers, but for the block's own.
@@ -186,13 +190,13 @@ class CudaChunks(Template[CudaChunksConfig]):
             return False
         if problem.length < _FEWEST_TOKENS:
             return False
+        if 2 * problem.rows <= target.processors:
+            return True
         warps = problem.rows * whole_team(program)
         # What keeps lanes busy beside the memory is better spread over more of them.
         if collects(program) or _token_bytes(program) <= _NARROW:
-            return warps <= 4 * target.processors
-        if program.sum_outputs:
-            return 2 * problem.rows <= target.processors
-        return warps <= target.processors
+            return warps <= (2 if whole_team(program) > 1 else 4) * target.processors
+        return not program.sum_outputs and warps <= target.processors
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
@@ -206,8 +210,16 @@ class CudaChunks(Template[CudaChunksConfig]):
         shared = problem.rows is not None and 2 * problem.rows <= target.processors
         tile, tokens = _BEST[collects(program), several, shared]
         if program.state_size <= LANES // 2:
-            # Lanes without an element leave room for teams, and for longer tiles.
-            tile = max(tile, 4)
+            # Lanes without an element leave room for teams, and for longer tiles and chunks.
+            tile, tokens = (8, 64) if shared else (max(tile, 4), tokens)
+        if shared and whole_team(program) >= _WIDE_TEAM:
+            # What one block waits for does not hold the other up, as it would a second team.
+            room = (target.shared_memory - _RESERVED) // 2
+            alone = [CudaChunksConfig(tile, n // tile, 1) for n in _TOKENS if n % tile == 0]
+            return next(
+                (c for c in reversed(alone) if self._refused(program, target, c, room) is None),
+                CudaChunksConfig(2, 4, 1),
+            )
         fitting = [
             config
             for length in _TOKENS
@@ -237,6 +249,12 @@ class CudaChunks(Template[CudaChunksConfig]):
         return None
 
     def feasible(self, program: Program, target: Target, config: CudaChunksConfig) -> str | None:
+        return self._refused(program, target, config, target.shared_memory)
+
+    def _refused(
+        self, program: Program, target: Target, config: CudaChunksConfig, most: int
+    ) -> str | None:
+        """Why a config cannot work with so many bytes of shared memory; None if it can."""
         if target.kind != "cuda":
             return f"{self.name} is for NVIDIA GPUs, not for {target}"
         if config.tile < 2 or config.tile % 2 or config.tile > LANES:
@@ -253,8 +271,8 @@ class CudaChunks(Template[CudaChunksConfig]):
         shared = _shared_bytes(program, config)
         if isinstance(shared, str):
             return shared
-        if shared > target.shared_memory:
-            return f"{shared} bytes of shared memory are more than {target.shared_memory}"
+        if shared > most:
+            return f"{shared} bytes of shared memory are more than {most}"
         return None
 
     def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:

@@ -105,18 +105,20 @@ class CudaRows(Template[CudaRowsConfig]):
         longest = 4 if crowded and collects(program) else 16
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
-        # What adds up reads most: more of it is on its way, all there is room for where no row
-        # shares a processor (docs/gpu-log.md).
-        adds_up = bool(program.sum_outputs)
+        # A row that shares its processor with none has all its memory, for more copies on their
+        # way. So have several rows that add up, as far as it goes: they read most.
         alone = problem.rows is not None and problem.rows <= target.processors
-        most = target.shared_memory if adds_up and alone else _SHARED_BYTES
+        most = target.shared_memory if alone else _SHARED_BYTES
         rooms = (min(most, target.shared_memory), target.shared_memory)
         choices = list(product(_tables(program), rooms))
         if program.state_size <= MOST_STATES:
             # Several rows of few warps on a processor come before lists of sources.
             choices.sort(key=lambda choice: choice[1])
         # Of three slots one is written and one read: copies have too little time to come.
-        rings = [*product(tiles, (8, 4) if adds_up else (4,)), *product(tiles, (3,))]
+        slots = (8, 4) if program.sum_outputs else (4,)
+        rings = [*product(tiles, slots), *product(tiles, (3,))]
+        if alone:
+            rings = [*product(tiles, (8,)), *rings]
         for (tables, room), (tile, slots) in product(choices, rings):
             config = CudaRowsConfig(tile, slots, team=team, tables=tables)
             if self._refused(program, target, config, room) is None:

@@ -48,9 +48,10 @@ def test_sizes_seldom_compile(compiled: list[str]) -> None:
         for rows in (1, 3, 40, 300, 511, 512, 2000):
             found.of(Sizes(rows, length, 1))
             found.of(Sizes(1, length, rows))
-    # cuda-rows with long tiles, and with short ones where rows crowd the processors; cuda-chunks
-    # where blocks share a row, and where each has its own.
-    assert compiled == ["cuda-step", "cuda-rows", "cuda-rows", "cuda-chunks", "cuda-chunks"]
+    # cuda-rows with all of a processor's memory for a row, with half of it, and with short tiles
+    # where rows crowd the processors; cuda-chunks where blocks share a row, and where each has its
+    # own.
+    assert compiled == ["cuda-step", *["cuda-rows"] * 3, *["cuda-chunks"] * 2]
 
 
 def test_sizes_share_a_kernel_only_within_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
