@@ -15,6 +15,9 @@ from pdssm_compiler.schedules.signature import Argument
 class LaneRing(LaneTables):
     """Adds where the inputs of tokens are, and how they come there."""
 
+    # Lanes of a team that give a slot back. One speaks for the others, which have met before.
+    releasing = 1
+
     def barrier_buffers(self) -> Iterator[SharedBuffer]:
         """The ring's barriers: a slot is filled, a slot is free."""
         yield ("arrived", "uint64", 2 * self.ring)
@@ -72,7 +75,8 @@ class LaneRing(LaneTables):
         ):
             # Each lane of the producer arrives with its copies and for its own stores.
             self.call("lane_barrier_init", "T.address_of(arrived[s])", str(2 * LANES))
-            self.call("lane_barrier_init", f"T.address_of(arrived[{self.ring} + s])", "1")
+            free = f"T.address_of(arrived[{self.ring} + s])"
+            self.call("lane_barrier_init", free, str(self.releasing))
 
     def produce(self) -> None:
         """Fill slot ``slot`` with the tokens from ``first`` on; by one warp."""
@@ -305,7 +309,7 @@ class LaneRing(LaneTables):
     def release(self) -> None:
         """Give slot ``slot`` back."""
         self.sync()
-        with self.writer.block("if lane == 0:"):
+        with self.writer.block(f"if lane < {self.releasing}:"):
             self.call("lane_arrive", f"T.address_of(arrived[{self.ring} + {self.slot}])")
 
     def copies_done(self, but_last: bool = False) -> None:

@@ -115,8 +115,8 @@ class CudaRows(Template[CudaRowsConfig]):
             # Several rows of few warps on a processor come before lists of sources.
             choices.sort(key=lambda choice: choice[1])
         # Of three slots one is written and one read: copies have too little time to come.
-        slots = (8, 4) if program.sum_outputs else (4,)
-        rings = [*product(tiles, slots), *product(tiles, (3,))]
+        several = (8, 4) if program.sum_outputs else (4,)
+        rings = [*product(tiles, several), *product(tiles, (3,))]
         if alone:
             rings = [*product(tiles, (8,)), *rings]
         for (tables, room), (tile, slots) in product(choices, rings):

@@ -1,11 +1,12 @@
-"""``python -m tests.gpu.sanitized TEMPLATE [DEVICE]``: a small run of every kernel of a template,
-for a tool to watch; see :mod:`tests.gpu.test_sanitizer`.
+"""``python -m tests.gpu.sanitized TEMPLATE [DEVICE] [racecheck]``: a small run of every kernel of
+a template, for a tool to watch; see :mod:`tests.gpu.test_sanitizer`.
 
 Each state size once forward and once backward with the gradients of hard choices: less than a
 warp, more than one, and two. Lengths are of several tiles or chunks, the last one shorter.
 """
 
 import sys
+from typing import Any
 
 import torch
 
@@ -13,6 +14,8 @@ from pdssm_compiler import check
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.schedules.emit.lane_ring import LaneRing
+from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunksConfig
 from tests.kernels import tensors_of
 from tests.strategies import Sizes, arrays_for
 
@@ -22,8 +25,24 @@ _SIZES = {"cuda-step": Sizes(2, 2, 3)}
 _OTHERS = Sizes(2, 70, 2)
 
 
-def main(template: str, device: str = "cuda") -> None:
+def _for_racecheck(template: str) -> Any:
+    """The config of a kernel without what the tool takes for a race.
+
+    It counts a thread's own arrivals at a barrier of ``cuda-rows`` and not the warp's, in whose
+    name one lane arrives after all have met; here every lane arrives. It knows nothing of words
+    that carry a mark and are read until it is there, by which a team of ``cuda-chunks`` hands its
+    carry to the next one of its block; here a block has one team, and carries pass through global
+    memory.
+    """
+    LaneRing.releasing = property(lambda ring: ring.lanes)  # type: ignore[assignment]
+    return CudaChunksConfig(2, 4, 1) if template == "cuda-chunks" else template
+
+
+def main(template: str, device: str = "cuda", watched_by: str = "") -> None:
     """Run, wait, and say what ran."""
+    config: Any = template
+    if watched_by == "racecheck":
+        config = _for_racecheck(template)
     where = torch.device(device)
     if where.type == "cuda":
         where = torch.device("cuda", torch.cuda.current_device())
@@ -33,7 +52,7 @@ def main(template: str, device: str = "cuda") -> None:
         for program in (forward, adjoint(forward, surrogate="active").program):
             arrays = arrays_for(program, sizes, state_size)
             tensors = [tensor.to(where) for tensor in tensors_of(program, arrays, "dense")]
-            plan = Plan(program, where, config=template)
+            plan = Plan(program, where, config=config)
             plan.run(tensors)
             check()
             (built,) = plan.kernels.built
