@@ -48,7 +48,7 @@ DRAWS = (
 )
 
 
-def compiled(case: Case, device: torch.device, config: Any) -> pdssm_compiler.CompiledScan:
+def compiled(case: Case, device: torch.device, config: object) -> pdssm_compiler.CompiledScan:
     size = case.dictionary_size if case.source == "dictionary" else None
     spec = pdssm_compiler.ScanSpec(
         case.state_size,
