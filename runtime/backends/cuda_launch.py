@@ -10,11 +10,9 @@ import torch
 from pdssm_compiler.runtime.backends.base import Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
+from pdssm_compiler.schedules.chunking import blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
-
-# How long a carry is on its way from block to block, where one takes from team to team.
-_FAR = 7
 
 FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
 
@@ -179,10 +177,8 @@ class ChunkedCudaKernel(CudaKernel):
                 f"memory does not fit this device; give a config with fewer teams"
             )
         chunks = max(1, -(-length // self._tokens))
-        abreast = min(rows, self._most_blocks)
-        # Blocks that share a row.
-        sharing = max(1, min(self._most_blocks // abreast, -(-chunks // self._teams)))
-        window = self.window(sharing, self._teams)
+        abreast, sharing = blocks_of_a_row(rows, chunks, self._teams, self._most_blocks)
+        window = carry_window(sharing, self._teams)
         # Chunks between two carries that pass through global memory.
         every = window if window > 1 else self._teams
         between = self._between(tensors[0].device, sizes, chunks, window, every)
@@ -201,14 +197,6 @@ class ChunkedCudaKernel(CudaKernel):
         kernel.launch_together(blocks, self._threads, packed, self._offsets, self._stream())
         for place, _ in self._sums:
             torch.sum(handed[place], dim=1, out=tensors[place])
-
-    @staticmethod
-    def window(sharing: int, teams: int) -> int:
-        """Chunks of a window, where so many blocks of so many teams share a row. One, if carries
-        pass from chunk to chunk sooner than from window to window.
-        """
-        window = max(1, min(32, sharing * teams // 12))
-        return 1 if (teams - 1 + _FAR) * window <= _FAR * teams else window
 
     def _between(
         self, device: torch.device, sizes: Sizes, chunks: int, window: int, every: int

@@ -46,7 +46,9 @@ from pdssm_compiler.schedules.templates.triton_tiles import (
     compiler_options,
     limit,
     rows_of_a_warp,
+    tile_work,
 )
+from pdssm_compiler.schedules.work import Work
 
 # Tokens of a chunk.
 _TOKENS = (16, 12, 8, 6, 4, 2)
@@ -174,6 +176,22 @@ class TritonLookback(Template[TritonLookbackConfig]):
         if most > _MOST_GROUPS * config.tokens:
             return f"{config.tokens} tokens are too few for sums of {most} values of an index"
         return None
+
+    def work(
+        self,
+        program: Program,
+        target: Target,
+        config: TritonLookbackConfig,
+        rows: int,
+        length: int,
+    ) -> Work:
+        tile = tile_work(program, target, config.rows, config.num_warps, config.tokens)
+        blocks, chunks = -(-rows // config.rows), -(-length // config.tokens)
+        launches = 1 + len(tables_to_sort(program)) + len(program.sum_outputs)
+        # A chunk is folded and run from the registers that it was read to; between one window's
+        # carry and the next, its chunks' summaries are applied.
+        found = tile.of(blocks * chunks, config.tokens, launches, passes=chunks / config.window)
+        return replace(found, steps=2 * found.steps, issued=2 * found.issued)
 
     def lower(
         self, program: Program, target: Target, config: TritonLookbackConfig
