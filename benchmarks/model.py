@@ -1,4 +1,4 @@
-"""``python -m benchmarks model``: what the cost model of the tuner chooses, held to what was measured.
+"""``python -m benchmarks model``: the choices of the tuner's cost model, held to measurements.
 
 Nothing is measured here: logs are read. See :mod:`pdssm_compiler.runtime.tuning.judge`.
 """

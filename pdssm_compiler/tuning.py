@@ -240,7 +240,7 @@ def _named(
     """
     if isinstance(workloads, ScanSpec):
         if batch is None or length is None or heads is None:
-            raise ArgumentError("a specification needs sizes: batch, length, heads")
+            raise ArgumentError("tuning needs the sizes of a specification: batch, length, heads")
         return [Workload(workloads, batch, length, heads, directions=tuple(directions))]
     if not (batch is length is heads is None):
         raise ArgumentError("workloads have sizes of their own; leave out batch, length, heads")

@@ -4,9 +4,9 @@ Two things say so. The law (:mod:`pdssm_compiler.schedules.cost`), with constant
 was measured on other GPUs, says what any candidate takes on any GPU. And where the same program at
 the same sizes was measured on another GPU, the law need not be right, but only its ratio from that
 GPU to this one: a candidate that was measured there keeps what the law was off by there, and one
-like it keeps part of it. How much is a regression on the residuals, in which two configs of a template
-are as much alike as few of their fields differ. And a race was run there: what it did not find
-faster than its winner is taken to be no faster there.
+like it keeps part of it. How much is a regression on the residuals, in which two configs of a
+template are as much alike as few of their fields differ. And a race was run there: what it did not
+find faster than its winner is taken to be no faster there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -311,7 +311,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             ahead=config.teams * config.tokens * loaded,
             # Folded, then run; the head's tables are prepared before each row.
             steps=2 * tokens + turns * table_entries(program) / threads,
-            collecting=tokens * collects(program),
+            collecting=2 * tokens * collects(program),
             exchanges=2 * tokens * (team > 1),
             tiles=2 * tokens / config.tile,
             waits=mine,

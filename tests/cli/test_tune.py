@@ -130,6 +130,50 @@ def test_what_must_be_named(pdssm: Command, tmp_path: Path) -> None:
     assert line == f"{file}, workload 1: the field 'batch' is missing"
 
 
+def test_a_gpu_that_is_not_here(pdssm: Command, tmp_path: Path) -> None:
+    """It is described, and predicted for; nothing is compiled for that."""
+    assert pdssm("describe", "h200", "--output", "gpu.toml").status == 0
+    sizes = ("-N", 32, "-K", 32, "-B", 1, "-T", 32768, "-H", 32)
+    done = pdssm("tune", "--target", "gpu.toml", *sizes, "--direction", "forward")
+    assert done.status == 0, done.err
+    told = " ".join(done.out.replace("│", " ").split())
+    assert "expected on NVIDIA H200, nothing measured" in told
+    assert "cost model, from" in told
+    assert "not ranked: triton-rows: 0 measured rows speak for it, and 3 are needed" in told
+    (log,) = logs(tmp_path / "cache")
+    assert f"predicted: {log}" in told
+    assert log.name.endswith(".predicted.jsonl")
+    assert log.parent.name == "nvidia-h200"
+    rows, wrong = read_log(log)
+    assert wrong == []
+    assert {row.status for row in rows} == {"predicted"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"autotune_logs"}
+
+
+def test_where_nothing_like_it_was_measured(pdssm: Command, tmp_path: Path) -> None:
+    done = pdssm("tune", "--target", "gfx942", *SMALL[1:-2], "--direction", "forward")
+    assert done.status == 0, done.err
+    told = " ".join(done.out.replace("│", " ").split())
+    assert "chose nothing: no measured row of a GPU of the kind hip is known" in told
+    assert logs(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--device", "cpu"), "--device is for what is measured, and --target measures nothing"),
+        (("--budget", 3), "--budget is for what is measured"),
+        (("--ship", "here"), "--ship is for what is measured"),
+        (("--target", "cpu"), "the target 'cpu' is a device of this machine: measure on it"),
+        (("--target", "rtx"), "unknown target 'rtx'; known targets: cpu"),
+    ],
+)
+def test_what_does_not_go_with_a_target(
+    pdssm: Command, options: tuple[object, ...], told: str
+) -> None:
+    assert error_line(pdssm("tune", "-N", 6, "--target", "h100", *options)).startswith(told)
+
+
 TOML = """
 [[workload]]
 name = "mine"
