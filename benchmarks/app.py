@@ -11,6 +11,7 @@ from benchmarks.model import model
 from benchmarks.plots import plot
 from benchmarks.provenance import load, made
 from benchmarks.tables import show
+from benchmarks.untuned import untuned
 from pdssm_compiler.cli.consoles import results
 
 Stored = Annotated[Path, typer.Argument(help="The JSON of an earlier run.")]
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command("gpu")(gpu)
 app.command("cpu")(cpu)
+app.command("untuned")(untuned)
 app.command("model")(model)
 
 

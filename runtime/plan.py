@@ -8,7 +8,7 @@ no lock, no parsing.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import torch
@@ -116,10 +116,12 @@ class Plan:
         self._reporter = Reporter(lowered, subject, chosen)
         self._names = [input_.name for input_ in given]
         self._warm: Prepare | None = None
-        # Sizes of 1 leave strides open, and helper programs need the loops.
-        simple = not (self._inverses or self._promises)
-        if simple and not any(slot.strict for slot in (*self._slots, *self._outputs)):
-            self._warm = warm_call(self._slots, self._outputs, self._order, device)
+        # Sizes of 1 leave strides open, and what verifies a promise needs the loops.
+        if not self._promises and not any(s.strict for s in (*self._slots, *self._outputs)):
+            # Until the kernel is known, a table stands for its inverse.
+            tables = iter(position for position, _ in self._inverses)
+            order = [next(tables) if position < 0 else position for position in self._order]
+            self._warm = warm_call(self._slots, self._outputs, order, device)
         if self._on_gpu:
             self._word, self._last = device_words.claim(self._reporter)
 
@@ -151,9 +153,35 @@ class Plan:
             prepared = self._warm(tensors)
             if prepared is not None:
                 arguments, outputs, sizes = prepared
+                if self._inverses and not self.kernels.of(sizes).source.inverts:
+                    self._invert(arguments)
                 self._launch(arguments, sizes, tensors, first)
                 return outputs
         return self._run(tensors, trusted, out, first)
+
+    def _invert(self, arguments: list[torch.Tensor]) -> None:
+        """Put inverses in the place of dense tables."""
+        helpers = (plan for _, plan in self._inverses)
+        for number, position in enumerate(self._order):
+            if position >= 0:
+                continue
+            table = arguments[number]
+            inverse = torch.empty_like(table)
+            maps, inverses = (each.transpose(0, 1).unsqueeze(0) for each in (table, inverse))
+            next(helpers)._launch([maps, inverses], Sizes(*maps.shape[:3]), [maps], None)
+            arguments[number] = inverse
+
+    def launcher(self, tensors: Sequence[torch.Tensor]) -> Callable[[], None]:
+        """The bare launch of the kernel for some inputs, as a benchmark of calls compares them
+        with: its arguments are made once, and what it reports is not read.
+        """
+        bound, sizes = bind(self._slots, tensors)
+        inverses = iter(self._inverse_tables(bound, sizes) if self._inverses else ())
+        arguments = [bound[at] if at >= 0 else next(inverses) for at in self._order]
+        made = [allocate(slot, sizes, self.device, new_output) for slot in self._outputs]
+        arguments += [s.kernel_view(out) for s, out in zip(self._outputs, made, strict=True)]
+        launch = self.kernels.of(sizes).kernel.launch
+        return partial(launch, arguments, self._word if self._on_gpu else host_word.tensor, sizes)
 
     def _run(
         self,

@@ -103,7 +103,7 @@ def predict(problem: TuningProblem, model: Model, commit_: str | None = None) ->
     space = space_of(problem)
     entries: list[Entry] = []
     passed_over = {entry.template.name: reason for entry, reason in space.refused}
-    for entry in (*space.heuristics, *space.others):
+    for entry in (*space.first, *space.others):
         name = entry.template.name
         if entry.template.backend == "torch":
             # Nobody asked for plain PyTorch in a compiler's stead.
@@ -113,7 +113,7 @@ def predict(problem: TuningProblem, model: Model, commit_: str | None = None) ->
         else:
             number = model.rows.get(name, 0)
             passed_over[name] = f"{number} measured rows speak for it, and {LEAST_ROWS} are needed"
-    fallback = _fallback(problem, model, space.heuristics[0], entries)
+    fallback = _fallback(problem, model, space.first[0], entries)
     rows: list[Row] = []
     if fallback is None:
         rows = _rows(problem, model, entries, commit_ or commit())

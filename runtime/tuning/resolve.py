@@ -59,12 +59,14 @@ class Tuned:
         template: the template.
         config: its config.
         reason: which log, and the sizes it was measured for.
+        near: whether it is another device's log.
         predicted: whether nothing was measured, and a cost model says so.
     """
 
     template: Template[Any]
     config: Any
     reason: str
+    near: bool
     predicted: bool = False
 
 
@@ -75,24 +77,36 @@ class _Source:
     Attributes:
         told: what to call it.
         path: where it is.
-        near: whether it speaks for lengths near its own as well.
+        lengths: whether it speaks for lengths near its own as well.
+        near: whether it is another device's.
         predicted: whether its rows were predicted, not measured.
     """
 
     told: str
     path: Path
-    near: bool = True
+    lengths: bool = True
+    near: bool = False
     predicted: bool = False
 
 
-def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]:
+def tuned(
+    program: Program, target: Target, problem: Problem, *, own: bool = True
+) -> Iterator[Tuned]:
     """What logs say about a specialised program at some sizes, best source first; nothing where
     the sizes are not known. What cannot run any more is warned of once, and passed over.
+
+    Args:
+        program: specialised.
+        target: what it runs on.
+        problem: its sizes.
+        own: whether this machine's log is asked as well, or only those that are shipped.
     """
     if problem.rows is None or problem.length is None:
         return
     for source in _sources(program, target):
-        row = _for_sizes(_best(source.path), problem, source.near)
+        if not own and user_logs() in source.path.parents:
+            continue
+        row = _for_sizes(_best(source.path), problem, source.lengths)
         if row is None or row.program != program.fingerprint:
             continue
         try:
@@ -103,7 +117,7 @@ def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]
             pass_over(f"{source.path}: {row.template} {row.config}", error)
             continue
         told = f"{source.told}, from {row.basis}" if source.predicted else source.told
-        yield Tuned(template, config, f"{told}, for {_told(row)}", source.predicted)
+        yield Tuned(template, config, f"{told}, for {_told(row)}", source.near, source.predicted)
 
 
 def forget(log: Path | None = None) -> None:
@@ -128,12 +142,12 @@ def _sources(program: Program, target: Target) -> Iterator[_Source]:
     name, own = file_name(program), folder_name(target.name)
     if target.name:
         grows = settings.tune_effort() != "none"
-        yield _Source("tuned on this machine", user_logs() / own / name, near=not grows)
+        yield _Source("tuned on this machine", user_logs() / own / name, lengths=not grows)
         yield _Source(f"shipped log for {own}", shipped_logs() / own / name)
     if target.kind not in ("cuda", "hip"):
         return
     predicted = user_logs() / folder_name(target.name or str(target)) / predicted_name(program)
-    yield _Source("cost model", predicted, near=False, predicted=True)
+    yield _Source("cost model", predicted, lengths=False, predicted=True)
     near = []
     for folder in _listed(shipped_logs()):
         of = {row.target for _, row in _best(shipped_logs() / folder / name)}
@@ -142,7 +156,7 @@ def _sources(program: Program, target: Target) -> Iterator[_Source]:
             near.append((str(target) not in of, -alike, folder))
     for _, _, folder in sorted(near):
         told = f"shipped log for {folder}, the nearest GPU"
-        yield _Source(told, shipped_logs() / folder / name)
+        yield _Source(told, shipped_logs() / folder / name, near=True)
 
 
 def family(target: str) -> str:

@@ -51,7 +51,7 @@ def problems(target: Target) -> tuple[TuningProblem, ...]:
 def candidates(problem: TuningProblem) -> tuple[Entry, ...]:
     """The heuristics' choices first."""
     space = space_of(problem)
-    found = (*space.heuristics, *space.others)
+    found = (*space.first, *space.others)
     return tuple(entry for entry in found if entry.template.name in _TEMPLATES)
 
 

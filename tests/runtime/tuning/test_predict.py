@@ -279,7 +279,7 @@ def test_what_was_only_predicted_is_tuned_where_calls_tune(
     monkeypatch.setenv(settings.TUNE, "quick")
     template = TEMPLATES["triton-rows"]
     for speaks in ([], [True], [True, False]):
-        said = [Tuned(template, None, "", predicted=each) for each in speaks]
+        said = [Tuned(template, None, "", False, each) for each in speaks]
         monkeypatch.setattr(on_call, "tuned", lambda *_, said=said: iter(said))
         on_call.tune_if_asked(PROGRAM, torch.device("cpu"), Sizes(1, 8, 1))
     assert asked == [True, True, False]
