@@ -85,7 +85,7 @@ def _of(found: Evidence, folders: list[str] | None) -> Evidence:
 
 def show_judgement(made: Judgement, console: Console) -> None:
     """Print a row for each problem, and the median and the worst of each ratio."""
-    held = "another GPU's rows" if any(v.nearest for v in made.verdicts) else "each shape left out"
+    held = "held to other rows" if made.across else "each shape left out"
     table = Table("problem", "rows", "best ms", title=f"fitted to {made.basis}; {held}")
     for heading in (*_RATIOS.values(), "time off by", "pairs in order"):
         table.add_column(heading, justify="right")

@@ -11,10 +11,10 @@ both are felt (a p-norm of the five):
 - *instructions*: all that is to be issued, over the processors;
 - *carries* that go from block to block in series.
 
-Beside them each launch takes a fixed time. Seconds a count are :class:`Costs`; they start from
-what was measured on one GPU and are fitted to rows of logs (:mod:`runtime.tuning.fitting`).
-What tells one GPU from another is its :class:`Target` alone. Its clock is not in it: constants
-fitted on one GPU are scaled as a whole where another has a faster one, which ranks nothing.
+Beside them each launch takes a fixed time. Seconds a count are :class:`Costs`; the runtime fits
+them to rows of logs. What tells one GPU from another is its :class:`Target` alone. Its clock is
+not in it, so of a GPU that is clocked otherwise than those fitted to, all but the traffic is
+expected wrongly by as much.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ Array = np.ndarray
 # How sharply the largest of the five wins over the others.
 _SHARPNESS = 4.0
 
-# What is fitted for all templates together, with its value on an H100 where nothing is known:
-# seconds, but for traffic and the relative ones, which are parts of a step.
+# What is fitted for all templates together, with what is assumed where nothing was measured, about
+# an H100's: seconds, but for traffic, and the last three, which are parts of a step.
 SHARED = {
     # Of the bandwidth that is described, time over what it promises.
     "traffic": 1.12,

@@ -12,7 +12,8 @@ from pdssm_compiler.ir.types import Table, is_complex, is_number
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.target import Target
 
-# What a processor of every GPU here has: registers, threads, blocks.
+# What a processor runs at once: registers, threads, blocks, as on NVIDIA's largest GPUs. Smaller
+# ones have room for fewer threads, which blocks of so much shared memory do not fill.
 _REGISTERS, _THREADS, _BLOCKS = 65536, 2048, 32
 # Bytes of shared memory that each block takes besides its own.
 _RESERVED = 1024

@@ -73,8 +73,11 @@ def tune(
         ),
     ] = None,
     effort: Annotated[
-        EffortLevel, typer.Option(help="none says what calls take, and measures nothing.")
-    ] = EffortLevel.quick,
+        EffortLevel | None,
+        typer.Option(
+            help="none says what calls take, and measures nothing.", show_default="quick"
+        ),
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(min=0, help="Seconds, after which no candidate is begun.")
     ] = None,
@@ -84,7 +87,9 @@ def tune(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of a CPU's kernels; torch's own number.")
     ] = None,
-    plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("pdssm-tune.png"),
+    plot: Annotated[
+        Path | None, typer.Option(help="Where the plot goes.", show_default="pdssm-tune.png")
+    ] = None,
     ship: Annotated[
         Path | None,
         typer.Option(help="A folder of logs, such as autotune_logs, to put the best rows into."),
@@ -107,8 +112,10 @@ def tune(
     states = (initial_state, final_state)
     sizes = (batch, length, heads)
     if target is not None:
-        measuring = {"device": device, "budget": budget, "workers": workers, "threads": threads}
-        _refuse(measuring | {"ship": ship})
+        _refuse(
+            device=device, effort=effort, budget=budget, workers=workers, threads=threads,
+            plot=plot, ship=ship,
+        )  # fmt: skip
         gpu = torch.device("cuda")
         asked = _directions(direction)
         _predict(_workloads(spec, spec_file, suite, gpu, asked, sizes, states), target, commit)
@@ -116,6 +123,7 @@ def tune(
     where = device_of(device)
     if threads is not None:
         torch.set_num_threads(threads)
+    plot = plot or Path("pdssm-tune.png")
     check_plot(plot)
     wanted = _directions(direction)
     workloads = _workloads(spec, spec_file, suite, where, wanted, sizes, states)
@@ -125,7 +133,7 @@ def tune(
             found = tune_workloads(
                 workloads,
                 device=where,
-                effort=effort.value,
+                effort=(effort or EffortLevel.quick).value,
                 budget=budget,
                 workers=workers,
                 commit=commit,
@@ -151,7 +159,7 @@ def tune(
         _ship(found, ship)
 
 
-def _refuse(options: dict[str, object]) -> None:
+def _refuse(**options: object) -> None:
     """Refuse what only a measurement has.
 
     Raises:

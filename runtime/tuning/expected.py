@@ -22,7 +22,7 @@ from pdssm_compiler.runtime.tuning.space import Entry
 from pdssm_compiler.schedules.cost import Array, Costs, Counts
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Template
+from pdssm_compiler.schedules.templates.base import Problem, Template
 
 # A template with fewer rows is not ranked: nothing measured says what its steps take.
 LEAST_ROWS = 3
@@ -59,7 +59,8 @@ class Model:
             was not fitted to.
         rows: how many rows of each template it was fitted to.
         basis: what it was fitted to, for readers.
-        measured: by problem, what was measured of it, and the logarithm of measured over expected.
+        measured: by program and bucket of sizes, what was measured of it, and the logarithm of
+            measured over expected.
     """
 
     costs: Costs
@@ -82,10 +83,10 @@ class Model:
         off = _off(costs, all_timed)
         groups: dict[object, list[int]] = {}
         for number, sample in enumerate(found.samples):
-            groups.setdefault(sample.problem, []).append(number)
+            groups.setdefault((sample.row.program, sample.row.bucket), []).append(number)
         measured = {
-            problem: ([found.samples[i] for i in numbers], off[numbers])
-            for problem, numbers in groups.items()
+            key: ([found.samples[i] for i in numbers], off[numbers])
+            for key, numbers in groups.items()
         }
         rows = dict.fromkeys(names, 0)
         for sample in found.samples:
@@ -114,7 +115,9 @@ class Model:
             sizes: ``B``, ``T``, ``H``.
         """
         seconds = self._by_law(program, target, candidates, sizes)
-        known = self.measured.get((program.fingerprint, tuple(sizes)))
+        batch, length, heads = sizes
+        bucket = Problem.bucket(batch * heads, length)
+        known = self.measured.get((program.fingerprint, bucket))
         if known is None:
             return Expected(seconds, np.full(len(seconds), self.error))
         samples, off = known
@@ -154,8 +157,10 @@ class Model:
         GPU's race is said to have missed it.
         """
         found = np.full(len(candidates), -np.inf)
-        for target in dict.fromkeys(sample.target for sample in samples):
-            there = [sample for sample in samples if sample.target == target]
+        races: dict[tuple[Target, tuple[int, int, int]], list[Sample]] = {}
+        for sample in samples:
+            races.setdefault((sample.target, sample.row.sizes), []).append(sample)
+        for (target, sizes), there in races.items():
             measured = {(sample.row.template, sample.config) for sample in there}
             best = min(sample.row.ms or np.inf for sample in there) / 1e3
             missed = [
@@ -166,7 +171,7 @@ class Model:
             ]
             of = [candidates[place] for place in missed]
             if of:
-                law = self._by_law(program, target, of, there[0].row.sizes)
+                law = self._by_law(program, target, of, sizes)
                 found[missed] = np.maximum(found[missed], np.log(best / law))
         return found
 

@@ -63,12 +63,14 @@ class Judgement:
 
     Attributes:
         basis: what the model was fitted to.
+        across: whether it was fitted to other GPUs than those it is held to.
         error: what it is off by between candidates, typically, as it finds by itself.
         verdicts: one for each problem with a heuristic's row and another one that can be ranked.
         skipped: problems without.
     """
 
     basis: str
+    across: bool
     error: float
     verdicts: tuple[Verdict, ...]
     skipped: int
@@ -94,19 +96,21 @@ def judge(fitted: Evidence, judged: Evidence | None = None) -> Judgement:
     if judged is not None:
         model = Model.fitted(fitted, error)
         found = [_verdict(model, samples) for samples in _problems(judged)]
-        return _judgement(fitted, error, found)
+        return _judgement(fitted, True, error, found)
     for shape in squares:
         rest = fitted.only(sample for sample in fitted.samples if sample.shape != shape)
         others = error_of(each for other, each in squares.items() if other != shape)
         model = Model.fitted(rest, others)
         mine = fitted.only(sample for sample in fitted.samples if sample.shape == shape)
         found += [_verdict(model, samples) for samples in _problems(mine)]
-    return _judgement(fitted, error, found)
+    return _judgement(fitted, False, error, found)
 
 
-def _judgement(fitted: Evidence, error: float, found: Sequence[Verdict | None]) -> Judgement:
+def _judgement(
+    fitted: Evidence, across: bool, error: float, found: Sequence[Verdict | None]
+) -> Judgement:
     verdicts = tuple(verdict for verdict in found if verdict is not None)
-    return Judgement(fitted.basis, error, verdicts, len(found) - len(verdicts))
+    return Judgement(fitted.basis, across, error, verdicts, len(found) - len(verdicts))
 
 
 def _problems(found: Evidence) -> Iterator[list[Sample]]:
@@ -157,10 +161,9 @@ def _entry(sample: Sample) -> Entry:
 
 def _nearest(model: Model, samples: Sequence[Sample], best: float) -> float | None:
     """What the winner on the GPU that the model was fitted to takes here."""
-    there = model.measured.get(samples[0].problem)
-    if there is None:
-        return None
-    won: Row | None = winner([sample.row for sample in there[0]])
+    first = samples[0].row
+    there, _ = model.measured.get((first.program, first.bucket), ((), None))
+    won: Row | None = winner([s.row for s in there if s.row.sizes == first.sizes])
     here = {sample.row.candidate: sample.row.ms for sample in samples}
     taken = None if won is None else here.get(won.candidate)
     return None if taken is None else taken / best

@@ -167,7 +167,7 @@ def test_the_cost_model_is_judged(tmp_path: Path) -> None:
     h100 = "nvidia-h100-80gb-hbm3"
     # As from one GPU to another: here the same, so all of it is known.
     again = run("model", "--fit", h100, "--on", h100, "--logs", ROOT / "autotune_logs")
-    assert "another GPU's rows" in again.stdout
+    assert "held to other rows" in again.stdout
     wrong = run("model", "--fit", "nvidia-x")
     assert isinstance(wrong.exception, ArgumentError)
     assert f"no rows of 'nvidia-x' can be used; there are those of {h100}" in str(wrong.exception)

@@ -68,6 +68,8 @@ def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
         tmp_path / "cache" / "autotune_logs"
     )
     assert any(row.heuristic for row in read_log(shipped)[0])
+    for folder in (log.parent.parent, tmp_path / "shipped"):
+        assert [path.stem for path in (folder / "programs").iterdir()] == [log.stem]
     # A call of these sizes takes what won.
     tensor = torch.ones(2, 40, 3, 6, dtype=torch.complex64)
     maps = {
@@ -165,6 +167,8 @@ def test_where_nothing_like_it_was_measured(pdssm: Command, tmp_path: Path) -> N
     [
         (("--device", "cpu"), "--device is for what is measured, and --target measures nothing"),
         (("--budget", 3), "--budget is for what is measured"),
+        (("--effort", "none"), "--effort is for what is measured"),
+        (("--plot", "p.png"), "--plot is for what is measured"),
         (("--ship", "here"), "--ship is for what is measured"),
         (("--target", "cpu"), "the target 'cpu' is a device of this machine: measure on it"),
         (("--target", "rtx"), "unknown target 'rtx'; known targets: cpu"),

@@ -84,17 +84,17 @@ def test_a_file_describes_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     # Less shared memory than the H100 has, so what won there does not fit.
     gpu.write_text(describe(replace(H100, name="My GPU", shared_memory=99 << 10)))
     workload = Workload(spec, 1, 32768, 32, directions=("forward",))
-    (made,) = predict(workload, gpu)
+    with warnings.catch_warnings():
+        # What the H100's log names does not fit.
+        warnings.simplefilter("ignore", TuningWarning)
+        (made,) = predict(workload, gpu)
+        every = choices(made.problem.program, described_target(gpu))
     assert made.winner is not None
     scan = compile(spec, gpu, sizes=(1, 32768, 32))
     assert scan.schedule.reason.startswith("cost model, from ")
     assert vars(scan.schedule.config) == made.winner.config
     assert "by cost model, from " in scan.explain()
     assert compile(spec, gpu).schedule.reason == "heuristic"
-    with warnings.catch_warnings():
-        # Of the H100's log, that it does not fit.
-        warnings.simplefilter("ignore", TuningWarning)
-        every = choices(made.problem.program, described_target(gpu))
     (found,) = [each for each, sizes in every if made.problem.bucket in sizes]
     assert found == scan.schedule
 
@@ -194,6 +194,22 @@ def test_a_measured_candidate_keeps_what_the_law_is_off_by() -> None:
     assert model.expected(problem.program, other, unknown, problem.sizes).error.max() > (
         2 * expected.error[0]
     )
+
+
+def test_other_sizes_of_the_bucket_are_spoken_for() -> None:
+    """As many rows are the same rows, however sequences and heads make them."""
+    problem = problems(H100)[0]
+    batch, length, heads = problem.sizes
+    model = Model.fitted(measured(H100))
+    entries = candidates(problem)
+    first = model.expected(problem.program, SMALL, entries[:5], problem.sizes)
+    same = model.expected(problem.program, SMALL, entries[:5], (heads, length, batch))
+    assert same.seconds == pytest.approx(first.seconds)
+    longer = model.expected(problem.program, SMALL, entries[:5], (batch, length + 500, heads))
+    assert longer.error == pytest.approx(first.error)
+    far = model.expected(problem.program, SMALL, entries[:5], (batch, 4 * length, heads))
+    assert (far.error >= first.error).all()
+    assert far.error == pytest.approx(model.error)
 
 
 def test_no_race_is_said_to_have_missed_a_faster_one() -> None:
