@@ -16,6 +16,9 @@ from pdssm_compiler.runtime.plan import plan_for
 from pdssm_compiler.runtime.tuning.timing import host_times
 from pdssm_compiler.suite import Shape
 
+# So small that the work is little, of sizes for which a common template is taken.
+_ON_CPU = Shape("tiny", 2, 4, 2, 8, 4)
+_ON_GPU = Shape("tiny", 2, 64, 4, 32, 8)
 # Bytes that torch's own GPU tensors are aligned to, and that kernels are made for.
 _ALIGNED = 16
 
@@ -32,7 +35,7 @@ def call_overhead(
         calls: of a block; 0 for as many as suit the device.
         blocks: how many.
     """
-    shape = Shape("tiny", 2, 4, 2, 8, 4)
+    shape = _ON_GPU if device.type == "cuda" else _ON_CPU
     problem = random_problem(shape, device, maps=maps)
     request = read_call(
         problem.diagonal,

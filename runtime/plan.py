@@ -39,6 +39,9 @@ from pdssm_compiler.runtime.tuning.on_call import tune_if_asked
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
 
+# Bytes: kernels that need not ask for less are compiled for tensors that start at multiples.
+_ALIGNED = 16
+
 
 @lru_cache(maxsize=4096)
 def program_of(text: str) -> Program:
@@ -155,7 +158,7 @@ class Plan:
                 arguments, outputs, sizes = prepared
                 if self._inverses and not self.kernels.of(sizes).source.inverts:
                     self._invert(arguments)
-                self._launch(arguments, sizes, tensors, first)
+                self._launch(arguments, sizes, tensors, first, dense=True)
                 return outputs
         return self._run(tensors, trusted, out, first)
 
@@ -236,7 +239,17 @@ class Plan:
         sizes: Sizes,
         tensors: Sequence[torch.Tensor],
         first: int | None,
+        dense: bool = False,
     ) -> None:
+        """Launch the kernel for the sizes.
+
+        Args:
+            arguments: what it takes.
+            sizes: of the call.
+            tensors: the caller's, for messages.
+            first: see :meth:`run`.
+            dense: on a GPU, whether arguments are contiguous, and complex ones as they are.
+        """
         kernel = self.kernels.of(sizes).kernel
         if not self._on_gpu:
             kernel.launch(arguments, host_word.tensor, sizes)
@@ -246,9 +259,13 @@ class Plan:
                 named = dict(zip(self._names, tensors, strict=True))
                 raise self._reporter.error(word, sizes, named, first or 0)
         else:
-            self._last[0] = LastCall(sizes, in_segments=first is not None)
-            with torch.cuda.device(self.device):
-                kernel.launch(arguments, self._word, sizes)
+            self._last[0] = LastCall(sizes, first is not None)
+            launch = kernel.launch_dense if dense else kernel.launch
+            if torch.cuda.current_device() == self.device.index:
+                launch(arguments, self._word, sizes)
+            else:
+                with torch.cuda.device(self.device):
+                    launch(arguments, self._word, sizes)
 
 
 def _as_tokens(maps: torch.Tensor, input_: Input) -> torch.Tensor:
@@ -321,8 +338,10 @@ def run(
         if tensors[0].is_cuda:
             device_words.raise_any()
             # New outputs are aligned.
-            aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *(out or ())))
-            alignment = 16 if aligned else 0
+            bits = 0
+            for tensor in (*tensors, *out) if out else tensors:
+                bits |= tensor.data_ptr()
+            alignment = 0 if bits % _ALIGNED else _ALIGNED
         plan = plan_for(text, device, alignment, config, chosen and tensors[0].is_cuda)
         return plan.run(tensors, trusted=trusted, out=out, first=first)
     except RuntimeError:
