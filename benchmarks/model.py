@@ -108,9 +108,10 @@ def show_judgement(made: Judgement, console: Console) -> None:
         cells.append(f"{off[-1] if place else float(np.median(off)):.0%}" if off else "")
         table.add_row(told, "", "", *cells, "")
     console.print(table)
+    off = ", ".join(f"{name or 'others'} {error:.0%}" for name, error in made.errors.items())
     console.print(
-        f"ratios are measured times over the best measured one; the model expects to be off by "
-        f"{made.error:.1%} between candidates; {made.skipped} problems have too few rows",
+        f"ratios are measured times over the best measured one; between candidates the model "
+        f"expects to be off by {off}; {made.skipped} problems have too few rows",
         soft_wrap=True,
     )
 

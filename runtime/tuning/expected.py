@@ -9,7 +9,7 @@ template are as much alike as few of their fields differ. And a race was run the
 find faster than its winner is taken to be no faster there.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -26,10 +26,12 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 
 # A template with fewer rows is not ranked: nothing measured says what its steps take.
 LEAST_ROWS = 3
-# What the model may be off by between two candidates of a problem, where too few problems show it;
-# and at least, for a candidate that was measured elsewhere.
+# What the model may be off by between two candidates of a problem, at least where too few problems
+# show it; and at least, for a candidate that was measured elsewhere.
 _UNKNOWN_ERROR, _LEAST_ERROR = 0.15, 0.01
 _FEWEST_SHAPES = 3
+# Candidates that take no longer than so many times the best are those among which one is chosen.
+_NEAR = 2.0
 # Residuals of a problem: what all have in common, what those of a template have, and what those
 # of a config have, of which each other field leaves a part; and what is noise.
 _COMMON, _OF_TEMPLATE, _OF_CONFIG, _NOISE = 4.0, 1.0, 1.0, 0.05
@@ -55,8 +57,8 @@ class Model:
 
     Attributes:
         costs: the law's constants.
-        error: what the law is off by, typically, between candidates of a problem whose shape it
-            was not fitted to.
+        errors: by template, what the law is off by, typically, between candidates of a problem
+            whose shape it was not fitted to; "" is for other templates.
         rows: how many rows of each template it was fitted to.
         basis: what it was fitted to, for readers.
         measured: by program and bucket of sizes, what was measured of it, and the logarithm of
@@ -64,18 +66,18 @@ class Model:
     """
 
     costs: Costs
-    error: float
+    errors: Mapping[str, float]
     rows: Mapping[str, int]
     basis: str
     measured: Mapping[object, tuple[Sequence[Sample], Array]]
 
     @classmethod
-    def fitted(cls, found: Evidence, error: float | None = None) -> "Model":
+    def fitted(cls, found: Evidence, errors: Mapping[str, float] | None = None) -> "Model":
         """The model of some evidence; without any, that of what is assumed.
 
         Args:
             found: what was measured.
-            error: what the law is off by, where that is known; None to find out.
+            errors: what the law is off by, where that is known; None to find out.
         """
         names = _templates()
         all_timed = timed(found.samples)
@@ -91,9 +93,9 @@ class Model:
         rows = dict.fromkeys(names, 0)
         for sample in found.samples:
             rows[sample.row.template] += 1
-        if error is None:
-            error = error_of(left_out(found).values())
-        return cls(costs, error, rows, found.basis, measured)
+        if errors is None:
+            errors = errors_of(left_out(found))
+        return cls(costs, errors, rows, found.basis, measured)
 
     def knows(self, template: Template) -> bool:
         """Whether enough rows say what a template takes."""
@@ -118,8 +120,9 @@ class Model:
         batch, length, heads = sizes
         bucket = Problem.bucket(batch * heads, length)
         known = self.measured.get((program.fingerprint, bucket))
+        errors = [self.errors.get(e.template.name, self.errors[""]) for e in candidates]
         if known is None:
-            return Expected(seconds, np.full(len(seconds), self.error))
+            return Expected(seconds, np.array(errors))
         samples, off = known
         there = [(sample.row.template, sample.config) for sample in samples]
         here = [(entry.template.name, entry.config) for entry in candidates]
@@ -129,7 +132,7 @@ class Model:
         # What is left of a candidate's own deviation, once these are known.
         own = _OF_TEMPLATE + _OF_CONFIG
         left = np.clip((own + _COMMON - np.sum(shares * between, 1)) / own, 0.0, 1.0)
-        error = np.maximum(self.error * np.sqrt(left), _LEAST_ERROR)
+        error = np.maximum(np.array(errors) * np.sqrt(left), _LEAST_ERROR)
         least = self._least(program, candidates, samples)
         return Expected(seconds * np.exp(np.maximum(shares @ off, least)), error)
 
@@ -207,15 +210,20 @@ def _off(costs: Costs, measured: Timed) -> Array:
     return np.log(measured.seconds / costs.seconds(measured.counts))
 
 
-def left_out(found: Evidence) -> dict[object, list[float]]:
+# For each shape and template: squares of what the law is off by, of logarithms.
+Squares = Mapping[object, Mapping[str, Sequence[float]]]
+
+
+def left_out(found: Evidence) -> Squares:
     """For each shape, what the law is off by between candidates of one problem where it was not
-    fitted to any problem of that shape: squares, of logarithms.
+    fitted to any problem of that shape, by template. Candidates that are far from the best are
+    not looked at: nobody takes them.
     """
     names, whole = _templates(), timed(found.samples)
     shapes: dict[object, list[int]] = {}
     for number, sample in enumerate(found.samples):
         shapes.setdefault(sample.shape, []).append(number)
-    squares: dict[object, list[float]] = {}
+    squares: dict[object, dict[str, list[float]]] = {}
     for shape, mine in shapes.items():
         out = set(mine)
         rest = [number for number in range(len(whole)) if number not in out]
@@ -224,17 +232,29 @@ def left_out(found: Evidence) -> dict[object, list[float]]:
         problems: dict[object, list[int]] = {}
         for place, problem in enumerate(these.problems):
             problems.setdefault(problem, []).append(place)
-        squares[shape] = [s for places in problems.values() for s in _apart(off[places])]
+        by_template: dict[str, list[float]] = {}
+        for places in problems.values():
+            best = these.seconds[places].min()
+            near = [place for place in places if these.seconds[place] <= _NEAR * best]
+            for place, square in zip(near, _apart(off[near]), strict=False):
+                by_template.setdefault(these.counts.templates[place], []).append(square)
+        squares[shape] = by_template
     return squares
 
 
-def error_of(squares: Iterable[Sequence[float]]) -> float:
-    """What the law is typically off by, from the squares of some shapes."""
-    told = [each for each in squares if each]
-    if len(told) < _FEWEST_SHAPES:
-        return _UNKNOWN_ERROR
-    # As much for a shape of few rows as for one of many.
-    return max(_LEAST_ERROR, float(np.sqrt(np.mean([np.mean(each) for each in told]))))
+def errors_of(squares: Squares) -> dict[str, float]:
+    """What the law is typically off by, for each template of which enough shapes say so; that of
+    "" is for the others, as much as the most of these.
+    """
+    names = sorted({name for of in squares.values() for name in of})
+    told = {name: [of[name] for of in squares.values() if of.get(name)] for name in names}
+    found = {name: _rms(each) for name, each in told.items() if len(each) >= _FEWEST_SHAPES}
+    return found | {"": max([_UNKNOWN_ERROR, *found.values()])}
+
+
+def _rms(squares: Sequence[Sequence[float]]) -> float:
+    """As much for a shape of few rows as for one of many."""
+    return max(_LEAST_ERROR, float(np.sqrt(np.mean([np.mean(each) for each in squares]))))
 
 
 def _apart(off: Array) -> list[float]:

@@ -8,7 +8,7 @@ What was not measured cannot be judged. A log that was made to be shipped has on
 each problem and the heuristic's choice; whole logs, such as the user's own, judge more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import median
@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from pdssm_compiler.runtime.tuning.evidence import Evidence, Sample
-from pdssm_compiler.runtime.tuning.expected import Model, error_of, left_out
+from pdssm_compiler.runtime.tuning.expected import Model, errors_of, left_out
 from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.space import Entry
 from pdssm_compiler.runtime.tuning.winners import expected_winner, winner
@@ -64,14 +64,15 @@ class Judgement:
     Attributes:
         basis: what the model was fitted to.
         across: whether it was fitted to other GPUs than those it is held to.
-        error: what it is off by between candidates, typically, as it finds by itself.
+        errors: what it is off by between candidates, typically, by template, as it finds by
+            itself; that of "" is for other templates.
         verdicts: one for each problem with a heuristic's row and another one that can be ranked.
         skipped: problems without.
     """
 
     basis: str
     across: bool
-    error: float
+    errors: Mapping[str, float]
     verdicts: tuple[Verdict, ...]
     skipped: int
 
@@ -91,26 +92,29 @@ def judge(fitted: Evidence, judged: Evidence | None = None) -> Judgement:
             left out of the fit.
     """
     squares = left_out(fitted)
-    error = error_of(squares.values())
+    errors = errors_of(squares)
     found: list[Verdict | None] = []
     if judged is not None:
-        model = Model.fitted(fitted, error)
+        model = Model.fitted(fitted, errors)
         found = [_verdict(model, samples) for samples in _problems(judged)]
-        return _judgement(fitted, True, error, found)
+        return _judgement(fitted, True, errors, found)
     for shape in squares:
         rest = fitted.only(sample for sample in fitted.samples if sample.shape != shape)
-        others = error_of(each for other, each in squares.items() if other != shape)
+        others = errors_of({other: of for other, of in squares.items() if other != shape})
         model = Model.fitted(rest, others)
         mine = fitted.only(sample for sample in fitted.samples if sample.shape == shape)
         found += [_verdict(model, samples) for samples in _problems(mine)]
-    return _judgement(fitted, False, error, found)
+    return _judgement(fitted, False, errors, found)
 
 
 def _judgement(
-    fitted: Evidence, across: bool, error: float, found: Sequence[Verdict | None]
+    fitted: Evidence,
+    across: bool,
+    errors: Mapping[str, float],
+    found: Sequence[Verdict | None],
 ) -> Judgement:
     verdicts = tuple(verdict for verdict in found if verdict is not None)
-    return Judgement(fitted.basis, across, error, verdicts, len(found) - len(verdicts))
+    return Judgement(fitted.basis, across, errors, verdicts, len(found) - len(verdicts))
 
 
 def _problems(found: Evidence) -> Iterator[list[Sample]]:

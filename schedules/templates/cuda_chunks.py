@@ -85,7 +85,7 @@ _TOGETHER = 4
 _MOST_TEAMS = 15
 _MOST_WARPS = 32
 # Registers that a lane takes, about, where it may.
-_REGISTERS_OF_A_LANE = 160
+_REGISTERS_OF_A_LANE = 128
 # Warps that have 128 registers a lane.
 _FREE_WARPS = 16
 
@@ -323,7 +323,8 @@ class CudaChunks(Template[CudaChunksConfig]):
             tiles=2 * tokens / config.tile,
             waits=mine,
             issued=2 * rows * length * team * values_of(program),
-            passes=turns * _passes(chunks, config.teams, sharing),
+            # What collects takes a carry about as long again.
+            passes=(1 + collects(program)) * turns * _passes(chunks, config.teams, sharing),
         )
 
     def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:

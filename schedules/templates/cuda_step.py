@@ -101,8 +101,7 @@ class CudaStep(Template[CudaStepConfig]):
             steps=length,
             collecting=length * collects(program),
             exchanges=length * (config.team > 1 or body.elements > 1),
-            # The index, then what it selects, beside the other inputs.
-            waits=2 * length,
+            waits=length,
             issued=rows * length * config.team * body.elements * values_of(program),
         )
 

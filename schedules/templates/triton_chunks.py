@@ -142,7 +142,8 @@ class TritonChunks(Template[TritonChunksConfig]):
         chunks = chunking.chunks(span, length)
         launches = 3 + len(tables_to_sort(program)) + len(program.sum_outputs)
         # Tokens are read to be folded, and once more to be run.
-        return tile.of(blocks * chunks, span, launches, runs=2, passes=chunks)
+        tokens = min(span, length)
+        return tile.of(blocks * chunks, tokens, launches, runs=2, passes=chunks)
 
     def lower(self, program: Program, target: Target, config: TritonChunksConfig) -> KernelSource:
         program = in_text_names(program)

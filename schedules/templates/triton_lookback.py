@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.chunking import Chunking
+from pdssm_compiler.schedules.chunking import FAR, Chunking
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.triton import TritonBody
 from pdssm_compiler.schedules.emit.triton_kernel import (
@@ -188,10 +188,16 @@ class TritonLookback(Template[TritonLookbackConfig]):
         tile = tile_work(program, target, config.rows, config.num_warps, config.tokens)
         blocks, chunks = -(-rows // config.rows), -(-length // config.tokens)
         launches = 1 + len(tables_to_sort(program)) + len(program.sum_outputs)
-        # A chunk is folded and run from the registers that it was read to; between one window's
-        # carry and the next, its chunks' summaries are applied.
-        found = tile.of(blocks * chunks, config.tokens, launches, passes=chunks / config.window)
-        return replace(found, steps=2 * found.steps, issued=2 * found.issued)
+        passes = (2 + FAR) * -(-chunks // config.window)
+        found = tile.of(blocks * chunks, min(config.tokens, length), launches, passes=passes)
+        # A chunk is folded and run from the registers that it was read to.
+        return replace(
+            found,
+            steps=2 * found.steps,
+            collecting=2 * found.collecting,
+            exchanges=2 * found.exchanges,
+            issued=2 * found.issued,
+        )
 
     def lower(
         self, program: Program, target: Target, config: TritonLookbackConfig

@@ -167,6 +167,8 @@ class TileWork:
             registers=self.registers,
             steps=steps,
             collecting=steps * collects(self.program),
+            # What is no shuffle of one warp passes through shared memory.
+            exchanges=steps * (self.warps > 1 or self.elements > 1),
             tiles=runs * tokens / self.unroll,
             waits=runs * tokens / self.unroll,
             issued=blocks * self.warps * steps * values_of(self.program),
