@@ -73,7 +73,7 @@ class Evidence:
     def basis(self) -> str:
         """How many rows of which GPUs, for readers."""
         counts = Counter(sample.row.device for sample in self.samples)
-        told = [f"{number} rows of {device}" for device, number in counts.most_common()]
+        told = [f"{_rows(number)} of {device}" for device, number in counts.most_common()]
         return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 
     def of_kind(self, kind: str) -> "Evidence":
@@ -117,8 +117,12 @@ def evidence(roots: Sequence[Path]) -> Evidence:
                 samples.append(_sample(row, program))
             except ValueError as error:
                 left_out[str(error)] += 1
-    told = tuple(f"{number} rows: {why}" for why, number in left_out.most_common())
+    told = tuple(f"{_rows(number)}: {why}" for why, number in left_out.most_common())
     return Evidence(tuple(samples), told)
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number} rows"
 
 
 def _measured(rows: Iterable[Row]) -> Iterator[Row]:
@@ -133,7 +137,7 @@ def _measured(rows: Iterable[Row]) -> Iterator[Row]:
 def _sample(row: Row, program: Program | None) -> Sample:
     """Raises ValueError: why the row does not count."""
     if program is None or program.fingerprint != row.program:
-        raise ValueError("the text of their program is not there")
+        raise ValueError("the text of the program is not there")
     target = target_of_row(row)
     if target is None or not target.bandwidth:
         raise ValueError(f"the figures of {row.device} are not known; name it in a description")
@@ -143,9 +147,9 @@ def _sample(row: Row, program: Program | None) -> Sample:
     try:
         config = template.config_type(**row.config)
     except TypeError:
-        raise ValueError(f"they have no config of {row.template} any more") from None
+        raise ValueError(f"no config of {row.template} any more") from None
     if template.feasible(program, target, config) is not None:
-        raise ValueError(f"{row.template} refuses their configs today")
+        raise ValueError(f"{row.template} refuses the config today")
     work = template.work(program, target, config, row.batch * row.heads, row.length)
     if work is None:
         raise ValueError(f"{row.template} has no counts of work")

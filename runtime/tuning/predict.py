@@ -112,7 +112,7 @@ def predict(problem: TuningProblem, model: Model, commit_: str | None = None) ->
             entries.append(entry)
         else:
             number = model.rows.get(name, 0)
-            passed_over[name] = f"{number} measured rows speak for it, and {LEAST_ROWS} are needed"
+            passed_over[name] = f"measured rows that speak for it: {number} of {LEAST_ROWS} needed"
     fallback = _fallback(problem, model, space.first[0], entries)
     rows: list[Row] = []
     if fallback is None:

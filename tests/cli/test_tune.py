@@ -136,18 +136,19 @@ def test_what_must_be_named(pdssm: Command, tmp_path: Path) -> None:
 
 def test_a_gpu_that_is_not_here(pdssm: Command, tmp_path: Path) -> None:
     """It is described, and predicted for; nothing is compiled for that."""
-    assert pdssm("describe", "h200", "--output", "gpu.toml").status == 0
+    gpu = tmp_path / "gpu.toml"
+    assert pdssm("describe", "h200", "--output", gpu).status == 0
+    gpu.write_text(gpu.read_text().replace("NVIDIA H200", "My GPU"))
     sizes = ("-N", 32, "-K", 32, "-B", 1, "-T", 32768, "-H", 32)
     done = pdssm("tune", "--target", "gpu.toml", *sizes, "--direction", "forward")
     assert done.status == 0, done.err
     told = " ".join(done.out.replace("│", " ").split())
-    assert "expected on NVIDIA H200, nothing measured" in told
+    assert "expected on My GPU, nothing measured" in told
     assert "cost model, from" in told
-    assert "not ranked: triton-rows: 0 measured rows speak for it, and 3 are needed" in told
     (log,) = logs(tmp_path / "cache")
     assert f"predicted: {log}" in told
     assert log.name.endswith(".predicted.jsonl")
-    assert log.parent.name == "nvidia-h200"
+    assert log.parent.name == "my-gpu"
     rows, wrong = read_log(log)
     assert wrong == []
     assert {row.status for row in rows} == {"predicted"}

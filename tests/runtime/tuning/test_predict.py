@@ -66,7 +66,7 @@ def test_what_is_predicted_is_taken(logs: Path) -> None:
     assert (schedule.template.name, vars(schedule.config)) == (
         made.winner.template, made.winner.config,
     )  # fmt: skip
-    told = r"cost model, from \d+ rows of NVIDIA H100 80GB HBM3, for 32 rows of 32768 tokens"
+    told = r"cost model, from .*\d+ rows of NVIDIA H100 .*, for 32 rows of 32768 tokens"
     assert re.fullmatch(told, schedule.reason)
     assert [reason.reason for reason, sizes in choices(program, target) if bucket in sizes] == [
         schedule.reason
@@ -123,7 +123,7 @@ def test_without_rows_the_heuristic_chooses_and_it_is_said(logs: Path) -> None:
     # Rows of NVIDIA's GPUs say nothing of AMD's.
     (made,) = predict(LONG, "gfx942")
     assert made.fallback == "no measured row of a GPU of the kind hip is known"
-    assert any("0 measured rows speak for it" in told for told in made.passed_over)
+    assert any("speak for it: 0 of 3 needed" in told for told in made.passed_over)
     amd = named_target("gfx942")
     assert choose(made.problem.program, amd, None, made.problem.bucket).reason == "heuristic"
 
@@ -133,7 +133,10 @@ def test_a_template_that_few_rows_speak_for_is_left_out() -> None:
     rows = Evidence(tuple(s for s in measured(H100).samples if s.row.template == "cuda-chunks"))
     made = predicting.predict(problem, Model.fitted(rows), "0" * 40)
     assert {row.template for row in made.rows} <= {"cuda-chunks"}
-    assert any(told.startswith("cuda-rows: 0 measured rows") for told in made.passed_over)
+    assert any(
+        told == "cuda-rows: measured rows that speak for it: 0 of 3 needed"
+        for told in made.passed_over
+    )
     if not made.rows:
         assert made.fallback is not None
         assert "of which too little was measured" in made.fallback
@@ -249,7 +252,9 @@ def test_damaged_rows_are_told_and_left_out(logs: Path) -> None:
     with pytest.warns(TuningWarning, match=r"is passed over.*and 1 more lines"):
         after = evidence([log.shipped_logs(), log.user_logs()])
     assert after.samples == before.samples
-    assert after.left_out == ("1 rows: the text of their program is not there",)
+    assert set(after.left_out) - set(before.left_out) == {
+        "1 row: the text of the program is not there"
+    }
 
 
 def test_a_gpu_that_nobody_described_is_left_out(logs: Path) -> None:
@@ -265,7 +270,7 @@ def test_a_gpu_that_nobody_described_is_left_out(logs: Path) -> None:
     append_rows(path, [replace(sample.row, device="A GPU")])
     (found_sample,) = evidence([logs]).samples
     assert (found_sample.target.name, found_sample.target.processors) == ("A GPU", 132)
-    assert evidence([logs]).basis == "1 rows of A GPU"
+    assert evidence([logs]).basis == "1 row of A GPU"
 
 
 def test_no_prediction_is_learned_from(logs: Path) -> None:
