@@ -3,6 +3,7 @@
 #   make run      build what it needs and run the automaton of each pattern over real text
 #   make test     build what it needs and run the whole suite
 #   make stress   the long runs
+#   make docs     the documents as a site, to build/site
 #   make bench    figures of the CPU, to out/; DEVICE=gpu for those of a GPU
 #
 # ENV=current uses the interpreter's own packages instead of a virtual environment: for machines
@@ -24,7 +25,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 endif
 
-.PHONY: run test lint stress test-gpu bench clean
+.PHONY: run test lint stress test-gpu bench docs clean
 
 run: $(READY)
 	@mkdir -p out
@@ -46,6 +47,9 @@ test-gpu: $(READY)
 
 bench: $(READY)
 	$(PY) -m benchmarks $(DEVICE)
+
+docs: $(READY)
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/site
 
 $(VENV)/ready: pyproject.toml scripts/install.py
 	$(PYTHON) scripts/install.py --venv $(VENV) $(if $(TORCH),--torch $(TORCH))

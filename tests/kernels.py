@@ -28,8 +28,15 @@ TOLERANCE = 4096
 LAYOUTS = ("dense", "reversed", "spread", "expanded")
 
 
+# Examples from which on a run is a long one.
+_STRESS = 500
+
+
 def few(count: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
-    """Run a test on ``count`` examples, the same in every run: each costs compilations."""
+    """Run a test on ``count`` examples, the same in every run, or under the profile ``stress`` on
+    eight times as many: each costs compilations.
+    """
+    count *= 8 if settings.default.max_examples >= _STRESS else 1
 
     def decorate(test: Callable[..., None]) -> Any:
         # Shrinking would compile hundreds more; print_blob and the noted text say enough.

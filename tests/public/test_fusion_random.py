@@ -172,7 +172,7 @@ def draw_case(data: st.DataObject) -> Expressions:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data(), seed=st.integers(0, 999))
 def test_in_the_interpreter(data: st.DataObject, seed: int) -> None:
     case = draw_case(data)

@@ -143,7 +143,7 @@ def test_other_sources_of_maps_compile(map_source: str, record_property: Record)
         assert resources(lowered(TEMPLATE, program), record_property)["spilled"] <= 64
 
 
-@few(8, program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)))
+@few(4, program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)))
 def test_random_bodies_become_cuda(program: Program) -> None:
     derived = adjoint(program, surrogate="active")
     for each in (derived.forward, derived.program):

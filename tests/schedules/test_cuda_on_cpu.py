@@ -182,7 +182,7 @@ def test_narrow_rows(state_size: int) -> None:
 
 
 @few(
-    3,
+    2,
     tables=st.sampled_from([0, 1]),
     sets=st.sampled_from([1, 2]),
     shape=st.sampled_from([(20, 1), (40, 2), (100, 2), (300, 3)]),
@@ -226,7 +226,7 @@ def test_long_chunks(tile: int) -> None:
 
 
 @few(
-    3,
+    2,
     program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)),
     layout=st.sampled_from(LAYOUTS),
     seed=st.integers(0, 2**16),

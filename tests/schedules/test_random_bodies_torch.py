@@ -58,18 +58,18 @@ def assert_agrees(program: Program, seed: int) -> None:
                 assert {b.source.backend for b in plan.kernels.built} == {"torch"}
 
 
-@few(15, program=programs(precision=32, max_ops=14), seed=seeds())
+@few(8, program=programs(precision=32, max_ops=14), seed=seeds())
 def test_float32(program: Program, seed: int) -> None:
     assert_agrees(program, seed)
 
 
-@few(15, program=programs(precision=64), seed=seeds())
+@few(8, program=programs(precision=64), seed=seeds())
 def test_float64(program: Program, seed: int) -> None:
     assert_agrees(program, seed)
 
 
 @few(
-    15,
+    8,
     program=st.sampled_from((32, 64)).flatmap(lambda bits: affine_programs(precision=bits)),
     seed=seeds(),
 )
@@ -79,7 +79,7 @@ def test_affine(program: Program, seed: int) -> None:
 
 
 @few(
-    10,
+    5,
     program=affine_programs(starts=["input"]),
     seed=seeds(),
 )

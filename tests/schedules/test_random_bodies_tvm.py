@@ -28,18 +28,18 @@ def assert_compiled(program: Program, seed: int) -> None:
         assert_runs(lambda _, t, __: backward.run(t), derived.program, reads, sizes, layout)
 
 
-@few(14, program=programs(precision=32, max_ops=14), seed=seeds())
+@few(7, program=programs(precision=32, max_ops=14), seed=seeds())
 def test_float32(program: Program, seed: int) -> None:
     assert_compiled(program, seed)
 
 
-@few(6, program=programs(precision=64), seed=seeds())
+@few(3, program=programs(precision=64), seed=seeds())
 def test_float64(program: Program, seed: int) -> None:
     assert_compiled(program, seed)
 
 
 @few(
-    5,
+    3,
     program=st.sampled_from((32, 64)).flatmap(lambda bits: affine_programs(precision=bits)),
     seed=seeds(),
 )

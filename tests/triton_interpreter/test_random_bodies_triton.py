@@ -47,17 +47,17 @@ def assert_adjoint_interpreted(
 configs = st.sampled_from(CONFIGS)
 
 
-@few(14, program=programs(precision=32, max_ops=14), seed=seeds(), config=configs)
+@few(7, program=programs(precision=32, max_ops=14), seed=seeds(), config=configs)
 def test_float32(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
 
 
-@few(6, program=programs(precision=64), seed=seeds(), config=configs)
+@few(3, program=programs(precision=64), seed=seeds(), config=configs)
 def test_float64(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
 
 
-@few(5, program=affine_programs(precision=64), seed=seeds(), config=configs)
+@few(3, program=affine_programs(precision=64), seed=seeds(), config=configs)
 def test_affine(program: Program, seed: int, config: Config) -> None:
     assert_interpreted(program, seed, config)
 
@@ -65,7 +65,7 @@ def test_affine(program: Program, seed: int, config: Config) -> None:
 in_parts = st.sampled_from((*CHUNKS, *LOOKBACK))
 
 
-@few(10, program=affine_programs(precision=64), seed=seeds(), config=in_parts)
+@few(5, program=affine_programs(precision=64), seed=seeds(), config=in_parts)
 def test_affine_in_chunks(program: Program, seed: int, config: Config) -> None:
     """The adjoint reads, at a chunk's last step, what was saved in the next one."""
     derived = adjoint(program, surrogate="active")
