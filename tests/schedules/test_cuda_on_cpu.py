@@ -86,7 +86,7 @@ def some(*each_time: int) -> list[Any]:
 
 
 # Of one warp a team and of several, collisions and none, 128 bits.
-@pytest.mark.parametrize("scan", some(3, 4, 5))
+@pytest.mark.parametrize("scan", some(3, 5))
 def test_chunks(scan: tuple[Any, ...]) -> None:
     """Carries from team to team, from block to block and in windows; chunks of a few tokens, the
     last one shorter; several rows.
@@ -106,7 +106,7 @@ def test_chunks_of_one_tile() -> None:
         assert_agrees(CHUNKS, config, program, Sizes(1, 50, 2), most_blocks=4)
 
 
-@pytest.mark.parametrize("scan", some(0, 2, 4, 6))
+@pytest.mark.parametrize("scan", some(2, 4))
 def test_rows(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         team = -(-program.state_size // 32)
@@ -144,7 +144,7 @@ def test_targets_with_many_sources(n: int) -> None:
         assert_agrees(template, config, program, sizes, dictionary=dictionary)
 
 
-@pytest.mark.parametrize("scan", some(0, 3, 6))
+@pytest.mark.parametrize("scan", some(3, 6))
 def test_steps(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         for length in (0, 1, 3):
@@ -172,7 +172,7 @@ def test_the_widest_row() -> None:
     assert_agrees(STEP, CudaStepConfig(1, 32), program, Sizes(1, 2, 1))
 
 
-@pytest.mark.parametrize("state_size", [1, 2, 3, 5, 8, 16])
+@pytest.mark.parametrize("state_size", [1, 3, 8])
 def test_narrow_rows(state_size: int) -> None:
     """An odd number of them."""
     programs = forward_and_backward(spec_of((state_size, 3, *SCANS[0][2:])))
@@ -212,7 +212,7 @@ def test_entries_out_of_range_are_clamped_and_reported(tables: int) -> None:
     assert bool(states.isfinite().all())
 
 
-@pytest.mark.parametrize("length", [0, 1, 8, 9])
+@pytest.mark.parametrize("length", [0, 1, 9])
 def test_few_tokens_in_chunks(length: int) -> None:
     program = pd_scan(PdScan(8, 3, initial_state=True, final_state=True))
     assert_agrees(CHUNKS, CudaChunksConfig(4, 2, 2), program, Sizes(2, length, 2))

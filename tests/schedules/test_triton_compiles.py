@@ -135,7 +135,9 @@ def test_look_back_compiles_without_spills(arch: str, which: str, record_propert
     assert found["shared_bytes"] <= target.shared_memory
 
 
-@pytest.mark.parametrize("map_class", ["general", "permutation"])
+@pytest.mark.parametrize(
+    "map_class", [pytest.param("general", marks=pytest.mark.stress), "permutation"]
+)
 def test_look_back_keeps_its_tokens_in_registers(map_class: str, record_property: Record) -> None:
     target = named_target("sm_90")
     program = specialise(pd_scan(PdScan(32, 8, map_class=map_class)))
