@@ -236,6 +236,11 @@ def invert(map_: Value) -> Value:
     return apply("invert", map_)
 
 
+def keep(value: Value, index: Value) -> Value:
+    """The vector where an index below 2 is 1, zeros where it is 0."""
+    return apply("keep", value, index)
+
+
 def iota() -> Value:
     """The identity map."""
     return apply("iota")

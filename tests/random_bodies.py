@@ -49,6 +49,7 @@ class Body:
         self.bounds: dict[Value, float] = {}
         self.maps: list[Value] = []
         self.tables: list[tuple[Value, Value]] = []
+        self.flags: list[Value] = []
         self.used: set[Value] = set()
 
     @property
@@ -218,6 +219,14 @@ def _select(body: Body) -> Value:
     return body.put_map(b.select(*body.choose(body.tables)))
 
 
+def _keep(body: Body) -> Value:
+    if not body.flags:
+        flag = body.build.input("flag", Index(2), "token", body.choose(("u8", "i32")))
+        body.flags.append(flag)
+    vector = body.pick(Vector(body.element(body.draw(st.booleans()))))
+    return body.put(b.keep(vector, body.flags[0]), body.bounds[vector])
+
+
 PRODUCERS: dict[str, Producer] = {
     "add": partial(_binary, "add", lambda x, y: x + y),
     "sub": partial(_binary, "sub", lambda x, y: x + y),
@@ -245,4 +254,5 @@ PRODUCERS: dict[str, Producer] = {
     "compose": lambda body: body.put_map(b.compose(body.pick_map(), body.pick_map())),
     "invert": lambda body: body.put_map(b.invert(body.pick_map(invertible=True))),
     "iota": lambda body: body.put_map(b.iota()),
+    "keep": _keep,
 }

@@ -207,6 +207,8 @@ def pd_specs(
             orientation=st.sampled_from(("column", "row")),
             initial_state=st.booleans(),
             final_state=st.booleans(),
+            reverse=st.booleans(),
+            packed=st.booleans(),
         )
 
     return st.sampled_from(map_sources).flatmap(of_source)

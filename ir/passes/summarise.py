@@ -241,6 +241,16 @@ def _gathered(evaluation: _Evaluation, value: Value) -> _Affine:
     return _Affine(diagonal, composed, offset)
 
 
+def _kept(evaluation: _Evaluation, value: Value) -> _Affine:
+    form, index = evaluation.of(value.args[0]), value.args[1]
+
+    def keep(part: Value | None) -> Value | None:
+        return None if part is None else apply("keep", part, index)
+
+    # One factor for all elements, so it does not matter where a map moves them.
+    return _Affine(keep(form.diagonal), form.map, keep(form.offset))
+
+
 _RULES: dict[str, Callable[[_Evaluation, Value], _Affine]] = {
     "add": _sum,
     "sub": _sum,
@@ -248,4 +258,5 @@ _RULES: dict[str, Callable[[_Evaluation, Value], _Affine]] = {
     "mul": _product,
     "scatter_add": _scattered,
     "gather": _gathered,
+    "keep": _kept,
 }

@@ -22,10 +22,12 @@ class Dialect:
         functions: for each real function, a format string of its argument ``{x}`` and of the dtype
             ``{dtype}`` of what it gives.
         literal: a real constant from its value and its precision in bits.
+        keep: an element ``{x}`` where the index ``{k}`` is 1 and zero where it is 0; no product.
     """
 
     functions: dict[str, str]
     literal: Callable[[float, int], str]
+    keep: str
 
 
 def part_names(name: str, type_: Type) -> Parts:
@@ -79,7 +81,7 @@ _RULES: dict[str, Callable[..., Parts]] = {
 FUNCTIONS = ("exp", "log", "sin", "cos", "tanh", "sigmoid", "softplus", "sqrt", "reciprocal")
 
 # Every op these rules cover; an emitter adds its own for the rest.
-ARITHMETIC_OPS = frozenset(_RULES) | frozenset(FUNCTIONS) | {"constant"}
+ARITHMETIC_OPS = frozenset(_RULES) | frozenset(FUNCTIONS) | {"constant", "keep"}
 
 
 def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
@@ -96,6 +98,9 @@ def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
     if value.op in FUNCTIONS:
         dtype = f"float{precision(value.type)}"
         return (dialect.functions[value.op].format(x=args[0][0], dtype=dtype),)
+    if value.op == "keep":
+        dtype = f"float{precision(value.type)}"
+        return tuple(dialect.keep.format(x=part, k=args[1][0], dtype=dtype) for part in args[0])
     parts = _RULES[value.op](*args)
     assert len(parts) == (2 if is_complex(value.type) else 1), value.op
     return parts

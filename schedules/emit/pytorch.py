@@ -66,6 +66,7 @@ DIALECT = Dialect(
     literal=lambda value, bits: (
         f"torch.full((), {_literal(value)}, dtype=torch.float{bits}, device=device)"
     ),
+    keep="torch.where(({k} != 0).unsqueeze(-1), {x}, 0.0)",
 )
 
 HELPERS = {
@@ -504,4 +505,4 @@ RULES: dict[str, Rule] = {
     "iota": _of("torch.arange({n}, device=device)"),
 }
 
-SUPPORTED_OPS = frozenset(RULES) | frozenset(FUNCTIONS) | {"constant"}
+SUPPORTED_OPS = frozenset(RULES) | frozenset(FUNCTIONS) | {"constant", "keep"}

@@ -57,6 +57,7 @@ DIALECT = Dialect(
         "reciprocal": "1.0 / {x}",
     },
     literal=lambda value, bits: f"tl.full((ROWS,), {_literal(value)}, tl.float{bits})",
+    keep="tl.where(({k} != 0)[:, None], {x}, 0.0)",
 )
 
 # Functions that Triton lacks, or that lose their small values: written into a kernel's source

@@ -58,6 +58,7 @@ DIALECT = Dialect(
         "reciprocal": "1 / {x}",
     },
     literal=lambda value, bits: f'T.float{bits}("{value!r}")',
+    keep="T.Select({k} != 0, {x}, T.{dtype}(0))",
 )
 
 

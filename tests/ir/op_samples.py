@@ -47,6 +47,7 @@ def _samples() -> list[Sample]:
     for element in (R, C):
         scalar, vector = Scalar(element), Vector(element)
         found += [Sample("broadcast", (scalar,), vector), Sample("sum", (vector,), scalar)]
+        found.append(Sample("keep", (vector, Index(2)), vector))
         found += [
             Sample(op, (vector, map_), vector)
             for op in ("gather", "scatter_add")

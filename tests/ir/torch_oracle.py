@@ -50,6 +50,7 @@ RULES: dict[str, Rule] = {
     "select": _select,
     "compose": lambda after, before: after.gather(-1, before),
     "invert": lambda p: p.argsort(-1),
+    "keep": lambda x, k: torch.where(k[..., None] == 1, x, torch.zeros_like(x)),
 }
 
 
