@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pdssm_compiler.runtime.faults import check
     from pdssm_compiler.runtime.saving import save_kernels
     from pdssm_compiler.spec import ScanSpec
+    from pdssm_compiler.step import pd_scan_step
     from pdssm_compiler.tuning import Workload, tune
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ _HOMES = {
     "flash_pd_scan": "pdssm_compiler.flash",
     "load_kernels": "pdssm_compiler.runtime.deployed",
     "pd_scan": "pdssm_compiler.functional",
+    "pd_scan_step": "pdssm_compiler.step",
     "save_kernels": "pdssm_compiler.runtime.saving",
     "tune": "pdssm_compiler.tuning",
 }
@@ -83,6 +85,7 @@ __all__ = [
     "flash_pd_scan",
     "load_kernels",
     "pd_scan",
+    "pd_scan_step",
     "reference",
     "save_kernels",
     "tune",

@@ -17,6 +17,7 @@ def pd_scan(
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
+    reverse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The PD-SSM scan: ``x_t = P_t (D_t x_{t-1}) + b_t``.
 
@@ -24,6 +25,10 @@ def pd_scan(
     ``x_t[i] = b_t[i]`` plus the sum of ``D_t[j] x_{t-1}[j]`` over all ``j`` with ``p_t[j] = i``.
     With ``orientation="row"`` rows are one-hot instead:
     ``x_t[i] = D_t[i] x_{t-1}[p_t[i]] + b_t[i]``.
+
+    With ``reverse=True`` time runs from the last token to the first: ``x_t`` comes from
+    ``x_{t+1}``, the initial state stands behind the last token, and the final state is that of
+    the first.
 
     Differentiable in ``diagonal``, ``drive`` and ``initial_state``, from both outputs, by
     PyTorch's convention for complex numbers.
@@ -44,6 +49,7 @@ def pd_scan(
         orientation: ``"column"`` or ``"row"``.
         initial_state: ``x_0``, ``[B, H, N]`` complex or ``[B, H, N, 2]`` real; zero if absent.
         output_final_state: whether the last state is wanted as well.
+        reverse: whether time runs from the last token to the first.
 
     Returns:
         ``(states, final_state)``. ``states`` ``[B, T, H, N]`` holds ``x_1 … x_T`` in the form and
@@ -68,6 +74,7 @@ def pd_scan(
         orientation,
         initial_state,
         output_final_state,
+        reverse,
     )
     return results(request, call(request.text, request.tensors))
 

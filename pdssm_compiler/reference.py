@@ -20,6 +20,7 @@ def pd_scan(
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
+    reverse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """:func:`pdssm_compiler.pd_scan`, token by token in torch.
 
@@ -36,6 +37,7 @@ def pd_scan(
         orientation,
         initial_state,
         output_final_state,
+        reverse,
     )
     check_layouts(call.text, call.tensors)
     one_device(call.text, call.tensors)
@@ -53,8 +55,8 @@ def pd_scan(
     if initial_state is not None:
         state = _complex(initial_state, diagonal.dtype)
     head = torch.arange(heads, device=b.device)
-    states = []
-    for t in range(length):
+    states: list[torch.Tensor] = []
+    for t in reversed(range(length)) if reverse else range(length):
         if dictionary is not None and selection is not None:
             p = dictionary[head, selection[:, t].long()].long()  # [B, H, N]
         elif destination is not None:
@@ -67,6 +69,7 @@ def pd_scan(
             moved = d[:, t] * state.gather(-1, p)
         state = moved + b[:, t]
         states.append(state)
+    states = states[::-1] if reverse else states
 
     out = torch.stack(states, dim=1) if states else b.new_zeros(batch, 0, heads, size)
     final = state if output_final_state else None
