@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         IndexRangeError,
         NanLogitError,
         NoTemplateError,
+        OffsetError,
         PromiseError,
         TuningWarning,
     )
@@ -46,6 +47,7 @@ _HOMES = {
     "InputSpec": "pdssm_compiler.fusion.inputs",
     "NanLogitError": "pdssm_compiler.runtime.errors",
     "NoTemplateError": "pdssm_compiler.runtime.errors",
+    "OffsetError": "pdssm_compiler.runtime.errors",
     "PdssmError": "pdssm_compiler.ir.errors",
     "PromiseError": "pdssm_compiler.runtime.errors",
     "ScanSpec": "pdssm_compiler.spec",
@@ -73,6 +75,7 @@ __all__ = [
     "InputSpec",
     "NanLogitError",
     "NoTemplateError",
+    "OffsetError",
     "PdssmError",
     "PromiseError",
     "ScanSpec",

@@ -16,6 +16,7 @@ from pdssm_compiler.fusion.trace import Expression
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.packed import PackedCall, scan_packed
 from pdssm_compiler.runtime.compile_service import backward_config, config_text
 from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
@@ -178,6 +179,8 @@ class CompiledScan(Artifacts):
         orientation: str | None = None,
         initial_state: torch.Tensor | None = None,
         output_final_state: bool = False,
+        reverse: bool = False,
+        cu_seqlens: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See :func:`pdssm_compiler.pd_scan`; ``map_class`` and ``orientation`` are the
         specification's.
@@ -193,7 +196,7 @@ class CompiledScan(Artifacts):
                     f"{name}={given!r}, but the scan was compiled for {mine!r}; compile another "
                     f"specification"
                 )
-        request = read_call(
+        given = (
             diagonal,
             drive,
             dictionary,
@@ -203,8 +206,12 @@ class CompiledScan(Artifacts):
             self.spec.orientation,
             initial_state,
             output_final_state,
+            reverse,
         )
+        request = read_call(*given)
         self._check(request.spec, diagonal)
+        if cu_seqlens is not None:
+            return scan_packed(PackedCall(*given, cu_seqlens), config=self._config)
         outputs = call(request.text, request.tensors, self._config)
         return results(request, outputs)
 
