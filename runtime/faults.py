@@ -222,7 +222,8 @@ class DeviceWords:
         """Raise what a kernel has recorded, and forget it.
 
         Raises:
-            IndexRangeError, NanLogitError, OffsetError, PromiseError: a check failed in an earlier call.
+            IndexRangeError, NanLogitError, OffsetError, PromiseError: a check failed in an
+                earlier call.
         """
         if not self._array.any():
             return

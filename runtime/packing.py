@@ -48,7 +48,9 @@ def _follows_on_cpu(cu_seqlens: torch.Tensor, length: int, reverse: bool) -> tor
 def _follows(cu_seqlens: torch.Tensor, length: int, reverse: bool) -> torch.Tensor:
     offsets = cu_seqlens.long()
     found = _begun(offsets, length, reverse)
-    lengths = torch.diff(offsets, prepend=offsets.new_zeros(1), append=offsets.new_full((1,), length))
+    lengths = torch.diff(
+        offsets, prepend=offsets.new_zeros(1), append=offsets.new_full((1,), length)
+    )
     # The lengths of the sequences, and before and behind them what is to be none.
     wrong = (lengths < 0).any() | (lengths[0] != 0) | (lengths[-1] != 0)
     first = found[:1]

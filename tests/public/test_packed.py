@@ -18,14 +18,15 @@ from pdssm_compiler import (
     pd_scan,
     reference,
 )
+from pdssm_compiler.arguments import read_call
 from pdssm_compiler.runtime import packing
 from pdssm_compiler.runtime.packing import follows
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
-from tests.public.accuracy import FORWARD, GRADIENT, assert_within, magnitudes, wide
+from tests.public.accuracy import wide
 from tests.public.packed import assert_packed_is_separate, offsets, packed_inputs
-from tests.public.scans import CASES, KINDS, MAPS, Case, Draw, Tensors, inputs
-from tests.public.test_flash_pd_scan import NAMES, SMALL, flash_inputs
+from tests.public.scans import CASES, KINDS, MAPS, Case, Draw, Tensors
+from tests.public.test_flash_pd_scan import NAMES, flash_inputs
 
 CASE = Case(3, "dictionary", "row")
 LENGTHS = (3, 0, 1, 7, 0, 0, 4, 0)
@@ -149,8 +150,7 @@ def test_flash(orientation: str, reverse: bool) -> None:
         return [*(x.detach() for x in outputs), *(x.resolve_conj() for x in found)]
 
     arriving = [
-        torch.randn(x, dtype=case.dtype, generator=random)
-        for x in (tensors["drive"].shape, shape)
+        torch.randn(x, dtype=case.dtype, generator=random) for x in (tensors["drive"].shape, shape)
     ]
     got = results(flash_pd_scan, lambda x: x)
     want = results(reference.flash_pd_scan, wide)
@@ -207,17 +207,11 @@ def test_bad_offsets_of_a_gpu_are_reported_by_the_scan(name: str, reverse: bool)
     cu_seqlens = torch.tensor(BAD_OFFSETS[name][0])
     flags = packing._follows(cu_seqlens, 6, reverse)
     assert flags[0] == packing.BAD
-    request = packed_request(flags, reverse)
-    with pytest.raises(OffsetError, match="cu_seqlens does not cut the tokens into sequences"):
-        torch.ops.pdssm_compiler.scan(request.text, request.tensors, [], "", False)
-
-
-def packed_request(flags: torch.Tensor, reverse: bool) -> Any:
-    from pdssm_compiler.arguments import read_call
-
     spread = flags[None, :, None].expand(COMPLEX.shape[:3])
     options = (None, None, None, "general", "column", None, False, reverse, spread)
-    return read_call(COMPLEX, COMPLEX, *options)
+    request = read_call(COMPLEX, COMPLEX, *options)
+    with pytest.raises(OffsetError, match="cu_seqlens does not cut the tokens into sequences"):
+        torch.ops.pdssm_compiler.scan(request.text, request.tensors, [], "", False)
 
 
 @pytest.mark.parametrize("lengths", [(6,), (0, 2, 0, 3, 1, 0), (1, 1, 1, 1, 1, 1)], ids=str)
@@ -304,7 +298,8 @@ def test_torch_compile_once_for_all_lengths() -> None:
         options = {"orientation": "row", "output_final_state": True}
         return pd_scan(drive=drive + 1, cu_seqlens=cu_seqlens, **options, **more)
 
-    for lengths in ((3, 0, 4), (5, 1), (2, 2, 2, 9)):
+    # No size that is compiled in: Dynamo takes sizes that are equal at first for one.
+    for lengths in ((3, 0, 4, 0, 2), (5, 1), (2, 2, 2, 9)):
         tensors: Tensors = packed_inputs(CASE, lengths, 3)
         leaf = tensors["diagonal"].requires_grad_()
         got = run(cu_seqlens=offsets(lengths), **tensors)
