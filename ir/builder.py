@@ -163,6 +163,11 @@ def mul(left: Operand, right: Operand) -> Value:
     return _binary("mul", left, right)
 
 
+def scale(factor: Value, value: Value) -> Value:
+    """``factor * value``, and zero where the factor is, whatever the value."""
+    return apply("scale", factor, value)
+
+
 def neg(value: Value) -> Value:
     """``-value``."""
     return apply("neg", value)

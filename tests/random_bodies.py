@@ -231,6 +231,7 @@ PRODUCERS: dict[str, Producer] = {
     "add": partial(_binary, "add", lambda x, y: x + y),
     "sub": partial(_binary, "sub", lambda x, y: x + y),
     "mul": partial(_binary, "mul", lambda x, y: x * y),
+    "scale": partial(_binary, "scale", lambda x, y: x * y),
     "neg": _negated,
     "conj": partial(_part, "conj"),
     "real": partial(_part, "real"),

@@ -22,12 +22,17 @@ class Dialect:
         functions: for each real function, a format string of its argument ``{x}`` and of the dtype
             ``{dtype}`` of what it gives.
         literal: a real constant from its value and its precision in bits.
-        keep: an element ``{x}`` where the index ``{k}`` is 1 and zero where it is 0; no product.
+        choose: ``{x}`` where ``{condition}`` holds, and zero of ``{dtype}`` elsewhere, which is no
+            product: ``x`` may be no number.
+        kept: the condition that an index ``{k}`` is not 0, for every element.
+        either: the condition that ``{a}`` or ``{b}`` is not 0.
     """
 
     functions: dict[str, str]
     literal: Callable[[float, int], str]
-    keep: str
+    choose: str
+    kept: str
+    either: str
 
 
 def part_names(name: str, type_: Type) -> Parts:
@@ -81,7 +86,7 @@ _RULES: dict[str, Callable[..., Parts]] = {
 FUNCTIONS = ("exp", "log", "sin", "cos", "tanh", "sigmoid", "softplus", "sqrt", "reciprocal")
 
 # Every op these rules cover; an emitter adds its own for the rest.
-ARITHMETIC_OPS = frozenset(_RULES) | frozenset(FUNCTIONS) | {"constant", "keep"}
+ARITHMETIC_OPS = frozenset(_RULES) | frozenset(FUNCTIONS) | {"constant", "keep", "scale"}
 
 
 def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
@@ -99,8 +104,19 @@ def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
         dtype = f"float{precision(value.type)}"
         return (dialect.functions[value.op].format(x=args[0][0], dtype=dtype),)
     if value.op == "keep":
-        dtype = f"float{precision(value.type)}"
-        return tuple(dialect.keep.format(x=part, k=args[1][0], dtype=dtype) for part in args[0])
+        condition = dialect.kept.format(k=args[1][0])
+        return _chosen(value, args[0], condition, dialect)
+    if value.op == "scale":
+        factor = args[0]
+        condition = f"{factor[0]} != 0"
+        if len(factor) == 2:
+            condition = dialect.either.format(a=factor[0], b=factor[1])
+        return _chosen(value, _mul(*args), condition, dialect)
     parts = _RULES[value.op](*args)
     assert len(parts) == (2 if is_complex(value.type) else 1), value.op
     return parts
+
+
+def _chosen(value: Value, parts: Parts, condition: str, dialect: Dialect) -> Parts:
+    dtype = f"float{precision(value.type)}"
+    return tuple(dialect.choose.format(condition=condition, x=x, dtype=dtype) for x in parts)

@@ -29,7 +29,7 @@ def _samples() -> list[Sample]:
     found: list[Sample] = []
     for shape in (Scalar, Vector):
         real, complex_ = shape(R), shape(C)
-        for op in ("add", "sub", "mul"):
+        for op in ("add", "sub", "mul", "scale"):
             found.append(Sample(op, (real, real), real))
             found += [
                 Sample(op, args, complex_)

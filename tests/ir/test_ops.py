@@ -99,6 +99,15 @@ def test_invert_of_a_permutation_and_of_a_broken_promise() -> None:
     np.testing.assert_array_equal(invert(4, {}, np.array([1, 1, 3, 1])), [0, 3, 0, 2])
 
 
+def test_what_is_dropped_may_be_no_number() -> None:
+    x, drop = np.array([np.nan, np.inf, 1.0]), np.array([0, 1])
+    keep = OPS["keep"].evaluate(3, {}, x, drop)
+    np.testing.assert_array_equal(keep, [[0.0, 0.0, 0.0], [np.nan, np.inf, 1.0]])
+    with np.errstate(all="raise"):
+        got = OPS["scale"].evaluate(3, {}, np.array([0.0, 0.0, 2.0]), x)
+    np.testing.assert_array_equal(got, [0.0, 0.0, 2.0])
+
+
 def test_select_takes_the_table_of_its_own_head() -> None:
     table = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # [H, K, N]
     index = np.array([[2, 0], [1, 1]])  # [B, H]

@@ -29,6 +29,8 @@ RULES: dict[str, Rule] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
+    # Numbers here are finite.
+    "scale": torch.mul,
     "neg": torch.neg,
     "conj": torch.conj_physical,
     "real": torch.real,

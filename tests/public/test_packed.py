@@ -157,16 +157,18 @@ def test_flash(orientation: str, reverse: bool) -> None:
     torch.testing.assert_close(got, [w.to(g.dtype) for g, w in zip(got, want, strict=True)])
 
 
+@pytest.mark.parametrize("config", [None, TorchChunksConfig(2)], ids=["cpu", "chunks"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_nan_stays_in_its_sequence(reverse: bool) -> None:
+def test_a_nan_stays_in_its_sequence(reverse: bool, config: Any) -> None:
     """Nothing of one sequence reaches another, were it infinite or no number at all."""
+    scan = compile(ScanSpec(3, 3, orientation="row"), "cpu", config=config)
     tensors = packed_inputs(CASE, LENGTHS, 4)
     options = {**CASE.options, "cu_seqlens": offsets(LENGTHS), "reverse": reverse}
-    want, last = pd_scan(**tensors, **options, output_final_state=True)
+    want, last = scan(**tensors, **options, output_final_state=True)
     tensors["drive"] = tensors["drive"].clone()
     tensors["drive"][0, 4:11] = float("nan")  # all of the fourth sequence
     tensors["drive"].requires_grad_()
-    got, final = pd_scan(**tensors, **options, output_final_state=True)
+    got, final = scan(**tensors, **options, output_final_state=True)
     others = [*range(4), *range(11, 15)]
     assert torch.equal(got[:, others], want[:, others])
     assert torch.equal(final[[0, 1, 2, 4, 5, 6, 7]], last[[0, 1, 2, 4, 5, 6, 7]])
