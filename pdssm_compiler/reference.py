@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from pdssm_compiler.arguments import as_complex, read_call
-from pdssm_compiler.packed import check_offset_tensor
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.packing import check_offsets
 from pdssm_compiler.runtime.plan import check_layouts, one_device
+from pdssm_compiler.sequences import check_offset_tensor
 
 
 def pd_scan(

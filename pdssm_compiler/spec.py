@@ -87,7 +87,14 @@ class ScanSpec:
         object.__setattr__(self, name, value)
 
     def program_spec(
-        self, *, initial_state: bool, final_state: bool, maps: str = "i32", selection: str = "i32"
+        self,
+        *,
+        initial_state: bool,
+        final_state: bool,
+        maps: str = "i32",
+        selection: str = "i32",
+        reverse: bool = False,
+        packed: bool = False,
     ) -> PdScan:
         """What the program builder needs, for given storages of the integers."""
         dictionary = self.map_source == "dictionary"
@@ -104,6 +111,8 @@ class ScanSpec:
             map_storage=maps if self.map_source != "none" else "i32",
             selection_storage=selection if dictionary else "i32",
             chunk_length=self.chunk_length,
+            reverse=reverse,
+            packed=packed,
         )
 
 
