@@ -141,8 +141,8 @@ class FusedScan(Artifacts):
 
         Raises:
             ArgumentError: a missing or unknown input, or a wrong shape, dtype or device.
-            IndexRangeError, OffsetError, PromiseError: as in ``pd_scan``. On a GPU a token may be counted from
-                the start of its segment; the message says so.
+            IndexRangeError, OffsetError, PromiseError: as in ``pd_scan``. On a GPU a token may be
+                counted from the start of its segment; the message says so.
         """
         self._refuse_missing(inputs, diagonal)
         drive, as_pairs = read_drive(drive, self.spec.dtype, self.spec.payload_dtype)
