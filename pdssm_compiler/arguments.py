@@ -99,7 +99,7 @@ def read_call(
     """Check a call and say what it needs; a call like an earlier one is recognised.
 
     Args: as :func:`pdssm_compiler.pd_scan`, and
-        follows: of packed sequences, uint8 ``[1, T, H]``.
+        follows: of packed sequences, int32 ``[1, T, H]``.
         states_storage: how the states of a low-precision drive are stored; None for as the drive.
 
     Raises:

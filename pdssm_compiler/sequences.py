@@ -17,7 +17,7 @@ class Sequences:
 
     Attributes:
         count: how many there are, ``S``.
-        follows: whether each token follows another of its sequence in the order of time, uint8
+        follows: whether each token follows another of its sequence in the order of time, int32
             ``[1, T, H]``.
 
     Args:

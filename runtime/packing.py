@@ -1,7 +1,7 @@
 """Packed sequences: the torch operator ``pdssm_compiler::follows``.
 
 ``follows(Tensor cu_seqlens, SymInt length, bool reverse) -> Tensor`` says of each of ``length``
-tokens whether another of its own sequence is run before it: uint8 ``[T]``, 1 if there is one, 0
+tokens whether another of its own sequence is run before it: int32 ``[T]``, 1 if there is one, 0
 where a sequence begins. Sequence ``s`` has the tokens from ``cu_seqlens[s]`` up to
 ``cu_seqlens[s + 1]``, so ``S`` sequences have ``S + 1`` offsets, the first 0 and the last ``T``.
 
@@ -36,7 +36,7 @@ def _begun(cu_seqlens: torch.Tensor, length: int, reverse: bool) -> torch.Tensor
         # The token before each offset; before the first there is none.
         places = (places + length) % (length + 1)
     # One place more, for what is no token.
-    found = torch.ones(length + 1, dtype=torch.uint8, device=cu_seqlens.device)
+    found = torch.ones(length + 1, dtype=torch.int32, device=cu_seqlens.device)
     return found.index_fill_(0, places, 0)[:length]
 
 
@@ -85,7 +85,7 @@ def check_offsets(cu_seqlens: torch.Tensor, length: int) -> None:
 
 
 def _fake(cu_seqlens: torch.Tensor, length: int, reverse: bool) -> torch.Tensor:
-    return cu_seqlens.new_empty(length, dtype=torch.uint8)
+    return cu_seqlens.new_empty(length, dtype=torch.int32)
 
 
 for _type in DEVICE_TYPES:

@@ -119,7 +119,7 @@ def pd_scan(spec: PdScan, fusion: Fusion | None = None) -> Program:
     state = build.carry("state", vector, start)
     before = state
     if spec.packed:
-        before = b.keep(state, build.input("follows", Index(2), storage="u8"))
+        before = b.keep(state, build.input("follows", Index(2)))
     map_ = _map(build, spec)
     if map_ is None:
         moved = b.mul(diagonal, before)
