@@ -15,11 +15,13 @@ from pdssm_compiler import (
     ScanSpec,
     compile,
     flash_pd_scan,
+    packed,
     pd_scan,
     reference,
 )
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.runtime import packing
+from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.packing import follows
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
@@ -30,6 +32,7 @@ from tests.public.test_flash_pd_scan import NAMES, flash_inputs
 
 CASE = Case(3, "dictionary", "row")
 LENGTHS = (3, 0, 1, 7, 0, 0, 4, 0)
+FLASH = [("column", False), pytest.param("row", True, marks=pytest.mark.stress)]
 lengths_of = st.lists(st.integers(0, 5), max_size=6)
 
 
@@ -38,8 +41,7 @@ def assert_case(case: Case, lengths: Any, seed: int, **options: Any) -> None:
     assert_packed_is_separate(pd_scan, tensors, lengths, **case.options, **options)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("case", [CASE, KINDS[7]], ids=str)
+@pytest.mark.parametrize(("case", "reverse"), [(CASE, False), (KINDS[7], True)], ids=str)
 @settings(max_examples=6)
 @given(lengths=lengths_of, seed=st.integers(0, 2**16))
 def test_packed_is_separate(case: Case, reverse: bool, lengths: list[int], seed: int) -> None:
@@ -73,6 +75,25 @@ def test_templates_of_the_cpu(config: Any) -> None:
     tensors = packed_inputs(CASE, lengths, 5)
     for reverse in (False, True):
         assert_packed_is_separate(scan, tensors, lengths, reverse=reverse, orientation="row")
+
+
+def test_ahead_of_time() -> None:
+    """What ``packed=True`` compiles is what a call runs."""
+    states = {"initial_state": True, "output_final_state": True}
+    scan = compile(
+        ScanSpec(3, 3), "cpu", config="torch-tokens", packed=True, reverse=True, **states
+    )
+    assert set(scan.kernels) == {"forward", "backward", "start", "start-backward"}
+    ran: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "call", lambda text, *more: ran.append(text) or call(text, *more))
+        scan(
+            **packed_inputs(CASE, LENGTHS, 5),
+            cu_seqlens=offsets(LENGTHS),
+            reverse=True,
+            output_final_state=True,
+        )
+    assert ran == [scan.kernels[name].program.text for name in ("start", "forward")]
 
 
 def test_without_initial_states() -> None:
@@ -124,7 +145,7 @@ def test_pairs(payload: torch.dtype, ends: bool) -> None:
     torch.testing.assert_close(gradient.float(), torch.view_as_real(true), **close)
 
 
-@pytest.mark.parametrize(("orientation", "reverse"), [("column", False), ("row", True)])
+@pytest.mark.parametrize(("orientation", "reverse"), FLASH)
 def test_flash(orientation: str, reverse: bool) -> None:
     """Gradients of both logits too, through the first tokens' initial states as well."""
     lengths = (3, 0, 1, 5)

@@ -36,7 +36,13 @@ def assert_gradients_agree(
         assert_within(gradient, want[name], scale[name], GRADIENT, name)
 
 
-@pytest.mark.parametrize("case", [KINDS[1], KINDS[11]], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        KINDS[1],
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("length", [0, 1, 6])
 def test_reverse(case: Case, length: int) -> None:
     """From the last token to the first: what the turned sequence gives, turned."""

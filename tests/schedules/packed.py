@@ -33,7 +33,7 @@ def packed_programs(scan: tuple) -> list[Program]:
 
 def assert_stays(run: Run, program: Program, tokens: int) -> None:
     """Of three sequences the middle one is no number: the others are as before, bit by bit."""
-    sizes, first, last = Sizes(1, tokens, 2), tokens // 4, tokens // 2
+    sizes, first, last = Sizes(1, tokens, 2), tokens // 4, 2 * tokens // 3
     arrays = arrays_for(program, sizes, 3)
     is_adjoint = "grad_states" in arrays
     # An adjoint reads the flags of its program, which runs the other way.

@@ -16,6 +16,10 @@ from tests.schedules.packed import SCANS, assert_stays, packed_programs
 from tests.schedules.test_cuda_on_cpu import CHUNKS, ROWS, STEP, assert_agrees
 from tests.strategies import Sizes
 
+# Chunks of as many tokens as a warp has lanes, which fetch both indices together.
+IN_CHUNKS = CudaChunksConfig(2, 16, 2)
+TOKENS = 75
+
 
 def ways(n: int) -> list[tuple[Any, Any, Sizes]]:
     """Templates, with configs and sizes for them."""
@@ -27,15 +31,9 @@ def ways(n: int) -> list[tuple[Any, Any, Sizes]]:
 
 
 def test_resets() -> None:
-    """At random tokens: within chunks, at their edges, and several in one; chunks of as many
-    tokens as a warp has lanes, which fetch both indices together.
-    """
-    chunks, *_ = ways(5)
-    forward, backward = packed_programs(SCANS[0])
-    assert_agrees(CHUNKS, CudaChunksConfig(2, 16, 2), forward, Sizes(1, 75, 1), most_blocks=4)
-    for program in (forward, backward):
-        template, config, sizes = chunks
-        assert_agrees(template, config, program, sizes, most_blocks=4)
+    """At random tokens: within chunks, at their edges, and several in one."""
+    for program in packed_programs(SCANS[0]):
+        assert_agrees(CHUNKS, IN_CHUNKS, program, Sizes(1, TOKENS, 1), most_blocks=4)
 
 
 @pytest.mark.stress
@@ -57,4 +55,4 @@ def test_a_nan_stays_in_its_sequence(reverse: bool) -> None:
         return found
 
     for program in packed_programs((*SCANS[0][:4], reverse)):
-        assert_stays(partial(outputs, CHUNKS, CudaChunksConfig(2, 2, 4)), program, 61)
+        assert_stays(partial(outputs, CHUNKS, IN_CHUNKS), program, TOKENS)
