@@ -10,6 +10,7 @@ from benchmarks.gpu import gpu
 from benchmarks.plots import plot
 from benchmarks.provenance import load, made
 from benchmarks.tables import show
+from benchmarks.untuned import untuned
 from pdssm_compiler.cli.consoles import results
 
 Stored = Annotated[Path, typer.Argument(help="The JSON of an earlier run.")]
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command("gpu")(gpu)
 app.command("cpu")(cpu)
+app.command("untuned")(untuned)
 
 
 @app.command("show")

@@ -153,7 +153,7 @@ class Race:
 
     def _resume(self, space: Space) -> None:
         """Take what an earlier race of the same versions has measured; note what cannot run."""
-        known = {(e.template.name, e.text): e for e in (*space.heuristics, *space.others)}
+        known = {(e.template.name, e.text): e for e in (*space.first, *space.others)}
         ours = list(filter(self._is_ours, warned_rows(self.path)))
         seen = {row.candidate for row in latest(ours) if self._is_current(row)}
         for row in ours:

@@ -51,21 +51,33 @@ class Tuned:
         template: the template.
         config: its config.
         reason: which log, and the sizes it was measured for.
+        near: whether it is another device's log.
     """
 
     template: Template[Any]
     config: Any
     reason: str
+    near: bool
 
 
-def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]:
+def tuned(
+    program: Program, target: Target, problem: Problem, *, own: bool = True
+) -> Iterator[Tuned]:
     """What logs say about a specialised program at some sizes, best source first; nothing where
     the sizes are not known. What cannot run any more is warned of once, and passed over.
+
+    Args:
+        program: specialised.
+        target: what it runs on.
+        problem: its sizes.
+        own: whether this machine's log is asked as well, or only those that are shipped.
     """
     if problem.rows is None or problem.length is None:
         return
     grows = settings.tune_effort() != "none"
     for source, path in _sources(program, target):
+        if not own and user_logs() in path.parents:
+            continue
         row = _for_sizes(_best(path), problem, near=not (grows and user_logs() in path.parents))
         if row is None or row.program != program.fingerprint:
             continue
@@ -74,7 +86,8 @@ def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]
         except ValueError as error:
             pass_over(f"{path}: {row.template} {row.config}", error)
             continue
-        yield Tuned(template, config, f"{source}, for {_told(row)}")
+        near = path.parent.name != folder_name(target.name)
+        yield Tuned(template, config, f"{source}, for {_told(row)}", near)
 
 
 def forget(log: Path | None = None) -> None:

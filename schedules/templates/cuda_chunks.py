@@ -41,6 +41,7 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+from pdssm_compiler.schedules.templates.triton_tiles import share_warps
 
 # Fewer tokens than this are too short a chain to cut.
 _FEWEST_TOKENS = 512
@@ -65,6 +66,9 @@ _NARROW = 640
 _WIDE_TEAM = 3
 # Bytes of shared memory that each block takes besides its own.
 _RESERVED = 1024
+# Bytes that the device moves while a carry passes from one chunk to the next: chunks of so
+# many, over all rows, keep the carries from being waited for.
+_CARRY_BYTES = 2_500_000
 # Summaries that are read together.
 _TOGETHER = 4
 # The hardware's barriers, but for the block's own.
@@ -188,7 +192,7 @@ class CudaChunks(Template[CudaChunksConfig]):
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if problem.rows is None or problem.length is None:
             return False
-        if problem.length < _FEWEST_TOKENS:
+        if problem.length < _FEWEST_TOKENS or share_warps(program, problem):
             return False
         if 2 * problem.rows <= target.processors:
             return True
@@ -216,10 +220,12 @@ class CudaChunks(Template[CudaChunksConfig]):
             # What one block waits for does not hold the other up, as it would a second team.
             room = (target.shared_memory - _RESERVED) // 2
             alone = [CudaChunksConfig(tile, n // tile, 1) for n in _TOKENS if n % tile == 0]
-            return next(
-                (c for c in reversed(alone) if self._refused(program, target, c, room) is None),
-                CudaChunksConfig(2, 4, 1),
-            )
+            two = [c for c in alone if self._refused(program, target, c, room) is None]
+            assert problem.rows is not None
+            # Longer ones only take the place of other blocks.
+            least = _CARRY_BYTES // (problem.rows * _moved_bytes(program))
+            longest = two[-1] if two else CudaChunksConfig(2, 4, 1)
+            return next((config for config in two if config.tokens >= least), longest)
         fitting = [
             config
             for length in _TOKENS
@@ -313,6 +319,13 @@ def _form(source: str) -> tuple[str, str]:
 def _token_bytes(program: Program) -> int:
     """Shared memory of a token's inputs, at least."""
     arguments = [a for a in Signature(program).inputs if a.role in ("token", "lagged")]
+    elements = [row_elements(a, program.state_size) * width_of(a.dtype) for a in arguments]
+    return max(1, sum(elements))
+
+
+def _moved_bytes(program: Program) -> int:
+    """Of a row's token, read and written."""
+    arguments = [a for a in Signature(program).arguments if a.role in ("token", "lagged")]
     elements = [row_elements(a, program.state_size) * width_of(a.dtype) for a in arguments]
     return max(1, sum(elements))
 

@@ -30,7 +30,7 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
-from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp
+from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp, share_warps
 
 # Of which a processor holds two.
 _SHARED_BYTES = 112 * 1024
@@ -84,6 +84,8 @@ class CudaRows(Template[CudaRowsConfig]):
             return True
         if problem.length <= MOST_TOKENS or program.state_size > MOST_STATES:
             return problem.length > MOST_TOKENS
+        if share_warps(program, problem):
+            return False
         if program.state_size <= _NARROW:
             warps = problem.rows // rows_of_a_warp(program, target)
             if warps >= _ENOUGH_WARPS * target.processors:
