@@ -7,6 +7,7 @@ import typer
 
 from benchmarks.cpu import cpu
 from benchmarks.gpu import gpu
+from benchmarks.model import model
 from benchmarks.plots import plot
 from benchmarks.provenance import load, made
 from benchmarks.tables import show
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("gpu")(gpu)
 app.command("cpu")(cpu)
 app.command("untuned")(untuned)
+app.command("model")(model)
 
 
 @app.command("show")

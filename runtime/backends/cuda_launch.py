@@ -13,13 +13,12 @@ import torch
 from pdssm_compiler.runtime.backends.base import Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
+from pdssm_compiler.schedules.chunking import blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 
 # Bytes that a thread copies at once, where everything is a multiple of them.
 _WIDE = 16
-# How long a carry is on its way from block to block, where one takes from team to team.
-_FAR = 7
 
 FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
 
@@ -252,7 +251,7 @@ class ChunkedCudaKernel(CudaKernel):
         batch, length, heads = sizes
         rows = batch * heads
         sharing = self._sharing(sizes)
-        window = self.window(sharing, self._teams)
+        window = carry_window(sharing, self._teams)
         # Chunks between two carries that pass through global memory.
         every = window if window > 1 else self._teams
         between = self._between(tensors[0].device, sizes, self._chunks(length), window, every)
@@ -290,18 +289,11 @@ class ChunkedCudaKernel(CudaKernel):
 
     def _sharing(self, sizes: Sizes) -> int:
         """Blocks that share a row."""
-        abreast = self._abreast(sizes.batch * sizes.heads)
+        rows = sizes.batch * sizes.heads
+        self._abreast(rows)
         assert self._most_blocks is not None
         chunks = self._chunks(sizes.length)
-        return max(1, min(self._most_blocks // abreast, -(-chunks // self._teams)))
-
-    @staticmethod
-    def window(sharing: int, teams: int) -> int:
-        """Chunks of a window, where so many blocks of so many teams share a row. One, if carries
-        pass from chunk to chunk sooner than from window to window.
-        """
-        window = max(1, min(32, sharing * teams // 12))
-        return 1 if (teams - 1 + _FAR) * window <= _FAR * teams else window
+        return blocks_of_a_row(rows, chunks, self._teams, self._most_blocks)[1]
 
     def _between(
         self, device: torch.device, sizes: Sizes, chunks: int, window: int, every: int

@@ -20,7 +20,7 @@ from pdssm_compiler.runtime.tuning.measure import Request, measure, roof_of
 from pdssm_compiler.runtime.tuning.precompile import Compiled, Compilers, helper_jobs
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.provenance import commit, kernel_versions, now
-from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.rows import Row, figures_of
 from pdssm_compiler.runtime.tuning.search import Search
 from pdssm_compiler.runtime.tuning.space import Entry, Space, space_of
 from pdssm_compiler.runtime.tuning.winners import latest, winner
@@ -303,6 +303,7 @@ class Race:
             versions=kernel_versions(),
             commit=self.commit or commit(),
             date=now(),
+            figures=figures_of(target),
             **found,
         )
 

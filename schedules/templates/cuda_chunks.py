@@ -23,12 +23,13 @@ from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Table, precision
+from pdssm_compiler.schedules.chunking import FAR, blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.emit.arithmetic import part_names
 from pdssm_compiler.schedules.emit.cuda_kernel import (
-    collects,
     declare_row,
     kernel,
     locate_row,
+    registers_of,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES, row_elements
@@ -42,6 +43,15 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.triton_tiles import share_warps
+from pdssm_compiler.schedules.work import (
+    Work,
+    blocks_at_once,
+    bytes_in,
+    bytes_out,
+    collects,
+    table_entries,
+    values_of,
+)
 
 # Fewer tokens than this are too short a chain to cut.
 _FEWEST_TOKENS = 512
@@ -74,6 +84,8 @@ _TOGETHER = 4
 # The hardware's barriers, but for the block's own.
 _MOST_TEAMS = 15
 _MOST_WARPS = 32
+# Registers that a lane takes, about, where it may.
+_REGISTERS_OF_A_LANE = 128
 # Warps that have 128 registers a lane.
 _FREE_WARPS = 16
 
@@ -223,7 +235,8 @@ class CudaChunks(Template[CudaChunksConfig]):
             two = [c for c in alone if self._refused(program, target, c, room) is None]
             assert problem.rows is not None
             # Longer ones only take the place of other blocks.
-            least = _CARRY_BYTES // (problem.rows * _moved_bytes(program))
+            moved = max(1, bytes_in(program) + bytes_out(program))
+            least = _CARRY_BYTES // (problem.rows * moved)
             longest = two[-1] if two else CudaChunksConfig(2, 4, 1)
             return next((config for config in two if config.tokens >= least), longest)
         fitting = [
@@ -281,6 +294,39 @@ class CudaChunks(Template[CudaChunksConfig]):
             return f"{shared} bytes of shared memory are more than {most}"
         return None
 
+    def work(
+        self, program: Program, target: Target, config: CudaChunksConfig, rows: int, length: int
+    ) -> Work:
+        team, loaded = whole_team(program), bytes_in(program)
+        threads = team * config.teams * LANES
+        registers = min(registers_of(target, threads), _REGISTERS_OF_A_LANE)
+        shared = _shared_bytes(program, config)
+        assert isinstance(shared, int)
+        chunks = -(-length // config.tokens)
+        most = target.processors * blocks_at_once(target, threads, shared, registers)
+        abreast, sharing = blocks_of_a_row(rows, chunks, config.teams, most)
+        # Rows that follow one another, and of each the chunks that one team runs.
+        turns = -(-rows // abreast)
+        mine = turns * -(-chunks // (sharing * config.teams))
+        tokens = mine * config.tokens
+        return Work(
+            moved=rows * length * (loaded + bytes_out(program)),
+            blocks=abreast * sharing,
+            threads=threads,
+            shared_bytes=shared,
+            registers=registers,
+            ahead=config.teams * config.tokens * loaded,
+            # Folded, then run; the head's tables are prepared before each row.
+            steps=2 * tokens + turns * table_entries(program) / threads,
+            collecting=2 * tokens * collects(program),
+            exchanges=2 * tokens * (team > 1),
+            tiles=2 * tokens / config.tile,
+            waits=mine,
+            issued=2 * rows * length * team * values_of(program),
+            # What collects takes a carry about as long again.
+            passes=(1 + collects(program)) * turns * _passes(chunks, config.teams, sharing),
+        )
+
     def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:
         program = in_text_names(program)
         writer = Writer()
@@ -311,6 +357,17 @@ class CudaChunks(Template[CudaChunksConfig]):
         )
 
 
+def _passes(chunks: int, teams: int, sharing: int) -> float:
+    """Carries of a row, in series; one from team to team counts one."""
+    if sharing == 1:
+        return chunks
+    window = carry_window(sharing, teams)
+    if window == 1:
+        return chunks / teams * (teams - 1 + FAR)
+    # Two summaries are applied between one carry and the next.
+    return chunks / window * (2 + FAR)
+
+
 def _form(source: str) -> tuple[str, str]:
     """Where a team keeps the sorted form of a summary's map."""
     return f"{source}map_order[0]", f"{source}map_last[0]"
@@ -319,13 +376,6 @@ def _form(source: str) -> tuple[str, str]:
 def _token_bytes(program: Program) -> int:
     """Shared memory of a token's inputs, at least."""
     arguments = [a for a in Signature(program).inputs if a.role in ("token", "lagged")]
-    elements = [row_elements(a, program.state_size) * width_of(a.dtype) for a in arguments]
-    return max(1, sum(elements))
-
-
-def _moved_bytes(program: Program) -> int:
-    """Of a row's token, read and written."""
-    arguments = [a for a in Signature(program).arguments if a.role in ("token", "lagged")]
     elements = [row_elements(a, program.state_size) * width_of(a.dtype) for a in arguments]
     return max(1, sum(elements))
 

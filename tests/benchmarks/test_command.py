@@ -155,6 +155,25 @@ def test_stored_results_can_be_drawn(stored: Path, tmp_path: Path) -> None:
     assert first.read_bytes().startswith(PNG)
 
 
+def test_the_cost_model_is_judged(tmp_path: Path) -> None:
+    out = tmp_path / "judged.json"
+    done = run("model", "--out", out)
+    assert done.exit_code == 0, done.output
+    for told in ("each shape left out", "model's choice", "median", "worst"):
+        assert told in done.stdout
+    made = json.loads(out.read_text())
+    assert len(made["verdicts"]) >= 20
+    assert all(verdict["chosen"] >= 1.0 for verdict in made["verdicts"])
+    h100 = "nvidia-h100-80gb-hbm3"
+    # As from one GPU to another: here the same, so all of it is known.
+    again = run("model", "--fit", h100, "--on", h100, "--logs", ROOT / "autotune_logs")
+    assert "held to other rows" in again.stdout
+    wrong = run("model", "--fit", "nvidia-x")
+    assert isinstance(wrong.exception, ArgumentError)
+    assert f"no rows of 'nvidia-x' can be used; there are those of {h100}" in str(wrong.exception)
+    assert isinstance(run("model", "--out", tmp_path).exception, OutputError)
+
+
 def test_what_cannot_be_drawn_or_read_or_written(tmp_path: Path) -> None:
     store("old", {"device": "x", "rows": []}, tmp_path)
     assert "of an earlier version; measure again" in str(
