@@ -163,6 +163,11 @@ def mul(left: Operand, right: Operand) -> Value:
     return _binary("mul", left, right)
 
 
+def scale(factor: Value, value: Value) -> Value:
+    """``factor * value``, and zero where the factor is, whatever the value."""
+    return apply("scale", factor, value)
+
+
 def neg(value: Value) -> Value:
     """``-value``."""
     return apply("neg", value)
@@ -234,6 +239,11 @@ def compose(after: Value, before: Value) -> Value:
 def invert(map_: Value) -> Value:
     """The inverse of a map promised to be a permutation."""
     return apply("invert", map_)
+
+
+def keep(value: Value, index: Value) -> Value:
+    """The vector where an index below 2 is 1, zeros where it is 0."""
+    return apply("keep", value, index)
 
 
 def iota() -> Value:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         IndexRangeError,
         NanLogitError,
         NoTemplateError,
+        OffsetError,
         PromiseError,
         TuningWarning,
     )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pdssm_compiler.runtime.faults import check
     from pdssm_compiler.runtime.saving import save_kernels
     from pdssm_compiler.spec import ScanSpec
+    from pdssm_compiler.step import pd_scan_step
     from pdssm_compiler.tuning import Workload, predict, tune
 
 __version__ = "0.1.0"
@@ -45,6 +47,7 @@ _HOMES = {
     "InputSpec": "pdssm_compiler.fusion.inputs",
     "NanLogitError": "pdssm_compiler.runtime.errors",
     "NoTemplateError": "pdssm_compiler.runtime.errors",
+    "OffsetError": "pdssm_compiler.runtime.errors",
     "PdssmError": "pdssm_compiler.ir.errors",
     "PromiseError": "pdssm_compiler.runtime.errors",
     "ScanSpec": "pdssm_compiler.spec",
@@ -57,6 +60,7 @@ _HOMES = {
     "flash_pd_scan": "pdssm_compiler.flash",
     "load_kernels": "pdssm_compiler.runtime.deployed",
     "pd_scan": "pdssm_compiler.functional",
+    "pd_scan_step": "pdssm_compiler.step",
     "predict": "pdssm_compiler.tuning",
     "save_kernels": "pdssm_compiler.runtime.saving",
     "tune": "pdssm_compiler.tuning",
@@ -72,6 +76,7 @@ __all__ = [
     "InputSpec",
     "NanLogitError",
     "NoTemplateError",
+    "OffsetError",
     "PdssmError",
     "PromiseError",
     "ScanSpec",
@@ -84,6 +89,7 @@ __all__ = [
     "flash_pd_scan",
     "load_kernels",
     "pd_scan",
+    "pd_scan_step",
     "predict",
     "reference",
     "save_kernels",

@@ -70,6 +70,10 @@ def text_of(spec: PdScan) -> str:
             spec.payload_storage,
             spec.map_storage,
             spec.selection_storage,
+            None,
+            spec.reverse,
+            spec.packed,
+            spec.states_storage,
         )
     return _text(spec)
 
@@ -88,8 +92,15 @@ def read_call(
     orientation: str,
     initial_state: torch.Tensor | None,
     output_final_state: bool,
+    reverse: bool = False,
+    follows: torch.Tensor | None = None,
+    states_storage: str | None = None,
 ) -> PdCall:
     """Check a call and say what it needs; a call like an earlier one is recognised.
+
+    Args: as :func:`pdssm_compiler.pd_scan`, and
+        follows: of packed sequences, int32 ``[1, T, H]``.
+        states_storage: how the states of a low-precision drive are stored; None for as the drive.
 
     Raises:
         ArgumentError: what is wrong, with which argument, and the remedy.
@@ -109,6 +120,9 @@ def read_call(
                 map_class,
                 orientation,
                 output_final_state,
+                reverse,
+                follows is None,
+                states_storage,
             )
             seen = _seen.get(key)
         except (AttributeError, TypeError, RuntimeError):
@@ -116,9 +130,9 @@ def read_call(
             key = seen = None
         if seen is not None:
             spec, text = seen
-            given = (diagonal, drive, dictionary, selection, destination, initial_state)
+            given = (diagonal, drive, dictionary, selection, destination, initial_state, follows)
             return PdCall(spec, text, _in_order(*given), False)
-    given = (diagonal, drive, dictionary, selection, destination, initial_state)
+    given = (diagonal, drive, dictionary, selection, destination, initial_state, follows)
     diagonal, drive, payload, as_pairs = _numbers(diagonal, drive)
     map_class = one_of("map_class", map_class, MAP_CLASSES)
     orientation = one_of("orientation", orientation, ("column", "row"))
@@ -138,8 +152,12 @@ def read_call(
         payload,
         maps,
         chosen,
+        None,
+        truth("reverse", reverse),
+        follows is not None,
+        states_storage if payload else None,
     )
-    read = (diagonal, drive, dictionary, selection, destination, initial_state)
+    read = (diagonal, drive, dictionary, selection, destination, initial_state, follows)
     request = PdCall(spec, text_of(spec), _in_order(*read), as_pairs)
     unchanged = all(mine is theirs for mine, theirs in zip(read, given, strict=True))
     if key is not None and unchanged and not as_pairs:
@@ -154,9 +172,10 @@ def _in_order(
     selection: torch.Tensor | None,
     destination: torch.Tensor | None,
     initial_state: torch.Tensor | None,
+    follows: torch.Tensor | None,
 ) -> list[torch.Tensor]:
     """The program's inputs, which stand in alphabetical order."""
-    tensors = [destination, diagonal, dictionary, drive, initial_state, selection]
+    tensors = [destination, diagonal, dictionary, drive, follows, initial_state, selection]
     return [tensor for tensor in tensors if tensor is not None]
 
 
@@ -205,7 +224,7 @@ def read_drive(
                 f"it with .to()"
             )
         return drive, as_pairs
-    _is_tensor("drive", drive)
+    check_tensor("drive", drive)
     if drive.dtype != payload:
         raise ArgumentError(
             f"drive must be {payload}, the payload_dtype, got {drive.dtype}; convert it with .to()"
@@ -224,7 +243,12 @@ def truth(name: str, value: object) -> bool:
         ) from None
 
 
-def _is_tensor(name: str, value: object) -> None:
+def check_tensor(name: str, value: object) -> None:
+    """Refuse what is no tensor, or none with strides.
+
+    Raises:
+        ArgumentError: names the argument.
+    """
     if not isinstance(value, torch.Tensor):
         raise ArgumentError(
             f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor makes one"
@@ -238,7 +262,7 @@ def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
     Raises:
         ArgumentError: not a dense tensor, another dtype, or another rank.
     """
-    _is_tensor(name, tensor)
+    check_tensor(name, tensor)
     if tensor.dtype in ELEMENTS:
         if tensor.dim() != rank:
             _rank(name, tensor, rank)
@@ -301,7 +325,7 @@ def read_maps(
 
 
 def _integer(name: str, tensor: torch.Tensor, rank: int) -> str:
-    _is_tensor(name, tensor)
+    check_tensor(name, tensor)
     storage = MAP_DTYPES.get(tensor.dtype)
     if storage is None:
         raise ArgumentError(

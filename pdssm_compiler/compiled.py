@@ -1,6 +1,7 @@
 """Compiling a specification ahead of its first call."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -17,6 +18,7 @@ from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.packed import PackedCall, scan_packed
 from pdssm_compiler.runtime.compile_service import backward_config, config_text
 from pdssm_compiler.runtime.devices import find_target, target_of
 from pdssm_compiler.runtime.dispatch import call
@@ -38,6 +40,8 @@ class _Options(TypedDict, total=False):
     sizes: tuple[int, int, int] | None
     initial_state: bool
     output_final_state: bool
+    reverse: bool
+    packed: bool
     map_dtype: torch.dtype
     selection_dtype: torch.dtype
 
@@ -86,6 +90,8 @@ def compile(
     sizes: tuple[int, int, int] | None = None,
     initial_state: bool = False,
     output_final_state: bool = False,
+    reverse: bool = False,
+    packed: bool = False,
     map_dtype: torch.dtype = torch.int32,
     selection_dtype: torch.dtype = torch.int32,
 ) -> "CompiledScan | FusedScan":
@@ -120,6 +126,8 @@ def compile(
         initial_state: whether to compile for one now; calls may do otherwise, and compile that
             when met.
         output_final_state: likewise.
+        reverse: whether to compile for time from the last token to the first; likewise.
+        packed: whether to compile for packed sequences; likewise.
         map_dtype: integer dtype of the maps to compile for now.
         selection_dtype: integer dtype of the selection to compile for now.
 
@@ -138,9 +146,12 @@ def compile(
         )
     one_of("map_dtype", map_dtype, tuple(MAP_DTYPES))
     one_of("selection_dtype", selection_dtype, tuple(MAP_DTYPES))
-    program_spec = spec.program_spec(
+    program_spec, start = _program_specs(
+        spec,
         initial_state=truth("initial_state", initial_state),
         final_state=truth("output_final_state", output_final_state),
+        reverse=truth("reverse", reverse),
+        packed=truth("packed", packed),
         maps=MAP_DTYPES[map_dtype],
         selection=MAP_DTYPES[selection_dtype],
     )
@@ -150,7 +161,7 @@ def compile(
         for name, given in (("inputs", inputs), ("segment_length", length)):
             if given is not None:
                 raise ArgumentError(f"{name} is for expressions; pass diagonal or readout as well")
-        return CompiledScan(spec, program_spec, find_target(target), config, problem)
+        return CompiledScan(spec, program_spec, find_target(target), config, problem, start)
     if readout is None and length is not None:
         raise ArgumentError(
             "segment_length is for a scan with a readout: states that are results are kept whole; "
@@ -191,11 +202,14 @@ class CompiledScan(Artifacts):
         target: Target,
         config: Any,
         problem: Problem | None = None,
+        start: PdScan | None = None,
     ) -> None:
         self.spec = spec
         self._config = config_text(config)
-        programs = _programs(program_spec, config)
-        super().__init__(programs, target, dict.fromkeys(programs, problem) if problem else {})
+        programs = _programs(program_spec, config, start)
+        # What begins packed sequences is a step, whatever the sizes.
+        of_sizes = [name for name in programs if not name.startswith("start")]
+        super().__init__(programs, target, dict.fromkeys(of_sizes, problem) if problem else {})
 
     def __call__(
         self,
@@ -209,6 +223,8 @@ class CompiledScan(Artifacts):
         orientation: str | None = None,
         initial_state: torch.Tensor | None = None,
         output_final_state: bool = False,
+        reverse: bool = False,
+        cu_seqlens: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See :func:`pdssm_compiler.pd_scan`; ``map_class`` and ``orientation`` are the
         specification's.
@@ -224,7 +240,7 @@ class CompiledScan(Artifacts):
                     f"{name}={given!r}, but the scan was compiled for {mine!r}; compile another "
                     f"specification"
                 )
-        request = read_call(
+        arguments = (
             diagonal,
             drive,
             dictionary,
@@ -234,8 +250,12 @@ class CompiledScan(Artifacts):
             self.spec.orientation,
             initial_state,
             output_final_state,
+            reverse,
         )
+        request = read_call(*arguments)
         self._check(request.spec, diagonal)
+        if cu_seqlens is not None:
+            return scan_packed(PackedCall(*arguments, cu_seqlens), config=self._config)
         outputs = call(request.text, request.tensors, self._config)
         return results(request, outputs)
 
@@ -282,13 +302,21 @@ def wanted_kernels(
     *,
     initial_state: bool = False,
     output_final_state: bool = False,
+    reverse: bool = False,
+    packed: bool = False,
 ) -> list[WantedKernel]:
     """Every kernel that calls of some sizes take, as ``CompiledScan.save`` would compile them; see
     :func:`compile`. Nothing is compiled.
     """
     where = find_target(target)
-    program_spec = spec.program_spec(initial_state=initial_state, final_state=output_final_state)
-    programs = [(kind, *given) for kind, given in _programs(program_spec, config).items()]
+    program_spec, start = _program_specs(
+        spec,
+        initial_state=initial_state,
+        final_state=output_final_state,
+        reverse=reverse,
+        packed=packed,
+    )
+    programs = [(kind, *given) for kind, given in _programs(program_spec, config, start).items()]
     kernels = needed(programs, where, sorted(alignments(where)))
     # Not every kernel depends on how pointers are aligned.
     return list(
@@ -299,8 +327,25 @@ def wanted_kernels(
     )
 
 
-def _programs(program_spec: PdScan, config: Any) -> dict[str, tuple[Program, Any]]:
+def _program_specs(spec: ScanSpec, **options: Any) -> tuple[PdScan, PdScan | None]:
+    """The scan, and what the first tokens of packed sequences make of their initial states."""
+    program_spec = spec.program_spec(**options)
+    if not (options["packed"] and options["initial_state"]):
+        return program_spec, None
+    whole = spec.program_spec(**options | {"packed": False, "reverse": False})
+    return program_spec, replace(whole, final_state=False, payload_storage="")
+
+
+def _programs(
+    program_spec: PdScan, config: Any, start: PdScan | None
+) -> dict[str, tuple[Program, Any]]:
     """The programs of a scan, each with its config."""
-    program = pd_scan(program_spec)
-    backward = adjoint(program).program
-    return {"forward": (program, config), "backward": (backward, backward_config(config))}
+
+    def both(spec: PdScan, config: Any, forward: str, backward: str) -> Any:
+        program = pd_scan(spec)
+        derived = adjoint(program).program
+        return {forward: (program, config), backward: (derived, backward_config(config))}
+
+    found = both(program_spec, config, "forward", "backward")
+    # A call runs it by the schedule that the resolution order finds.
+    return found | (both(start, None, "start", "start-backward") if start else {})

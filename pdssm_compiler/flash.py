@@ -4,6 +4,7 @@ import torch
 
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.functional import results
+from pdssm_compiler.packed import PackedCall, scan_packed
 from pdssm_compiler.runtime.binding import check_layout
 from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.dispatch import call
@@ -26,6 +27,8 @@ def flash_pd_scan(
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """:func:`pdssm_compiler.pd_scan` with the maps that logits choose.
 
@@ -55,6 +58,8 @@ def flash_pd_scan(
             ``argmax_j dictionary_logits[h, k, i, j]``.
         initial_state: ``x_0``, as in ``pd_scan``.
         output_final_state: whether the last state is wanted as well.
+        reverse: whether time runs from the last token to the first.
+        cu_seqlens: offsets of packed sequences, as in ``pd_scan``.
 
     Returns:
         ``(states, final_state)``, as ``pd_scan``.
@@ -63,6 +68,7 @@ def flash_pd_scan(
         ArgumentError: a wrong shape, dtype, device or option.
         NanLogitError: a NaN among logits; on a GPU raised by a later call or by
             :func:`pdssm_compiler.check`, which name it by ``selection`` or ``dictionary``.
+        OffsetError: offsets that start elsewhere, decrease or end elsewhere; likewise.
 
     Source: arXiv 2605.19150.
     """
@@ -75,7 +81,9 @@ def flash_pd_scan(
     tau = _temperature(temperature, selector_logits)
     maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits")
     tokens_used, selection = hard_choice(selector_logits, -1, tau, "selector_logits")
-    request = read_call(
+    # In the order of the program's inputs: dictionary, selection.
+    entries = (maps_used, tokens_used)
+    given = (
         diagonal,
         drive,
         dictionary,
@@ -85,9 +93,12 @@ def flash_pd_scan(
         orientation,
         initial_state,
         output_final_state,
+        reverse,
     )
-    # In the order of the program's inputs: dictionary, selection.
-    outputs = call(request.text, request.tensors, "", (maps_used, tokens_used))
+    if cu_seqlens is not None:
+        return scan_packed(PackedCall(*given, cu_seqlens), entries)
+    request = read_call(*given)
+    outputs = call(request.text, request.tensors, "", entries)
     return results(request, outputs)
 
 

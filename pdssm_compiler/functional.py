@@ -3,6 +3,7 @@
 import torch
 
 from pdssm_compiler.arguments import PdCall, read_call
+from pdssm_compiler.packed import PackedCall, scan_packed
 from pdssm_compiler.runtime.dispatch import call
 
 
@@ -17,6 +18,8 @@ def pd_scan(
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The PD-SSM scan: ``x_t = P_t (D_t x_{t-1}) + b_t``.
 
@@ -24,6 +27,10 @@ def pd_scan(
     ``x_t[i] = b_t[i]`` plus the sum of ``D_t[j] x_{t-1}[j]`` over all ``j`` with ``p_t[j] = i``.
     With ``orientation="row"`` rows are one-hot instead:
     ``x_t[i] = D_t[i] x_{t-1}[p_t[i]] + b_t[i]``.
+
+    With ``reverse=True`` time runs from the last token to the first: ``x_t`` comes from
+    ``x_{t+1}``, the initial state stands behind the last token, and the final state is that of
+    the first.
 
     Differentiable in ``diagonal``, ``drive`` and ``initial_state``, from both outputs, by
     PyTorch's convention for complex numbers.
@@ -44,6 +51,12 @@ def pd_scan(
         orientation: ``"column"`` or ``"row"``.
         initial_state: ``x_0``, ``[B, H, N]`` complex or ``[B, H, N, 2]`` real; zero if absent.
         output_final_state: whether the last state is wanted as well.
+        reverse: whether time runs from the last token to the first.
+        cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``:
+            sequence ``s`` has the tokens from ``cu_seqlens[s]`` up to ``cu_seqlens[s + 1]``, the
+            first offset is 0 and the last ``T``. Each is scanned as if it were alone, an empty one
+            too; states of sequences, first and last, are ``[S, H, N]`` in the place of
+            ``[B, H, N]``.
 
     Returns:
         ``(states, final_state)``. ``states`` ``[B, T, H, N]`` holds ``x_1 … x_T`` in the form and
@@ -54,11 +67,12 @@ def pd_scan(
         ArgumentError: a wrong shape, dtype, device or option.
         IndexRangeError: an index out of range; on a GPU raised by a later call, or by
             :func:`pdssm_compiler.check`.
+        OffsetError: offsets that start elsewhere, decrease or end elsewhere; likewise.
         PromiseError: maps that are not of the promised class; likewise.
 
     Source: arXiv 2509.22284 (PD-SSM), arXiv 2605.19150 (dictionary and selection).
     """
-    request = read_call(
+    given = (
         diagonal,
         drive,
         dictionary,
@@ -68,7 +82,11 @@ def pd_scan(
         orientation,
         initial_state,
         output_final_state,
+        reverse,
     )
+    if cu_seqlens is not None:
+        return scan_packed(PackedCall(*given, cu_seqlens))
+    request = read_call(*given)
     return results(request, call(request.text, request.tensors))
 
 

@@ -1,12 +1,17 @@
 """The scans as plain loops: what every kernel must agree with, readable in a minute."""
 
+import itertools
+from typing import Any
+
 import torch
 
-from pdssm_compiler.arguments import read_call
+from pdssm_compiler.arguments import as_complex, read_call
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
 from pdssm_compiler.runtime.ops import slots_of
+from pdssm_compiler.runtime.packing import check_offsets
 from pdssm_compiler.runtime.plan import check_layouts, one_device
+from pdssm_compiler.sequences import check_offset_tensor
 
 
 def pd_scan(
@@ -20,12 +25,26 @@ def pd_scan(
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """:func:`pdssm_compiler.pd_scan`, token by token in torch.
 
     Shapes, dtypes, results and errors as there. It runs on any device, and autograd
     differentiates it. ``map_class`` is verified and changes nothing else.
     """
+    if cu_seqlens is not None:
+        return _one_by_one(
+            cu_seqlens,
+            {"diagonal": diagonal, "drive": drive},
+            {"selection": selection, "destination": destination},
+            initial_state,
+            dictionary=dictionary,
+            map_class=map_class,
+            orientation=orientation,
+            output_final_state=output_final_state,
+            reverse=reverse,
+        )
     call = read_call(
         diagonal,
         drive,
@@ -36,6 +55,7 @@ def pd_scan(
         orientation,
         initial_state,
         output_final_state,
+        reverse,
     )
     check_layouts(call.text, call.tensors)
     one_device(call.text, call.tensors)
@@ -53,8 +73,8 @@ def pd_scan(
     if initial_state is not None:
         state = _complex(initial_state, diagonal.dtype)
     head = torch.arange(heads, device=b.device)
-    states = []
-    for t in range(length):
+    states: list[torch.Tensor] = []
+    for t in reversed(range(length)) if reverse else range(length):
         if dictionary is not None and selection is not None:
             p = dictionary[head, selection[:, t].long()].long()  # [B, H, N]
         elif destination is not None:
@@ -67,6 +87,7 @@ def pd_scan(
             moved = d[:, t] * state.gather(-1, p)
         state = moved + b[:, t]
         states.append(state)
+    states = states[::-1] if reverse else states
 
     out = torch.stack(states, dim=1) if states else b.new_zeros(batch, 0, heads, size)
     final = state if output_final_state else None
@@ -74,6 +95,37 @@ def pd_scan(
         out = torch.view_as_real(out).to(drive.dtype)
         final = None if final is None else torch.view_as_real(final)
     return out, final
+
+
+def _one_by_one(
+    cu_seqlens: torch.Tensor,
+    numbers: dict[str, torch.Tensor],
+    maps: dict[str, torch.Tensor | None],
+    initial_state: torch.Tensor | None,
+    **others: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Packed sequences: each is a call of its own."""
+    diagonal = as_complex("diagonal", numbers["diagonal"], 4)
+    check_offset_tensor(cu_seqlens, diagonal)
+    check_offsets(cu_seqlens, diagonal.shape[1])
+    given = numbers | {name: tensor for name, tensor in maps.items() if tensor is not None}
+    by_token: dict[str, Any] = dict(given)
+    sequences = cu_seqlens.shape[0] - 1
+    if initial_state is not None and initial_state.shape[0] != sequences:
+        raise ArgumentError(
+            f"initial_state must have one state a sequence, {sequences}, got "
+            f"{list(initial_state.shape)}; cu_seqlens has S + 1 entries"
+        )
+    # One of no token, so that there is a result even where there is no sequence.
+    found = [pd_scan(**{name: tensor[:, :0] for name, tensor in by_token.items()}, **others)]
+    offsets = cu_seqlens.tolist()
+    for number, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        tokens = {name: tensor[:, begin:end] for name, tensor in by_token.items()}
+        start = None if initial_state is None else initial_state[number : number + 1]
+        found.append(pd_scan(**tokens, **others, initial_state=start))
+    states = torch.cat([states for states, _ in found], dim=1)
+    finals = [final for _, final in found if final is not None]
+    return states, torch.cat([finals[0][:0], *finals[1:]]) if finals else None
 
 
 def flash_pd_scan(
@@ -87,6 +139,8 @@ def flash_pd_scan(
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """:func:`pdssm_compiler.flash_pd_scan`, token by token in torch.
 
@@ -108,6 +162,8 @@ def flash_pd_scan(
         orientation=orientation,
         initial_state=initial_state,
         output_final_state=output_final_state,
+        reverse=reverse,
+        cu_seqlens=cu_seqlens,
     )
 
 

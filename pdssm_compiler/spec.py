@@ -87,9 +87,24 @@ class ScanSpec:
         object.__setattr__(self, name, value)
 
     def program_spec(
-        self, *, initial_state: bool, final_state: bool, maps: str = "i32", selection: str = "i32"
+        self,
+        *,
+        initial_state: bool,
+        final_state: bool,
+        maps: str = "i32",
+        selection: str = "i32",
+        reverse: bool = False,
+        packed: bool = False,
     ) -> PdScan:
-        """What the program builder needs, for given storages of the integers."""
+        """What the program builder needs, for given storages of the integers.
+
+        A scan of packed sequences neither starts from states nor ends in them: with either, its
+        states are carried on in ``dtype``, whatever the drive is stored in
+        (:mod:`pdssm_compiler.packed`).
+        """
+        payload = PAYLOADS[self.payload_dtype] if self.payload_dtype else ""
+        if packed and (initial_state or final_state):
+            initial_state, final_state, payload = False, False, ""
         dictionary = self.map_source == "dictionary"
         return PdScan(
             state_size=self.state_size,
@@ -100,10 +115,12 @@ class ScanSpec:
             orientation=self.orientation,
             initial_state=initial_state,
             final_state=final_state,
-            payload_storage=PAYLOADS[self.payload_dtype] if self.payload_dtype else "",
+            payload_storage=payload,
             map_storage=maps if self.map_source != "none" else "i32",
             selection_storage=selection if dictionary else "i32",
             chunk_length=self.chunk_length,
+            reverse=reverse,
+            packed=packed,
         )
 
 

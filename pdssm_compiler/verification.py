@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ def verify_spec(
     seed: int,
     sizes: tuple[int, int, int] = (2, 37, 3),
     template: str | None = None,
+    lengths: tuple[int, ...] | None = None,
+    reverse: bool = False,
 ) -> Verification:
     """Run a scan and its backward on a device and compare with the reference in complex128.
 
@@ -81,20 +84,35 @@ def verify_spec(
         seed: of the random inputs.
         sizes: ``B, T, H``.
         template: the name of the template to run; None for what ``pd_scan`` takes.
+        lengths: of packed sequences, which then give ``B`` and ``T``; None for a batch.
+        reverse: whether time runs from the last token to the first.
 
     Raises:
         NoTemplateError: there is no such template, or it cannot run the scan.
     """
-    inputs, maps = random_inputs(spec, device, seed, sizes)
-    options = {
+    options: dict[str, Any] = {
         "orientation": spec.orientation,
         "map_class": spec.map_class,
         "output_final_state": True,
+        "reverse": reverse,
     }
+    starts = None
+    if lengths is not None:
+        sizes, starts = (1, sum(lengths), sizes[2]), len(lengths)
+        options["cu_seqlens"] = torch.tensor([0, *accumulate(lengths)], device=device)
+    inputs, maps = random_inputs(spec, device, seed, sizes, starts)
     exact = [_exact(tensor) for tensor in inputs]
     scan: Callable[..., Any] = pd_scan
     if template is not None:
-        scan = compile(spec, device, config=template, initial_state=True, output_final_state=True)
+        scan = compile(
+            spec,
+            device,
+            config=template,
+            initial_state=True,
+            output_final_state=True,
+            reverse=reverse,
+            packed=lengths is not None,
+        )
     mine = _outputs_and_gradients(scan, inputs, maps, options, seed)
     true = _outputs_and_gradients(reference.pd_scan, exact, maps, options, seed)
     size = _outputs_and_gradients(
@@ -118,9 +136,15 @@ def verify_spec(
 
 
 def random_inputs(
-    spec: ScanSpec, device: torch.device, seed: int, sizes: tuple[int, int, int]
+    spec: ScanSpec,
+    device: torch.device,
+    seed: int,
+    sizes: tuple[int, int, int],
+    starts: int | None = None,
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """Random diagonal (|D| ≤ 1), drive and initial state, and the maps."""
+    """Random diagonal (|D| ≤ 1), drive and initial state (as many as there are sequences, where
+    that is not ``B``), and the maps.
+    """
     batch, length, heads = sizes
     shape = (batch, length, heads, spec.state_size)
     random = torch.Generator().manual_seed(seed)
@@ -128,7 +152,8 @@ def random_inputs(
     phase = torch.rand(shape, generator=random, dtype=real) * 2 * torch.pi
     diagonal = torch.polar(torch.rand(shape, generator=random, dtype=real), phase)
     drive = torch.randn(shape, generator=random, dtype=spec.dtype)
-    initial = torch.randn(batch, heads, spec.state_size, generator=random, dtype=spec.dtype)
+    start = (batch if starts is None else starts, heads, spec.state_size)
+    initial = torch.randn(start, generator=random, dtype=spec.dtype)
     if spec.payload_dtype is not None:
         drive = torch.view_as_real(drive).to(spec.payload_dtype)
     tensors = [t.to(device).requires_grad_() for t in (diagonal, drive, initial)]

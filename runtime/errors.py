@@ -11,6 +11,10 @@ class IndexRangeError(PdssmError, IndexError):
     """An entry of a map, a dictionary or a selection lies outside its range."""
 
 
+class OffsetError(PdssmError, ValueError):
+    """Offsets of packed sequences do not cut the tokens into sequences."""
+
+
 class PromiseError(PdssmError, ValueError):
     """A map is not of the class the caller promised."""
 

@@ -18,7 +18,12 @@ from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.errors import IndexRangeError, NanLogitError, PromiseError
+from pdssm_compiler.runtime.errors import (
+    IndexRangeError,
+    NanLogitError,
+    OffsetError,
+    PromiseError,
+)
 from pdssm_compiler.schedules.signature import CHECK_SHIFT, ReportedCheck, Signature
 
 _WORDS = 4096
@@ -63,6 +68,9 @@ class Reporter:
         self._program = program
         self._subject = subject
         self.chosen = chosen
+        # Indices by which a state is kept: out of range where offsets are wrong, and only there
+        # (:mod:`pdssm_compiler.runtime.packing`).
+        self._flags = {v.args[1].name for v in program.body if v.op == "keep"}
 
     @property
     def has_checks(self) -> bool:
@@ -107,6 +115,11 @@ class Reporter:
         input_ = self._program.input(check.subject)
         bound = input_.type.bound if isinstance(input_.type, Index) else self._program.state_size
         name = self._name(check)
+        if check.subject in self._flags:
+            return OffsetError(
+                f"cu_seqlens does not cut the tokens into sequences ({name} is out of range): "
+                f"offsets start at 0, do not decrease and end at T; look at them with .tolist()"
+            )
         remedy = f"entries must lie in [0, {bound})"
         if tensors is not None:
             tensor = tensors[check.subject]
@@ -210,7 +223,8 @@ class DeviceWords:
         """Raise what a kernel has recorded, and forget it.
 
         Raises:
-            IndexRangeError, NanLogitError, PromiseError: a check failed in an earlier call.
+            IndexRangeError, NanLogitError, OffsetError, PromiseError: a check failed in an
+                earlier call.
         """
         if not self._array.any():
             return
@@ -230,13 +244,13 @@ device_words = DeviceWords()
 
 def check(synchronize: bool = True) -> None:
     """Raise the error of any earlier GPU scan whose indices were out of range, whose maps broke
-    their promise, or whose logits had a NaN.
+    their promise, whose logits had a NaN, or whose offsets did not cut its tokens into sequences.
 
     Args:
         synchronize: wait for the GPU first, so that nothing still running is missed.
 
     Raises:
-        IndexRangeError, NanLogitError, PromiseError: see above.
+        IndexRangeError, NanLogitError, OffsetError, PromiseError: see above.
     """
     if synchronize and torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -49,6 +49,7 @@ class Body:
         self.bounds: dict[Value, float] = {}
         self.maps: list[Value] = []
         self.tables: list[tuple[Value, Value]] = []
+        self.flags: list[Value] = []
         self.used: set[Value] = set()
 
     @property
@@ -128,6 +129,13 @@ class Body:
         else:
             name = f"{source}_map{len(self.maps)}"
             self.put_map(self.build.input(name, Map(class_), source))
+
+    def flag(self) -> Value:
+        """An index below 2, the same one each time."""
+        if not self.flags:
+            storage = self.choose(("u8", "i32"))
+            self.flags.append(self.build.input("flag", Index(2), "token", storage))
+        return self.flags[0]
 
     def grow(self, ops: list[str]) -> None:
         """Add one value by each op."""
@@ -218,10 +226,16 @@ def _select(body: Body) -> Value:
     return body.put_map(b.select(*body.choose(body.tables)))
 
 
+def _keep(body: Body) -> Value:
+    vector = body.pick(Vector(body.element(body.draw(st.booleans()))))
+    return body.put(b.keep(vector, body.flag()), body.bounds[vector])
+
+
 PRODUCERS: dict[str, Producer] = {
     "add": partial(_binary, "add", lambda x, y: x + y),
     "sub": partial(_binary, "sub", lambda x, y: x + y),
     "mul": partial(_binary, "mul", lambda x, y: x * y),
+    "scale": partial(_binary, "scale", lambda x, y: x * y),
     "neg": _negated,
     "conj": partial(_part, "conj"),
     "real": partial(_part, "real"),
@@ -245,4 +259,5 @@ PRODUCERS: dict[str, Producer] = {
     "compose": lambda body: body.put_map(b.compose(body.pick_map(), body.pick_map())),
     "invert": lambda body: body.put_map(b.invert(body.pick_map(invertible=True))),
     "iota": lambda body: body.put_map(b.iota()),
+    "keep": _keep,
 }

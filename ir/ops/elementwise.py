@@ -1,7 +1,8 @@
 """Arithmetic, element by element, on scalars and vectors.
 
 Binary ops take two scalars or two vectors of one precision; a complex and a real argument give a
-complex result. Transcendental functions are real: complex ones are spelled with them (see
+complex result. ``scale`` is ``mul`` but for its first argument's zeros, which make zeros of
+infinities and NaNs too. Transcendental functions are real: complex ones are spelled with them (see
 :mod:`pdssm_compiler.ir.builder`).
 """
 
@@ -84,6 +85,21 @@ _binary(
     lambda g, v: (
         apply("mul", g, conjugate(v.args[1])),
         apply("mul", g, conjugate(v.args[0])),
+    ),
+)
+
+
+def _scale(factor: np.ndarray, x: np.ndarray) -> np.ndarray:
+    drops = np.asarray(factor) == 0
+    return np.where(drops, 0.0, factor) * np.where(drops, 0.0, x)
+
+
+_binary(
+    "scale",
+    _scale,
+    lambda g, v: (
+        apply("mul", g, conjugate(v.args[1])),
+        apply("scale", conjugate(v.args[0]), g),
     ),
 )
 define(Op("neg", 1, _same, lambda n, a, x: -x, lambda g, v: (apply("neg", g),)))

@@ -6,6 +6,9 @@
 A map stands for a one-hot matrix ``P`` with ``P[map[j], j] = 1``: ``scatter_add`` multiplies by
 it, ``gather`` by its transpose, ``compose`` multiplies two, ``invert`` transposes one. Its entries
 have gradients, ``Re(conj(g[i]) x[j])`` for ``y = P x``: the ``active`` rules give the ones'.
+
+``keep`` gives a vector as it is, or zeros, by an index below 2: the product with the entry 1 of
+the index's one-hot form, were it not that a product with zero keeps infinities and NaNs.
 """
 
 from collections.abc import Sequence
@@ -179,6 +182,27 @@ define(
         lambda g, v: (None,),
         lambda g, v: (apply("gather", g, v.args[0]),),
         elementwise=False,
+    )
+)
+
+
+def _keep_type(types: Sequence[Type], _: dict[str, Any]) -> Type:
+    _expect(types, Vector, Index)
+    index = types[1]
+    assert isinstance(index, Index)
+    if index.bound != 2:
+        raise IRError(f"needs an index below 2, yes or no, not below {index.bound}")
+    return types[0]
+
+
+define(
+    Op(
+        "keep",
+        2,
+        _keep_type,
+        lambda n, a, x, k: np.where(np.asarray(k)[..., None] == 1, x, 0.0),
+        lambda g, v: (apply("keep", g, v.args[1]), None),
+        lambda g, v: (None, apply("sum", _products(g, v))),
     )
 )
 define(

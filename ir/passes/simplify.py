@@ -138,7 +138,29 @@ def _identity(value: Value) -> Value | None:
     return value.args[0] if value.op == "invert" else None
 
 
-RULES: tuple[Rule, ...] = (_add, _sub, _mul, _imaginary, _by_parts, _twice, _parts, _identity)
+def _keep(value: Value) -> Value | None:
+    """keep(0, k) → 0; keep(keep(x, k), k) → keep(x, k)."""
+    if value.op != "keep":
+        return None
+    inner = value.args[0]
+    return (
+        inner
+        if _is_zero(inner) or (inner.op == "keep" and inner.args[1] is value.args[1])
+        else None
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    _add,
+    _sub,
+    _mul,
+    _imaginary,
+    _by_parts,
+    _twice,
+    _parts,
+    _identity,
+    _keep,
+)
 
 
 def simplify(program: Program) -> Program:

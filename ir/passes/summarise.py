@@ -127,16 +127,20 @@ def _apply_program(program: Program, form: Form, step: _Affine) -> Program:
     build = b.ProgramBuilder(program.state_size, program.direction)
     diagonal = build.input("diagonal", carry.type)
     drive = build.input("drive", carry.type)
+    # Where a step drops the carry, the diagonal of its summary is zero, and what is dropped may be
+    # infinite or no number at all.
+    drops = any(value.op == "keep" for value in topological([carry.next]))
+    times = b.scale if drops else b.mul
     state = build.carry("state", carry.type, build.input("initial", carry.type, "row"))
     if form == "diagonal":
-        moved = b.mul(diagonal, state)
+        moved = times(diagonal, state)
     else:
         assert step.map is not None
         map_ = build.input("map", step.map.type)
         if form == "column":
-            moved = b.scatter_add(b.mul(diagonal, state), map_)
+            moved = b.scatter_add(times(diagonal, state), map_)
         else:
-            moved = b.mul(diagonal, b.gather(state, map_))
+            moved = times(diagonal, b.gather(state, map_))
     following = b.add(moved, drive)
     build.next("state", following)
     build.emit("states", following)
@@ -213,15 +217,17 @@ def _product(evaluation: _Evaluation, value: Value) -> _Affine:
     left, right = (arg in evaluation.forms for arg in value.args)
     if left and right:
         raise PassError("the step is not affine in the carry: a product of two terms with it")
+    if left and value.op == "scale":
+        raise PassError("the step is not affine in the carry: it scales by a term with it")
     form = evaluation.of(value.args[0 if left else 1])
     factor = value.args[1 if left else 0]
-    offset = None if form.offset is None else apply("mul", factor, form.offset)
+    offset = None if form.offset is None else apply(value.op, factor, form.offset)
     if form.diagonal is None:
         return _Affine(None, None, offset)
     # w · P(d · x) = P(w[p] · d · x): a column form's factor is read through the map.
     through_map = evaluation.form == "column" and form.map is not None
     here = apply("gather", factor, form.map) if through_map and form.map is not None else factor
-    return _Affine(apply("mul", here, form.diagonal), form.map, offset)
+    return _Affine(apply(value.op, here, form.diagonal), form.map, offset)
 
 
 def _scattered(evaluation: _Evaluation, value: Value) -> _Affine:
@@ -241,11 +247,23 @@ def _gathered(evaluation: _Evaluation, value: Value) -> _Affine:
     return _Affine(diagonal, composed, offset)
 
 
+def _kept(evaluation: _Evaluation, value: Value) -> _Affine:
+    form, index = evaluation.of(value.args[0]), value.args[1]
+
+    def keep(part: Value | None) -> Value | None:
+        return None if part is None else apply("keep", part, index)
+
+    # One factor for all elements, so it does not matter where a map moves them.
+    return _Affine(keep(form.diagonal), form.map, keep(form.offset))
+
+
 _RULES: dict[str, Callable[[_Evaluation, Value], _Affine]] = {
     "add": _sum,
     "sub": _sum,
     "neg": _negated,
     "mul": _product,
+    "scale": _product,
     "scatter_add": _scattered,
     "gather": _gathered,
+    "keep": _kept,
 }

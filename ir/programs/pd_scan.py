@@ -12,7 +12,7 @@ from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.errors import IRError
 from pdssm_compiler.ir.passes.rewrite import substitute
 from pdssm_compiler.ir.passes.simplify import simplify
-from pdssm_compiler.ir.program import Input, Program
+from pdssm_compiler.ir.program import Direction, Input, Program
 from pdssm_compiler.ir.types import (
     STORAGE_OF_PARTS,
     Element,
@@ -48,6 +48,11 @@ class PdScan:
             as; "" for the element itself.
         map_storage, selection_storage: integer dtypes of the maps and of the selection.
         chunk_length: tokens a chunk, where the caller fixed it.
+        reverse: whether time runs from the last token to the first.
+        packed: whether several sequences lie one after the other along ``T``. An input ``follows``
+            says of each token whether another of its sequence is run before it; where none is, the
+            scan begins anew, from zero.
+        states_storage: what the states are stored as; None for the drive's.
     """
 
     state_size: int
@@ -63,6 +68,9 @@ class PdScan:
     map_storage: str = "i32"
     selection_storage: str = "i32"
     chunk_length: int | None = None
+    reverse: bool = False
+    packed: bool = False
+    states_storage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ def pd_scan(spec: PdScan, fusion: Fusion | None = None) -> Program:
     """The program of a PD scan.
 
     Inputs ``diagonal``, ``drive``, and by map source ``dictionary`` and ``selection`` or
-    ``destination``, and ``initial_state``, and those of the fusion; outputs ``states`` or
-    ``readout``, and ``final_state``.
+    ``destination``, ``follows`` if it is packed, and ``initial_state``, and those of the fusion;
+    outputs ``states`` or ``readout``, and ``final_state``.
 
     Raises:
         IRError: a dictionary without a size, or a size without a dictionary.
@@ -97,7 +105,8 @@ def pd_scan(spec: PdScan, fusion: Fusion | None = None) -> Program:
         raise IRError(f"map_source={spec.map_source!r} takes no dictionary_size")
     fusion = fusion or Fusion()
     vector = Vector(spec.element)
-    build = b.ProgramBuilder(spec.state_size, chunk_length=spec.chunk_length)
+    direction: Direction = "backward" if spec.reverse else "forward"
+    build = b.ProgramBuilder(spec.state_size, direction, spec.chunk_length)
     for input_ in fusion.inputs:
         build.input(input_.name, input_.type, input_.role, input_.storage)
     diagonal = fusion.diagonal
@@ -108,17 +117,21 @@ def pd_scan(spec: PdScan, fusion: Fusion | None = None) -> Program:
     if spec.initial_state:
         start = build.input("initial_state", vector, "row")
     state = build.carry("state", vector, start)
+    before = state
+    if spec.packed:
+        before = b.keep(state, build.input("follows", Index(2)))
     map_ = _map(build, spec)
     if map_ is None:
-        moved = b.mul(diagonal, state)
+        moved = b.mul(diagonal, before)
     elif spec.orientation == "column":
-        moved = b.scatter_add(b.mul(diagonal, state), map_)
+        moved = b.scatter_add(b.mul(diagonal, before), map_)
     else:
-        moved = b.mul(diagonal, b.gather(state, map_))
+        moved = b.mul(diagonal, b.gather(before, map_))
     following = b.add(moved, drive)
     build.next("state", following)
     if fusion.readout is None:
-        build.emit("states", following, spec.payload_storage)
+        stored = spec.payload_storage if spec.states_storage is None else spec.states_storage
+        build.emit("states", following, stored)
     else:
         build.emit("readout", _read_out(fusion, following), _stored(fusion, spec))
     if spec.final_state:

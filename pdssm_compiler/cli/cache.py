@@ -64,6 +64,8 @@ def explain(
     template: o.Template = None,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
+    packed: o.Packed = False,
+    reverse: o.Reverse = False,
     entries: Annotated[
         int, typer.Option(min=1, help="How many entries to compare a miss with.")
     ] = 2,
@@ -77,7 +79,13 @@ def explain(
     cache = _cache()
     stored = inventory(cache)
     wanted = wanted_kernels(
-        spec, target, template, initial_state=initial_state, output_final_state=final_state
+        spec,
+        target,
+        template,
+        initial_state=initial_state,
+        output_final_state=final_state,
+        packed=packed,
+        reverse=reverse,
     )
     table = Table("kernel", "template", "alignment", "key", "cache", title=Text(str(cache.root)))
     misses = []

@@ -38,6 +38,8 @@ def compile_command(
     template: o.Template = None,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
+    packed: o.Packed = False,
+    reverse: o.Reverse = False,
 ) -> None:
     """Compile the forward and backward kernels of a specification, and say what they take."""
     from pdssm_compiler.compiled import compile
@@ -53,6 +55,8 @@ def compile_command(
             config=template,
             initial_state=initial_state,
             output_final_state=final_state,
+            packed=packed,
+            reverse=reverse,
         )
         for kind, source, files in _kernels(compiled, out):
             backend = BACKENDS[source.backend]

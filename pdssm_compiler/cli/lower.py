@@ -1,7 +1,7 @@
 """``pdssm-compiler lower``: print any stage on the way from a specification to a kernel."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from pdssm_compiler.cli import options as o
 from pdssm_compiler.cli.consoles import messages
 from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.spec import ScanSpec
+
+if TYPE_CHECKING:
+    from pdssm_compiler.ir.programs import PdScan
 
 
 class Stage(StrEnum):
@@ -59,6 +62,8 @@ def lower(
     heads: Annotated[int | None, typer.Option("--heads", "-H", min=1, help="H, heads.")] = None,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
+    packed: o.Packed = False,
+    reverse: o.Reverse = False,
 ) -> None:
     """Print a stage. Of a scan: ir, specialised, adjoint, summary. Of its kernels on a target:
     schedule, source, backward-source. Of the forward kernel's compiler: cuda, ptx, sass
@@ -75,7 +80,10 @@ def lower(
             if given is not None:
                 told = f"{option} is not used: {stage.value} is the same for all"
                 messages().print(told, markup=False, highlight=False)
-        typer.echo(_program(stage, spec, initial_state, final_state), nl=False)
+        program_spec = spec.program_spec(
+            initial_state=initial_state, final_state=final_state, packed=packed, reverse=reverse
+        )
+        typer.echo(_program(stage, program_spec), nl=False)
         return
     sizes = (batch, length, heads)
     if None in sizes and any(sizes):
@@ -87,6 +95,8 @@ def lower(
         sizes=sizes if any(sizes) else None,  # type: ignore[arg-type]
         initial_state=initial_state,
         output_final_state=final_state,
+        packed=packed,
+        reverse=reverse,
     )
     if stage is Stage.schedule:
         typer.echo(compiled.explain())
@@ -106,12 +116,12 @@ def lower(
         typer.echo(theirs[stage.value](), nl=False)
 
 
-def _program(stage: Stage, spec: ScanSpec, initial_state: bool, final_state: bool) -> str:
+def _program(stage: Stage, spec: "PdScan") -> str:
     """A stage that needs no target."""
     from pdssm_compiler.ir.passes import adjoint, specialise, summarise
     from pdssm_compiler.ir.programs import pd_scan
 
-    program = pd_scan(spec.program_spec(initial_state=initial_state, final_state=final_state))
+    program = pd_scan(spec)
     if stage is Stage.ir:
         return program.text
     if stage is Stage.specialised:

@@ -71,6 +71,8 @@ Template = Annotated[
     ),
 ]
 InitialState = Annotated[bool, typer.Option("--initial-state", help="Start from a given state.")]
+Reverse = Annotated[bool, typer.Option("--reverse", help="From the last token to the first.")]
+Packed = Annotated[bool, typer.Option("--packed", help="Of packed sequences (cu_seqlens).")]
 FinalState = Annotated[bool, typer.Option("--final-state", help="Write the last state as well.")]
 
 

@@ -11,6 +11,9 @@ from pdssm_compiler.cli import options as o
 from pdssm_compiler.cli.consoles import messages, results
 from pdssm_compiler.spec import ScanSpec
 
+# Empty ones, one token, less and more than a chunk of some template.
+LENGTHS = (5, 0, 1, 17, 0, 14, 0)
+
 
 @o.takes_spec
 def verify(
@@ -18,6 +21,8 @@ def verify(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
     template: o.Template = None,
     seeds: Annotated[int, typer.Option(min=1, help="Random inputs for each specification.")] = 3,
+    packed: o.Packed = False,
+    reverse: o.Reverse = False,
 ) -> None:
     """Compare values and gradients with the reference in complex128; exit status 1 if any error
     is above the bound |out - ref| ≤ c·ε·s. With --state-size one specification, otherwise a set.
@@ -28,12 +33,16 @@ def verify(
 
     where = device_of(device)
     specs = default_specs() if spec is None else [spec]
+    lengths = LENGTHS if packed else None
     table = Table("specification", "values", "gradients", "check", title=f"verify on {where}")
     wrong = 0
     told = messages()
     quiet = not told.is_terminal
     for one in track(specs, "verifying", console=told, transient=True, disable=quiet):
-        found = [verify_spec(one, where, seed, template=template) for seed in range(seeds)]
+        found = [
+            verify_spec(one, where, seed, template=template, lengths=lengths, reverse=reverse)
+            for seed in range(seeds)
+        ]
         values = max(item.values for item in found)
         gradients = max(item.gradients for item in found)
         right = max(values, gradients) <= 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from pdssm_compiler.runtime.dispatch import call, call_in_segments
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import ScanSpec
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -114,6 +115,8 @@ class FusedScan(Artifacts):
         destination: torch.Tensor | None = None,
         initial_state: torch.Tensor | None = None,
         output_final_state: bool = False,
+        reverse: bool = False,
+        cu_seqlens: torch.Tensor | None = None,
         **inputs: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the scan.
@@ -128,7 +131,10 @@ class FusedScan(Artifacts):
             selection: likewise.
             destination: likewise.
             initial_state: likewise.
-            output_final_state: likewise.
+            output_final_state: likewise; not of packed sequences with a read-out, whose states are
+                not written.
+            reverse: likewise.
+            cu_seqlens: likewise; with a ``payload_dtype``, without initial and final states.
             **inputs: the expressions' parameters by name, each as its :class:`InputSpec` says.
 
         Returns:
@@ -140,8 +146,8 @@ class FusedScan(Artifacts):
 
         Raises:
             ArgumentError: a missing or unknown input, or a wrong shape, dtype or device.
-            IndexRangeError, PromiseError: as in ``pd_scan``. On a GPU a token may be counted from
-                the start of its segment; the message says so.
+            IndexRangeError, OffsetError, PromiseError: as in ``pd_scan``. On a GPU a token may be
+                counted from the start of its segment; the message says so.
         """
         self._refuse_missing(inputs, diagonal)
         drive, as_pairs = read_drive(drive, self.spec.dtype, self.spec.payload_dtype)
@@ -150,8 +156,6 @@ class FusedScan(Artifacts):
         sizes = dict(zip("BTHN", (*drive.shape[:3], self.spec.state_size), strict=True))
         if diagonal is not None:
             read["diagonal"] = self._complex("diagonal", diagonal, 4)
-        if initial_state is not None:
-            read["initial_state"] = self._complex("initial_state", initial_state, 3)
         for name, each in self._inputs.items():
             tensor = each.read(inputs[name])
             each.check_shape(tensor, sizes)
@@ -164,14 +168,62 @@ class FusedScan(Artifacts):
         read |= {name: tensor for name, tensor in integers.items() if tensor is not None}
         self._check_device(drive)
         final = truth("output_final_state", output_final_state)
-        text = self._text(initial_state is not None, final, maps, chosen)
+        kind = _Kind(maps, chosen, truth("reverse", reverse))
+        if cu_seqlens is not None:
+            sequences = Sequences(cu_seqlens, drive, kind.reverse)
+            outputs = self._run_packed(sequences, kind, read, initial_state, final)
+        else:
+            if initial_state is not None:
+                read["initial_state"] = self._complex("initial_state", initial_state, 3)
+            outputs = self._run(kind, read, final)
+        return self._results(outputs, as_pairs, final)
+
+    def _run(self, kind: "_Kind", read: Mapping[str, torch.Tensor], final: bool) -> list[Any]:
+        """The results of a program on its tensors, by their names."""
+        text = self._text(kind, "initial_state" in read, final, "follows" in read)
         # A program's inputs stand in the order of their names.
         tensors = [read[name] for name in sorted(read)]
         if self._in_segments:
-            outputs = call_in_segments(text, tensors, self._config, self.segment_length)
-        else:
-            outputs = call(text, tensors, self._config)
-        return self._results(outputs, as_pairs, final)
+            return call_in_segments(text, tensors, self._config, self.segment_length)
+        return call(text, tensors, self._config)
+
+    def _run_packed(
+        self,
+        sequences: Sequences,
+        kind: "_Kind",
+        read: dict[str, torch.Tensor],
+        initial_state: torch.Tensor | None,
+        final: bool,
+    ) -> list[torch.Tensor]:
+        """The results for packed sequences; see :class:`Sequences`."""
+        drive = read["drive"]
+        if final and self._in_segments:
+            raise ArgumentError(
+                "a scan with a readout writes no states, so packed sequences have no final ones; "
+                "leave out output_final_state, or compile the scan without a readout"
+            )
+        if self.spec.payload_dtype is not None and (final or initial_state is not None):
+            raise ArgumentError(
+                f"packed sequences with a payload_dtype have no initial and final states here; "
+                f"leave them out, or compile with payload_dtype=None, not "
+                f"{self.spec.payload_dtype}"
+            )
+        start = None if initial_state is None else sequences.start(initial_state, drive)
+        if start is not None and drive.shape[1] > 0:
+            by_token = {"diagonal", "drive", "selection", "destination"}
+            by_token |= {e.input.name for e in self._inputs.values() if e.input.role == "token"}
+            first = {
+                name: sequences.first_tokens(tensor) if name in by_token else tensor
+                for name, tensor in read.items()
+            }
+            first["drive"] = drive.new_zeros(()).expand(first["drive"].shape)
+            moved = self._run(kind, first | {"initial_state": start}, True)[1]
+            drive = sequences.begun(drive, moved)
+        outputs = self._run(kind, read | {"drive": drive, "follows": sequences.follows}, False)
+        if not final:
+            return outputs
+        start = sequences.zero(drive) if start is None else start
+        return [outputs[0], sequences.final(outputs[0], start)]
 
     def _refuse_missing(
         self, inputs: Mapping[str, torch.Tensor], diagonal: torch.Tensor | None
@@ -247,18 +299,31 @@ class FusedScan(Artifacts):
         return f"FusedScan({self.spec}, inputs=({fused}), target={self.target})"
 
 
-def _text_of(spec: ScanSpec, traced: Traced) -> Callable[[bool, bool, str, str], str]:
+class _Kind(NamedTuple):
+    """What a call's tensors and options ask of the program, besides states and sequences.
+
+    Attributes:
+        maps, selection: the storages of the integers.
+        reverse: the way of time.
+    """
+
+    maps: str
+    selection: str
+    reverse: bool
+
+
+def _text_of(spec: ScanSpec, traced: Traced) -> Callable[[_Kind, bool, bool, bool], str]:
     """The program's text by what a call may choose."""
 
     @lru_cache(maxsize=64)
-    def built(initial: bool, final: bool, maps: str, selection: str) -> str:
+    def built(kind: _Kind, initial: bool, final: bool, packed: bool) -> str:
         program_spec = spec.program_spec(
-            initial_state=initial, final_state=final, maps=maps, selection=selection
+            initial_state=initial, final_state=final, packed=packed, **kind._asdict()
         )
         return pd_scan(program_spec, traced.fusion).text
 
-    def text(initial: bool, final: bool, maps: str, selection: str) -> str:
-        return built(initial, final, maps, selection)
+    def text(kind: _Kind, initial: bool, final: bool, packed: bool) -> str:
+        return built(kind, initial, final, packed)
 
     return _constant(text)
 

@@ -22,10 +22,17 @@ class Dialect:
         functions: for each real function, a format string of its argument ``{x}`` and of the dtype
             ``{dtype}`` of what it gives.
         literal: a real constant from its value and its precision in bits.
+        choose: ``{x}`` where ``{condition}`` holds, and zero of ``{dtype}`` elsewhere, which is no
+            product: ``x`` may be no number.
+        kept: the condition that an index ``{k}`` is not 0, for every element.
+        either: the condition that ``{a}`` or ``{b}`` is not 0.
     """
 
     functions: dict[str, str]
     literal: Callable[[float, int], str]
+    choose: str
+    kept: str
+    either: str
 
 
 def part_names(name: str, type_: Type) -> Parts:
@@ -79,7 +86,7 @@ _RULES: dict[str, Callable[..., Parts]] = {
 FUNCTIONS = ("exp", "log", "sin", "cos", "tanh", "sigmoid", "softplus", "sqrt", "reciprocal")
 
 # Every op these rules cover; an emitter adds its own for the rest.
-ARITHMETIC_OPS = frozenset(_RULES) | frozenset(FUNCTIONS) | {"constant"}
+ARITHMETIC_OPS = frozenset(_RULES) | frozenset(FUNCTIONS) | {"constant", "keep", "scale"}
 
 
 def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
@@ -96,6 +103,20 @@ def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
     if value.op in FUNCTIONS:
         dtype = f"float{precision(value.type)}"
         return (dialect.functions[value.op].format(x=args[0][0], dtype=dtype),)
+    if value.op == "keep":
+        condition = dialect.kept.format(k=args[1][0])
+        return _chosen(value, args[0], condition, dialect)
+    if value.op == "scale":
+        factor = args[0]
+        condition = f"{factor[0]} != 0"
+        if len(factor) == 2:
+            condition = dialect.either.format(a=factor[0], b=factor[1])
+        return _chosen(value, _mul(*args), condition, dialect)
     parts = _RULES[value.op](*args)
     assert len(parts) == (2 if is_complex(value.type) else 1), value.op
     return parts
+
+
+def _chosen(value: Value, parts: Parts, condition: str, dialect: Dialect) -> Parts:
+    dtype = f"float{precision(value.type)}"
+    return tuple(dialect.choose.format(condition=condition, x=x, dtype=dtype) for x in parts)

@@ -257,9 +257,11 @@ class LaneRing(LaneTables):
         """Load the indices of ``span`` tokens from ``first`` on, which :meth:`store_indices` will
         need; what else a slot needs is copied asynchronously.
         """
-        for index in self.indices:
-            with self._index_lanes(span) as (group, at):
-                self._step(f"first + T.Cast('int64', {at})")
+        if not self.indices:
+            return
+        with self._index_lanes(span) as (group, at):
+            self._step(f"first + T.Cast('int64', {at})")
+            for index in self.indices:
                 argument = self._argument(index.name)
                 place = self._tensor(argument, ["b", "t", "h"], [])
                 to = self._next_index(index, group, at)
@@ -272,11 +274,13 @@ class LaneRing(LaneTables):
 
     def store_indices(self, span: int) -> None:
         """Check and clamp what :meth:`load_indices` loaded, into slot ``slot`` and on."""
-        for index in self.indices:
-            assert isinstance(index.type, Index)
-            name, bound = index.name, index.type.bound
-            with self._index_lanes(span) as (group, at):
-                self._step(f"first + T.Cast('int64', {at})")
+        if not self.indices:
+            return
+        with self._index_lanes(span) as (group, at):
+            self._step(f"first + T.Cast('int64', {at})")
+            for index in self.indices:
+                assert isinstance(index.type, Index)
+                name, bound = index.name, index.type.bound
                 found = self._next_index(index, group, at)
                 self.writer.line(f"worst[0] = T.Cast('uint64', {found})")
                 self._report(name, "range", bound, "b * L * H + t * H + h")

@@ -66,6 +66,9 @@ DIALECT = Dialect(
     literal=lambda value, bits: (
         f"torch.full((), {_literal(value)}, dtype=torch.float{bits}, device=device)"
     ),
+    choose="torch.where({condition}, {x}, 0.0)",
+    kept="({k} != 0).unsqueeze(-1)",
+    either="({a} != 0) | ({b} != 0)",
 )
 
 HELPERS = {
@@ -489,6 +492,7 @@ RULES: dict[str, Rule] = {
     "add": _of("{0} + {1}"),
     "sub": _of("{0} - {1}"),
     "mul": _of("{0} * {1}"),
+    "scale": _of("torch.where({0} != 0, {0} * {1}, 0.0)"),
     "neg": _of("-{0}"),
     "conj": _of("torch.conj_physical({0})"),
     "real": _of("{0}.real"),
@@ -504,4 +508,4 @@ RULES: dict[str, Rule] = {
     "iota": _of("torch.arange({n}, device=device)"),
 }
 
-SUPPORTED_OPS = frozenset(RULES) | frozenset(FUNCTIONS) | {"constant"}
+SUPPORTED_OPS = frozenset(RULES) | frozenset(FUNCTIONS) | {"constant", "keep"}

@@ -57,6 +57,9 @@ DIALECT = Dialect(
         "reciprocal": "1.0 / {x}",
     },
     literal=lambda value, bits: f"tl.full((ROWS,), {_literal(value)}, tl.float{bits})",
+    choose="tl.where({condition}, {x}, 0.0)",
+    kept="({k} != 0)[:, None]",
+    either="({a} != 0) | ({b} != 0)",
 )
 
 # Functions that Triton lacks, or that lose their small values: written into a kernel's source

@@ -58,6 +58,9 @@ DIALECT = Dialect(
         "reciprocal": "1 / {x}",
     },
     literal=lambda value, bits: f'T.float{bits}("{value!r}")',
+    choose="T.Select({condition}, {x}, T.{dtype}(0))",
+    kept="{k} != 0",
+    either="T.Or({a} != 0, {b} != 0)",
 )
 
 

@@ -83,6 +83,12 @@ def test_options_reach_the_program(pdssm: Command) -> None:
     )
 
 
+def test_packed_and_reverse_reach_the_program(pdssm: Command) -> None:
+    done = pdssm("lower", "ir", *SIZES, "--packed", "--reverse", "--initial-state")
+    # The states at the ends of sequences are none of the program's.
+    assert parse_program(done.out) == pd_scan(PdScan(4, 3, packed=True, reverse=True))
+
+
 def test_the_summary_is_three_programs(pdssm: Command) -> None:
     done = pdssm("lower", "summary", *SIZES)
     texts = done.out.split("# ")[1:]

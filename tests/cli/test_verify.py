@@ -15,6 +15,15 @@ def test_one_specification(pdssm: Command) -> None:
     assert "│ ok" in done.out
 
 
+def test_packed_sequences_in_reverse(pdssm: Command) -> None:
+    options = ("-N", 3, "-K", 2, "--template", "torch-tokens", "--seeds", 1)
+    done = pdssm("verify", *options, "--packed", "--reverse")
+    assert done.status == 0
+    assert "│ ok" in done.out
+    ran = [kernel.program for kernel in explain() if kernel.template == "torch-tokens"]
+    assert any("keep" in text and text.startswith("scan N=3 backward") for text in ran)
+
+
 def test_a_set(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     specs = [ScanSpec(3, 2), ScanSpec(5, map_source="none")]
     monkeypatch.setattr(verification, "default_specs", lambda: specs)

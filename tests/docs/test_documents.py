@@ -58,6 +58,14 @@ def test_the_snippet_of_fusion_runs() -> None:
     assert all(tensor.grad.abs().max() > 0 for tensor in scope["given"].values())
 
 
+def test_the_snippets_of_packed_run() -> None:
+    scope: dict[str, object] = {}
+    for snippet in blocks(ROOT / "docs" / "packed.md", "python"):
+        exec(compile(snippet, "packed.md", "exec"), scope)
+    assert scope["state"].shape == (2, 4, 16)
+    assert not scope["final"][1].any()
+
+
 def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:
     page = ROOT / "docs" / "targets.md"
     (shown,) = blocks(page, "toml")

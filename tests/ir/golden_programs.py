@@ -48,11 +48,14 @@ KEPT: dict[str, tuple[str, ...]] = {
     "token_column_permutation": ("program", "specialised"),
     "token_row_identity": ("program", "specialised"),
     "none_column_general": ("program", "adjoint", "fold", "combine", "apply"),
+    "dictionary_column_packed": ("program", "adjoint", "fold", "combine"),
 }
 
 
 def _pd_scan(name: str) -> Program:
     source, orientation, class_ = name.split("_")
+    if class_ == "packed":
+        return pd_scan(PdScan(16, 4, map_source=source, packed=True, reverse=True))
     return pd_scan(
         PdScan(
             16,

@@ -25,6 +25,7 @@ RULES = {
     "select": lambda table, index: torch.einsum("bhk,bhkij->bhij", index, table),
     "compose": lambda after, before: after @ before,
     "invert": lambda p: p.mT,
+    "keep": lambda x, index: index[..., 1:] * x,
 }
 
 

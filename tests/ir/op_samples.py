@@ -29,7 +29,7 @@ def _samples() -> list[Sample]:
     found: list[Sample] = []
     for shape in (Scalar, Vector):
         real, complex_ = shape(R), shape(C)
-        for op in ("add", "sub", "mul"):
+        for op in ("add", "sub", "mul", "scale"):
             found.append(Sample(op, (real, real), real))
             found += [
                 Sample(op, args, complex_)
@@ -47,6 +47,7 @@ def _samples() -> list[Sample]:
     for element in (R, C):
         scalar, vector = Scalar(element), Vector(element)
         found += [Sample("broadcast", (scalar,), vector), Sample("sum", (vector,), scalar)]
+        found.append(Sample("keep", (vector, Index(2)), vector))
         found += [
             Sample(op, (vector, map_), vector)
             for op in ("gather", "scatter_add")

@@ -5,6 +5,7 @@ recurrence of arXiv 2509.22284, and its transposed family.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,13 +37,15 @@ def pd_reference(spec: PdScan, tensors: Mapping[str, Tensor], sizes: Sizes) -> d
     if spec.initial_state:
         x = tensors["initial_state"]
     states = []
-    for t in range(length):
+    for t in reversed(range(length)) if spec.reverse else range(length):
+        if spec.packed:
+            x = torch.where(tensors["follows"][:, t, :, None] == 1, x, torch.zeros_like(x))
         d, b = tensors["diagonal"][:, t], tensors["drive"][:, t]  # [B, H, N]
         if spec.orientation == "column":
             x = (matrix[:, t] @ (d * x)[..., None])[..., 0] + b
         else:
             x = d * (matrix[:, t] @ x[..., None])[..., 0] + b
-        states.append(x)
+        states.insert(0 if spec.reverse else t, x)
     empty = torch.zeros(batch, 0, heads, n, dtype=torch.complex128)
     outputs = {"states": torch.stack(states, 1) if states else empty}
     if spec.final_state:
@@ -70,10 +73,11 @@ def all_specs(state_size: int = 4) -> list[PdScan]:
                 for class_ in classes
                 for ends in (False, True)
             ]
+    specs += [replace(spec, reverse=True, packed=True) for spec in specs if spec.initial_state]
     return specs
 
 
 def spec_id(spec: PdScan) -> str:
     """A name for a spec in a list of tests."""
-    ends = "ends" if spec.initial_state else "plain"
+    ends = "packed" if spec.packed else "ends" if spec.initial_state else "plain"
     return f"{spec.map_source}-{spec.orientation}-{spec.map_class}-{ends}"

@@ -29,6 +29,8 @@ RULES: dict[str, Rule] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
+    # Numbers here are finite.
+    "scale": torch.mul,
     "neg": torch.neg,
     "conj": torch.conj_physical,
     "real": torch.real,
@@ -50,6 +52,7 @@ RULES: dict[str, Rule] = {
     "select": _select,
     "compose": lambda after, before: after.gather(-1, before),
     "invert": lambda p: p.argsort(-1),
+    "keep": lambda x, k: torch.where(k[..., None] == 1, x, torch.zeros_like(x)),
 }
 
 
