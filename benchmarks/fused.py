@@ -48,14 +48,17 @@ def fused_scan(shape: Shape, device: torch.device) -> FusedScan:
 
 
 def fused_rows(bench: Bench, shape: Shape) -> list[Row]:
-    """The core as called: without gradients, and with the gradients of logits, drive and ``c``."""
+    """The core: without gradients, and with the gradients of logits, drive and ``c``."""
     head: Row = {"section": "fused", "shape": shape.name, "sizes": shape.sizes, "maps": "random"}
 
     def row(direction: str, call: Callable[[], Callable[[], object]]) -> Row:
         def timed() -> Row:
-            times = bench.clock.calls([call()], bench.runs)
+            function = call()
+            times = bench.clock.work([function], bench.runs)
+            eager = bench.clock.calls([function], bench.runs)
             moved = _FLOOR[direction] * shape.elements
-            return {**times, "of_roof": moved / (times["ms"] / 1e3) / bench.roof}
+            of_roof = moved / (times["ms"] / 1e3) / bench.roof
+            return {**times, "eager_ms": eager["ms"], "of_roof": of_roof}
 
         wanted = FUSED_MS.get((shape.name, direction))
         return attempt(head | {"direction": direction, "target_ms": wanted}, timed)

@@ -61,6 +61,8 @@ _FUSED: tuple[Column, ...] = (
     ("direction", lambda row: row["direction"]),
     ("ms", _times),
     ("spread", lambda row: f"{row['spread']:.1%}"),
+    # Runs of earlier versions were timed as called alone.
+    ("eager", lambda row: f"{row.get('eager_ms', row['ms']):.4f}"),
     ("of roof", lambda row: f"{row['of_roof']:.0%}"),
     ("wanted", lambda row: f"≤ {row['target_ms']:.2f} ms" if row["target_ms"] else ""),
 )
@@ -111,7 +113,7 @@ def tables(record: dict[str, Any]) -> Iterator[RenderableType]:
             extra = {"scaling": (_PER_ELEMENT,), "peers": (_PAYLOAD,)}.get(section, ())
             yield table(section, (*_KERNELS, *extra), rows)
     if record.get("fused"):
-        yield table("fused core in bfloat16, as called", _FUSED, record["fused"])
+        yield table("fused core in bfloat16", _FUSED, record["fused"])
     if record.get("loop"):
         yield table("plain torch loop, as called", _LOOP, record["loop"])
     if record.get("peers"):
