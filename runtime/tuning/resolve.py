@@ -28,6 +28,7 @@ from typing import Any
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.errors import TuningWarning
+from pdssm_compiler.runtime.tuning.kin import kin
 from pdssm_compiler.runtime.tuning.log import (
     file_name,
     folder_name,
@@ -47,6 +48,8 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 _SHORT = 64
 # How many times longer or shorter the scans may be that speak for one.
 _LENGTHS = 4
+# Sources that are the device's own come before this place.
+_NEAREST = 3
 # How far the bandwidth of a GPU may be from that of the one that was predicted for.
 _BANDWIDTHS = 0.1
 
@@ -103,11 +106,11 @@ def tuned(
     """
     if problem.rows is None or problem.length is None:
         return
-    for source in _sources(program, target):
+    for source, of, other in _of_kin(program, target):
         if not own and user_logs() in source.path.parents:
             continue
         row = _for_sizes(_best(source.path), problem, source.lengths)
-        if row is None or row.program != program.fingerprint:
+        if row is None or row.program != of.fingerprint:
             continue
         try:
             if source.predicted:
@@ -117,7 +120,8 @@ def tuned(
             pass_over(f"{source.path}: {row.template} {row.config}", error)
             continue
         told = f"{source.told}, from {row.basis}" if source.predicted else source.told
-        yield Tuned(template, config, f"{told}, for {_told(row)}", source.near, source.predicted)
+        told = f"{told}, for {_told(row)}" + (f" of the scan {other}" if other else "")
+        yield Tuned(template, config, told, source.near, source.predicted)
 
 
 def forget(log: Path | None = None) -> None:
@@ -135,6 +139,18 @@ _lock = threading.Lock()
 _read: dict[Path, list[tuple[Problem, Row]]] = {}
 _folders: dict[Path, list[str]] = {}
 _warned: set[str] = set()
+
+
+def _of_kin(program: Program, target: Target) -> list[tuple[_Source, Program, str]]:
+    """The logs of a program and of those like it, best first: this machine's of whichever come
+    before the shipped ones, and those before any of another GPU.
+    """
+    found = [
+        ((min(place, _NEAREST), alike, place), (source, of, told))
+        for alike, (of, told) in enumerate(((program, ""), *kin(program)))
+        for place, source in enumerate(_sources(of, target))
+    ]
+    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
 
 def _sources(program: Program, target: Target) -> Iterator[_Source]:
