@@ -64,6 +64,15 @@ class Workload:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ArgumentError(f"{name} must be an int of at least 1, got {shown(value)}")
+        for name in ("initial_state", "final_state"):
+            if type(getattr(self, name)) is not bool:
+                told = shown(getattr(self, name))
+                raise ArgumentError(f"{name} must be true or false, got {told}")
+        if not isinstance(self.name, str):
+            raise ArgumentError(f"name must be text, got {shown(self.name)}")
+        if isinstance(self.directions, str) or not self.directions:
+            told = shown(self.directions)
+            raise ArgumentError(f"directions are some of {', '.join(DIRECTIONS)}, got {told}")
         for direction in self.directions:
             one_of("direction", direction, DIRECTIONS)
 
@@ -156,6 +165,8 @@ def tune(
         NoTemplateError: nothing can run a scan there.
         TuningTimeoutError: another process tunes the same, and does not go on.
     """
+    if budget is not None and not 0 <= budget < float("inf"):
+        raise ArgumentError(f"budget must be seconds, at least 0, or None, got {shown(budget)}")
     where = _this_one(torch.device(device))
     named = _named(workloads, batch, length, heads, directions)
     problems = [problem for each in named for problem in each.problems(where)]
@@ -249,9 +260,15 @@ def _named(
 
 def _this_one(device: torch.device) -> torch.device:
     """The GPU that ``"cuda"`` names now: other processes have another current one."""
-    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+    if device.type != "cuda":
+        return device
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise ArgumentError(
+            f"torch sees no device {str(device)!r}; name one that is here, or predict for a GPU "
+            f"that is not"
+        )
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.device("cuda", index)
 
 
 def suite(device: torch.device, directions: Sequence[str]) -> list[Workload]:
@@ -293,10 +310,10 @@ def read_workloads(path: Path, directions: Sequence[str]) -> list[Workload]:
         raise SpecFileError(f"{path} cannot be read: {error}; name another --spec-file") from None
     try:
         if path.suffix == ".toml":
-            entries = tomllib.loads(content).get("workload", [])
+            entries = _tables(tomllib.loads(content))
         else:
             entries = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecFileError(
             f"{path} is neither TOML (.toml) nor a JSON object a line: {error}"
         ) from None
@@ -308,6 +325,21 @@ def read_workloads(path: Path, directions: Sequence[str]) -> list[Workload]:
             found.append(_workload(entry, directions))
         except (PdssmError, TypeError) as error:
             raise SpecFileError(f"{path}, workload {number}: {error}") from None
+    return found
+
+
+def _tables(content: Mapping[str, Any]) -> list[Any]:
+    """The workloads of TOML.
+
+    Raises:
+        ValueError: what is there is none.
+    """
+    for name in content:
+        if name != "workload":
+            raise ValueError(f"it has {name!r}, and only [[workload]] is read")
+    found = content.get("workload", [])
+    if not isinstance(found, list):
+        raise ValueError("workload is to be a table each: [[workload]]")
     return found
 
 

@@ -97,7 +97,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: it cannot be read, or is not what was written.
     """
-    found = json.loads((folder / ENTRY).read_bytes())
+    try:
+        found = json.loads((folder / ENTRY).read_bytes())
+    except RecursionError:
+        raise ValueError(f"{ENTRY} is nested too deep") from None
     if not isinstance(found, dict) or found.get("sum") != _sum_of(found):
         raise ValueError(f"{ENTRY} does not match its own hash")
     return found

@@ -97,6 +97,12 @@ def spec_of(
     )
 
 
+# Options of a specification, but for the one that says there is one.
+SPEC_OPTIONS = tuple(
+    name for name in inspect.signature(spec_of).parameters if name != "state_size"
+)
+
+
 def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose parameter ``spec`` is told by the options of :func:`spec_of`.
 

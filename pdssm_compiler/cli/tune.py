@@ -1,5 +1,6 @@
 """``pdssm-compiler tune``: the fastest schedule of each program, found by measuring."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pdssm_compiler.runtime.tuning.race import Result
     from pdssm_compiler.tuning import Workload
 
+# Options of one specification's calls.
+_OF_A_SPEC = ("batch", "length", "heads", "initial_state", "final_state")
 # What a shell says of a command that was interrupted.
 _INTERRUPTED = 130
 
@@ -44,6 +47,7 @@ class OutputError(PdssmError, OSError):
 
 @o.takes_spec
 def tune(
+    context: typer.Context,
     spec: ScanSpec | None = None,
     spec_file: Annotated[
         Path | None,
@@ -109,6 +113,8 @@ def tune(
     from pdssm_compiler.runtime.tuning.tuner import log_of
     from pdssm_compiler.tuning import tune as tune_workloads
 
+    if spec is None:
+        _refuse_options(context)
     states = (initial_state, final_state)
     sizes = (batch, length, heads)
     if target is not None:
@@ -125,6 +131,8 @@ def tune(
         torch.set_num_threads(threads)
     plot = plot or Path("pdssm-tune.png")
     check_plot(plot)
+    if ship is not None:
+        _check_ship(ship)
     wanted = _directions(direction)
     workloads = _workloads(spec, spec_file, suite, where, wanted, sizes, states)
     console = results()
@@ -150,13 +158,32 @@ def tune(
         console.print(
             "the budget ended the search: run the same command again to go on", soft_wrap=True
         )
-    for result in found:
-        console.print(f"log: {log_of(result.problem)}", markup=False, soft_wrap=True)
+    for path in dict.fromkeys(log_of(result.problem) for result in found):
+        if path.exists():
+            console.print(f"log: {path}", markup=False, soft_wrap=True)
     if any(result.winner for result in found):
         plot_results(found, str(where), plot)
         console.print(f"plot: {plot}", markup=False, soft_wrap=True)
     if ship is not None:
         _ship(found, ship)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Refuse what tells of one specification where none is told.
+
+    Raises:
+        ArgumentError: one is given.
+    """
+    from pdssm_compiler.runtime.errors import ArgumentError
+
+    told = {name: f"--{name.replace('_', '-')}" for name in (*o.SPEC_OPTIONS, *_OF_A_SPEC)}
+    for name, option in told.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ArgumentError(
+                f"{option} tells of one specification: give --state-size as well, or leave it "
+                f"out, as --suite and the workloads of --spec-file have their own"
+            )
 
 
 def _refuse(**options: object) -> None:
@@ -227,6 +254,17 @@ def _workloads(
         # Of all directions, those there are.
         directions = tuple(name for name in directions if name != "active")
     return [tuning.Workload(spec, *sizes, "", *states, directions)]
+
+
+def _check_ship(folder: Path) -> None:
+    """Find out before anything is measured.
+
+    Raises:
+        OutputError: nothing can be put there.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise OutputError(f"cannot write to {folder}; choose --ship")
 
 
 def _ship(found: "list[Result]", folder: Path) -> None:

@@ -108,6 +108,9 @@ def read_log(path: Path) -> tuple[list[Row], list[str]]:
     is no such file.
     """
     try:
+        # Opening a pipe waits for who writes to it.
+        if path.exists() and not path.is_file():
+            return [], [f"{path} is no file"]
         content = path.read_bytes()
     except FileNotFoundError:
         return [], []

@@ -9,8 +9,10 @@ Of several processes that share a folder of logs, one tunes, and the others wait
 must not depend on which of them has tuned.
 """
 
+import sys
 import threading
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +21,9 @@ from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import ArgumentError, TuningTimeoutError, TuningWarning
 from pdssm_compiler.runtime.tuning.resolve import forget, tuned
+
+if TYPE_CHECKING:
+    from pdssm_compiler.runtime.tuning.problem import TuningProblem
 
 # One race at a time: two would disturb each other.
 _lock = threading.Lock()
@@ -54,11 +59,18 @@ def tune_if_asked(program: Program, device: torch.device, sizes: Sizes) -> None:
 
     with _lock:
         try:
+            if is_unknown(problem):
+                _tell(problem, effort)
             tune_problems([problem], effort, wanted=is_unknown, keep_choices=True)
-        except ArgumentError:
+        except ArgumentError as error:
             # A log that cannot be written may say all that is needed.
             if is_unknown(problem):
-                raise
+                warnings.warn(
+                    f"{settings.TUNE}={effort} tunes nothing: {error}; calls of {problem} take "
+                    f"the heuristic's choice",
+                    TuningWarning,
+                    stacklevel=2,
+                )
         except TuningTimeoutError as error:
             warnings.warn(
                 f"{error}; calls of {problem} take what the logs say by now, and other processes "
@@ -66,6 +78,17 @@ def tune_if_asked(program: Program, device: torch.device, sizes: Sizes) -> None:
                 TuningWarning,
                 stacklevel=2,
             )
+
+
+def _tell(problem: "TuningProblem", effort: str) -> None:
+    """Say why a call takes minutes."""
+    batch, length, heads = problem.sizes
+    print(
+        f"pdssm-compiler: tuning {problem.label.partition(',')[0]}, B={batch} T={length} "
+        f"H={heads}, before its first call ({settings.TUNE}={effort}); this takes a minute or two",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _is_capturing(device: torch.device) -> bool:

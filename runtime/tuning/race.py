@@ -30,7 +30,9 @@ MEASURE_SECONDS = 180.0
 # How many of the fastest are timed again at the end, beside the heuristic.
 _FINALISTS = 3
 # What compilers, drivers and torch say where there is too little of something.
-_RESOURCES = re.compile(r"out\W?of\W?(memory|resource)|too many resources|MemoryError", re.I)
+_RESOURCES = re.compile(
+    r"out\W?of\W?(memory|resource)|too many resources|MemoryError|can't allocate memory", re.I
+)
 
 
 @dataclass(frozen=True)

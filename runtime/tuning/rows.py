@@ -134,7 +134,7 @@ def read_row(line: str) -> Row:
     """
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"no JSON: {error}") from None
     if not isinstance(found, dict):
         raise RowError(f"a row is a JSON object, not {shown(found)}")
