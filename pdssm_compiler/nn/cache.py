@@ -10,18 +10,18 @@ from pdssm_compiler.runtime.errors import ArgumentError
 class LayerCache(NamedTuple):
     """The past of some sequences, as one layer needs it to go on.
 
-    A tuple of tensors, which nothing changes in place: ``step`` and ``forward`` give a new one. So
-    it goes through ``torch.compile``, and a cache may be kept, to go on from it twice. A CUDA graph
-    wants the same memory in every replay: :meth:`copy_` puts the new one there.
+    A tuple of tensors, which nothing changes in place: ``step`` and ``forward`` give a new one.
+    So it goes through ``torch.compile``, and a cache may be kept, to go on from it twice. A CUDA
+    graph wants the same memory in every replay: :meth:`copy_` puts the new one there.
 
     Attributes:
         state: the scan's, float32 or float64 pairs ``[B, H, N, 2]``, of packed sequences
             ``[S, H, N, 2]``.
-        window: the last inputs of the convolution, float32 or float64 ``[B, width - 1, d]``; None
-            in a layer without one.
-        maps: the destination maps of a dictionary, int32 ``[H, K, N]``, as its logits were when the
-            cache was made: ``step`` chooses from them. None in a layer whose maps are made token by
-            token.
+        window: the last inputs of the convolution, float32 or float64 ``[B, width - 1, d]``;
+            None in a layer without one.
+        maps: the destination maps of a dictionary, int32 ``[H, K, N]``, as its logits were when
+            the cache was made: ``step`` chooses from them. None in a layer whose maps are made
+            token by token.
     """
 
     state: torch.Tensor

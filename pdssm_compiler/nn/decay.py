@@ -9,7 +9,7 @@ from pdssm_compiler.runtime.errors import ArgumentError
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[str, Any]]:
-    """A model's parameters for an optimiser, in two groups: those that decay and those that do not.
+    """A model's parameters for an optimiser, in two groups: what decays and what does not.
 
     ``torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-3)``.
 
@@ -29,7 +29,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[s
         weight_decay: of the first group.
 
     Returns:
-        Two groups, of those parameters that want gradients: ``{"params": […], "weight_decay": …}``.
+        Two groups ``{"params": […], "weight_decay": …}``, of the parameters that want gradients.
 
     Raises:
         ArgumentError: a negative decay.

@@ -59,12 +59,12 @@ class FlashPDSSM(nn.Module):
     With ``H·K = d`` these are ``10 d²`` parameters, besides the dictionary's ``H K N²``.
 
     Both choices train by the active surrogate of :func:`pdssm_compiler.flash_pd_scan`, which is
-    the core. ``temperature`` is its ``τ``, a buffer of one number: ``layer.temperature.fill_(0.5)``
-    anneals it without compiling anything.
+    the core. ``temperature`` is its ``τ``, a buffer of one number, so that
+    ``layer.temperature.fill_(0.5)`` anneals it without compiling anything.
 
-    **Precision.** Under autocast, or with parameters of bfloat16 or float16, the projections are in
-    that dtype, and drive and states are stored in it. Convolution, diagonal, the scan's arithmetic
-    and the read-out are in float32, and the state that is carried on in a cache is too.
+    **Precision.** Under autocast, or with parameters of bfloat16 or float16, the projections are
+    in that dtype, and drive and states are stored in it. Convolution, diagonal, the scan's
+    arithmetic and the read-out are in float32, as is the state that is carried on in a cache.
 
     **Initialisation**: see :mod:`pdssm_compiler.nn.initialise`. Memories start at one token to a
     thousand, phases at a tenth of what a linear layer gives, the drive such that states have a
@@ -178,8 +178,8 @@ class FlashPDSSM(nn.Module):
             x: real ``[B, T, d_model]``.
             cache: what came before, from :meth:`init_cache` or an earlier call; None where the
                 sequences begin. Differentiable.
-            cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``; see
-                :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
+            cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
+                see :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
             output_cache: whether the cache after these tokens is wanted as well.
 
         Returns:

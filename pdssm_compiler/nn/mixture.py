@@ -23,7 +23,22 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.runtime.errors import NanLogitError
+from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
+
+_library = torch.library.Library("pdssm_compiler", "FRAGMENT")
+_DEFINITIONS = (
+    "mixed_maps(Tensor weights, Tensor dictionary, int dim) -> Tensor",
+    "mixture_ones(Tensor weights, Tensor dictionary, Tensor temperature, Tensor moved, int dim)"
+    " -> Tensor",
+    "mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor moved,"
+    " Tensor arriving, int dim) -> (Tensor, Tensor)",
+)
+for _definition in _DEFINITIONS:
+    _library.define(_definition, tags=(torch.Tag.pt2_compliant_tag,))
+
+mixed_maps = torch.ops.pdssm_compiler.mixed_maps.default
+mixture_ones = torch.ops.pdssm_compiler.mixture_ones.default
+mixture_gradient = torch.ops.pdssm_compiler.mixture_gradient.default
 
 # Numbers of M_t that are computed together: few enough for a CPU's caches, enough for a GPU.
 _BLOCK_ON_CPU = 2**18
@@ -38,8 +53,7 @@ def _blocks(tokens: int, dictionary: torch.Tensor) -> Iterator[slice]:
         yield slice(start, start + count)
 
 
-@torch.library.custom_op("pdssm_compiler::mixed_maps", mutates_args=())
-def mixed_maps(weights: torch.Tensor, dictionary: torch.Tensor, dim: int) -> torch.Tensor:
+def _mixed_maps(weights: torch.Tensor, dictionary: torch.Tensor, dim: int) -> torch.Tensor:
     """The destination maps of mixtures.
 
     ``M_t`` is added up in float32 over ``k = 0 … K-1`` in that order with fused multiply-adds, by
@@ -79,13 +93,11 @@ def mixed_maps(weights: torch.Tensor, dictionary: torch.Tensor, dim: int) -> tor
     return found.view(batch, length, size)
 
 
-@mixed_maps.register_fake
-def _(weights: torch.Tensor, dictionary: torch.Tensor, dim: int) -> torch.Tensor:
+def _fake_mixed_maps(weights: torch.Tensor, dictionary: torch.Tensor, dim: int) -> torch.Tensor:
     return weights.new_empty((*weights.shape[:2], dictionary.shape[-1]), dtype=torch.int32)
 
 
-@torch.library.custom_op("pdssm_compiler::mixture_ones", mutates_args=())
-def mixture_ones(
+def _mixture_ones(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
@@ -99,11 +111,11 @@ def mixture_ones(
     none here: the scan gives it.
 
     Args:
-        weights: as in :func:`mixed_maps`.
+        weights: as in ``mixed_maps``.
         dictionary: likewise.
         temperature: ``τ`` of the softmax of ``M_t / τ``, one number.
         moved: ``v``, pairs ``[B, T, N, 2]``: what ``P_t`` was applied to.
-        dim: as in :func:`mixed_maps`.
+        dim: as in ``mixed_maps``.
 
     Returns:
         zeros like ``moved``.
@@ -111,8 +123,7 @@ def mixture_ones(
     return torch.zeros_like(moved, memory_format=torch.contiguous_format)
 
 
-@mixture_ones.register_fake
-def _(
+def _fake_mixture_ones(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
@@ -122,8 +133,7 @@ def _(
     return torch.empty_like(moved, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("pdssm_compiler::mixture_gradient", mutates_args=())
-def mixture_gradient(
+def _mixture_gradient(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
@@ -131,7 +141,7 @@ def mixture_gradient(
     arriving: torch.Tensor,
     dim: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of weights and dictionary; see :func:`mixture_ones`.
+    """The gradients of weights and dictionary; see ``mixture_ones``.
 
     With ``ρ = softmax(M_t / τ)`` and ``∂P_t[i, j] = Re(conj(g[i]) v[j])``:
     ``∂M_t = ρ (∂P_t - Σ ρ ∂P_t) / τ``, ``∂s_t[k] = ⟨∂M_t, M_k⟩``, ``∂M_k = Σ_t s_t[k] ∂M_t``.
@@ -151,8 +161,7 @@ def mixture_gradient(
     return of_weights.view(weights.shape), of_tables.view(dictionary.shape)
 
 
-@mixture_gradient.register_fake
-def _(
+def _fake_mixture_gradient(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
@@ -176,4 +185,23 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     return of_weights, of_dictionary, None, None, None
 
 
-mixture_ones.register_autograd(_backward, setup_context=_setup_context)
+def _refuse_second(ctx: Any, *grads: torch.Tensor) -> None:
+    raise ArgumentError(
+        "the gradient of a mixture of maps has no gradient of its own: the maps are hard choices; "
+        "differentiate once"
+    )
+
+
+for _name, _kernel, _fake in (
+    ("mixed_maps", _mixed_maps, _fake_mixed_maps),
+    ("mixture_ones", _mixture_ones, _fake_mixture_ones),
+    ("mixture_gradient", _mixture_gradient, _fake_mixture_gradient),
+):
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
+torch.library.register_autograd(
+    "pdssm_compiler::mixture_ones", _backward, setup_context=_setup_context
+)
+torch.library.register_autograd("pdssm_compiler::mixture_gradient", _refuse_second)
+
+__all__ = ["mixed_maps", "mixture_gradient", "mixture_ones"]

@@ -38,8 +38,8 @@ class PDSSM(nn.Module):
     ``M_t`` is kept, and only a block of them is there at a time
     (:mod:`pdssm_compiler.nn.mixture`).
 
-    **Precision.** Under autocast the drive and the read-out are in its dtype. MLPs of the diagonal,
-    the mixture and the scan are in float32.
+    **Precision.** Under autocast the products of drive, selector and read-out are in its dtype.
+    The MLPs of the diagonal, the mixture and the scan are in float32.
 
     **Initialisation**: see :mod:`pdssm_compiler.nn.initialise`. Memories start at ten tokens to a
     thousand, the drive such that states have a variance of the order of the tokens'. A dictionary
@@ -148,8 +148,8 @@ class PDSSM(nn.Module):
             x: ``u``, real ``[B, T, d_model]``.
             cache: what came before, from :meth:`init_cache` or an earlier call; None where the
                 sequences begin. Differentiable.
-            cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``; see
-                :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
+            cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
+                see :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
             output_cache: whether the cache after these tokens is wanted as well.
 
         Returns:
@@ -223,7 +223,7 @@ class PDSSM(nn.Module):
         drive = self.drive_proj(x).to(dtype).unflatten(-1, (1, self.state_size, 2))
         weights = functional.softmax(self.selector(x).to(dtype), -1)
         along = _CHOSEN_ALONG[self.orientation]
-        maps = mixed_maps(weights, self.dictionary_logits.to(dtype), along)
+        maps = mixed_maps(weights.detach(), self.dictionary_logits.detach().to(dtype), along)
         return diagonal, drive, weights, maps
 
     def _ones(
@@ -236,7 +236,7 @@ class PDSSM(nn.Module):
         """
         column = self.orientation == "column"
         dtype = before.dtype
-        ones = mixture_ones(
+        ones: torch.Tensor = mixture_ones(
             weights,
             self.dictionary_logits.to(dtype),
             self.temperature.to(dtype),
@@ -247,7 +247,7 @@ class PDSSM(nn.Module):
 
     def _read(self, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Everything behind the scan; states are ``[B, T, 1, N, 2]``."""
-        parts = states.squeeze(2).mT.flatten(-2)  # [B, T, 2N]: the real ones, the imaginary ones
+        parts = torch.cat(states.squeeze(2).unbind(-1), -1)  # [B, T, 2N]
         read = self.readout(self.dropout(parts.to(x.dtype)))
         out: torch.Tensor = self.norm(read + self.skip * x)
         return out
