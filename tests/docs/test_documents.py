@@ -66,6 +66,16 @@ def test_the_snippets_of_packed_run() -> None:
     assert not scope["final"][1].any()
 
 
+def test_the_snippets_of_layers_run() -> None:
+    scope: dict[str, object] = {}
+    for snippet in blocks(ROOT / "docs" / "layers.md", "python"):
+        exec(compile(snippet, "layers.md", "exec"), scope)
+    assert scope["written"].shape == (2, 26, 64)
+    assert scope["logits"].shape == (4, 20, 10)
+    decayed, kept = scope["optimizer"].param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+
+
 def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:
     page = ROOT / "docs" / "targets.md"
     (shown,) = blocks(page, "toml")
