@@ -7,9 +7,11 @@ import typer
 
 from benchmarks.cpu import cpu
 from benchmarks.gpu import gpu
+from benchmarks.model import model
 from benchmarks.plots import plot
 from benchmarks.provenance import load, made
 from benchmarks.tables import show
+from benchmarks.untuned import untuned
 from pdssm_compiler.cli.consoles import results
 
 Stored = Annotated[Path, typer.Argument(help="The JSON of an earlier run.")]
@@ -24,6 +26,8 @@ app = typer.Typer(
 )
 app.command("gpu")(gpu)
 app.command("cpu")(cpu)
+app.command("untuned")(untuned)
+app.command("model")(model)
 
 
 @app.command("show")

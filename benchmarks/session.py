@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.cases import Agenda, Case
 from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.fused import fused_rows
-from benchmarks.host import call_overhead, import_seconds
+from benchmarks.host import call_overhead, first_result_seconds, import_seconds
 from benchmarks.measure import Bench, alignment_on, jobs_of
 from benchmarks.provenance import provenance
 from benchmarks.verdicts import verdicts
@@ -106,7 +106,12 @@ def _parts(
         record["peers"] = peer_rows(bench, agenda.peers, ours)
 
     def host() -> None:
-        record["host"] = {"call": call_overhead(), "import": import_seconds()}
+        record["host"] = {
+            "call": call_overhead(bench.device),
+            "call_with_permutations": call_overhead(bench.device, "permutation"),
+            "import": import_seconds(),
+            "first_result": first_result_seconds(bench.device),
+        }
 
     for section in agenda.sections:
         for case in cases:

@@ -23,9 +23,14 @@ OF_LOOP = {
 WORST = 3.0
 # How far times may lie apart at a constant number of tokens, of the least.
 LENGTHS = 0.15
-# What a warm call may add to its kernel, and the import to torch's.
-CALL_US = 25
+# What a warm call may add to its kernel (on a GPU, to its launch), the import to torch's, and what
+# a new process may take to its first result with kernels that are in the cache.
+CALL_US = 20
 IMPORT_S = 0.3
+FIRST_RESULT_S = 2.0
+
+# What calls take untuned, over the best that was measured.
+UNTUNED = 1.15
 
 # Milliseconds of the fused core in bfloat16, on an H100; at N = 64 a fifth more.
 FUSED_MS = {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pdssm_compiler.runtime.saving import save_kernels
     from pdssm_compiler.spec import ScanSpec
     from pdssm_compiler.step import pd_scan_step
-    from pdssm_compiler.tuning import Workload, tune
+    from pdssm_compiler.tuning import Workload, predict, tune
 
 __version__ = "0.1.0"
 
@@ -61,6 +61,7 @@ _HOMES = {
     "load_kernels": "pdssm_compiler.runtime.deployed",
     "pd_scan": "pdssm_compiler.functional",
     "pd_scan_step": "pdssm_compiler.step",
+    "predict": "pdssm_compiler.tuning",
     "save_kernels": "pdssm_compiler.runtime.saving",
     "tune": "pdssm_compiler.tuning",
 }
@@ -89,6 +90,7 @@ __all__ = [
     "load_kernels",
     "pd_scan",
     "pd_scan_step",
+    "predict",
     "reference",
     "save_kernels",
     "tune",

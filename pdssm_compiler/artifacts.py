@@ -13,6 +13,7 @@ from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.runtime.saving import SavedKernel, save_programs
 from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem
 
 # Fresh torch tensors are aligned so; kernels for other pointers are compiled when met.
 _ALIGNMENT = {"cpu": 0, "cuda": 16, "hip": 16, "other": 0}
@@ -36,9 +37,11 @@ class Artifact:
         origin: ``compiled`` or ``disk``.
     """
 
-    def __init__(self, program: Program, target: Target, config: Any) -> None:
+    def __init__(
+        self, program: Program, target: Target, config: Any, problem: Problem | None
+    ) -> None:
         self.program = program
-        self.source, self.schedule = compile_service.lower(program, target, config)
+        self.source, self.schedule = compile_service.lower(program, target, config, problem)
         self._alignment = _ALIGNMENT[target.kind]
         key = key_of(self.source, self._alignment)
         self.files, self.origin = compile_service.obtain(
@@ -68,10 +71,16 @@ class Artifacts:
         backward_schedule, backward_source, backward_files: likewise of the backward kernel.
     """
 
-    def __init__(self, programs: Mapping[str, tuple[Program, Any]], target: Target) -> None:
+    def __init__(
+        self,
+        programs: Mapping[str, tuple[Program, Any]],
+        target: Target,
+        problems: Mapping[str, Problem],
+    ) -> None:
         self.target = target
         self.kernels = {
-            name: Artifact(program, target, config) for name, (program, config) in programs.items()
+            name: Artifact(program, target, config, problems.get(name))
+            for name, (program, config) in programs.items()
         }
         forward, backward = self.kernels["forward"], self.kernels["backward"]
         self.program = forward.program

@@ -15,6 +15,7 @@ from pdssm_compiler.fusion.inputs import InputSpec
 from pdssm_compiler.fusion.scan import FusedScan, segment_length_of
 from pdssm_compiler.fusion.trace import Expression
 from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.ir.passes import Adjoint, Summary, adjoint, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.packed import PackedCall, scan_packed
@@ -26,6 +27,7 @@ from pdssm_compiler.runtime.inventory import WantedKernel
 from pdssm_compiler.runtime.key import key_of
 from pdssm_compiler.runtime.saving import needed
 from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.spec import MAP_DTYPES, OPTIONS, ScanSpec, one_of
 
 
@@ -35,6 +37,7 @@ class _Options(TypedDict, total=False):
     inputs: Mapping[str, InputSpec] | None
     segment_length: int | None
     config: Any
+    sizes: tuple[int, int, int] | None
     initial_state: bool
     output_final_state: bool
     reverse: bool
@@ -84,6 +87,7 @@ def compile(
     inputs: Mapping[str, InputSpec] | None = None,
     segment_length: int | None = None,
     config: Any = None,
+    sizes: tuple[int, int, int] | None = None,
     initial_state: bool = False,
     output_final_state: bool = False,
     reverse: bool = False,
@@ -117,6 +121,8 @@ def compile(
             None for as many as give all rows together 65536 tokens, but at least 256.
         config: a template's config for the forward kernel, instead of the one the resolution
             order finds; or a template's name, such as ``"triton-chunks"``, for both kernels.
+        sizes: ``(B, T, H)`` of the calls to choose the kernels for that are compiled now; None
+            where they are not known. Calls of other sizes choose their own.
         initial_state: whether to compile for one now; calls may do otherwise, and compile that
             when met.
         output_final_state: likewise.
@@ -150,19 +156,36 @@ def compile(
         selection=MAP_DTYPES[selection_dtype],
     )
     length = segment_length_of(segment_length)
+    problem = _problem_of(sizes)
     if diagonal is None and readout is None:
         for name, given in (("inputs", inputs), ("segment_length", length)):
             if given is not None:
                 raise ArgumentError(f"{name} is for expressions; pass diagonal or readout as well")
-        return CompiledScan(spec, program_spec, find_target(target), config, start)
+        return CompiledScan(spec, program_spec, find_target(target), config, problem, start)
     if readout is None and length is not None:
         raise ArgumentError(
             "segment_length is for a scan with a readout: states that are results are kept whole; "
             "leave it out"
         )
     return FusedScan(
-        spec, diagonal, readout, inputs, find_target(target), config, program_spec, length
+        spec, diagonal, readout, inputs, find_target(target), config, program_spec, length, problem
     )
+
+
+def _problem_of(sizes: Any) -> Problem | None:
+    """The bucket of ``(B, T, H)``.
+
+    Raises:
+        ArgumentError: not three ints of at least 1.
+    """
+    if sizes is None:
+        return None
+    if not isinstance(sizes, tuple | list) or [type(each) for each in sizes] != [int] * 3:
+        raise ArgumentError(f"sizes must be (B, T, H), three ints, got {shown(sizes)}")
+    batch, length, heads = sizes
+    if min(sizes) < 1:
+        raise ArgumentError(f"sizes must be at least 1, got {shown(sizes)}")
+    return Problem.bucket(batch * heads, length)
 
 
 class CompiledScan(Artifacts):
@@ -178,11 +201,15 @@ class CompiledScan(Artifacts):
         program_spec: PdScan,
         target: Target,
         config: Any,
+        problem: Problem | None = None,
         start: PdScan | None = None,
     ) -> None:
         self.spec = spec
         self._config = config_text(config)
-        super().__init__(_programs(program_spec, config, start), target)
+        programs = _programs(program_spec, config, start)
+        # What begins packed sequences is a step, whatever the sizes.
+        of_sizes = [name for name in programs if not name.startswith("start")]
+        super().__init__(programs, target, dict.fromkeys(of_sizes, problem) if problem else {})
 
     def __call__(
         self,

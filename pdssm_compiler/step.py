@@ -47,7 +47,8 @@ def pd_scan_step(
     Raises:
         ArgumentError: a wrong shape, dtype, device or option.
         IndexRangeError: an index out of range; on a GPU raised by a later call, or by
-            :func:`pdssm_compiler.check`.
+            :func:`pdssm_compiler.check`. It tells the place as that of a scan of one token,
+            ``t = 0``.
         PromiseError: maps that are not of the promised class; likewise.
 
     Source: the recurrence of arXiv 2509.22284 (PD-SSM).

@@ -1,4 +1,6 @@
-"""Tuning a scan for a device and sizes: :func:`tune`, and where its workloads come from."""
+"""Tuning a scan for a device and sizes: :func:`tune`, :func:`predict` for a GPU that is not here,
+and where their workloads come from.
+"""
 
 import json
 import tomllib
@@ -13,13 +15,17 @@ from pdssm_compiler.ir.errors import PdssmError, shown
 from pdssm_compiler.ir.programs import pd_scan
 from pdssm_compiler.ir.types import is_number
 from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.devices import find_target
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import adjoint_of
 from pdssm_compiler.runtime.plan import caller_inputs
 from pdssm_compiler.runtime.tuning.effort import Effort
+from pdssm_compiler.runtime.tuning.predict import Prediction, predict_problems
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import Result, Told
 from pdssm_compiler.runtime.tuning.tuner import tune_problems
+from pdssm_compiler.schedules.descriptions import SUFFIX
+from pdssm_compiler.schedules.target import Target, named_targets
 from pdssm_compiler.spec import ELEMENTS, PAYLOADS, ScanSpec, one_of
 from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 
@@ -150,19 +156,95 @@ def tune(
         NoTemplateError: nothing can run a scan there.
         TuningTimeoutError: another process tunes the same, and does not go on.
     """
-    if isinstance(workloads, ScanSpec):
-        if batch is None or length is None or heads is None:
-            raise ArgumentError("tune needs the sizes of a specification: batch, length, heads")
-        workloads = Workload(workloads, batch, length, heads, directions=tuple(directions))
-    elif not (batch is length is heads is None):
-        raise ArgumentError("workloads have sizes of their own; leave out batch, length, heads")
-    if isinstance(workloads, Workload):
-        workloads = [workloads]
     where = _this_one(torch.device(device))
-    problems = [problem for each in workloads for problem in each.problems(where)]
+    named = _named(workloads, batch, length, heads, directions)
+    problems = [problem for each in named for problem in each.problems(where)]
     return tune_problems(
         problems, effort, budget=budget, workers=workers, commit=commit, told=told
     )
+
+
+def predict(
+    workloads: ScanSpec | Workload | Sequence[Workload],
+    target: str | Path | Target,
+    *,
+    batch: int | None = None,
+    length: int | None = None,
+    heads: int | None = None,
+    directions: Sequence[str] = ("forward", "backward"),
+    commit: str | None = None,
+) -> list[Prediction]:
+    """Choose for a GPU that is not here by the cost model alone: every candidate that can run
+    there is ranked by what was measured on other GPUs, and nothing is compiled or measured. What
+    is compiled for that GPU from then on follows, for the same sizes, unless something was
+    measured on it.
+
+    Args:
+        workloads: what to choose for; as :func:`tune` takes it.
+        target: a GPU's architecture or model (``"h200"``), or the path of a file that describes
+            one (``"my-gpu.toml"``).
+        batch: ``B`` of a specification's calls.
+        length: their ``T``.
+        heads: their ``H``.
+        directions: of a specification, as :func:`tune` takes them.
+        commit: of this package, where it has no history to ask.
+
+    Returns:
+        One prediction a program: what was ranked, or why calls go on with the heuristic.
+
+    Raises:
+        ArgumentError: a target that is here, or no GPU; else as :func:`tune`.
+        UnknownTargetError: a name that is not known.
+        DescriptionError: a description that cannot be read, or says what is not allowed.
+        NoTemplateError: nothing can run a scan there.
+    """
+    absent = _absent(target)
+    named = _named(workloads, batch, length, heads, directions)
+    problems = [
+        replace(problem, absent=absent)
+        for each in named
+        for problem in each.problems(torch.device("cpu"))
+    ]
+    return predict_problems(problems, commit=commit)
+
+
+def _absent(target: str | Path | Target) -> Target:
+    """The GPU that a target names, which need not be here.
+
+    Raises:
+        ArgumentError: a device of this machine, or no GPU.
+    """
+    found = find_target(target)
+    described = isinstance(target, Path | Target) or str(target).endswith(SUFFIX)
+    if not described and str(target) not in named_targets():
+        raise ArgumentError(
+            f"the target {shown(target)} is a device of this machine: measure on it, with tune "
+            f"(--device); a prediction is for a GPU that has a name or a description"
+        )
+    if found.kind not in ("cuda", "hip"):
+        raise ArgumentError(f"{found} is no GPU, and the cost model knows only GPUs")
+    return found
+
+
+def _named(
+    workloads: ScanSpec | Workload | Sequence[Workload],
+    batch: int | None,
+    length: int | None,
+    heads: int | None,
+    directions: Sequence[str],
+) -> Sequence[Workload]:
+    """Workloads, whichever way they were told.
+
+    Raises:
+        ArgumentError: sizes that are missing or not needed, an unknown direction.
+    """
+    if isinstance(workloads, ScanSpec):
+        if batch is None or length is None or heads is None:
+            raise ArgumentError("tuning needs the sizes of a specification: batch, length, heads")
+        return [Workload(workloads, batch, length, heads, directions=tuple(directions))]
+    if not (batch is length is heads is None):
+        raise ArgumentError("workloads have sizes of their own; leave out batch, length, heads")
+    return [workloads] if isinstance(workloads, Workload) else workloads
 
 
 def _this_one(device: torch.device) -> torch.device:

@@ -186,17 +186,17 @@ def choices(
     program: Program, target: Target, config: Any = None
 ) -> list[tuple[Schedule, list[Problem]]]:
     """Every schedule that a call of some sizes asks for, that of unknown sizes first, each with
-    the buckets of these sizes; see :func:`choose`. Nothing chosen ahead of time has a say.
+    the buckets of these sizes; see :func:`choose`. One that is taken for several reasons is there
+    for each. Nothing chosen ahead of time has a say.
     """
     explicit = config is not None and not isinstance(config, str)
-    found: dict[tuple[str, Any], tuple[Schedule, list[Problem]]] = {}
+    found: dict[Schedule, list[Problem]] = {}
     schedule = choose(program, target, config, ahead=False)
     for problem in Problem.buckets():
         if not explicit:
             schedule = choose(program, target, config, problem, ahead=False)
-        _, sizes = found.setdefault(schedule.kernel, (schedule, []))
-        sizes.append(problem)
-    return list(found.values())
+        found.setdefault(schedule, []).append(problem)
+    return list(found.items())
 
 
 def _asked_for(program: Program, target: Target, config: Any, problem: Problem) -> Schedule:

@@ -9,6 +9,7 @@ by the next call, or by :func:`check`.
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -178,8 +179,7 @@ class _HostWord(threading.local):
 host_word = _HostWord()
 
 
-@dataclass(frozen=True)
-class LastCall:
+class LastCall(NamedTuple):
     """What a message needs of a kernel's last call on a GPU.
 
     Attributes:
@@ -210,12 +210,13 @@ class DeviceWords:
         with self._lock:
             if self._tensor is None:
                 self._tensor = torch.zeros(_WORDS, dtype=torch.int64, pin_memory=True)
-                self._array = self._tensor.numpy()
             index = len(self._owners)
             if index == _WORDS:
                 raise RuntimeError(f"more than {_WORDS} GPU kernels in one process")
             last = [LastCall(Sizes(0, 0, 0))]
             self._owners.append((reporter, last))
+            # Every call looks through them: those that are claimed.
+            self._array = self._tensor.numpy()[: index + 1]
             return self._tensor[index : index + 1], last
 
     def raise_any(self) -> None:

@@ -8,7 +8,7 @@ no lock, no parsing.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import torch
@@ -38,6 +38,9 @@ from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.tuning.on_call import tune_if_asked
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
+
+# Bytes: kernels that need not ask for less are compiled for tensors that start at multiples.
+_ALIGNED = 16
 
 
 @lru_cache(maxsize=4096)
@@ -116,10 +119,12 @@ class Plan:
         self._reporter = Reporter(lowered, subject, chosen)
         self._names = [input_.name for input_ in given]
         self._warm: Prepare | None = None
-        # Sizes of 1 leave strides open, and helper programs need the loops.
-        simple = not (self._inverses or self._promises)
-        if simple and not any(slot.strict for slot in (*self._slots, *self._outputs)):
-            self._warm = warm_call(self._slots, self._outputs, self._order, device)
+        # Sizes of 1 leave strides open, and what verifies a promise needs the loops.
+        if not self._promises and not any(s.strict for s in (*self._slots, *self._outputs)):
+            # Until the kernel is known, a table stands for its inverse.
+            tables = iter(position for position, _ in self._inverses)
+            order = [next(tables) if position < 0 else position for position in self._order]
+            self._warm = warm_call(self._slots, self._outputs, order, device)
         if self._on_gpu:
             self._word, self._last = device_words.claim(self._reporter)
 
@@ -151,9 +156,35 @@ class Plan:
             prepared = self._warm(tensors)
             if prepared is not None:
                 arguments, outputs, sizes = prepared
-                self._launch(arguments, sizes, tensors, first)
+                if self._inverses and not self.kernels.of(sizes).source.inverts:
+                    self._invert(arguments)
+                self._launch(arguments, sizes, tensors, first, dense=True)
                 return outputs
         return self._run(tensors, trusted, out, first)
+
+    def _invert(self, arguments: list[torch.Tensor]) -> None:
+        """Put inverses in the place of dense tables."""
+        helpers = (plan for _, plan in self._inverses)
+        for number, position in enumerate(self._order):
+            if position >= 0:
+                continue
+            table = arguments[number]
+            inverse = torch.empty_like(table)
+            maps, inverses = (each.transpose(0, 1).unsqueeze(0) for each in (table, inverse))
+            next(helpers)._launch([maps, inverses], Sizes(*maps.shape[:3]), [maps], None)
+            arguments[number] = inverse
+
+    def launcher(self, tensors: Sequence[torch.Tensor]) -> Callable[[], None]:
+        """The bare launch of the kernel for some inputs, as a benchmark of calls compares them
+        with: its arguments are made once, and what it reports is not read.
+        """
+        bound, sizes = bind(self._slots, tensors)
+        inverses = iter(self._inverse_tables(bound, sizes) if self._inverses else ())
+        arguments = [bound[at] if at >= 0 else next(inverses) for at in self._order]
+        made = [allocate(slot, sizes, self.device, new_output) for slot in self._outputs]
+        arguments += [s.kernel_view(out) for s, out in zip(self._outputs, made, strict=True)]
+        launch = self.kernels.of(sizes).kernel.launch
+        return partial(launch, arguments, self._word if self._on_gpu else host_word.tensor, sizes)
 
     def _run(
         self,
@@ -208,7 +239,17 @@ class Plan:
         sizes: Sizes,
         tensors: Sequence[torch.Tensor],
         first: int | None,
+        dense: bool = False,
     ) -> None:
+        """Launch the kernel for the sizes.
+
+        Args:
+            arguments: what it takes.
+            sizes: of the call.
+            tensors: the caller's, for messages.
+            first: see :meth:`run`.
+            dense: on a GPU, whether arguments are contiguous, and complex ones as they are.
+        """
         kernel = self.kernels.of(sizes).kernel
         if not self._on_gpu:
             kernel.launch(arguments, host_word.tensor, sizes)
@@ -218,9 +259,13 @@ class Plan:
                 named = dict(zip(self._names, tensors, strict=True))
                 raise self._reporter.error(word, sizes, named, first or 0)
         else:
-            self._last[0] = LastCall(sizes, in_segments=first is not None)
-            with torch.cuda.device(self.device):
-                kernel.launch(arguments, self._word, sizes)
+            self._last[0] = LastCall(sizes, first is not None)
+            launch = kernel.launch_dense if dense else kernel.launch
+            if torch.cuda.current_device() == self.device.index:
+                launch(arguments, self._word, sizes)
+            else:
+                with torch.cuda.device(self.device):
+                    launch(arguments, self._word, sizes)
 
 
 def _as_tokens(maps: torch.Tensor, input_: Input) -> torch.Tensor:
@@ -293,8 +338,10 @@ def run(
         if tensors[0].is_cuda:
             device_words.raise_any()
             # New outputs are aligned.
-            aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *(out or ())))
-            alignment = 16 if aligned else 0
+            bits = 0
+            for tensor in (*tensors, *out) if out else tensors:
+                bits |= tensor.data_ptr()
+            alignment = 0 if bits % _ALIGNED else _ALIGNED
         plan = plan_for(text, device, alignment, config, chosen and tensors[0].is_cuda)
         return plan.run(tensors, trusted=trusted, out=out, first=first)
     except RuntimeError:

@@ -16,7 +16,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot
 from pdssm_compiler.runtime.output_pool import LARGE, new_output
 
-# Kernel arguments, what the caller gets, sizes.
+# Kernel arguments (for a GPU complex ones as they are), what the caller gets, sizes.
 Prepared = tuple[list[torch.Tensor], list[torch.Tensor], Sizes]
 Prepare = Callable[[Sequence[torch.Tensor]], Prepared | None]
 
@@ -78,8 +78,11 @@ def source(
             small = f"{' * '.join(slot.axes)} < {-(-LARGE // each)}"
             made = f"{made} if {small} else new_output({how})"
         lines.append(f"    o{number} = {made}")
-    arguments = [_real(f"t{position}", inputs[position]) for position in order]
-    arguments += [_real(f"o{number}", slot) for number, slot in enumerate(outputs)]
+    given = [(f"t{position}", inputs[position]) for position in order]
+    given += [(f"o{number}", slot) for number, slot in enumerate(outputs)]
+    # See Kernel.launch_dense.
+    on_gpu = device.type == "cuda"
+    arguments = [name if on_gpu else _real(name, slot) for name, slot in given]
     results = ", ".join(f"o{number}" for number in range(len(outputs)))
     lines.append(f"    return [{', '.join(arguments)}], [{results}], Sizes(B, L, H)")
     return "\n".join(lines) + "\n"

@@ -6,6 +6,9 @@ It is decided at each launch, so that no length compiles anything.
 from dataclasses import dataclass
 from math import isqrt
 
+# How long a carry is on its way from block to block, where one takes from team to team.
+FAR = 7
+
 # A launch's second axis has at most this many programs.
 _MOST_CHUNKS = 2**16 - 1
 
@@ -53,3 +56,25 @@ class Chunking:
     def signals(self, blocks: int, chunks: int) -> int:
         """Words of signals: the next ticket, and one for each window of a block of rows."""
         return 1 + blocks * -(-chunks // self.window)
+
+
+def blocks_of_a_row(rows: int, chunks: int, teams: int, most_blocks: int) -> tuple[int, int]:
+    """Where all blocks run at once and several may share a row: how many rows are abreast, and how
+    many blocks share each.
+
+    Args:
+        rows: rows.
+        chunks: of a row.
+        teams: of a block, each with a chunk at a time.
+        most_blocks: that run at once.
+    """
+    abreast = min(rows, most_blocks)
+    return abreast, max(1, min(most_blocks // abreast, -(-chunks // teams)))
+
+
+def carry_window(sharing: int, teams: int) -> int:
+    """Chunks of a window, where so many blocks of so many teams share a row. One, if carries
+    pass from chunk to chunk sooner than from window to window.
+    """
+    window = max(1, min(32, sharing * teams // 12))
+    return 1 if (teams - 1 + FAR) * window <= FAR * teams else window

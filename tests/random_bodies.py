@@ -130,6 +130,13 @@ class Body:
             name = f"{source}_map{len(self.maps)}"
             self.put_map(self.build.input(name, Map(class_), source))
 
+    def flag(self) -> Value:
+        """An index below 2, the same one each time."""
+        if not self.flags:
+            storage = self.choose(("u8", "i32"))
+            self.flags.append(self.build.input("flag", Index(2), "token", storage))
+        return self.flags[0]
+
     def grow(self, ops: list[str]) -> None:
         """Add one value by each op."""
         for op in ops:
@@ -220,11 +227,8 @@ def _select(body: Body) -> Value:
 
 
 def _keep(body: Body) -> Value:
-    if not body.flags:
-        flag = body.build.input("flag", Index(2), "token", body.choose(("u8", "i32")))
-        body.flags.append(flag)
     vector = body.pick(Vector(body.element(body.draw(st.booleans()))))
-    return body.put(b.keep(vector, body.flags[0]), body.bounds[vector])
+    return body.put(b.keep(vector, body.flag()), body.bounds[vector])
 
 
 PRODUCERS: dict[str, Producer] = {

@@ -162,7 +162,7 @@ def affine_programs(
     start = build.input("start", type_, "row") if start == "input" else start
     state = build.carry("state", type_, start)
     move = draw(st.sampled_from((b.gather, b.scatter_add)))
-    steps = st.sampled_from(("move", "scale", "subtract", "move", "add", "negate", "fan"))
+    steps = st.sampled_from(("move", "scale", "subtract", "move", "add", "negate", "fan", "drop"))
     value = b.mul(_factor(body, type_), state)
     for step in draw(st.lists(steps, min_size=2, max_size=5)):
         if step == "move":
@@ -175,6 +175,8 @@ def affine_programs(
             value = b.sub(_factor(body, type_), value)
         elif step == "negate":
             value = b.neg(value)
+        elif step == "drop":
+            value = b.scale(_factor(body, type_), b.keep(value, body.flag()))
         else:
             parts = b.mul(_factor(body, type_), value), b.mul(value, _factor(body, type_))
             value = b.mul(b.add(*parts), 0.5)

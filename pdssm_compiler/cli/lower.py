@@ -42,6 +42,10 @@ class StageError(PdssmError, ValueError):
     """The target has no such stage."""
 
 
+class SizesError(PdssmError, ValueError):
+    """Some of a call's sizes are given, and not all."""
+
+
 @o.takes_spec
 def lower(
     spec: ScanSpec,
@@ -51,6 +55,11 @@ def lower(
         typer.Option(help="cpu, cuda, a GPU such as sm_90 or h200, or a file that describes one."),
     ] = None,
     template: o.Template = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-B", min=1, help="B, sequences.")
+    ] = None,
+    length: Annotated[int | None, typer.Option("--length", "-T", min=1, help="T, tokens.")] = None,
+    heads: Annotated[int | None, typer.Option("--heads", "-H", min=1, help="H, heads.")] = None,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
     packed: o.Packed = False,
@@ -59,7 +68,9 @@ def lower(
     """Print a stage. Of a scan: ir, specialised, adjoint, summary. Of its kernels on a target:
     schedule, source, backward-source. Of the forward kernel's compiler: cuda, ptx, sass
     (cuda-step, cuda-rows, cuda-chunks); ttir, ttgir, llir, then ptx, sass or amdgcn (triton-rows,
-    triton-lookback, triton-chunks).
+    triton-lookback, triton-chunks). With --batch, --length and --heads a kernel is what calls of
+    these sizes take, by logs and predictions as well; without them, what is taken where sizes are
+    not known.
     """
     from pdssm_compiler.compiled import compile
     from pdssm_compiler.runtime.backends import BACKENDS
@@ -74,10 +85,14 @@ def lower(
         )
         typer.echo(_program(stage, program_spec), nl=False)
         return
+    sizes = (batch, length, heads)
+    if None in sizes and any(sizes):
+        raise SizesError("--batch, --length and --heads go together; give all three, or none")
     compiled = compile(
         spec,
         target,
         config=template,
+        sizes=sizes if any(sizes) else None,  # type: ignore[arg-type]
         initial_state=initial_state,
         output_final_state=final_state,
         packed=packed,

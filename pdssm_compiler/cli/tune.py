@@ -65,9 +65,19 @@ def tune(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="A GPU that is not here, by its name (sm_90, h200, …) or a file that describes "
+            "it: nothing is measured, a cost model fitted to the logs of other GPUs chooses."
+        ),
+    ] = None,
     effort: Annotated[
-        EffortLevel, typer.Option(help="none says what calls take, and measures nothing.")
-    ] = EffortLevel.quick,
+        EffortLevel | None,
+        typer.Option(
+            help="none says what calls take, and measures nothing.", show_default="quick"
+        ),
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(min=0, help="Seconds, after which no candidate is begun.")
     ] = None,
@@ -77,7 +87,9 @@ def tune(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of a CPU's kernels; torch's own number.")
     ] = None,
-    plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("pdssm-tune.png"),
+    plot: Annotated[
+        Path | None, typer.Option(help="Where the plot goes.", show_default="pdssm-tune.png")
+    ] = None,
     ship: Annotated[
         Path | None,
         typer.Option(help="A folder of logs, such as autotune_logs, to put the best rows into."),
@@ -88,7 +100,8 @@ def tune(
 ) -> None:
     """Measure candidates of all backends for a specification (--state-size), a file of them
     (--spec-file) or the suite (--suite); calls of these sizes take the winners from then on. Every
-    outcome is kept as soon as it is known: after an interruption the same command goes on.
+    outcome is kept as soon as it is known: after an interruption the same command goes on. With
+    --target, choose for a GPU that is not here by a cost model, without measuring.
     """
     from pdssm_compiler.cli.device import device_of
     from pdssm_compiler.cli.tune_report import check_plot, plot_results, show
@@ -96,20 +109,31 @@ def tune(
     from pdssm_compiler.runtime.tuning.tuner import log_of
     from pdssm_compiler.tuning import tune as tune_workloads
 
+    states = (initial_state, final_state)
+    sizes = (batch, length, heads)
+    if target is not None:
+        _refuse(
+            device=device, effort=effort, budget=budget, workers=workers, threads=threads,
+            plot=plot, ship=ship,
+        )  # fmt: skip
+        gpu = torch.device("cuda")
+        asked = _directions(direction)
+        _predict(_workloads(spec, spec_file, suite, gpu, asked, sizes, states), target, commit)
+        return
     where = device_of(device)
     if threads is not None:
         torch.set_num_threads(threads)
+    plot = plot or Path("pdssm-tune.png")
     check_plot(plot)
-    wanted = _directions(direction, where)
-    states = (initial_state, final_state)
-    workloads = _workloads(spec, spec_file, suite, where, wanted, (batch, length, heads), states)
+    wanted = _directions(direction)
+    workloads = _workloads(spec, spec_file, suite, where, wanted, sizes, states)
     console = results()
     try:
         with tuning_bar(messages()) as told:
             found = tune_workloads(
                 workloads,
                 device=where,
-                effort=effort.value,
+                effort=(effort or EffortLevel.quick).value,
                 budget=budget,
                 workers=workers,
                 commit=commit,
@@ -135,7 +159,37 @@ def tune(
         _ship(found, ship)
 
 
-def _directions(asked: list[Direction] | None, where: torch.device) -> tuple[str, ...]:
+def _refuse(**options: object) -> None:
+    """Refuse what only a measurement has.
+
+    Raises:
+        ArgumentError: one is given.
+    """
+    from pdssm_compiler.runtime.errors import ArgumentError
+
+    for name, given in options.items():
+        if given is not None:
+            raise ArgumentError(
+                f"--{name} is for what is measured, and --target measures nothing; leave one out"
+            )
+
+
+def _predict(workloads: "list[Workload]", target: str, commit: str | None) -> None:
+    """Choose for a GPU that is not here, and say what was chosen."""
+    from pdssm_compiler.cli.prediction_report import show_predictions
+    from pdssm_compiler.runtime.tuning.predict import prediction_file
+    from pdssm_compiler.tuning import predict
+
+    found = predict(workloads, target, commit=commit)
+    console = results()
+    show_predictions(found, console)
+    for prediction in found:
+        if prediction.rows:
+            path = prediction_file(prediction.problem)
+            console.print(f"predicted: {path}", markup=False, soft_wrap=True)
+
+
+def _directions(asked: list[Direction] | None) -> tuple[str, ...]:
     from pdssm_compiler.tuning import DIRECTIONS
 
     if asked is None:
@@ -179,9 +233,10 @@ def _ship(found: "list[Result]", folder: Path) -> None:
     from pdssm_compiler.runtime.tuning.shipping import ship
     from pdssm_compiler.runtime.tuning.tuner import log_of
 
-    for log in dict.fromkeys(log_of(result.problem) for result in found):
+    programs = {log_of(result.problem): result.problem.program for result in found}
+    for log, program in programs.items():
         try:
-            path = ship(log, folder)
+            path = ship(log, program, folder)
         except OSError as error:
             raise OutputError(f"cannot write to {folder}: {error}; choose --ship") from None
         told = f"shipped: {path}" if path else f"nothing to ship in {log}"

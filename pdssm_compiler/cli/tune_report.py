@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pdssm_compiler.cli.run import PlotError
 from pdssm_compiler.runtime.compile_service import choose
+from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import Result
 from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.winners import noise
@@ -33,7 +34,9 @@ def show(found: Sequence[Result], where: torch.device, console: Console) -> None
         title=f"tuned on {found[0].problem.target.name or where}" if found else "nothing tuned",
     )
     for result in found:
-        table.add_row(str(result.problem), _outcomes(result), *_times(result), _taken(result))
+        table.add_row(
+            str(result.problem), _outcomes(result), *_times(result), taken(result.problem)
+        )
     console.print(table)
 
 
@@ -56,9 +59,8 @@ def _times(result: Result) -> tuple[str, ...]:
     return (f"{base.ms:.4g}", f"{best.ms:.4g}", f"{base.ms / best.ms - 1:.1%}", apart, roof)
 
 
-def _taken(result: Result) -> str:
+def taken(problem: TuningProblem) -> str:
     """What calls take from now on, and why."""
-    problem = result.problem
     schedule = choose(problem.program, problem.target, None, problem.bucket)
     return f"{schedule.template.name} {told(vars(schedule.config))}, {schedule.reason}"
 

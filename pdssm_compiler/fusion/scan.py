@@ -28,6 +28,7 @@ from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.dispatch import call, call_in_segments
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import ScanSpec
 
@@ -56,6 +57,7 @@ class FusedScan(Artifacts):
         config: Any,
         program_spec: PdScan,
         segment_length: int | None,
+        problem: Problem | None = None,
     ) -> None:
         self.spec = spec
         traced = trace(spec, diagonal, readout, inputs)
@@ -70,7 +72,10 @@ class FusedScan(Artifacts):
         self._base = program_spec
         program = pd_scan(program_spec, traced.fusion)
         _refuse_idle(traced, program)
-        super().__init__(self._programs(program, config), target)
+        # What runs in segments has other lengths.
+        whole = ("forward",) if self._in_segments else ("forward", "backward")
+        problems = dict.fromkeys(whole, problem) if problem else {}
+        super().__init__(self._programs(program, config), target, problems)
 
     def _programs(self, program: Program, config: Any) -> dict[str, tuple[Program, Any]]:
         """What is compiled now: the call without gradients, and what training runs."""

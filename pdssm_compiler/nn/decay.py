@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[s
     kept: dict[int, nn.Parameter] = {}
     every: dict[int, nn.Parameter] = {}
     for module in model.modules():
-        named = getattr(type(module), "NO_DECAY", frozenset())
+        named: frozenset[str] = getattr(type(module), "NO_DECAY", frozenset())
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue

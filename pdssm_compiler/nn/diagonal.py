@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from pdssm_compiler.nn.initialise import inverse_softplus, log_uniform_
+from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.precision import wide
 
 
@@ -104,16 +105,8 @@ class SigmoidDiagonal(nn.Module):
 
     def __init__(self, d_model: int, state_size: int, hidden: int, **factory: Any) -> None:
         super().__init__()
-
-        def mlp() -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(d_model, hidden, **factory),
-                nn.GELU(),
-                nn.Linear(hidden, state_size, **factory),
-            )
-
-        self.magnitude = mlp()
-        self.phase = mlp()
+        self.magnitude = Mlp(d_model, hidden, state_size, **factory)
+        self.phase = Mlp(d_model, hidden, state_size, **factory)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -126,9 +119,8 @@ class SigmoidDiagonal(nn.Module):
             (self.magnitude, self.LOSSES, -1),
             (self.phase, self.TURNS, 1),
         ):
-            for layer in (mlp[0], mlp[2]):
-                layer.reset_parameters()
-            bias = mlp[2].bias
+            mlp.reset_parameters()
+            bias = mlp.last.bias
             with torch.no_grad():
                 part = log_uniform_(torch.empty_like(bias, dtype=torch.float32), low, high)
                 bias.copy_(sign * torch.logit(part))
@@ -136,10 +128,10 @@ class SigmoidDiagonal(nn.Module):
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """The diagonal, float32 or float64 ``[B, T, N, 2]``, of tokens ``[B, T, d_model]``."""
         with torch.autocast(u.device.type, enabled=False):
-            u = u.to(self.magnitude[0].weight.dtype)
+            u = u.to(self.magnitude.first.weight.dtype)
             magnitude, phase = (mlp(u).to(wide(u.dtype)) for mlp in (self.magnitude, self.phase))
             return polar_pairs(torch.sigmoid(magnitude), 2 * math.pi * torch.sigmoid(phase))
 
     def mean_loss(self) -> torch.Tensor:
         """The mean of ``1 - |D|²`` by the biases alone; of use when the drive is initialised."""
-        return 1 - torch.sigmoid(self.magnitude[2].bias.detach().float()).square().mean()
+        return 1 - torch.sigmoid(self.magnitude.last.bias.detach().float()).square().mean()

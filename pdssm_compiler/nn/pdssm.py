@@ -13,6 +13,7 @@ from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.diagonal import SigmoidDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_
 from pdssm_compiler.nn.mixture import mixed_maps, mixture_ones
+from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.past import Past
 from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.spec import one_of
@@ -93,15 +94,11 @@ class PDSSM(nn.Module):
         self.dictionary_logits = nn.Parameter(torch.empty(self.dictionary_size, N, N, **factory))
         self.drive_proj = nn.Linear(E, 2 * N, bias=False, **factory)
         self.dropout = nn.Dropout(dropout)
-        self.readout: nn.Module
+        self.readout: nn.Linear | Mlp
         if self.readout_kind == "linear":
             self.readout = nn.Linear(2 * N, E, **factory)
         else:
-            self.readout = nn.Sequential(
-                nn.Linear(2 * N, self.hidden, **factory),
-                nn.GELU(),
-                nn.Linear(self.hidden, E, **factory),
-            )
+            self.readout = Mlp(2 * N, self.hidden, E, **factory)
         self.skip = nn.Parameter(torch.empty(E, **factory))
         self.norm = nn.LayerNorm(E, **factory)
         self.register_buffer("temperature", torch.empty((), **factory))
@@ -110,10 +107,8 @@ class PDSSM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start anew; see the class."""
-        self.diagonal.reset_parameters()
-        for module in (self.selector, self.norm, *self.readout.modules()):
-            if isinstance(module, nn.Linear | nn.LayerNorm):
-                module.reset_parameters()
+        for module in (self.diagonal, self.selector, self.readout, self.norm):
+            module.reset_parameters()
         with torch.no_grad():
             # |b|² has the mean of |u_e|², and a state adds up 1 / (1 - |D|²) of them.
             self.drive_proj.weight.normal_(0, math.sqrt(0.5 / self.d_model))

@@ -32,6 +32,13 @@ class Kernel(ABC):
             sizes: the sizes of the call.
         """
 
+    def launch_dense(
+        self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes
+    ) -> None:
+        """:meth:`launch` for contiguous tensors, complex ones as they are."""
+        reals = [torch.view_as_real(each) if each.is_complex() else each for each in tensors]
+        self.launch(reals, error, sizes)
+
     def resources(self) -> dict[str, int]:
         """Registers, spills, shared memory, barriers, where the backend knows them."""
         return {}

@@ -1,6 +1,7 @@
 """The CUDA driver: load a cubin, launch a kernel. Nothing else of CUDA is needed."""
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -50,11 +51,32 @@ class _Extra(ctypes.Structure):
 
     _fields_ = (
         ("buffer", ctypes.c_void_p),
-        ("parameters", ctypes.c_char_p),
+        ("parameters", ctypes.c_void_p),
         ("buffer_size", ctypes.c_void_p),
         ("size", ctypes.POINTER(ctypes.c_size_t)),
         ("end", ctypes.c_void_p),
     )
+
+
+class _Buffers(threading.local):
+    """What a thread hands to the driver: made once, as making it takes longer than a launch. The
+    driver has read all of it when a launch returns.
+
+    Args:
+        size: bytes of the parameters.
+        offsets: where each starts.
+    """
+
+    def __init__(self, size: int, offsets: tuple[int, ...]) -> None:
+        self.parameters = ctypes.create_string_buffer(size)
+        self.start = _at(self.parameters)
+        self._size = ctypes.c_size_t(size)
+        self._extra = _Extra(_BUFFER, self.start, _BUFFER_SIZE, ctypes.pointer(self._size), None)
+        self.extra = _at(self._extra)
+        self.pointers = (ctypes.c_void_p * len(offsets))(*(self.start + o for o in offsets))
+        together = _Attribute(_COOPERATIVE, b"", 1, b"")
+        self.config = _Config((1, 1, 1), (1, 1, 1), 0, None, ctypes.pointer(together), 1)
+        self.config_at = ctypes.byref(self.config)
 
 
 @cache
@@ -94,6 +116,8 @@ class DriverKernel:
             more = driver().cuFuncSetAttribute(self._function, _MOST_SHARED, shared_bytes)
             _checked(more, f"asking for {shared_bytes} bytes of shared memory")
         self._shared_bytes = shared_bytes
+        # A kernel is launched one way, always with as many parameters.
+        self._buffers: _Buffers | None = None
         self._launch = driver().cuLaunchKernel
         self._launch.argtypes = (
             ctypes.c_void_p,
@@ -133,19 +157,11 @@ class DriverKernel:
         Raises:
             RuntimeError: what the driver says.
         """
-        packed = ctypes.create_string_buffer(parameters, len(parameters))
-        first = _at(packed)
-        pointers = (ctypes.c_void_p * len(offsets))(*(first + offset for offset in offsets))
-        together = _Attribute(_COOPERATIVE, b"", 1, b"")
-        config = _Config(
-            (blocks, 1, 1),
-            (threads, 1, 1),
-            self._shared_bytes,
-            stream,
-            ctypes.pointer(together),
-            1,
-        )
-        status = driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None)
+        mine = self._filled(parameters, offsets)
+        config = mine.config
+        config.grid[0], config.block[0] = blocks, threads
+        config.shared_bytes, config.stream = self._shared_bytes, stream
+        status = driver().cuLaunchKernelEx(mine.config_at, self._function, mine.pointers, None)
         _checked(status, "launching a kernel")
 
     def launch(self, blocks: int, threads: int, parameters: bytes, stream: int) -> None:
@@ -154,11 +170,17 @@ class DriverKernel:
         Raises:
             RuntimeError: what the driver says.
         """
-        size = ctypes.c_size_t(len(parameters))
-        extra = _Extra(_BUFFER, parameters, _BUFFER_SIZE, ctypes.pointer(size), None)
+        extra = self._filled(parameters, ()).extra
         shared = self._shared_bytes
         status = self._launch(
-            self._function, blocks, 1, 1, threads, 1, 1, shared, stream, None, _at(extra)
+            self._function, blocks, 1, 1, threads, 1, 1, shared, stream, None, extra
         )
         if status:
             _checked(status, "launching a kernel")
+
+    def _filled(self, parameters: bytes, offsets: Sequence[int]) -> _Buffers:
+        if self._buffers is None:
+            self._buffers = _Buffers(len(parameters), tuple(offsets))
+        mine = self._buffers
+        ctypes.memmove(mine.start, parameters, len(parameters))
+        return mine

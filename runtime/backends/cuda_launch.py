@@ -2,19 +2,23 @@
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate, chain
 from math import prod
-from operator import itemgetter
+from operator import itemgetter, mul
+from typing import NamedTuple
 
 import torch
 
 from pdssm_compiler.runtime.backends.base import Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
+from pdssm_compiler.schedules.chunking import blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 
-# How long a carry is on its way from block to block, where one takes from team to team.
-_FAR = 7
+# Bytes that a thread copies at once, where everything is a multiple of them.
+_WIDE = 16
 
 FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
 
@@ -23,6 +27,19 @@ def _is_copied(argument: Argument) -> bool:
     """Whether a kernel copies the tensor in units that its layout must allow."""
     in_tokens = argument.role in ("token", "lagged") and not argument.written
     return in_tokens and bool(argument.own_shape(1))
+
+
+class Strides(NamedTuple):
+    """The strides of a call's tensors.
+
+    Attributes:
+        all: of their leading axes, one tensor after the other, in elements; of complex numbers in
+            reals.
+        bits: those in bytes, all of them together, of the tensors that are copied in wide units.
+    """
+
+    all: tuple[int, ...]
+    bits: int
 
 
 class CudaKernel(Kernel):
@@ -36,7 +53,7 @@ class CudaKernel(Kernel):
     """
 
     # Parameters beside the tensors: of every launch, and of this kind.
-    size_names: tuple[str, ...] = ("rows", "L", "H", "aligned")
+    size_names: tuple[str, ...] = ("rows", "L", "H", "aligned", "blocks")
 
     def __init__(
         self,
@@ -58,9 +75,9 @@ class CudaKernel(Kernel):
         ]
         arguments = self.signature(source).arguments
         # What a launch knows, by the names that generated text has for it.
-        names: list[str] = []
-        for argument in (*arguments, *source.scratch):
-            names += [f"{argument.name}_ptr", *(f"{argument.name}_s{a}" for a in argument.leading)]
+        every = (*arguments, *source.scratch)
+        names = [f"{argument.name}_ptr" for argument in every]
+        names += [f"{argument.name}_s{axis}" for argument in every for axis in argument.leading]
         names += ["error_ptr", *self.size_names]
         self._in_order = itemgetter(*(names.index(name) for name, _ in parameters))
         # Number of leading axes, and the bytes of an element where copies depend on alignment.
@@ -69,8 +86,13 @@ class CudaKernel(Kernel):
                 len(argument.leading),
                 getattr(torch, argument.dtype).itemsize if _is_copied(argument) else 0,
             )
-            for argument in (*arguments, *source.scratch)
+            for argument in every
         ]
+        self._copied = [place for place, (_, width) in enumerate(self._layouts) if width]
+        self._own = [prod(argument.own_shape(source.program.state_size)) for argument in arguments]
+        self._axes = [argument.leading for argument in arguments]
+        # Lengths come and go.
+        self._dense_strides = lru_cache(maxsize=256)(self._strides_of)
         self._loaded: DriverKernel | None = None
         self._prepare(source)
 
@@ -83,13 +105,31 @@ class CudaKernel(Kernel):
         return source.signature
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        if sizes.batch * sizes.heads:
+            self._run(tensors, self._strides(tensors), error, sizes)
+
+    def launch_dense(
+        self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes
+    ) -> None:
+        if sizes.batch * sizes.heads:
+            self._run(tensors, self._dense_strides(sizes), error, sizes)
+
+    def _run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        strides: Strides,
+        error: torch.Tensor,
+        sizes: Sizes,
+    ) -> None:
         batch, length, heads = sizes
         rows = batch * heads
-        if rows == 0:
-            return
-        known, aligned = self._known(tensors)
-        known += (error.data_ptr(), rows, length, heads, aligned)
-        self._driver().launch(rows, self._threads, self._packed(known), self._stream())
+        blocks = self._blocks(rows)
+        pointers, aligned = self._pointers(tensors, strides)
+        known = (*pointers, *strides.all, error.data_ptr(), rows, length, heads, aligned, blocks)
+        self._driver().launch(blocks, self._threads, self._packed(known), self._stream())
+
+    def _blocks(self, rows: int) -> int:
+        return rows
 
     def resources(self) -> dict[str, int]:
         """Registers, spilled and shared bytes, from the cubin's own notes: no device is needed."""
@@ -100,50 +140,64 @@ class CudaKernel(Kernel):
             self._loaded = DriverKernel(self._cubin, self._entry, self._shared_bytes)
         return self._loaded
 
-    def _known(self, tensors: Sequence[torch.Tensor]) -> tuple[list[int], bool]:
-        """Pointers and strides, and whether wide copies are safe."""
-        known: list[int] = []
+    def _strides(self, tensors: Sequence[torch.Tensor]) -> Strides:
+        """Those of tensors whose complex numbers are pairs of reals."""
+        found = [
+            tensor.stride()[:leading]
+            for tensor, (leading, _) in zip(tensors, self._layouts, strict=False)
+        ]
+        return self._as_strides(found)
+
+    def _strides_of(self, sizes: Sizes) -> Strides:
+        """Those of contiguous tensors."""
+        extent = {"B": sizes.batch, "L": sizes.length, "H": sizes.heads}
+        found = []
+        for own, axes in zip(self._own, self._axes, strict=True):
+            inner = (extent[axis] for axis in reversed(axes[1:]))
+            steps = list(accumulate(inner, mul, initial=own)) if axes else []
+            found.append(tuple(reversed(steps)))
+        return self._as_strides(found)
+
+    def _as_strides(self, found: Sequence[tuple[int, ...]]) -> Strides:
         bits = 0
-        for tensor, (leading, width) in zip(tensors, self._layouts, strict=True):
-            pointer, strides = tensor.data_ptr(), tensor.stride()[:leading]
-            known += (pointer, *strides)
-            if width:
-                bits |= pointer
-                for stride in strides:
-                    bits |= stride * width
-        return known, bits % 16 == 0
+        for strides, (_, width) in zip(found, self._layouts, strict=False):
+            for stride in strides:
+                bits |= stride * width
+        return Strides(tuple(chain.from_iterable(found)), bits)
+
+    def _pointers(
+        self, tensors: Sequence[torch.Tensor], strides: Strides
+    ) -> tuple[list[int], bool]:
+        """Where tensors start, and whether wide copies are safe."""
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        bits = strides.bits
+        for place in self._copied:
+            bits |= pointers[place]
+        return pointers, bits % _WIDE == 0
 
     def _packed(self, known: Sequence[int]) -> bytes:
         return self._pack(*self._in_order(known))
 
     @staticmethod
     def _stream() -> int:
-        return torch.cuda.current_stream().cuda_stream
+        # Without the object that torch.cuda.current_stream() makes.
+        return torch._C._cuda_getCurrentRawStream(torch.cuda.current_device())
 
 
 class StepCudaKernel(CudaKernel):
     """A cubin whose blocks run several rows side by side."""
 
-    size_names = (*CudaKernel.size_names, "blocks")
-
     def _prepare(self, source: KernelSource) -> None:
         self._rows = int(source.options["rows_of_a_block"])
 
-    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
-        batch, length, heads = sizes
-        rows = batch * heads
-        if rows == 0:
-            return
-        blocks = -(-rows // self._rows)
-        known, aligned = self._known(tensors)
-        known += (error.data_ptr(), rows, length, heads, aligned, blocks)
-        self._driver().launch(blocks, self._threads, self._packed(known), self._stream())
+    def _blocks(self, rows: int) -> int:
+        return -(-rows // self._rows)
 
 
 class ChunkedCudaKernel(CudaKernel):
     """A cubin whose warps run chunks of rows and wait for one another."""
 
-    size_names = (*CudaKernel.size_names, "blocks", "abreast", "window", "every")
+    size_names = (*CudaKernel.size_names, "abreast", "window", "every")
 
     def _prepare(self, source: KernelSource) -> None:
         self._tokens = int(source.options["chunk_tokens"])
@@ -165,50 +219,81 @@ class ChunkedCudaKernel(CudaKernel):
         sums = frozenset(total.name for total in source.program.sum_outputs)
         return Signature(source.program, sums)
 
+    def launch_dense(
+        self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes
+    ) -> None:
+        if self._sums:
+            # The kernel is handed others in their place.
+            Kernel.launch_dense(self, tensors, error, sizes)
+        else:
+            super().launch_dense(tensors, error, sizes)
+
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        batch, _, heads = sizes
+        # Each team adds to sums of its own, which are added up in order.
+        handed = list(tensors)
+        for place, own in self._sums if batch * heads else ():
+            shape = (batch, self._sharing(sizes) * self._teams, heads, *own)
+            handed[place] = torch.empty(
+                shape, dtype=tensors[place].dtype, device=tensors[0].device
+            )
+        super().launch(handed, error, sizes)
+        for place, _ in self._sums if batch * heads else ():
+            torch.sum(handed[place], dim=1, out=tensors[place])
+
+    def _run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        strides: Strides,
+        error: torch.Tensor,
+        sizes: Sizes,
+    ) -> None:
         batch, length, heads = sizes
         rows = batch * heads
-        if rows == 0:
-            return
-        kernel = self._driver()
+        sharing = self._sharing(sizes)
+        window = carry_window(sharing, self._teams)
+        # Chunks between two carries that pass through global memory.
+        every = window if window > 1 else self._teams
+        between = self._between(tensors[0].device, sizes, self._chunks(length), window, every)
+        pointers, aligned = self._pointers(tensors, strides)
+        pointers += [each.data_ptr() for each in between]
+        apart = chain.from_iterable(
+            each.stride()[:leading]
+            for each, (leading, _) in zip(between, self._layouts[len(tensors) :], strict=True)
+        )
+        abreast = self._abreast(rows)
+        blocks = abreast * sharing
+        known = (*pointers, *strides.all, *apart, error.data_ptr(), rows, length, heads, aligned)
+        packed = self._packed((*known, blocks, abreast, window, every))
+        self._driver().launch_together(
+            blocks, self._threads, packed, self._offsets, self._stream()
+        )
+
+    def _chunks(self, length: int) -> int:
+        return max(1, -(-length // self._tokens))
+
+    def _abreast(self, rows: int) -> int:
+        """Rows that run at the same time.
+
+        Raises:
+            RuntimeError: none can.
+        """
         if self._most_blocks is None:
-            self._most_blocks = kernel.blocks_at_once(self._threads)
+            self._most_blocks = self._driver().blocks_at_once(self._threads)
         if not self._most_blocks:
             raise RuntimeError(
                 f"a block of {self._threads} threads and {self._shared_bytes} bytes of shared "
                 f"memory does not fit this device; give a config with fewer teams"
             )
-        chunks = max(1, -(-length // self._tokens))
-        abreast = min(rows, self._most_blocks)
-        # Blocks that share a row.
-        sharing = max(1, min(self._most_blocks // abreast, -(-chunks // self._teams)))
-        window = self.window(sharing, self._teams)
-        # Chunks between two carries that pass through global memory.
-        every = window if window > 1 else self._teams
-        between = self._between(tensors[0].device, sizes, chunks, window, every)
-        # Each team adds to sums of its own, which are added up in order.
-        handed = list(tensors)
-        for place, own in self._sums:
-            shape = (batch, sharing * self._teams, heads, *own)
-            handed[place] = torch.empty(
-                shape, dtype=tensors[place].dtype, device=tensors[0].device
-            )
-        known, aligned = self._known([*handed, *between])
-        blocks = abreast * sharing
-        known += (error.data_ptr(), rows, length, heads, aligned)
-        known += (blocks, abreast, window, every)
-        packed = self._packed(known)
-        kernel.launch_together(blocks, self._threads, packed, self._offsets, self._stream())
-        for place, _ in self._sums:
-            torch.sum(handed[place], dim=1, out=tensors[place])
+        return min(rows, self._most_blocks)
 
-    @staticmethod
-    def window(sharing: int, teams: int) -> int:
-        """Chunks of a window, where so many blocks of so many teams share a row. One, if carries
-        pass from chunk to chunk sooner than from window to window.
-        """
-        window = max(1, min(32, sharing * teams // 12))
-        return 1 if (teams - 1 + _FAR) * window <= _FAR * teams else window
+    def _sharing(self, sizes: Sizes) -> int:
+        """Blocks that share a row."""
+        rows = sizes.batch * sizes.heads
+        self._abreast(rows)
+        assert self._most_blocks is not None
+        chunks = self._chunks(sizes.length)
+        return blocks_of_a_row(rows, chunks, self._teams, self._most_blocks)[1]
 
     def _between(
         self, device: torch.device, sizes: Sizes, chunks: int, window: int, every: int

@@ -3,9 +3,17 @@
 The user's own stand below the cache's folder; the best rows of some GPUs are shipped with the
 package. A line that is no row, such as the last one of a process that was killed, is told and
 passed over.
+
+A row names its program by a fingerprint. ``programs/<program>.txt`` has its text, so that what was
+measured can be understood without whoever measured it, by a cost model above all.
+
+What a cost model predicts for a GPU stands in files of its own beside its logs,
+``<gpu>/<program>.predicted.jsonl``: it is derived from logs, and made anew as a whole.
 """
 
+import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +22,16 @@ from pathlib import Path
 import filelock
 
 import pdssm_compiler.autotune_logs
+from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.ir.parser import parse_program
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.errors import TuningWarning
 from pdssm_compiler.runtime.tuning.rows import Row, RowError, read_row
 
 _FOLDER = "autotune_logs"
+_PROGRAMS = "programs"
+_LOG, _PREDICTED = ".jsonl", ".predicted.jsonl"
 # Adding a few lines takes milliseconds: who holds the lock longer has died or been stopped.
 _LOCK_SECONDS = 10.0
 
@@ -41,7 +53,54 @@ def folder_name(device: str) -> str:
 
 def file_name(program: Program) -> str:
     """The name of a specialised program's log: told by eye, and one for each program."""
-    return f"n{program.state_size}-{program.direction}-{program.fingerprint[:16]}.jsonl"
+    return _stem(program) + _LOG
+
+
+def predicted_name(program: Program) -> str:
+    """The name of the file of what is predicted for a specialised program, beside its log."""
+    return _stem(program) + _PREDICTED
+
+
+def is_predicted(path: Path) -> bool:
+    """Whether a file holds what is predicted."""
+    return path.name.endswith(_PREDICTED)
+
+
+def _stem(program: Program) -> str:
+    return f"n{program.state_size}-{program.direction}-{program.fingerprint[:16]}"
+
+
+def logs_below(root: Path) -> list[Path]:
+    """Every log of measured candidates in a folder of logs."""
+    paths = sorted(root.glob(f"*/*{_LOG}"))
+    return [path for path in paths if not is_predicted(path)]
+
+
+def keep_program(root: Path, program: Program) -> None:
+    """Leave a specialised program's text beside the logs in a folder of logs.
+
+    Raises:
+        OSError: what the file system says.
+    """
+    path = root / _PROGRAMS / f"{_stem(program)}.txt"
+    if not path.exists():
+        _replace(path, program.text.encode())
+
+
+def program_of_log(path: Path, roots: Iterable[Path]) -> Program | None:
+    """The program that a log is of, from the first folder of logs that has its text; None if no
+    folder has, or what it has is not that program's.
+    """
+    name = path.name.removesuffix(_LOG)
+    for root in roots:
+        try:
+            text = (root / _PROGRAMS / f"{name}.txt").read_text(encoding="utf-8")
+            program = parse_program(text)
+        except (OSError, UnicodeDecodeError, PdssmError):
+            continue
+        if _stem(program) == name:
+            return program
+    return None
 
 
 def read_log(path: Path) -> tuple[list[Row], list[str]]:
@@ -91,6 +150,27 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
             if file.read(1) != b"\n":
                 text = b"\n" + text
         file.write(text)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Make a log of just these rows, all of it or nothing; without any there is no file.
+
+    Raises:
+        OSError: what the file system says.
+    """
+    text = "".join(row.line() for row in rows).encode()
+    if text:
+        _replace(path, text)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+        whole = Path(aside) / path.name
+        whole.write_bytes(content)
+        os.replace(whole, path)
 
 
 @contextmanager

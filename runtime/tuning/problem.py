@@ -25,6 +25,7 @@ class TuningProblem:
         direction: ``forward``, ``backward``, ``active`` or ``step``.
         sizes: ``B``, ``T``, ``H``.
         device: by torch's name.
+        absent: a GPU that is not here, in the device's place: it is predicted for, not measured.
     """
 
     text: str
@@ -32,6 +33,7 @@ class TuningProblem:
     direction: str
     sizes: Sizes
     device: str = "cpu"
+    absent: Target | None = None
 
     @cached_property
     def program(self) -> Program:
@@ -41,7 +43,7 @@ class TuningProblem:
     @property
     def target(self) -> Target:
         """The device, as schedules know it."""
-        return target_of(torch.device(self.device))
+        return self.absent or target_of(torch.device(self.device))
 
     @property
     def bucket(self) -> Problem:

@@ -20,7 +20,7 @@ from pdssm_compiler.runtime.tuning.measure import Request, measure, roof_of
 from pdssm_compiler.runtime.tuning.precompile import Compiled, Compilers, helper_jobs
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.provenance import commit, kernel_versions, now
-from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.rows import Row, figures_of
 from pdssm_compiler.runtime.tuning.search import Search
 from pdssm_compiler.runtime.tuning.space import Entry, Space, space_of
 from pdssm_compiler.runtime.tuning.winners import latest, winner
@@ -153,7 +153,7 @@ class Race:
 
     def _resume(self, space: Space) -> None:
         """Take what an earlier race of the same versions has measured; note what cannot run."""
-        known = {(e.template.name, e.text): e for e in (*space.heuristics, *space.others)}
+        known = {(e.template.name, e.text): e for e in (*space.first, *space.others)}
         ours = list(filter(self._is_ours, warned_rows(self.path)))
         seen = {row.candidate for row in latest(ours) if self._is_current(row)}
         for row in ours:
@@ -303,6 +303,7 @@ class Race:
             versions=kernel_versions(),
             commit=self.commit or commit(),
             date=now(),
+            figures=figures_of(target),
             **found,
         )
 

@@ -1,9 +1,13 @@
 """From a program, a device and sizes to what was measured fastest for them.
 
 In this order, and the first that has rows for the sizes answers: the log on this machine; the log
-that is shipped for this device; on a GPU, that of the nearest one which has any: of the same kind
-and family, the same architecture first, then the most alike in name. (A CPU's caches and cores say
-nothing of another's.)
+that is shipped for this device; what the cost model has predicted for it, where that was asked
+for; on a GPU, the log of the nearest one which has any: of the same kind and family, the same
+architecture first, then the most alike in name. (A CPU's caches and cores say nothing of
+another's.)
+
+A prediction speaks for its own bucket alone, and for a GPU of its own figures: another is asked
+for as quickly. What the nearest GPU's log says of the bucket is in it already.
 
 Logs are read once a process and key. A choice is made once for each bucket of sizes
 (:mod:`pdssm_compiler.runtime.kernels`), so calls read nothing.
@@ -27,12 +31,14 @@ from pdssm_compiler.runtime.errors import TuningWarning
 from pdssm_compiler.runtime.tuning.log import (
     file_name,
     folder_name,
+    is_predicted,
+    predicted_name,
     shipped_logs,
     user_logs,
     warned_rows,
 )
-from pdssm_compiler.runtime.tuning.rows import Row
-from pdssm_compiler.runtime.tuning.winners import winner
+from pdssm_compiler.runtime.tuning.rows import Row, figures_of
+from pdssm_compiler.runtime.tuning.winners import expected_winner, winner
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
@@ -41,6 +47,8 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 _SHORT = 64
 # How many times longer or shorter the scans may be that speak for one.
 _LENGTHS = 4
+# How far the bandwidth of a GPU may be from that of the one that was predicted for.
+_BANDWIDTHS = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,30 +59,65 @@ class Tuned:
         template: the template.
         config: its config.
         reason: which log, and the sizes it was measured for.
+        near: whether it is another device's log.
+        predicted: whether nothing was measured, and a cost model says so.
     """
 
     template: Template[Any]
     config: Any
     reason: str
+    near: bool
+    predicted: bool = False
 
 
-def tuned(program: Program, target: Target, problem: Problem) -> Iterator[Tuned]:
+@dataclass(frozen=True)
+class _Source:
+    """A log that may speak for a target.
+
+    Attributes:
+        told: what to call it.
+        path: where it is.
+        lengths: whether it speaks for lengths near its own as well.
+        near: whether it is another device's.
+        predicted: whether its rows were predicted, not measured.
+    """
+
+    told: str
+    path: Path
+    lengths: bool = True
+    near: bool = False
+    predicted: bool = False
+
+
+def tuned(
+    program: Program, target: Target, problem: Problem, *, own: bool = True
+) -> Iterator[Tuned]:
     """What logs say about a specialised program at some sizes, best source first; nothing where
     the sizes are not known. What cannot run any more is warned of once, and passed over.
+
+    Args:
+        program: specialised.
+        target: what it runs on.
+        problem: its sizes.
+        own: whether this machine's log is asked as well, or only those that are shipped.
     """
     if problem.rows is None or problem.length is None:
         return
-    grows = settings.tune_effort() != "none"
-    for source, path in _sources(program, target):
-        row = _for_sizes(_best(path), problem, near=not (grows and user_logs() in path.parents))
+    for source in _sources(program, target):
+        if not own and user_logs() in source.path.parents:
+            continue
+        row = _for_sizes(_best(source.path), problem, source.lengths)
         if row is None or row.program != program.fingerprint:
             continue
         try:
+            if source.predicted:
+                _check_figures(row, target)
             template, config = _template_and_config(row, program, target)
         except ValueError as error:
-            pass_over(f"{path}: {row.template} {row.config}", error)
+            pass_over(f"{source.path}: {row.template} {row.config}", error)
             continue
-        yield Tuned(template, config, f"{source}, for {_told(row)}")
+        told = f"{source.told}, from {row.basis}" if source.predicted else source.told
+        yield Tuned(template, config, f"{told}, for {_told(row)}", source.near, source.predicted)
 
 
 def forget(log: Path | None = None) -> None:
@@ -94,14 +137,17 @@ _folders: dict[Path, list[str]] = {}
 _warned: set[str] = set()
 
 
-def _sources(program: Program, target: Target) -> Iterator[tuple[str, Path]]:
-    """Logs that may speak for a target, best first, each with what to call it."""
+def _sources(program: Program, target: Target) -> Iterator[_Source]:
+    """Logs that may speak for a target, best first."""
     name, own = file_name(program), folder_name(target.name)
     if target.name:
-        yield "tuned on this machine", user_logs() / own / name
-        yield f"shipped log for {own}", shipped_logs() / own / name
+        grows = settings.tune_effort() != "none"
+        yield _Source("tuned on this machine", user_logs() / own / name, lengths=not grows)
+        yield _Source(f"shipped log for {own}", shipped_logs() / own / name)
     if target.kind not in ("cuda", "hip"):
         return
+    predicted = user_logs() / folder_name(target.name or str(target)) / predicted_name(program)
+    yield _Source("cost model", predicted, lengths=False, predicted=True)
     near = []
     for folder in _listed(shipped_logs()):
         of = {row.target for _, row in _best(shipped_logs() / folder / name)}
@@ -109,7 +155,8 @@ def _sources(program: Program, target: Target) -> Iterator[tuple[str, Path]]:
             alike = sum(accumulate((a == b for a, b in zip(folder, own, strict=False)), min))
             near.append((str(target) not in of, -alike, folder))
     for _, _, folder in sorted(near):
-        yield f"shipped log for {folder}, the nearest GPU", shipped_logs() / folder / name
+        told = f"shipped log for {folder}, the nearest GPU"
+        yield _Source(told, shipped_logs() / folder / name, near=True)
 
 
 def family(target: str) -> str:
@@ -139,7 +186,9 @@ def _best(path: Path) -> list[tuple[Problem, Row]]:
             for row in warned_rows(path):
                 # The sizes measured last stand last.
                 problems[row.sizes] = [*problems.pop(row.sizes, []), row]
-            winners = filter(None, map(winner, problems.values()))
+            # A file of predictions has nothing that was measured, and a log nothing predicted.
+            choice = expected_winner if is_predicted(path) else winner
+            winners = filter(None, map(choice, problems.values()))
             found = list({row.bucket: row for row in winners}.items())
             _read[path] = found
     return found
@@ -181,6 +230,19 @@ def _template_and_config(row: Row, program: Program, target: Target) -> tuple[Te
     if refused:
         raise ValueError(refused)
     return template, config
+
+
+def _check_figures(row: Row, target: Target) -> None:
+    """Raises ValueError: it was predicted for a GPU with other figures."""
+    now = figures_of(target) or {}
+    for name, then in (row.figures or {}).items():
+        # What a device says of its memory's clock is seldom what its maker says of its bandwidth.
+        share = _BANDWIDTHS if name == "bandwidth" else 0.0
+        if abs(now[name] - then) > share * then:
+            raise ValueError(
+                f"it was predicted for a GPU of the same name whose {name} is {then}, not "
+                f"{now[name]}; run pdssm-compiler tune --target again"
+            )
 
 
 def _told(row: Row) -> str:

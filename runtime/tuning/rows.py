@@ -7,9 +7,11 @@ guessed at.
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import UnionType
 from typing import Any, get_args
 
 from pdssm_compiler.ir.errors import PdssmError, shown
+from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
 
 # Raised when a field changes its meaning; new fields with a default do not need it.
@@ -25,7 +27,10 @@ STATUSES = {
     "out-of-resource": "it took more memory, registers or shared memory than there is",
     "compile-error": "it could not be compiled",
     "infeasible": "its template says that it cannot run the program there",
+    "predicted": "it was not measured: a cost model says what it takes",
 }
+# What a GPU's rows say of it.
+FIGURES = ("warp_size", "processors", "registers", "shared_memory", "bandwidth")
 
 
 class RowError(PdssmError, ValueError):
@@ -55,13 +60,17 @@ class Row:
         commit: of this package.
         date: when, in UTC.
         ms: median time of the device's work; None unless ``ok``.
-        spread: how far the least and the most of the timed runs lie apart, of the median.
+        spread: how far the least and the most of the timed runs lie apart, of the median; of a
+            predicted time, how far the model may be off, of it.
         again_ms: the heuristic's, timed once more at the end.
         floor_ms: the time of a copy of the same bytes.
         compile_seconds: what compiling took, next to nothing where the kernel was cached.
         registers, spilled, shared_bytes: a thread's registers, its spilled bytes, and a block's
             shared memory, where the backend knows them.
-        error: what happened, unless ``ok``.
+        error: what happened, unless ``ok`` or ``predicted``.
+        figures: of a GPU: each of :data:`FIGURES`, as its :class:`Target` has it.
+        predicted_ms: what a cost model says that it takes; None unless ``predicted``.
+        basis: what that model was fitted to, for readers; None unless ``predicted``.
         schema: :data:`SCHEMA`.
     """
 
@@ -91,6 +100,9 @@ class Row:
     spilled: int | None = None
     shared_bytes: int | None = None
     error: str | None = None
+    figures: dict[str, int] | None = None
+    predicted_ms: float | None = None
+    basis: str | None = None
     schema: int = field(default=SCHEMA)
 
     @property
@@ -155,10 +167,9 @@ def _check_fields(found: Mapping[str, Any]) -> None:
 
 
 def _types_of(declared: Any) -> tuple[type, ...]:
-    found = get_args(declared)
-    if isinstance(declared, type) or not found or getattr(declared, "__origin__", None) is dict:
-        return (getattr(declared, "__origin__", declared),)
-    return tuple(found)
+    """The types whose values a field takes: of a union all, of ``dict[…]`` dict."""
+    parts = get_args(declared) if isinstance(declared, UnionType) else (declared,)
+    return tuple(getattr(part, "__origin__", part) for part in parts)
 
 
 def _check_meaning(row: Row) -> None:
@@ -166,8 +177,17 @@ def _check_meaning(row: Row) -> None:
         raise RowError(f"unknown status {row.status!r}; there are {', '.join(STATUSES)}")
     if (row.status == "ok") != (row.ms is not None):
         raise RowError("a row has a time exactly if its status is ok")
-    if row.ms is not None and not 0 < row.ms < float("inf"):
-        raise RowError(f"ms is a time above 0, not {row.ms}")
+    for name in ("predicted_ms", "basis"):
+        if (row.status == "predicted") != (getattr(row, name) is not None):
+            raise RowError(f"a row has {name} exactly if its status is predicted")
+    for name in ("ms", "predicted_ms"):
+        time = getattr(row, name)
+        if time is not None and not 0 < time < float("inf"):
+            raise RowError(f"{name} is a time above 0, not {time}")
+    if row.status == "predicted" and (row.spread is None or row.figures is None):
+        raise RowError("a predicted row has a spread, and the figures of its GPU")
+    if row.figures is not None:
+        _check_figures(row.figures)
     for name in ("batch", "length", "heads"):
         if getattr(row, name) < 1:
             raise RowError(f"{name} is at least 1, not {getattr(row, name)}")
@@ -177,3 +197,18 @@ def _check_meaning(row: Row) -> None:
     for name, version in row.versions.items():
         if not isinstance(version, str):
             raise RowError(f"the version of {name} must be text, got {shown(version)}")
+
+
+def _check_figures(figures: Mapping[str, Any]) -> None:
+    if sorted(figures) != sorted(FIGURES):
+        raise RowError(f"figures are {', '.join(FIGURES)}, got {shown(sorted(figures))}")
+    for name, value in figures.items():
+        if type(value) is not int or value < 0:
+            raise RowError(f"the figure {name} must be an int of at least 0, got {shown(value)}")
+
+
+def figures_of(target: Target) -> dict[str, int] | None:
+    """What a row says of a GPU; None of another device."""
+    if target.kind not in ("cuda", "hip"):
+        return None
+    return {name: getattr(target, name) for name in FIGURES}

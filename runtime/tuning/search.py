@@ -1,9 +1,9 @@
 """Which candidates are measured next.
 
-First what each template's heuristic says. Templates that are hopeless by it are left alone. If
-what remains is few, all of it is measured; otherwise batches, half of them neighbours of the best
-(one field apart), half of them what the cost model expects to be fastest, until a few batches in a
-row have found nothing faster.
+First what each template's heuristic says, and what shipped logs say. Templates that are hopeless
+by it are left alone. If what remains is few, all of it is measured; otherwise batches, half of
+them neighbours of the best (one field apart), half of them what the cost model expects to be
+fastest, until a few batches in a row have found nothing faster.
 
 What comes next follows from what was measured alone, so a search that was interrupted goes on, and
 one that has ended stays ended.
@@ -45,7 +45,7 @@ class Search:
 
     def planned(self, times: Times) -> int:
         """How many candidates will be measured, at most."""
-        whole = len(self._space.heuristics) + len(self._promising(times))
+        whole = len(self._space.first) + len(self._promising(times))
         return max(len(times), min(self._effort.candidates, whole))
 
     def next(self, times: Times) -> list[Entry]:
@@ -55,7 +55,7 @@ class Search:
             times: what has been measured so far.
         """
         room = self._effort.candidates - len(times)
-        first = [entry for entry in self._space.heuristics if entry not in times]
+        first = [entry for entry in self._space.first if entry not in times]
         if first:
             return first[: max(0, room)]
         left = [entry for entry in self._promising(times) if entry not in times]
@@ -79,7 +79,7 @@ class Search:
 
     def _idle(self, times: Times) -> int:
         """How many batches in a row, the last ones, have found nothing faster."""
-        measured, first = list(times.values()), len(self._space.heuristics)
+        measured, first = list(times.values()), len(self._space.first)
         best, idle = _least(measured[:first]), 0
         for start in range(first, len(measured), BATCH):
             found = _least(measured[start : start + BATCH])

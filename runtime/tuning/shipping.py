@@ -1,10 +1,9 @@
 """From a user's log to one that others have: the rows that decide, and no others."""
 
-import os
-import tempfile
 from pathlib import Path
 
-from pdssm_compiler.runtime.tuning.log import append_rows, read_log
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.runtime.tuning.log import keep_program, read_log, write_rows
 from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.winners import latest, winner
 
@@ -23,12 +22,14 @@ def best_rows(rows: list[Row]) -> list[Row]:
     return found
 
 
-def ship(log: Path, folder: Path) -> Path | None:
+def ship(log: Path, program: Program, folder: Path) -> Path | None:
     """Put the best rows of a user's log into ``<folder>/<gpu>/<program>.jsonl``, in the place of
-    those that are there for the same sizes; gives the file, None where nothing was right.
+    those that are there for the same sizes, and the program's text beside; gives the file, None
+    where nothing was right.
 
     Args:
         log: ``…/<gpu>/<program>.jsonl``.
+        program: the specialised program that it is of.
         folder: such as a checkout's ``autotune_logs``.
 
     Raises:
@@ -40,9 +41,6 @@ def ship(log: Path, folder: Path) -> Path | None:
     path = folder / log.parent.name / log.name
     sizes = {row.sizes for row in new}
     kept = [row for row in read_log(path)[0] if row.sizes not in sizes]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-        whole = Path(aside) / path.name
-        append_rows(whole, sorted([*kept, *new], key=lambda row: (row.sizes, not row.heuristic)))
-        os.replace(whole, path)
+    keep_program(folder, program)
+    write_rows(path, sorted([*kept, *new], key=lambda row: (row.sizes, not row.heuristic)))
     return path

@@ -6,6 +6,7 @@ from typing import Any
 from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import choose, config_text
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
+from pdssm_compiler.runtime.tuning.resolve import tuned
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.templates.base import Template
 
@@ -47,12 +48,13 @@ class Space:
     """What may be measured of a problem.
 
     Attributes:
-        heuristics: what each template's heuristic says; the one that plain calls take is first.
+        first: what is measured before all else: what each template's heuristic says, the one that
+            plain calls take before the others, then what shipped logs say, of the nearest GPU too.
         others: the other feasible configs.
         refused: templates that cannot run it, and why.
     """
 
-    heuristics: tuple[Entry, ...]
+    first: tuple[Entry, ...]
     others: tuple[Entry, ...]
     refused: tuple[tuple[Entry, str], ...]
 
@@ -81,7 +83,10 @@ def space_of(problem: TuningProblem) -> Space:
             if config != first and template.feasible(program, target, config) is None:
                 others.append(Entry(template, config, False, foreign + changes(first, config)))
     heuristics.sort(key=lambda each: not each.heuristic)
-    return Space(tuple(heuristics), tuple(others), tuple(refused))
+    shipped = {(t.template.name, t.config) for t in tuned(program, target, bucket, own=False)}
+    advised = [entry for entry in others if (entry.template.name, entry.config) in shipped]
+    others = [entry for entry in others if entry not in advised]
+    return Space((*heuristics, *advised), tuple(others), tuple(refused))
 
 
 def changes(config: Any, other: Any) -> int:

@@ -20,6 +20,8 @@ from pdssm_compiler.runtime.tuning.isolated import Isolated
 from pdssm_compiler.runtime.tuning.log import (
     file_name,
     folder_name,
+    keep_program,
+    logs_below,
     read_log,
     shipped_logs,
     user_logs,
@@ -98,6 +100,8 @@ def tune_problems(
                 with turn if level.candidates else nullcontext(Place(told)) as place:
                     if place is None:
                         continue
+                    if level.candidates:
+                        keep_program(user_logs(), problem.program)
                     # Nothing is begun of what another process was asked for as well and has done.
                     share = _PASSED if place.done else _share(end, len(problems) - number)
                     race = Race(
@@ -115,7 +119,7 @@ def tune_problems(
                     )
                     results.append(race.run())
     except OSError as error:
-        raise _unwritable(error) from error
+        raise unwritable(error) from error
     finally:
         if keep_choices:
             for problem in problems:
@@ -138,10 +142,11 @@ def _check_writable() -> None:
         with tempfile.TemporaryFile(dir=user_logs()):
             pass
     except OSError as error:
-        raise _unwritable(error) from None
+        raise unwritable(error) from None
 
 
-def _unwritable(error: OSError) -> ArgumentError:
+def unwritable(error: OSError) -> ArgumentError:
+    """The error for logs that cannot be written."""
     return ArgumentError(
         f"the tuning logs below {user_logs()} cannot be written: {error}; set "
         f"{settings.CACHE_DIR} to a folder that can be"
@@ -187,7 +192,9 @@ def _samples(problem: TuningProblem) -> list[Sample]:
     name = folder_name(problem.target.name or str(problem.target))
     groups: dict[tuple[str, tuple[int, int, int]], list[Row]] = {}
     for root in (shipped_logs(), user_logs()):
-        for path in sorted((root / name).glob("*.jsonl")):
+        for path in logs_below(root):
+            if path.parent.name != name:
+                continue
             for row in read_log(path)[0]:
                 groups.setdefault((row.program, row.sizes), []).append(row)
     ours = (problem.program.fingerprint, tuple(problem.sizes))
@@ -200,4 +207,4 @@ def _samples(problem: TuningProblem) -> list[Sample]:
     return found
 
 
-__all__ = ["Limits", "Progress", "effort_of", "log_of", "tune_problems", "use_logs"]
+__all__ = ["Limits", "Progress", "effort_of", "log_of", "tune_problems", "unwritable", "use_logs"]

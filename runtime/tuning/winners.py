@@ -6,11 +6,16 @@ from pdssm_compiler.runtime.tuning.rows import Row
 
 # Two timings of one kernel seldom lie closer, on any device.
 LEAST_NOISE = 0.01
+# How often what a model may be off by stands between a candidate and the heuristic's choice.
+_CAUTION = 2.0
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """The last row of each candidate, of one problem: what is measured again replaces the rest."""
-    return list({row.candidate: row for row in rows}.values())
+    """The last row of each candidate, of one problem: what is measured again replaces the rest.
+    What is predicted replaces nothing.
+    """
+    measured = (row for row in rows if row.status != "predicted")
+    return list({row.candidate: row for row in measured}.values())
 
 
 def noise(rows: Iterable[Row]) -> float:
@@ -41,3 +46,25 @@ def winner(rows: Sequence[Row]) -> Row | None:
     fastest = min(row.ms for row in right if row.ms is not None)
     close = [row for row in right if row.ms <= fastest * (1 + noise(right))]  # type: ignore[operator]
     return min(close, key=lambda row: (not row.heuristic, row.changes, row.ms))
+
+
+def expected_winner(rows: Sequence[Row]) -> Row | None:
+    """Of predicted candidates, the one to take; None if there is none, or the heuristic's choice
+    is not among them.
+
+    What the heuristic says counts by its predicted time, every other candidate by its own and
+    twice what the model may be off by: the fastest of hundreds of expected times is mostly one
+    that is expected wrongly. Of two with the same time the one with fewer changes is taken.
+
+    Args:
+        rows: of one problem.
+    """
+    right = [row for row in rows if row.predicted_ms is not None]
+    if not any(row.heuristic for row in right):
+        return None
+
+    def cautious(row: Row) -> float:
+        assert row.predicted_ms is not None
+        return row.predicted_ms * (1.0 if row.heuristic else 1.0 + _CAUTION * (row.spread or 0.0))
+
+    return min(right, key=lambda row: (cautious(row), row.changes))

@@ -72,11 +72,6 @@ def locate_row(writer: Writer) -> None:
     writer.line("h: T.let = at_h[0]")
 
 
-def collects(program: Program) -> bool:
-    """Whether targets collect what is scattered to them."""
-    return any(value.op == "scatter_add" for value in program.body)
-
-
 def whole_team(program: Program, most: int = MOST_WARPS) -> int:
     """Warps that hold a state, at most ``most``, and no more than as few elements a lane take."""
     elements = -(-program.state_size // (LANES * most))

@@ -10,6 +10,7 @@ from pdssm_compiler.ir.errors import PdssmError, shown
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.source import Backend, KernelSource
 from pdssm_compiler.schedules.target import Kind, Target
+from pdssm_compiler.schedules.work import Work
 
 
 class ConfigError(PdssmError, TypeError):
@@ -114,6 +115,21 @@ class Template(ABC, Generic[ConfigT]):
     @abstractmethod
     def feasible(self, program: Program, target: Target, config: ConfigT) -> str | None:
         """None if the config can work, otherwise the reason it cannot, in one line."""
+
+    def work(
+        self, program: Program, target: Target, config: ConfigT, rows: int, length: int
+    ) -> Work | None:
+        """What a feasible config has a GPU do, in counts; None where the template counts nothing,
+        so that no cost model ranks its configs.
+
+        Args:
+            program: the specialised program.
+            target: what it shall run on.
+            config: how.
+            rows: ``B * H``, at least 1.
+            length: ``T``, at least 1.
+        """
+        return None
 
     @abstractmethod
     def lower(self, program: Program, target: Target, config: ConfigT) -> KernelSource:

@@ -23,12 +23,13 @@ from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Table, precision
+from pdssm_compiler.schedules.chunking import FAR, blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.emit.arithmetic import part_names
 from pdssm_compiler.schedules.emit.cuda_kernel import (
-    collects,
     declare_row,
     kernel,
     locate_row,
+    registers_of,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES, row_elements
@@ -41,6 +42,16 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+from pdssm_compiler.schedules.templates.triton_tiles import share_warps
+from pdssm_compiler.schedules.work import (
+    Work,
+    blocks_at_once,
+    bytes_in,
+    bytes_out,
+    collects,
+    table_entries,
+    values_of,
+)
 
 # Fewer tokens than this are too short a chain to cut.
 _FEWEST_TOKENS = 512
@@ -65,11 +76,16 @@ _NARROW = 640
 _WIDE_TEAM = 3
 # Bytes of shared memory that each block takes besides its own.
 _RESERVED = 1024
+# Bytes that the device moves while a carry passes from one chunk to the next: chunks of so
+# many, over all rows, keep the carries from being waited for.
+_CARRY_BYTES = 2_500_000
 # Summaries that are read together.
 _TOGETHER = 4
 # The hardware's barriers, but for the block's own.
 _MOST_TEAMS = 15
 _MOST_WARPS = 32
+# Registers that a lane takes, about, where it may.
+_REGISTERS_OF_A_LANE = 128
 # Warps that have 128 registers a lane.
 _FREE_WARPS = 16
 
@@ -188,7 +204,7 @@ class CudaChunks(Template[CudaChunksConfig]):
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if problem.rows is None or problem.length is None:
             return False
-        if problem.length < _FEWEST_TOKENS:
+        if problem.length < _FEWEST_TOKENS or share_warps(program, problem):
             return False
         if 2 * problem.rows <= target.processors:
             return True
@@ -216,10 +232,13 @@ class CudaChunks(Template[CudaChunksConfig]):
             # What one block waits for does not hold the other up, as it would a second team.
             room = (target.shared_memory - _RESERVED) // 2
             alone = [CudaChunksConfig(tile, n // tile, 1) for n in _TOKENS if n % tile == 0]
-            return next(
-                (c for c in reversed(alone) if self._refused(program, target, c, room) is None),
-                CudaChunksConfig(2, 4, 1),
-            )
+            two = [c for c in alone if self._refused(program, target, c, room) is None]
+            assert problem.rows is not None
+            # Longer ones only take the place of other blocks.
+            moved = max(1, bytes_in(program) + bytes_out(program))
+            least = _CARRY_BYTES // (problem.rows * moved)
+            longest = two[-1] if two else CudaChunksConfig(2, 4, 1)
+            return next((config for config in two if config.tokens >= least), longest)
         fitting = [
             config
             for length in _TOKENS
@@ -275,6 +294,39 @@ class CudaChunks(Template[CudaChunksConfig]):
             return f"{shared} bytes of shared memory are more than {most}"
         return None
 
+    def work(
+        self, program: Program, target: Target, config: CudaChunksConfig, rows: int, length: int
+    ) -> Work:
+        team, loaded = whole_team(program), bytes_in(program)
+        threads = team * config.teams * LANES
+        registers = min(registers_of(target, threads), _REGISTERS_OF_A_LANE)
+        shared = _shared_bytes(program, config)
+        assert isinstance(shared, int)
+        chunks = -(-length // config.tokens)
+        most = target.processors * blocks_at_once(target, threads, shared, registers)
+        abreast, sharing = blocks_of_a_row(rows, chunks, config.teams, most)
+        # Rows that follow one another, and of each the chunks that one team runs.
+        turns = -(-rows // abreast)
+        mine = turns * -(-chunks // (sharing * config.teams))
+        tokens = mine * config.tokens
+        return Work(
+            moved=rows * length * (loaded + bytes_out(program)),
+            blocks=abreast * sharing,
+            threads=threads,
+            shared_bytes=shared,
+            registers=registers,
+            ahead=config.teams * config.tokens * loaded,
+            # Folded, then run; the head's tables are prepared before each row.
+            steps=2 * tokens + turns * table_entries(program) / threads,
+            collecting=2 * tokens * collects(program),
+            exchanges=2 * tokens * (team > 1),
+            tiles=2 * tokens / config.tile,
+            waits=mine,
+            issued=2 * rows * length * team * values_of(program),
+            # What collects takes a carry about as long again.
+            passes=(1 + collects(program)) * turns * _passes(chunks, config.teams, sharing),
+        )
+
     def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:
         program = in_text_names(program)
         writer = Writer()
@@ -303,6 +355,17 @@ class CudaChunks(Template[CudaChunksConfig]):
             scratch=bodies.scratch,
             inverts=bool(bodies.scan.inverted_tables),
         )
+
+
+def _passes(chunks: int, teams: int, sharing: int) -> float:
+    """Carries of a row, in series; one from team to team counts one."""
+    if sharing == 1:
+        return chunks
+    window = carry_window(sharing, teams)
+    if window == 1:
+        return chunks / teams * (teams - 1 + FAR)
+    # Two summaries are applied between one carry and the next.
+    return chunks / window * (2 + FAR)
 
 
 def _form(source: str) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.schedules.emit.cuda_kernel import (
     MOST_ELEMENTS,
-    collects,
     declare_row,
     kernel,
     locate_row,
@@ -30,7 +29,15 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
-from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp
+from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp, share_warps
+from pdssm_compiler.schedules.work import (
+    Work,
+    bytes_in,
+    bytes_out,
+    collects,
+    table_entries,
+    values_of,
+)
 
 # Of which a processor holds two.
 _SHARED_BYTES = 112 * 1024
@@ -42,6 +49,8 @@ _ENOUGH_WARPS = 8
 _FEW_TOKENS = 1024
 # Warps of a block, but for the one that fetches.
 _MOST_TEAM = 31
+# Waits for memory before the first token: a head's tables, indices, then what they select.
+_STARTING = 3
 # Values of all tokens of a tile together; more takes long to compile.
 _MOST_VALUES = 400
 
@@ -84,6 +93,8 @@ class CudaRows(Template[CudaRowsConfig]):
             return True
         if problem.length <= MOST_TOKENS or program.state_size > MOST_STATES:
             return problem.length > MOST_TOKENS
+        if share_warps(program, problem):
+            return False
         if program.state_size <= _NARROW:
             warps = problem.rows // rows_of_a_warp(program, target)
             if warps >= _ENOUGH_WARPS * target.processors:
@@ -159,6 +170,31 @@ class CudaRows(Template[CudaRowsConfig]):
         if values > _MOST_VALUES and config.tile > 2:
             return f"unrolling {config.tile} tokens of {len(program.body)} values is too long"
         return None
+
+    def work(
+        self, program: Program, target: Target, config: CudaRowsConfig, rows: int, length: int
+    ) -> Work:
+        body = _body(program, Writer(), config)
+        held = config.sets * config.tile * _words(program, body)
+        loaded = bytes_in(program)
+        # Without lists a target looks for its sources by doubling how far it looks.
+        search = 1 if config.tables == 2 else max(1, (program.state_size - 1).bit_length())
+        return Work(
+            moved=rows * length * (loaded + bytes_out(program)),
+            blocks=rows,
+            threads=config.threads,
+            shared_bytes=_shared(body).bytes,
+            registers=min(registers_of(target, config.threads), 80 + held),
+            # One slot is read while the others are filled.
+            ahead=(config.slots - 1) * config.tile * loaded,
+            # The head's tables are prepared before the first token.
+            steps=length + (config.tables > 0) * table_entries(program) / config.threads,
+            collecting=length * search * collects(program),
+            exchanges=length * (config.team > 1 or body.elements > 1),
+            tiles=length / config.tile,
+            waits=_STARTING,
+            issued=rows * length * config.team * body.elements * values_of(program),
+        )
 
     def lower(self, program: Program, target: Target, config: CudaRowsConfig) -> KernelSource:
         program = in_text_names(program)

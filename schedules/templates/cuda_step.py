@@ -25,6 +25,7 @@ from pdssm_compiler.schedules.emit.tvm_step import StepLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+from pdssm_compiler.schedules.work import Work, bytes_in, bytes_out, collects, values_of
 
 # More tokens than this are worth fetching ahead.
 MOST_TOKENS = 3
@@ -87,6 +88,22 @@ class CudaStep(Template[CudaStepConfig]):
         if shared > target.shared_memory:
             return f"{shared} bytes of shared memory are more than {target.shared_memory}"
         return None
+
+    def work(
+        self, program: Program, target: Target, config: CudaStepConfig, rows: int, length: int
+    ) -> Work:
+        body = _body(program, Writer(), config)
+        return Work(
+            moved=rows * length * (bytes_in(program) + bytes_out(program)),
+            blocks=-(-rows // config.rows),
+            threads=config.warps * LANES,
+            shared_bytes=_shared(body).bytes,
+            steps=length,
+            collecting=length * collects(program),
+            exchanges=length * (config.team > 1 or body.elements > 1),
+            waits=length,
+            issued=rows * length * config.team * body.elements * values_of(program),
+        )
 
     def lower(self, program: Program, target: Target, config: CudaStepConfig) -> KernelSource:
         program = in_text_names(program)

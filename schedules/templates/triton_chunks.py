@@ -41,7 +41,9 @@ from pdssm_compiler.schedules.templates.triton_tiles import (
     preferred_shapes,
     rows_of_a_warp,
     shapes,
+    tile_work,
 )
+from pdssm_compiler.schedules.work import Work
 
 # Warps on each processor that hide one another's waiting for memory.
 _WARPS = 12
@@ -127,6 +129,21 @@ class TritonChunks(Template[TritonChunksConfig]):
             if refused:
                 return refused
         return None
+
+    def work(
+        self, program: Program, target: Target, config: TritonChunksConfig, rows: int, length: int
+    ) -> Work:
+        tile = tile_work(program, target, config.rows, config.num_warps, config.unroll)
+        blocks = -(-rows // config.rows)
+        chunking = Chunking(
+            config.programs, config.least_chunk, config.unroll, program.chunk_length
+        )
+        span = chunking.length(blocks, length)
+        chunks = chunking.chunks(span, length)
+        launches = 3 + len(tables_to_sort(program)) + len(program.sum_outputs)
+        # Tokens are read to be folded, and once more to be run.
+        tokens = min(span, length)
+        return tile.of(blocks * chunks, tokens, launches, runs=2, passes=chunks)
 
     def lower(self, program: Program, target: Target, config: TritonChunksConfig) -> KernelSource:
         program = in_text_names(program)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.chunking import Chunking
+from pdssm_compiler.schedules.chunking import FAR, Chunking
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.triton import TritonBody
 from pdssm_compiler.schedules.emit.triton_kernel import (
@@ -46,7 +46,9 @@ from pdssm_compiler.schedules.templates.triton_tiles import (
     compiler_options,
     limit,
     rows_of_a_warp,
+    tile_work,
 )
+from pdssm_compiler.schedules.work import Work
 
 # Tokens of a chunk.
 _TOKENS = (16, 12, 8, 6, 4, 2)
@@ -174,6 +176,28 @@ class TritonLookback(Template[TritonLookbackConfig]):
         if most > _MOST_GROUPS * config.tokens:
             return f"{config.tokens} tokens are too few for sums of {most} values of an index"
         return None
+
+    def work(
+        self,
+        program: Program,
+        target: Target,
+        config: TritonLookbackConfig,
+        rows: int,
+        length: int,
+    ) -> Work:
+        tile = tile_work(program, target, config.rows, config.num_warps, config.tokens)
+        blocks, chunks = -(-rows // config.rows), -(-length // config.tokens)
+        launches = 1 + len(tables_to_sort(program)) + len(program.sum_outputs)
+        passes = (2 + FAR) * -(-chunks // config.window)
+        found = tile.of(blocks * chunks, min(config.tokens, length), launches, passes=passes)
+        # A chunk is folded and run from the registers that it was read to.
+        return replace(
+            found,
+            steps=2 * found.steps,
+            collecting=2 * found.collecting,
+            exchanges=2 * found.exchanges,
+            issued=2 * found.issued,
+        )
 
     def lower(
         self, program: Program, target: Target, config: TritonLookbackConfig

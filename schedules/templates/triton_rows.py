@@ -32,7 +32,9 @@ from pdssm_compiler.schedules.templates.triton_tiles import (
     limit,
     preferred_shapes,
     shapes,
+    tile_work,
 )
+from pdssm_compiler.schedules.work import Work
 
 # Preparing a table, a launch of its own, pays with more tokens than this.
 _FEW_TOKENS = 3
@@ -85,6 +87,13 @@ class TritonRows(Template[TritonRowsConfig]):
         return limit(
             _signature(program, config), target, config.rows, config.num_warps, config.unroll
         )
+
+    def work(
+        self, program: Program, target: Target, config: TritonRowsConfig, rows: int, length: int
+    ) -> Work:
+        tile = tile_work(program, target, config.rows, config.num_warps, config.unroll)
+        launches = 1 + config.prepared * len(tables_to_sort(program))
+        return tile.of(-(-rows // config.rows), length, launches)
 
     def lower(self, program: Program, target: Target, config: TritonRowsConfig) -> KernelSource:
         program = in_text_names(program)

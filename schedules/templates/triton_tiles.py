@@ -1,11 +1,14 @@
 """What fits a thread: the limits on tiles of rows that every Triton template shares."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Problem
+from pdssm_compiler.schedules.work import Work, bytes_in, bytes_out, collects, values_of
 
 # Elements of one tile a thread may hold before the compiler spills (measured: registers reported
 # by the compiler for N = 32 … 256).
@@ -20,10 +23,24 @@ _MOST_THREADS = 1024
 # Values of all unrolled tokens together: more than this takes minutes to compile.
 _MOST_VALUES = 160
 
+# States of a row that leave most of a warp idle, and states of all rows and tokens from which that
+# was measured to be slower than several rows a warp.
+_NARROW = 8
+_MUCH = 1 << 24
+
 
 def block_of(program: Program) -> int:
     """The state size rounded up to a power of two."""
     return 1 << (program.state_size - 1).bit_length()
+
+
+def share_warps(program: Program, problem: Problem) -> bool:
+    """Whether rows leave most lanes of a warp of their own without an element, and there is so
+    much to do that instructions count (docs/gpu-log.md).
+    """
+    if program.state_size > _NARROW or problem.rows is None or problem.length is None:
+        return False
+    return problem.rows * problem.length * program.state_size >= _MUCH
 
 
 def rows_of_a_warp(program: Program, target: Target) -> int:
@@ -105,3 +122,67 @@ def _steps_of_sorts(signature: Signature, elements: int) -> int:
 def compiler_options(num_warps: int) -> dict[str, Any]:
     """What Triton is told."""
     return {"num_warps": num_warps, "num_stages": 1, "enable_fp_fusion": True}
+
+
+@dataclass(frozen=True)
+class TileWork:
+    """What programs of such tiles do with a token, to be counted for a launch.
+
+    Attributes:
+        program: the scan's.
+        rows: of a program of Triton's.
+        threads: of one.
+        warps: of one.
+        elements: numbers of each kind that a thread holds.
+        registers: of a thread, about.
+        unroll: tokens that are loaded together.
+    """
+
+    program: Program
+    rows: int
+    threads: int
+    warps: int
+    elements: int
+    registers: int
+    unroll: int
+
+    def of(
+        self, blocks: int, tokens: int, launches: int, runs: int = 1, passes: float = 0.0
+    ) -> Work:
+        """The work of so many programs of Triton's, each with so many tokens.
+
+        Args:
+            blocks: how many.
+            tokens: of each.
+            launches: one after the other.
+            runs: how often tokens are read and run; written once.
+            passes: carries in series.
+        """
+        loaded, written = bytes_in(self.program), bytes_out(self.program)
+        steps = runs * tokens * self.elements
+        return Work(
+            moved=blocks * self.rows * tokens * (runs * loaded + written),
+            blocks=blocks,
+            threads=self.threads,
+            registers=self.registers,
+            steps=steps,
+            collecting=steps * collects(self.program),
+            # What is no shuffle of one warp passes through shared memory.
+            exchanges=steps * (self.warps > 1 or self.elements > 1),
+            tiles=runs * tokens / self.unroll,
+            waits=runs * tokens / self.unroll,
+            issued=blocks * self.warps * steps * values_of(self.program),
+            passes=passes,
+            launches=launches,
+        )
+
+
+def tile_work(
+    program: Program, target: Target, rows: int, num_warps: int, unroll: int
+) -> TileWork:
+    """What tiles of a shape do with a token."""
+    threads = num_warps * target.warp_size
+    elements = max(1, rows * block_of(program) // threads)
+    leaves = len([v for v in program.body if v.is_leaf])
+    registers = min(target.registers, 32 + 2 * leaves * unroll * elements)
+    return TileWork(program, rows, threads, num_warps, elements, registers, unroll)

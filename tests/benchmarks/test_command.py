@@ -16,7 +16,7 @@ from benchmarks.app import app
 from benchmarks.cases import CPU, GPU
 from benchmarks.command import narrowed
 from benchmarks.gpu import gpu
-from benchmarks.host import call_overhead, import_seconds
+from benchmarks.host import call_overhead, first_result_seconds, import_seconds
 from benchmarks.plots import plot
 from benchmarks.provenance import OutputError, load, store
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -62,13 +62,18 @@ def test_the_hosts_own_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(cpu, "CPU", AGENDA)
     monkeypatch.setattr(session, "call_overhead", partial(call_overhead, calls=200, blocks=3))
     monkeypatch.setattr(session, "import_seconds", partial(import_seconds, runs=1))
+    first = partial(first_result_seconds, runs=1)
+    monkeypatch.setattr(session, "first_result_seconds", first)
     done = run("cpu", "--sections", "host", "--out", tmp_path, "--workers", 0)
     assert done.exit_code == 0, done.output
     host = load(tmp_path / "cpu.json")["host"]
-    assert host["call"]["kernel_us"] > 0
-    assert host["call"]["call_us"] > 0
+    for call in (host["call"], host["call_with_permutations"]):
+        assert call["kernel_us"] > 0
+        assert call["call_us"] > 0
+    assert 0 < host["first_result"]["median_s"] < 60
     assert 0 < host["import"]["median_s"] <= host["import"]["most_s"]
-    assert "a warm call adds" in done.stdout
+    for told in ("a warm call adds", "a warm call with permutations adds", "its first result"):
+        assert told in done.stdout
     assert "no plot: there are no kernels" in done.stderr
 
 
@@ -148,6 +153,25 @@ def test_stored_results_can_be_drawn(stored: Path, tmp_path: Path) -> None:
     first, *_ = plot(load(stored), tmp_path / stored.stem)
     assert first.name == f"{stored.stem}-roofline.png"
     assert first.read_bytes().startswith(PNG)
+
+
+def test_the_cost_model_is_judged(tmp_path: Path) -> None:
+    out = tmp_path / "judged.json"
+    done = run("model", "--out", out)
+    assert done.exit_code == 0, done.output
+    for told in ("each shape left out", "model's choice", "median", "worst"):
+        assert told in done.stdout
+    made = json.loads(out.read_text())
+    assert len(made["verdicts"]) >= 20
+    assert all(verdict["chosen"] >= 1.0 for verdict in made["verdicts"])
+    h100 = "nvidia-h100-80gb-hbm3"
+    # As from one GPU to another: here the same, so all of it is known.
+    again = run("model", "--fit", h100, "--on", h100, "--logs", ROOT / "autotune_logs")
+    assert "held to other rows" in again.stdout
+    wrong = run("model", "--fit", "nvidia-x")
+    assert isinstance(wrong.exception, ArgumentError)
+    assert f"no rows of 'nvidia-x' can be used; there are those of {h100}" in str(wrong.exception)
+    assert isinstance(run("model", "--out", tmp_path).exception, OutputError)
 
 
 def test_what_cannot_be_drawn_or_read_or_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.ir import parse_program
 from pdssm_compiler.ir.passes import adjoint, specialise, summarise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime import compile_service
 from pdssm_compiler.schedules import registry
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from tests.cli.conftest import Command, error_line
@@ -52,6 +53,21 @@ def test_an_option_that_a_program_does_not_need_is_told(pdssm: Command) -> None:
         "--target is not used: adjoint is the same for all",
         "--template is not used: adjoint is the same for all",
     ]
+
+
+def test_the_schedule_of_some_sizes(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what calls of these sizes take, by a log where one speaks for them."""
+    monkeypatch.setattr(compile_service, "obtain", lambda *_: ({}, "disk"))
+    scan = ("lower", "schedule", "-N", 32, "-K", 32, "--target", "h100")
+    sizes = ("-B", 1, "-T", 32768, "-H", 32)
+    forward, _ = pdssm(*scan, *sizes).out.splitlines()
+    assert forward.startswith("forward: cuda-chunks ")
+    told = "by shipped log for nvidia-h100-80gb-hbm3, for 32 rows of 32768 tokens"
+    assert forward.endswith(told)
+    forward, _ = pdssm(*scan).out.splitlines()
+    assert forward.endswith("by heuristic")
+    line = error_line(pdssm(*scan, *sizes[:4]))
+    assert line == "--batch, --length and --heads go together; give all three, or none"
 
 
 def test_options_reach_the_program(pdssm: Command) -> None:

@@ -68,6 +68,8 @@ def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
         tmp_path / "cache" / "autotune_logs"
     )
     assert any(row.heuristic for row in read_log(shipped)[0])
+    for folder in (log.parent.parent, tmp_path / "shipped"):
+        assert [path.stem for path in (folder / "programs").iterdir()] == [log.stem]
     # A call of these sizes takes what won.
     tensor = torch.ones(2, 40, 3, 6, dtype=torch.complex64)
     maps = {
@@ -98,7 +100,9 @@ def test_an_interruption_leaves_a_good_log(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while not any(len(read_log(path)[0]) >= 2 for path in logs(tmp_path / "cache")):
+    kept = tmp_path / "cache" / "autotune_logs"
+    # Folders that are being written come and go beside.
+    while not any(len(read_log(path)[0]) >= 2 for path in kept.glob("*/*.jsonl")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -128,6 +132,53 @@ def test_what_must_be_named(pdssm: Command, tmp_path: Path) -> None:
     file.write_text("[[workload]]\nstate_size = 3\n")
     line = error_line(pdssm("tune", "--spec-file", file))
     assert line == f"{file}, workload 1: the field 'batch' is missing"
+
+
+def test_a_gpu_that_is_not_here(pdssm: Command, tmp_path: Path) -> None:
+    """It is described, and predicted for; nothing is compiled for that."""
+    gpu = tmp_path / "gpu.toml"
+    assert pdssm("describe", "h200", "--output", gpu).status == 0
+    gpu.write_text(gpu.read_text().replace("NVIDIA H200", "My GPU"))
+    sizes = ("-N", 32, "-K", 32, "-B", 1, "-T", 32768, "-H", 32)
+    done = pdssm("tune", "--target", "gpu.toml", *sizes, "--direction", "forward")
+    assert done.status == 0, done.err
+    told = " ".join(done.out.replace("│", " ").split())
+    assert "expected on My GPU, nothing measured" in told
+    assert "cost model, from" in told
+    (log,) = logs(tmp_path / "cache")
+    assert f"predicted: {log}" in told
+    assert log.name.endswith(".predicted.jsonl")
+    assert log.parent.name == "my-gpu"
+    rows, wrong = read_log(log)
+    assert wrong == []
+    assert {row.status for row in rows} == {"predicted"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"autotune_logs"}
+
+
+def test_where_nothing_like_it_was_measured(pdssm: Command, tmp_path: Path) -> None:
+    done = pdssm("tune", "--target", "gfx942", *SMALL[1:-2], "--direction", "forward")
+    assert done.status == 0, done.err
+    told = " ".join(done.out.replace("│", " ").split())
+    assert "chose nothing: no measured row of a GPU of the kind hip is known" in told
+    assert logs(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--device", "cpu"), "--device is for what is measured, and --target measures nothing"),
+        (("--budget", 3), "--budget is for what is measured"),
+        (("--effort", "none"), "--effort is for what is measured"),
+        (("--plot", "p.png"), "--plot is for what is measured"),
+        (("--ship", "here"), "--ship is for what is measured"),
+        (("--target", "cpu"), "the target 'cpu' is a device of this machine: measure on it"),
+        (("--target", "rtx"), "unknown target 'rtx'; known targets: cpu"),
+    ],
+)
+def test_what_does_not_go_with_a_target(
+    pdssm: Command, options: tuple[object, ...], told: str
+) -> None:
+    assert error_line(pdssm("tune", "-N", 6, "--target", "h100", *options)).startswith(told)
 
 
 TOML = """

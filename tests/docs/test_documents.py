@@ -123,7 +123,7 @@ def test_there_are_commands() -> None:
                 "cache",
             )
         },
-        "python -m benchmarks ": {"gpu", "cpu", "show", "plot"},
+        "python -m benchmarks ": {"gpu", "cpu", "model", "show", "plot", "untuned"},
     }
 
 

@@ -48,7 +48,7 @@ DRAWS = (
 )
 
 
-def compiled(case: Case, device: torch.device, template: str) -> pdssm_compiler.CompiledScan:
+def compiled(case: Case, device: torch.device, config: object) -> pdssm_compiler.CompiledScan:
     size = case.dictionary_size if case.source == "dictionary" else None
     spec = pdssm_compiler.ScanSpec(
         case.state_size,
@@ -59,7 +59,7 @@ def compiled(case: Case, device: torch.device, template: str) -> pdssm_compiler.
         orientation=case.orientation,
     )
     return pdssm_compiler.compile(
-        spec, device, config=template, initial_state=True, output_final_state=True
+        spec, device, config=config, initial_state=True, output_final_state=True
     )
 
 

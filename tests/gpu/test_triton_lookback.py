@@ -45,7 +45,10 @@ CASES = (
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(case: Case, device: torch.device) -> None:
-    scan = compiled(case, device, "triton-lookback")
+    # The heuristic's tokens take a compiler a quarter of a minute a kernel where they collide, and
+    # lengths as different as these want eight of them.
+    heuristic = case.orientation == "row" or case.state_size == 1
+    scan = compiled(case, device, "triton-lookback" if heuristic else SMALL)
     assert scan.schedule.template.name == "triton-lookback"
     for draw in DRAWS:
         maps = draw.maps

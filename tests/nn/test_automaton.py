@@ -23,8 +23,8 @@ def automaton_layer(table: torch.Tensor, orientation: str) -> PDSSM:
         layer.selector.weight.copy_(torch.eye(symbols)).mul_(5)
         ones = torch.nn.functional.one_hot(table, states).mT.float()  # [symbols, row, column]
         layer.dictionary_logits.copy_(ones)
-        layer.diagonal.magnitude[2].bias.fill_(200)
-        layer.diagonal.phase[2].bias.fill_(-200)
+        layer.diagonal.magnitude.last.bias.fill_(200)
+        layer.diagonal.phase.last.bias.fill_(-200)
         layer.norm.weight.fill_(1)
     return layer
 

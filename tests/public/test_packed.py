@@ -21,8 +21,12 @@ from pdssm_compiler import (
 )
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.runtime import packing
+from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.dispatch import call
+from pdssm_compiler.runtime.ops import adjoint_of
+from pdssm_compiler.runtime.ops import scan as scan_op
 from pdssm_compiler.runtime.packing import follows
+from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
 from tests.public.accuracy import wide
@@ -307,6 +311,20 @@ def test_indices_out_of_range_are_told() -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 def test_opcheck(reverse: bool) -> None:
     found = torch.library.opcheck(follows, (offsets(LENGTHS), sum(LENGTHS), reverse))
+    assert set(found.values()) == {"SUCCESS"}
+
+
+def test_opcheck_of_the_scan_and_its_backward() -> None:
+    tensors = packed_inputs(CASE, LENGTHS, 4)
+    spread = follows(offsets(LENGTHS), sum(LENGTHS), False)[None, :, None].expand(1, -1, 2)
+    names = ("diagonal", "drive", "dictionary", "selection")
+    given = [tensors[name].requires_grad_(tensors[name].is_complex()) for name in names]
+    request = read_call(*given, None, "general", "row", None, False, False, spread)
+    found = torch.library.opcheck(scan_op, (request.text, request.tensors, [], "", False))
+    assert set(found.values()) == {"SUCCESS"}
+    backward = adjoint_of(request.text, ("diagonal", "drive"), ("states",)).program
+    reads = random_tensors(backward, Sizes(1, sum(LENGTHS), 2), torch.device("cpu"), 0)
+    found = torch.library.opcheck(scan_op, (backward.text, reads, [], "", True))
     assert set(found.values()) == {"SUCCESS"}
 
 

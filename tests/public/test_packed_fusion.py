@@ -77,6 +77,16 @@ def test_without_initial_states() -> None:
     assert_near(output, want, "packed", epsilon_of(case))
 
 
+def test_ahead_of_time() -> None:
+    scan = fused(CASES[0], config="torch-tokens", packed=True, reverse=True, initial_state=False)
+    assert "keep" in str(scan.program)
+    assert scan.program.direction == "backward"
+    tensors = packed(CASES[0])
+    output, _ = scan(**tensors, cu_seqlens=offsets(LENGTHS), reverse=True)
+    (want,) = separate(CASES[0], scan, tensors, reverse=True)
+    assert_near(output, want, "packed", epsilon_of(CASES[0]))
+
+
 def test_errors() -> None:
     case = CASES[0]
     scan = fused(case, config="torch-tokens")

@@ -5,7 +5,6 @@ only takes notes.
 import json
 import struct
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +70,10 @@ def resources(source: KernelSource, record: Record) -> dict[str, int]:
     return found
 
 
+# Where checks are recorded.
+_ERROR = torch.zeros(1, dtype=torch.int64)
+
+
 def tensors_for(source: KernelSource, sizes: Sizes) -> list[torch.Tensor]:
     """Zeros for every argument of a kernel, dense."""
     extents = {"B": sizes.batch, "L": sizes.length, "H": sizes.heads}
@@ -92,6 +95,7 @@ def launches(
     at_once: int = 132,
     running: Callable[[Handed], None] = lambda handed: None,
     files: dict[str, bytes] | None = None,
+    dense: bool = False,
 ) -> list[Handed]:
     """What the driver is handed when a kernel is launched.
 
@@ -103,6 +107,7 @@ def launches(
         at_once: blocks that the device is said to run at the same time.
         running: what happens while the kernel would run.
         files: the kernel's; without them it is compiled.
+        dense: whether it is told that the tensors are contiguous, complex ones as they are.
     """
     if files is None:
         if source.text not in _files:
@@ -139,8 +144,14 @@ def launches(
             self.launch(blocks, threads, packed, stream)
 
     monkeypatch.setattr(cuda_launch, "DriverKernel", Recorder)
-    stream = SimpleNamespace(cuda_stream=7)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(cuda_launch.CudaKernel, "_stream", staticmethod(lambda: 7))
     kernel = BACKEND.load(source, 16, files)
-    kernel.launch(tensors, torch.zeros(1, dtype=torch.int64), sizes)
+    launch = kernel.launch
+    if dense:
+        launch = kernel.launch_dense
+        tensors = [
+            torch.view_as_complex(tensor) if argument.complex else tensor
+            for tensor, argument in zip(tensors, source.signature.arguments, strict=True)
+        ]
+    launch(tensors, _ERROR, sizes)
     return noted

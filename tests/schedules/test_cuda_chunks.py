@@ -14,6 +14,7 @@ from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.backends.cuda_launch import ChunkedCudaKernel
+from pdssm_compiler.schedules.chunking import carry_window
 from pdssm_compiler.schedules.emit.names import text_name
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
@@ -197,7 +198,7 @@ def test_a_launch_shares_blocks_out(
     tensors = tensors_for(source, sizes)
     batch, length, heads = sizes
     chunks = max(1, -(-length // 8))
-    window = ChunkedCudaKernel.window(sharing, 3)
+    window = carry_window(sharing, 3)
     every = window if window > 1 else 3
     # Windows of one chunk have no summaries to join.
     left = chunks if window > 1 else 1
@@ -234,7 +235,7 @@ def test_an_empty_call_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_windows_are_what_a_warp_can_await() -> None:
     for teams in (1, 2, 3, 6, 12, 15):
-        windows = [ChunkedCudaKernel.window(sharing, teams) for sharing in range(1, 1000)]
+        windows = [carry_window(sharing, teams) for sharing in range(1, 1000)]
         assert windows == sorted(windows)
         assert windows[0] == 1
         assert all(1 <= w <= min(32, s * teams) for s, w in enumerate(windows, 1))
@@ -242,7 +243,7 @@ def test_windows_are_what_a_warp_can_await() -> None:
 
 def test_windows_where_many_blocks_share_a_row() -> None:
     """33 blocks of 3 teams wait for windows; 4 of 12 pass carries on from team to team."""
-    assert [ChunkedCudaKernel.window(*each) for each in ((33, 3), (4, 12))] == [8, 1]
+    assert [carry_window(*each) for each in ((33, 3), (4, 12))] == [8, 1]
 
 
 @pytest.mark.parametrize("length", [0, 100])

@@ -6,12 +6,14 @@ from typing import Any
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime.tuning.rows import Row
-from pdssm_compiler.schedules.target import cpu_target
+from pdssm_compiler.runtime.tuning.rows import Row, figures_of
+from pdssm_compiler.schedules.target import cpu_target, named_target
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 
 PROGRAM: Program = specialise(pd_scan(PdScan(6, 3)))
 CPU = cpu_target()
+H100 = named_target("h100")
 
 
 def row(config: Any = None, template: str = "cpu-rows", **changes: Any) -> Row:
@@ -39,3 +41,20 @@ def row(config: Any = None, template: str = "cpu-rows", **changes: Any) -> Row:
         spread=0.01,
     )
     return replace(made, **changes)
+
+
+def predicted(ms: float = 1.0, config: Any = None, **changes: Any) -> Row:
+    """A row that a cost model has left, of an H100 that nothing was measured on."""
+    config = TritonRowsConfig(1, 1, 4) if config is None else config
+    fields: dict[str, Any] = {
+        "status": "predicted",
+        "device": H100.name,
+        "target": str(H100),
+        "threads": 0,
+        "ms": None,
+        "spread": 0.1,
+        "predicted_ms": ms,
+        "basis": "7 rows of another GPU",
+        "figures": figures_of(H100),
+    }
+    return row(config, "triton-rows", **fields | changes)

@@ -12,11 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdssm_compiler.runtime.errors import TuningWarning
-from pdssm_compiler.runtime.tuning.log import append_rows, folder_name, read_log, warned_rows
-from pdssm_compiler.runtime.tuning.rows import STATUSES, Row, RowError, read_row
+from pdssm_compiler.runtime.tuning.log import (
+    append_rows,
+    file_name,
+    folder_name,
+    keep_program,
+    program_of_log,
+    read_log,
+    warned_rows,
+)
+from pdssm_compiler.runtime.tuning.rows import FIGURES, STATUSES, Row, RowError, read_row
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
-from tests.runtime.tuning.made_rows import row
+from tests.runtime.tuning.made_rows import PROGRAM, predicted, row
 
 
 @given(
@@ -27,9 +35,42 @@ from tests.runtime.tuning.made_rows import row
 )
 def test_a_row_is_read_as_it_was_written(status: str, ms: float, length: int, error: str) -> None:
     made = row(status=status, ms=ms if status == "ok" else None, length=length, error=error)
+    if status == "predicted":
+        made = predicted(ms, length=length)
     assert made.line().endswith("\n")
     assert made.line().count("\n") == 1
     assert read_row(made.line()) == made
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"predicted_ms": 0.0}, "predicted_ms is a time above 0, not 0.0"),
+        ({"predicted_ms": None}, "a row has predicted_ms exactly if its status is predicted"),
+        ({"basis": None}, "a row has basis exactly if its status is predicted"),
+        ({"ms": 1.0}, "a row has a time exactly if its status is ok"),
+        ({"figures": None}, "a predicted row has a spread, and the figures of its GPU"),
+        ({"spread": None}, "a predicted row has a spread, and the figures of its GPU"),
+    ],
+)
+def test_what_is_no_predicted_row(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowError) as told:
+        read_row(json.dumps(asdict(predicted()) | change))
+    assert message in str(told.value)
+
+
+def test_a_programs_text_stands_beside_its_logs(tmp_path: Path) -> None:
+    log = tmp_path / "a-gpu" / file_name(PROGRAM)
+    assert program_of_log(log, [tmp_path]) is None
+    keep_program(tmp_path, PROGRAM)
+    (kept,) = (tmp_path / "programs").iterdir()
+    assert kept.read_text() == PROGRAM.text
+    assert program_of_log(log, [tmp_path / "none", tmp_path]) == PROGRAM
+    # What it is not is not taken for it.
+    kept.write_text(PROGRAM.text.replace("scan N=6", "scan N=7"))
+    assert program_of_log(log, [tmp_path]) is None
+    kept.write_text("no program")
+    assert program_of_log(log, [tmp_path]) is None
 
 
 def test_a_config_stands_in_full() -> None:
@@ -55,6 +96,11 @@ def test_a_row_stands_for_the_sizes_of_its_bucket() -> None:
         ({"batch": 0}, "batch is at least 1, not 0"),
         ({"config": {"tile": "8"}}, "the config's tile must be an int, true, false or null"),
         ({"versions": {"torch": 2}}, "the version of torch must be text, got 2"),
+        ({"predicted_ms": 1.0}, "a row has predicted_ms exactly if its status is predicted"),
+        ({"status": "predicted", "ms": None}, "a row has predicted_ms exactly if its status"),
+        ({"figures": []}, "figures must be dict or NoneType, got []"),
+        ({"figures": {"bandwidth": 1}}, "figures are warp_size, processors, registers, shared"),
+        ({"figures": dict.fromkeys(FIGURES, 0.5)}, "must be an int of at least 0, got 0.5"),
     ],
 )
 def test_what_is_no_row(change: dict[str, Any], message: str) -> None:

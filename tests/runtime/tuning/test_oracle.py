@@ -11,6 +11,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import Plan, caller_inputs
+from pdssm_compiler.runtime.tuning import oracle
 from pdssm_compiler.runtime.tuning.guarded import guarded
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.runtime.tuning.oracle import probes
@@ -39,8 +40,10 @@ def programs() -> dict[str, Program]:
 PROGRAMS = programs()
 
 
+@pytest.mark.parametrize("long", [1, SIZES.length + 1], ids=["in chunks", "in order"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_right_kernels_pass(name: str) -> None:
+def test_right_kernels_pass(name: str, long: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "_LONG", long)
     program = PROGRAMS[name]
     tensors = random_tensors(program, SIZES, CPU, seed=3)
     kernel = Plan(program, CPU, config="torch-tokens")
@@ -50,6 +53,7 @@ def test_right_kernels_pass(name: str) -> None:
     assert timed.fault(kernel) is None
 
 
+@pytest.mark.parametrize("long", [1, SIZES.length + 1], ids=["in chunks", "in order"])
 @pytest.mark.parametrize(
     ("does", "small_says", "timed_says"),
     [
@@ -65,8 +69,13 @@ def test_right_kernels_pass(name: str) -> None:
     ],
 )
 def test_wrong_kernels_do_not(
-    monkeypatch: pytest.MonkeyPatch, does: Does, small_says: str | None, timed_says: str | None
+    monkeypatch: pytest.MonkeyPatch,
+    does: Does,
+    small_says: str | None,
+    timed_says: str | None,
+    long: int,
 ) -> None:
+    monkeypatch.setattr(oracle, "_LONG", long)
     plant(monkeypatch.setitem)
     program = PROGRAMS["double"]
     kernel = Plan(program, CPU, config=f'planted {{"does": {int(does)}}}')

@@ -56,7 +56,7 @@ def test_bad_candidates_of_every_kind_are_rows_and_none_wins() -> None:
     problem = PlantedProblem(PROGRAM.text, "planted", "forward", SIZES)
     # Good kernels are there, so that time runs out for the bad ones alone.
     entries = space_of(problem)
-    for entry in (*entries.heuristics, *entries.others):
+    for entry in (*entries.first, *entries.others):
         if entry.template.name == "cpu-rows":
             assert compile_job(problem.job(entry.text)).error is None
     seen: list[Progress] = []

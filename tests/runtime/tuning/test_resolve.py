@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,19 @@ from pdssm_compiler.runtime import kernels, plan, settings
 from pdssm_compiler.runtime.compile_service import Schedule, choices, choose
 from pdssm_compiler.runtime.errors import TuningWarning
 from pdssm_compiler.runtime.tuning import log, resolve
-from pdssm_compiler.runtime.tuning.log import append_rows, file_name, folder_name
+from pdssm_compiler.runtime.tuning.log import (
+    append_rows,
+    file_name,
+    folder_name,
+    predicted_name,
+)
 from pdssm_compiler.runtime.tuning.resolve import family, tuned
 from pdssm_compiler.schedules.target import Target, gpu_target, named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
-from tests.runtime.tuning.made_rows import CPU, PROGRAM, row
+from tests.runtime.tuning.made_rows import CPU, PROGRAM, predicted, row
 
 SIZES = Problem.bucket(8, 100)
 H100 = gpu_target("cuda", "sm_90", 32, 132, 227 << 10, "NVIDIA H100 80GB HBM3")
@@ -97,6 +103,54 @@ def test_the_nearest_gpu_is_told(logs: Path) -> None:
     assert (nearest.config.unroll, next_one.config.unroll) == (8, 4)
     # A target that is only an architecture has no log of its own.
     assert [each.config.unroll for each in tuned(PROGRAM, named_target("sm_90"), SIZES)] == [4, 8]
+
+
+def test_where_a_prediction_stands(logs: Path) -> None:
+    """Behind all that was measured on the GPU, before what was measured on another."""
+    gpu = named_target("h100")
+    folder = log.user_logs() / folder_name(gpu.name)
+    configs = [TritonRowsConfig(1, 1, n) for n in (1, 2, 4, 8)]
+    mine = {"template": "triton-rows", "target": "cuda:sm_90"}
+    shipped(logs, "NVIDIA H200", row(configs[0], **mine))
+    base = predicted(1.0, configs[3], heuristic=True, changes=0)
+    append_rows(folder / predicted_name(PROGRAM), [base, predicted(0.5, configs[1])])
+    resolve.forget()
+    first, last = tuned(PROGRAM, gpu, SIZES)
+    assert (first.config, first.predicted) == (configs[1], True)
+    assert first.reason == "cost model, from 7 rows of another GPU, for 8 rows of 100 tokens"
+    assert (last.config, last.predicted) == (configs[0], False)
+    # Another length asks for a prediction of its own; what was measured speaks for it.
+    assert [each.config for each in tuned(PROGRAM, gpu, Problem.bucket(8, 200))] == [configs[0]]
+    shipped(logs, gpu.name, row(configs[2], **mine))
+    append_rows(folder / file_name(PROGRAM), [row(configs[3], **mine)])
+    resolve.forget()
+    found = [each.config for each in tuned(PROGRAM, gpu, SIZES)]
+    assert found == [configs[3], configs[2], configs[1], configs[0]]
+    assert choose(PROGRAM, gpu, None, SIZES).reason.startswith("tuned on this machine")
+
+
+def test_a_prediction_is_for_a_gpu_of_its_figures(logs: Path) -> None:
+    gpu = named_target("h100")
+    path = log.user_logs() / folder_name(gpu.name) / predicted_name(PROGRAM)
+    append_rows(path, [predicted(1.0, heuristic=True)])
+    # A device's own clock says a little else than its maker.
+    assert len(list(tuned(PROGRAM, replace(gpu, bandwidth=3352 * 10**9), SIZES))) == 1
+    for change in ({"bandwidth": 10**12}, {"processors": 66}, {"shared_memory": 99 << 10}):
+        resolve.forget()
+        with pytest.warns(TuningWarning, match="run pdssm-compiler tune --target again"):
+            assert list(tuned(PROGRAM, replace(gpu, **change), SIZES)) == []
+
+
+def test_a_predicted_row_in_a_log_of_measured_ones_is_none_of_them() -> None:
+    """As where somebody has put files together."""
+    of_user(row(CpuRowsConfig(4)), predicted(0.001), replace(row(CpuRowsConfig(4)), **UNMEASURED))
+    assert chosen().config == CpuRowsConfig(4)
+
+
+UNMEASURED = {
+    name: getattr(predicted(0.001), name)
+    for name in ("status", "ms", "spread", "predicted_ms", "basis", "figures")
+}
 
 
 def test_families() -> None:

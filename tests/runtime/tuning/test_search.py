@@ -66,13 +66,13 @@ def searched(
 
 def test_a_small_space_is_measured_whole() -> None:
     times = searched(Effort(1000, 1, 1.0, 1e9, 1), cost)
-    assert set(times) == {*SPACE.heuristics, *SPACE.others}
+    assert set(times) == {*SPACE.first, *SPACE.others}
 
 
 def test_the_heuristics_come_first_and_hopeless_templates_end_there() -> None:
     search = Search(SPACE, EFFORTS["full"])
     first = search.next({})
-    assert tuple(first) == SPACE.heuristics
+    assert tuple(first) == SPACE.first
     times = searched(EFFORTS["full"], cost)
     assert {entry for entry in times if entry.template is TOKENS} == {SLOW}
     assert len(times) == len(WIDE) + 2  # few enough for `full`
@@ -92,7 +92,7 @@ def test_a_search_that_has_ended_stays_ended(effort: str) -> None:
     times = searched(patient, cost)
     assert Search(SPACE, patient).next(times) == []
     # One that was interrupted between two batches goes on as if it had not been.
-    for done in range(len(SPACE.heuristics), len(times), BATCH):
+    for done in range(len(SPACE.first), len(times), BATCH):
         begun = dict(list(times.items())[:done])
         assert list(searched(patient, cost, begun=begun)) == list(times)
 
@@ -108,12 +108,12 @@ def test_candidates_that_fail_are_passed_over() -> None:
 
 def test_the_candidates_of_this_cpu() -> None:
     space = space_of(PROBLEM)
-    assert space.heuristics[0].template.name == "cpu-rows"
-    assert {e.template.name for e in space.heuristics} == {
+    assert space.first[0].template.name == "cpu-rows"
+    assert {e.template.name for e in space.first} == {
         "cpu-rows", "torch-chunks", "torch-tokens",
     }  # fmt: skip
-    assert [e.heuristic for e in space.heuristics] == [True, False, False]
-    every = [*space.heuristics, *space.others]
+    assert [e.heuristic for e in space.first] == [True, False, False]
+    every = [*space.first, *space.others]
     assert len(every) == len(set(every))
     for entry in every:
         assert entry.template.feasible(PROBLEM.program, PROBLEM.target, entry.config) is None
