@@ -29,6 +29,17 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(d_model, 2 * hidden, bias=False, **factory)
         self.mlp_out = nn.Linear(hidden, d_model, bias=False, **factory)
 
+    def reset_parameters(self, branch_scale: float = 1.0) -> None:
+        """Start anew; what a branch adds to the residual stream is scaled down by
+        ``branch_scale``.
+        """
+        parts = (self.mixer_norm, self.mixer, self.mlp_norm, self.mlp_in, self.mlp_out)
+        for part in parts:
+            part.reset_parameters()
+        with torch.no_grad():
+            for last in (self.mixer.out_proj, self.mlp_out):
+                last.weight.mul_(branch_scale)
+
     def forward(self, x: torch.Tensor, **options: Any) -> Any:
         """The block; ``[B, T, d_model]``, options and results as the mixer's."""
         mixed = self.mixer(self.mixer_norm(x), **options)

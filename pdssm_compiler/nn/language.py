@@ -74,15 +74,18 @@ class CausalLM(nn.Module):
         self.embedding = nn.Embedding(vocabulary, positive("d_model", d_model), **factory)
         self.blocks = nn.ModuleList(block(number) for number in range(1, count + 1))
         self.norm = nn.RMSNorm(d_model, **factory)
-        with torch.no_grad():
-            self.embedding.weight.normal_(0, 0.02)
-            for each in self._blocks:
-                for last in (each.mixer.out_proj, each.mlp_out):
-                    last.weight.mul_(1 / math.sqrt(2 * count))
+        self.reset_parameters()
 
     @property
     def _blocks(self) -> Sequence[Block]:
         return cast(Sequence[Block], self.blocks)
+
+    def reset_parameters(self) -> None:
+        """Start anew; see the class."""
+        nn.init.normal_(self.embedding.weight, 0, 0.02)
+        for block in self._blocks:
+            block.reset_parameters(1 / math.sqrt(2 * len(self.blocks)))
+        self.norm.reset_parameters()
 
     def init_cache(self, batch_size: int) -> ModelCache:
         """The cache of sequences that begin: one of each layer."""

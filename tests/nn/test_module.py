@@ -2,12 +2,14 @@
 
 import io
 import re
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
+from pdssm_compiler.nn import PDSSM, CausalLM, FlashPDSSM, parameter_groups
 from pdssm_compiler.nn.diagonal import DecayDiagonal, SigmoidDiagonal
 from pdssm_compiler.runtime.errors import ArgumentError
 from tests.nn.layers import CASES, made, tokens
@@ -63,15 +65,17 @@ def test_sizes_by_default() -> None:
     assert (layer.heads, layer.state_size, layer.dictionary_size) == (2, 16, 2)
 
 
-@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
-def test_from_the_meta_device(kind: type) -> None:
+@pytest.mark.parametrize(
+    "kind", [FlashPDSSM, PDSSM, partial(CausalLM, 5, layers=2, attention_every=2)]
+)
+def test_from_the_meta_device(kind: Any) -> None:
     """Made without memory, then given some and started, as large models are."""
-    layer = kind(16, device="meta").to_empty(device="cpu")
+    layer = kind(d_model=16, device="meta").to_empty(device="cpu")
     layer.reset_parameters()
     torch.manual_seed(0)
     layer.reset_parameters()
     torch.manual_seed(0)
-    same = kind(16)
+    same = kind(d_model=16)
     same.reset_parameters()
     torch.manual_seed(0)
     same.reset_parameters()
