@@ -78,10 +78,13 @@ def _mixed_maps(weights: torch.Tensor, dictionary: torch.Tensor, dim: int) -> to
     # A product of float32 numbers is exact in float64, so this rounds once, as an FMA does.
     wide = dictionary.double()
     for block in _blocks(len(flat), dictionary):
-        mixed = flat.new_zeros((len(flat[block]), size, size))
-        for k in range(entries):
-            factor = flat[block, k, None, None].double()
-            mixed = torch.addcmul(mixed.double(), factor, wide[k]).to(weights.dtype)
+        factors = flat[block, :, None, None].double()
+        total = factors[:, 0] * wide[0]
+        mixed = total.to(weights.dtype)
+        for k in range(1, entries):
+            # Rounded, and in float64 again.
+            total.copy_(mixed).addcmul_(factors[:, k], wide[k])
+            mixed.copy_(total)
         largest, place = mixed.max(dim)
         found[block] = torch.where(largest.isnan(), -1, place)
     if found.device.type == "cpu" and (found < 0).any():

@@ -107,14 +107,14 @@ def test_draws() -> None:
 def test_it_learns_a_text() -> None:
     torch.manual_seed(0)
     model = CausalLM(7, 16, 2, attention_every=2)
-    text = torch.tensor([[0, 1, 2, 3, 1, 4, 5, 1, 6, 0, 2, 2]])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(40):
+    text = torch.tensor([[0, 1, 2, 3, 1, 4, 1]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
+    for _ in range(15):
         loss = torch.nn.functional.cross_entropy(model(text[:, :-1])[0], text[0, 1:])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert torch.equal(model.generate(text[:, :1], 11), text)
+    assert torch.equal(model.generate(text[:, :1], 6), text)
 
 
 WRONG: dict[str, tuple[Any, str]] = {
