@@ -6,6 +6,7 @@ import torch
 
 from pdssm_compiler.nn import mixture
 from pdssm_compiler.nn.mixture import mixed_maps, mixture_gradient, mixture_ones
+from pdssm_compiler.runtime.errors import ArgumentError
 
 
 def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -84,3 +85,11 @@ def test_nothing_quadratic_is_kept() -> None:
     ):
         mixture_ones(*arguments, -2)
     assert sorted(kept) == sorted(tensor.numel() for tensor in arguments)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    arguments = given(True)
+    ones = mixture_ones(*arguments, -2)
+    (first,) = torch.autograd.grad(ones, arguments[0], torch.ones_like(ones), create_graph=True)
+    with pytest.raises(ArgumentError, match="the gradient of a mixture of maps has no gradient"):
+        first.sum().backward()
