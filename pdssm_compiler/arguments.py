@@ -275,6 +275,9 @@ def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
     if tensor.dim() != rank + 1 or tensor.shape[-1] != 2:
         _rank(name, tensor, rank + 1)
     # view_as_complex wants pairs side by side, at even offsets.
+    if torch.compiler.is_compiling():
+        # Dynamo knows no offsets. A compiler writes the copy where it computes the numbers.
+        return torch.view_as_complex(tensor.clone(memory_format=torch.contiguous_format))
     strides = tensor.stride()
     if strides[-1] != 1 or tensor.storage_offset() % 2 or any(s % 2 for s in strides[:-1]):
         tensor = tensor.contiguous().clone()

@@ -17,6 +17,8 @@ from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import described_target
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
+from tests.torch_only import torch_only
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
@@ -64,6 +66,19 @@ def test_the_snippets_of_packed_run() -> None:
         exec(compile(snippet, "packed.md", "exec"), scope)
     assert scope["state"].shape == (2, 4, 16)
     assert not scope["final"][1].any()
+
+
+def test_the_snippets_of_layers_run() -> None:
+    """By generated PyTorch: their kernels would take half a minute to compile."""
+    scope: dict[str, object] = {}
+    with torch_only(TorchTokens()):
+        for snippet in blocks(ROOT / "docs" / "layers.md", "python"):
+            exec(compile(snippet, "layers.md", "exec"), scope)
+    assert scope["written"].shape == (2, 26, 64)
+    assert scope["logits"].shape == (4, 20, 10)
+    assert scope["text"].shape == (2, 20)
+    decayed, kept = scope["optimizer"].param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
 
 
 def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""What layers check of their arguments, before torch has words of its own for it."""
+
+import operator
+
+import torch
+
+from pdssm_compiler.arguments import check_tensor
+from pdssm_compiler.ir.errors import shown
+from pdssm_compiler.nn.cache import LayerCache
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.sequences import check_offset_tensor
+
+
+def positive(name: str, value: object) -> int:
+    """A size of a layer.
+
+    Raises:
+        ArgumentError: not a whole number of at least 1.
+    """
+    try:
+        size = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        size = 0
+    if size < 1:
+        raise ArgumentError(
+            f"{name} must be a whole number of at least 1, got {shown(value)}; pass an int"
+        )
+    return size
+
+
+def check_tokens(x: torch.Tensor, d_model: int, cu_seqlens: torch.Tensor | None) -> int:
+    """Refuse what is no input of a layer; gives the number of sequences.
+
+    Raises:
+        ArgumentError: another shape or dtype, or offsets that cannot be some.
+    """
+    _check(x, 3, f"[B, T, {d_model}]", d_model)
+    if cu_seqlens is None:
+        return x.shape[0]
+    check_offset_tensor(cu_seqlens, x)
+    return cu_seqlens.shape[0] - 1
+
+
+def check_token(x: torch.Tensor, d_model: int) -> int:
+    """Refuse what is no input of a step; gives the number of sequences.
+
+    Raises:
+        ArgumentError: another shape or dtype.
+    """
+    _check(x, 2, f"[B, {d_model}]", d_model)
+    return x.shape[0]
+
+
+def _check(x: torch.Tensor, rank: int, axes: str, d_model: int) -> None:
+    check_tensor("x", x)
+    if not x.is_floating_point():
+        raise ArgumentError(f"x must be real numbers, got {x.dtype}; convert it with .to()")
+    if x.dim() != rank or x.shape[-1] != d_model:
+        raise ArgumentError(
+            f"x must have the shape {axes}, got {list(x.shape)}; the last axis is d_model"
+        )
+
+
+def check_cache(cache: LayerCache, empty: LayerCache) -> None:
+    """Refuse a cache that is not of this layer and these sequences.
+
+    Args:
+        cache: as given.
+        empty: one of the right shapes.
+
+    Raises:
+        ArgumentError: names what does not fit.
+    """
+    if not isinstance(cache, LayerCache):
+        raise ArgumentError(
+            f"cache must be a LayerCache, got {type(cache).__name__}; take what init_cache or the "
+            f"last call gave"
+        )
+    for name in ("state", "window"):
+        given, want = getattr(cache, name), getattr(empty, name)
+        if (given is None) != (want is None):
+            raise ArgumentError(
+                f"cache.{name} is {'missing' if given is None else 'there'}, so the cache is of "
+                f"another kind of layer; take what this layer's init_cache or last call gave"
+            )
+        if given is not None and given.shape != want.shape:
+            raise ArgumentError(
+                f"cache.{name} must have the shape {list(want.shape)}, got {list(given.shape)}; a "
+                f"cache goes with its layer and its number of sequences"
+            )

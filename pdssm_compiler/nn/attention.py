@@ -1,0 +1,137 @@
+"""Causal attention for hybrids: :class:`CausalAttention`, and its :class:`AttentionCache`."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pdssm_compiler.nn.arguments import check_token, check_tokens, positive
+from pdssm_compiler.runtime.errors import ArgumentError
+
+
+class AttentionCache(NamedTuple):
+    """The keys and values of all tokens so far, which grow with each call.
+
+    Attributes:
+        keys: ``[B, heads, T, d_head]``.
+        values: likewise.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> "AttentionCache":
+        """The caches of some sequences in some order, ``rows`` int32 or int64 ``[B']``."""
+        return AttentionCache(*(each.index_select(0, rows) for each in self))
+
+    def detach(self) -> "AttentionCache":
+        """Cut off from what it was computed from."""
+        return AttentionCache(self.keys.detach(), self.values.detach())
+
+
+class CausalAttention(nn.Module):
+    """Multi-head attention to the tokens up to each one, by torch's own
+    ``scaled_dot_product_attention``, with the interface of the other layers.
+
+    There are no positions in it: it stands among layers whose states know the order.
+
+    Args:
+        d_model: the tokens' width.
+        heads: how many; ``d_model`` is divisible by it.
+        device: of the parameters.
+        dtype: likewise.
+
+    Raises:
+        ArgumentError: a size that is none, or does not divide.
+    """
+
+    def __init__(self, d_model: int, heads: int, **factory: Any) -> None:
+        super().__init__()
+        self.d_model, self.heads = positive("d_model", d_model), positive("heads", heads)
+        if d_model % heads:
+            raise ArgumentError(
+                f"d_model={d_model} is not divisible by heads={heads}; choose others"
+            )
+        self.in_proj = nn.Linear(d_model, 3 * d_model, bias=False, **factory)
+        self.out_proj = nn.Linear(d_model, d_model, bias=False, **factory)
+
+    def reset_parameters(self) -> None:
+        """Start anew, as ``torch.nn.Linear`` does."""
+        self.in_proj.reset_parameters()
+        self.out_proj.reset_parameters()
+
+    def init_cache(self, batch_size: int) -> AttentionCache:
+        """The cache of sequences that begin: no keys."""
+        empty = self.in_proj.weight.new_empty(
+            (batch_size, self.heads, 0, self.d_model // self.heads)
+        )
+        return AttentionCache(empty, empty)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        cache: AttentionCache | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        output_cache: bool = False,
+    ) -> Any:
+        """Attend.
+
+        Args:
+            x: real ``[B, T, d_model]``.
+            cache: what came before.
+            cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``; without caches.
+            output_cache: whether the cache after these tokens is wanted as well.
+
+        Returns:
+            ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
+
+        Raises:
+            ArgumentError: a wrong shape or dtype, another layer's cache, or packed sequences with
+                a cache.
+        """
+        check_tokens(x, self.d_model, cu_seqlens)
+        if cu_seqlens is not None and (cache is not None or output_cache):
+            raise ArgumentError(
+                "attention over packed sequences has no cache: keys of sequences of different "
+                "lengths do not fit one tensor; leave out cache and output_cache"
+            )
+        qkv = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, keys, values = qkv.unbind(0)  # [B, heads, T, d_head]
+        if cache is not None:
+            if not isinstance(cache, AttentionCache) or cache.keys.shape[0] != x.shape[0]:
+                raise ArgumentError(
+                    f"cache must be an AttentionCache of {x.shape[0]} sequences; take what this "
+                    f"layer's init_cache or last call gave"
+                )
+            keys = torch.cat([cache.keys.to(keys.dtype), keys], 2)
+            values = torch.cat([cache.values.to(values.dtype), values], 2)
+        mask = None if cache is None and cu_seqlens is None else self._mask(x, keys, cu_seqlens)
+        attended = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, is_causal=mask is None
+        )
+        out = self.out_proj(attended.transpose(1, 2).flatten(-2))
+        return (out, AttentionCache(keys, values)) if output_cache else out
+
+    def _mask(
+        self, x: torch.Tensor, keys: torch.Tensor, cu_seqlens: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Which keys each token may see, ``[T, keys]``: of its sequence, and none after it."""
+        key = torch.arange(keys.shape[2], device=x.device)
+        token = key[keys.shape[2] - x.shape[1] :]
+        seen = key <= token[:, None]
+        if cu_seqlens is None:
+            return seen
+        owner = torch.searchsorted(cu_seqlens.long(), key, right=True)
+        return seen & (owner == owner[:, None])
+
+    def step(self, x: torch.Tensor, cache: AttentionCache) -> tuple[torch.Tensor, AttentionCache]:
+        """One token ``[B, d_model]``: what :meth:`forward` gives for it after the cache's."""
+        check_token(x, self.d_model)
+        out, cache = self(x.unsqueeze(1), cache=cache, output_cache=True)
+        return out.squeeze(1), cache
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"{self.d_model}, heads={self.heads}"

@@ -1,0 +1,75 @@
+"""The causal depthwise convolution: :class:`CausalConvolution`."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from pdssm_compiler.nn.past import Past
+from pdssm_compiler.nn.precision import wide
+
+
+class CausalConvolution(nn.Module):
+    """``y_t[c] = bias[c] + Σ_j weight[c, j] x_{t - width + 1 + j}[c]``, each channel by itself.
+
+    It is ``torch.nn.Conv1d(d, d, width, groups=d)`` over tokens that stand before the channels,
+    with ``width - 1`` tokens of the past before them: a sum of a few shifted tensors, which
+    ``torch.compile`` makes one kernel together with what comes after. Added up in float32 (or
+    float64), whatever the tokens are stored in.
+
+    Args:
+        channels: ``d``.
+        width: how many tokens each result reads.
+    """
+
+    NO_DECAY = frozenset({"bias"})
+
+    def __init__(self, channels: int, width: int, **factory: Any) -> None:
+        super().__init__()
+        self.channels = channels
+        self.width = width
+        self.weight = nn.Parameter(torch.empty(channels, width, **factory))
+        self.bias = nn.Parameter(torch.empty(channels, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ``±1/√width``, as ``torch.nn.Conv1d`` of one channel: the inputs' variance is
+        kept up to a constant.
+        """
+        bound = 1 / math.sqrt(self.width)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def empty_window(self, sequences: int) -> torch.Tensor:
+        """The past of sequences that begin: zeros ``[B, width - 1, d]``."""
+        return self.weight.new_zeros(
+            (sequences, self.width - 1, self.channels), dtype=wide(self.weight.dtype)
+        )
+
+    def forward(
+        self, x: torch.Tensor, window: torch.Tensor, cu_seqlens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Convolve, and give the window to go on with.
+
+        Args:
+            x: ``[B, T, d]``.
+            window: the tokens before, ``[B, width - 1, d]``, of packed sequences
+                ``[S, width - 1, d]``.
+            cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``.
+
+        Returns:
+            ``(y, window)``: ``y`` ``[B, T, d]`` in float32, or float64 of float64, and the last
+            ``width - 1`` inputs.
+        """
+        dtype = wide(x.dtype)
+        past = Past(x.to(dtype), window.to(dtype), cu_seqlens)
+        weight = self.weight.to(dtype)
+        y = self.bias.to(dtype)
+        for lag in range(self.width):
+            y = y + past.lagged(lag) * weight[:, self.width - 1 - lag]
+        return y, past.last()
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"{self.channels}, width={self.width}"

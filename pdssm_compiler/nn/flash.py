@@ -1,0 +1,295 @@
+"""The Flash PD-SSM mixer of language models: :class:`FlashPDSSM`."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pdssm_compiler.flash import flash_pd_scan
+from pdssm_compiler.ir.errors import shown
+from pdssm_compiler.nn.arguments import check_cache, check_token, check_tokens, positive
+from pdssm_compiler.nn.cache import LayerCache
+from pdssm_compiler.nn.convolution import CausalConvolution
+from pdssm_compiler.nn.diagonal import DecayDiagonal
+from pdssm_compiler.nn.initialise import permutation_logits_
+from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.choices import hard_choice
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.step import pd_scan_step
+
+
+class _Projected(NamedTuple):
+    """What a token's scan needs, and what its read-out.
+
+    Attributes:
+        u: ``[B, T, H, N]``, the convolved tokens.
+        gate: likewise.
+        drive: ``[B, T, H, N, 2]``.
+        readout: likewise, ``C``.
+        diagonal: likewise, float32 or float64.
+        selector: logits ``[B, T, H, K]``.
+        window: the convolution's, after these tokens.
+    """
+
+    u: torch.Tensor
+    gate: torch.Tensor
+    drive: torch.Tensor
+    readout: torch.Tensor
+    diagonal: torch.Tensor
+    selector: torch.Tensor
+    window: torch.Tensor
+
+
+class FlashPDSSM(nn.Module):
+    """A mixer of tokens, for the place that attention or Mamba-2 has in a language model.
+
+    With ``d = H·N`` and ``⊙`` by component::
+
+        v, gate = in_proj(x)                              # d each
+        u       = silu(causal depthwise convolution(v))
+        b, C, δ, φ, S = token_proj(u)                     # 2d, 2d, d, d, H·K
+        D       = exp(-softplus(δ + bias) · exp(a_log) + i φ)
+        x_t     = P_{k_t} (D_t ⊙ x_{t-1}) + b_t           # k_t = argmax_k S_t
+        y       = Re(C ⊙ x) + skip ⊙ u
+        out     = out_proj(y ⊙ silu(gate))
+
+    ``P_k`` is column one-hot, its column ``j`` in row ``argmax_i dictionary_logits[h, k, i, j]``.
+    With ``H·K = d`` these are ``10 d²`` parameters, besides the dictionary's ``H K N²``.
+
+    Both choices train by the active surrogate of :func:`pdssm_compiler.flash_pd_scan`, which is
+    the core. ``temperature`` is its ``τ``, a buffer of one number, so that
+    ``layer.temperature.fill_(0.5)`` anneals it without compiling anything.
+
+    **Precision.** Under autocast, or with parameters of bfloat16 or float16, the projections are
+    in that dtype, and drive and states are stored in it. Convolution, diagonal, the scan's
+    arithmetic and the read-out are in float32, as is the state that is carried on in a cache.
+
+    **Initialisation**: see :mod:`pdssm_compiler.nn.initialise`. Memories start at one token to a
+    thousand, phases at a tenth of what a linear layer gives, the drive such that states have a
+    variance of the order of the tokens', maps as permutations with a softmax of about 1/2 at the
+    chosen entry, where the surrogate's gradient, ``ρ (1 - ρ)``, is largest.
+
+    Args:
+        d_model: the tokens' width.
+        heads: ``H``; ``√d_model`` by default, or ``d_model / state_size``.
+        state_size: ``N``; ``d_model / heads`` by default.
+        dictionary_size: ``K``; ``heads`` by default.
+        conv_width: tokens that the convolution reads.
+        bias: whether ``in_proj`` and ``out_proj`` have one.
+        device: of the parameters.
+        dtype: likewise.
+
+    Raises:
+        ArgumentError: a size that is none, or sizes that leave ``H`` or ``N`` open.
+
+    Source: arXiv 2605.19150 (Flash PD-SSM).
+    """
+
+    NO_DECAY = frozenset({"dictionary_logits", "skip"})
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        heads: int | None = None,
+        state_size: int | None = None,
+        dictionary_size: int | None = None,
+        conv_width: int = 4,
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.d_model = positive("d_model", d_model)
+        self.heads, self.state_size = _heads_and_state(self.d_model, heads, state_size)
+        self.dictionary_size = (
+            self.heads if dictionary_size is None else positive("dictionary_size", dictionary_size)
+        )
+        self.conv_width = positive("conv_width", conv_width)
+        H, N, K = self.heads, self.state_size, self.dictionary_size
+        self.d_inner = H * N
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(self.d_model, 2 * self.d_inner, bias=bias, **factory)
+        self.conv = CausalConvolution(self.d_inner, self.conv_width, **factory)
+        self.token_proj = nn.Linear(self.d_inner, sum(self._widths), bias=False, **factory)
+        self.diagonal = DecayDiagonal(H, N, **factory)
+        self.dictionary_logits = nn.Parameter(torch.empty(H, K, N, N, **factory))
+        self.skip = nn.Parameter(torch.empty(H, N, **factory))
+        self.out_proj = nn.Linear(self.d_inner, self.d_model, bias=bias, **factory)
+        self.register_buffer("temperature", torch.empty((), **factory))
+        self.temperature: torch.Tensor
+        self.reset_parameters()
+
+    @property
+    def _widths(self) -> tuple[int, int, int, int, int]:
+        """Of drive, read-out, ``δ``, ``φ`` and selector, in a token's projection."""
+        d = self.d_inner
+        return 2 * d, 2 * d, d, d, self.heads * self.dictionary_size
+
+    def reset_parameters(self) -> None:
+        """Start anew; see the class."""
+        for module in (self.in_proj, self.conv, self.token_proj, self.diagonal, self.out_proj):
+            module.reset_parameters()
+        with torch.no_grad():
+            drive, _, _, phase, _ = self.token_proj.weight.split(self._widths)
+            drive.mul_(self.diagonal.mean_loss().sqrt())
+            phase.mul_(0.1)
+            self.skip.fill_(1.0)
+            self.temperature.fill_(1.0)
+        # ρ = N / (2N - 1) with this margin.
+        permutation_logits_(self.dictionary_logits, math.log(max(self.state_size, 2)), 0.1)
+
+    def init_cache(self, batch_size: int) -> LayerCache:
+        """The cache of sequences that begin.
+
+        Args:
+            batch_size: how many: ``B``, or ``S`` of packed ones.
+        """
+        return self._empty_cache(batch_size)._replace(maps=self._maps())
+
+    def _empty_cache(self, sequences: int) -> LayerCache:
+        weight = self.skip
+        state = weight.new_zeros(
+            (sequences, self.heads, self.state_size, 2), dtype=wide(weight.dtype)
+        )
+        return LayerCache(state, self.conv.empty_window(sequences))
+
+    def _maps(self) -> torch.Tensor:
+        """The dictionary's destination maps, int32 ``[H, K, N]``."""
+        return self._choose(self.dictionary_logits.detach(), -2, "dictionary_logits")
+
+    def _choose(self, logits: torch.Tensor, dim: int, name: str) -> torch.Tensor:
+        chosen: torch.Tensor = hard_choice(logits, dim, self.temperature, name)[1]
+        return chosen
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        cache: LayerCache | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        output_cache: bool = False,
+    ) -> Any:
+        """Mix the tokens of sequences.
+
+        Args:
+            x: real ``[B, T, d_model]``.
+            cache: what came before, from :meth:`init_cache` or an earlier call; None where the
+                sequences begin. Differentiable.
+            cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
+                see :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
+            output_cache: whether the cache after these tokens is wanted as well.
+
+        Returns:
+            ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
+
+        Raises:
+            ArgumentError: a wrong shape, dtype or device, or a cache of something else.
+            NanLogitError, OffsetError: as in :func:`pdssm_compiler.flash_pd_scan`.
+        """
+        sequences = check_tokens(x, self.d_model, cu_seqlens)
+        start = self._empty_cache(sequences)
+        if cache is not None:
+            check_cache(cache, start)
+            start = cache
+        token = self._project(x, start, cu_seqlens)
+        states, final = flash_pd_scan(
+            self.dictionary_logits,
+            token.selector,
+            token.diagonal,
+            token.drive,
+            temperature=self.temperature,
+            # Where sequences begin the scan starts from zero by itself.
+            initial_state=None if cache is None else cache.state,
+            output_final_state=output_cache,
+            cu_seqlens=cu_seqlens,
+        )
+        out = self._read(token, states)
+        if final is None:
+            return out
+        return out, LayerCache(final, token.window, self._maps())
+
+    def step(self, x: torch.Tensor, cache: LayerCache) -> tuple[torch.Tensor, LayerCache]:
+        """One token: what :meth:`forward` gives for it, after those that the cache has seen.
+
+        For decoding: it takes the maps from the cache, so neither choice has a gradient here.
+
+        Args:
+            x: real ``[B, d_model]``.
+            cache: from :meth:`init_cache`, :meth:`forward` or the last step.
+
+        Returns:
+            ``(out, cache)``, ``out`` ``[B, d_model]``.
+
+        Raises:
+            ArgumentError: a wrong shape, dtype or device, or a cache of something else.
+            NanLogitError: as in ``forward``.
+        """
+        check_cache(cache, self._empty_cache(check_token(x, self.d_model)))
+        maps = self._maps() if cache.maps is None else cache.maps
+        token = self._project(x.unsqueeze(1), cache, None)
+        state = pd_scan_step(
+            cache.state,
+            token.diagonal.squeeze(1),
+            token.drive.squeeze(1),
+            dictionary=maps,
+            selection=self._choose(token.selector, -1, "selector_logits").squeeze(1),
+        )
+        out = self._read(token, state.unsqueeze(1)).squeeze(1)
+        return out, LayerCache(state, token.window, maps)
+
+    def _project(
+        self, x: torch.Tensor, cache: LayerCache, cu_seqlens: torch.Tensor | None
+    ) -> _Projected:
+        """Everything before the scan, of ``[B, T, d_model]``."""
+        assert cache.window is not None
+        of_components, of_pairs = (self.heads, self.state_size), (self.heads, self.state_size, 2)
+        tokens, gate = self.in_proj(x).chunk(2, -1)  # [B, T, d]
+        convolved, window = self.conv(tokens, cache.window, cu_seqlens)
+        u = functional.silu(convolved).to(tokens.dtype)
+        drive, readout, delta, phase, selector = self.token_proj(u).split(self._widths, -1)
+        return _Projected(
+            u.unflatten(-1, of_components),
+            gate.unflatten(-1, of_components),
+            drive.unflatten(-1, of_pairs),
+            readout.unflatten(-1, of_pairs),
+            self.diagonal(delta.unflatten(-1, of_components), phase.unflatten(-1, of_components)),
+            selector.unflatten(-1, (self.heads, self.dictionary_size)),
+            window,
+        )
+
+    def _read(self, token: _Projected, states: torch.Tensor) -> torch.Tensor:
+        """Everything behind the scan; states are ``[B, T, H, N, 2]``."""
+        dtype = wide(states.dtype)
+        real, imaginary = states.to(dtype).unbind(-1)
+        c_real, c_imaginary = token.readout.to(dtype).unbind(-1)
+        y = c_real * real - c_imaginary * imaginary + self.skip.to(dtype) * token.u
+        y = y * functional.silu(token.gate.to(dtype))
+        out: torch.Tensor = self.out_proj(y.to(token.u.dtype).flatten(-2))
+        return out
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return (
+            f"{self.d_model}, heads={self.heads}, state_size={self.state_size}, "
+            f"dictionary_size={self.dictionary_size}, conv_width={self.conv_width}"
+        )
+
+
+def _heads_and_state(d_model: int, heads: int | None, state: int | None) -> tuple[int, int]:
+    """``H`` and ``N``; what is not told follows from ``H·N = d_model``."""
+    if heads is not None and state is not None:
+        return positive("heads", heads), positive("state_size", state)
+    told = heads if heads is not None else state
+    name = "state_size" if heads is None and state is not None else "heads"
+    given = math.isqrt(d_model) if told is None else positive(name, told)
+    if d_model % given or (told is None and given**2 != d_model):
+        raise ArgumentError(
+            f"d_model={shown(d_model)} is "
+            + ("no square" if told is None else f"not divisible by {name}={shown(told)}")
+            + ", so heads and state_size must both be told; heads · state_size is the inner width"
+        )
+    other = d_model // given
+    return (other, given) if name == "state_size" else (given, other)

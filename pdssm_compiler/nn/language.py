@@ -1,0 +1,226 @@
+"""A small causal language model: :class:`CausalLM`."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pdssm_compiler.arguments import check_tensor
+from pdssm_compiler.ir.errors import shown
+from pdssm_compiler.nn.arguments import positive
+from pdssm_compiler.nn.attention import AttentionCache, CausalAttention
+from pdssm_compiler.nn.block import Block
+from pdssm_compiler.nn.cache import LayerCache
+from pdssm_compiler.nn.flash import FlashPDSSM
+from pdssm_compiler.runtime.errors import ArgumentError
+
+ModelCache = tuple[LayerCache | AttentionCache, ...]
+
+
+class CausalLM(nn.Module):
+    """Flash PD-SSM mixers, with attention in every n-th layer: embedding, blocks, norm, tied head.
+
+    **Initialisation.** Embeddings are normal with 0.02, which with a tied head gives logits of the
+    order of 1 and less; what each of the ``2 · layers`` branches adds to the residual stream is
+    scaled down by ``1/√(2 · layers)``, so that its variance does not grow with depth.
+
+    Args:
+        vocabulary: how many tokens there are.
+        d_model: the width.
+        layers: how many blocks.
+        attention_every: every how many blocks the mixer is attention (layer ``n``, ``2n``, …);
+            None for none.
+        attention_heads: its heads; of width 64 by default, or one.
+        hidden: of the MLPs; ``2 · d_model`` by default.
+        mixer: options of :class:`pdssm_compiler.nn.FlashPDSSM`.
+        device: of the parameters.
+        dtype: likewise.
+
+    Raises:
+        ArgumentError: a size that is none, or an option of the layers that is wrong.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        d_model: int,
+        layers: int,
+        *,
+        attention_every: int | None = None,
+        attention_heads: int | None = None,
+        hidden: int | None = None,
+        mixer: dict[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.vocabulary = positive("vocabulary", vocabulary)
+        self.attention_every = (
+            None if attention_every is None else positive("attention_every", attention_every)
+        )
+        heads = max(1, d_model // 64) if attention_heads is None else attention_heads
+        hidden = 2 * d_model if hidden is None else positive("hidden", hidden)
+
+        def block(number: int) -> Block:
+            if self.attention_every and number % self.attention_every == 0:
+                return Block(CausalAttention(d_model, heads, **factory), hidden, **factory)
+            return Block(FlashPDSSM(d_model, **(mixer or {}), **factory), hidden, **factory)
+
+        count = positive("layers", layers)
+        self.embedding = nn.Embedding(vocabulary, positive("d_model", d_model), **factory)
+        self.blocks = nn.ModuleList(block(number) for number in range(1, count + 1))
+        self.norm = nn.RMSNorm(d_model, **factory)
+        self.reset_parameters()
+
+    @property
+    def _blocks(self) -> Sequence[Block]:
+        return cast(Sequence[Block], self.blocks)
+
+    def reset_parameters(self) -> None:
+        """Start anew; see the class."""
+        nn.init.normal_(self.embedding.weight, 0, 0.02)
+        for block in self._blocks:
+            block.reset_parameters(1 / math.sqrt(2 * len(self.blocks)))
+        self.norm.reset_parameters()
+
+    def init_cache(self, batch_size: int) -> ModelCache:
+        """The cache of sequences that begin: one of each layer."""
+        return tuple(block.mixer.init_cache(batch_size) for block in self._blocks)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        *,
+        cache: ModelCache | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        output_cache: bool = False,
+    ) -> Any:
+        """Logits of the token after each.
+
+        Args:
+            tokens: integers ``[B, T]``.
+            cache: what came before, one of each layer.
+            cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``; with attention,
+                not together with caches.
+            output_cache: whether the cache after these tokens is wanted as well.
+
+        Returns:
+            ``logits`` ``[B, T, vocabulary]``, or ``(logits, cache)`` with ``output_cache``.
+
+        Raises:
+            ArgumentError: another shape or dtype, or a cache of something else.
+        """
+        _check_tokens(tokens, 2)
+        self._check_cache(cache)
+        x = self.embedding(tokens)
+        caches = []
+        for number, block in enumerate(self._blocks):
+            given = None if cache is None else cache[number]
+            x = block(x, cache=given, cu_seqlens=cu_seqlens, output_cache=output_cache)
+            if output_cache:
+                x, after = x
+                caches.append(after)
+        logits = self._logits(x)
+        return (logits, tuple(caches)) if output_cache else logits
+
+    def step(self, tokens: torch.Tensor, cache: ModelCache) -> tuple[torch.Tensor, ModelCache]:
+        """One token ``[B]`` of each sequence: ``(logits [B, vocabulary], cache)``."""
+        _check_tokens(tokens, 1)
+        self._check_cache(cache)
+        x = self.embedding(tokens)
+        caches = []
+        for block, given in zip(self._blocks, cache, strict=True):
+            x, after = block.step(x, given)
+            caches.append(after)
+        return self._logits(x), tuple(caches)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: torch.Tensor,
+        count: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        end: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Go on from prompts of one length, token by token from the cache.
+
+        Args:
+            tokens: integers ``[B, T]``, at least one token each.
+            count: how many tokens to add.
+            temperature: 0 takes the likeliest token; otherwise logits are divided by it and a
+                token is drawn.
+            top_k: draw among that many likeliest alone.
+            end: the token that ends a sequence: after it there is no other, and when all have
+                ended no more are made. Looking costs a synchronisation a token.
+            generator: of the draws.
+
+        Returns:
+            the prompts and what follows, int64 ``[B, T + count]``, or shorter if all ended.
+
+        Raises:
+            ArgumentError: no token to begin with, or an option out of range.
+        """
+        _check_tokens(tokens, 2)
+        if tokens.shape[1] == 0:
+            raise ArgumentError("generate needs a prompt: at least one token of each sequence")
+        if not temperature >= 0:
+            raise ArgumentError(f"temperature must be at least 0, got {shown(temperature)}")
+        if top_k is not None:
+            top_k = min(positive("top_k", top_k), self.vocabulary)
+        found = [tokens.long()]
+        logits, cache = self(tokens, output_cache=True)
+        logits, ended = logits[:, -1], torch.zeros_like(tokens[:, 0], dtype=torch.bool)
+        for number in range(count):
+            if number:
+                logits, cache = self.step(found[-1][:, 0], cache)
+            following = _choose(logits.float(), temperature, top_k, generator)
+            if end is not None:
+                following = torch.where(ended, end, following)
+                ended = ended | (following == end)
+            found.append(following[:, None])
+            if end is not None and bool(ended.all()):
+                break
+        return torch.cat(found, 1)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(self.norm(x), self.embedding.weight)
+
+    def _check_cache(self, cache: ModelCache | None) -> None:
+        if cache is not None and len(cache) != len(self.blocks):
+            raise ArgumentError(
+                f"cache must have one entry a layer, {len(self.blocks)}, got {len(cache)}; take "
+                f"what init_cache or the last call gave"
+            )
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"vocabulary={self.vocabulary}, attention_every={self.attention_every}"
+
+
+def _check_tokens(tokens: torch.Tensor, rank: int) -> None:
+    check_tensor("tokens", tokens)
+    if tokens.dtype not in (torch.int32, torch.int64) or tokens.dim() != rank:
+        axes = "[B, T]" if rank == 2 else "[B]"
+        raise ArgumentError(
+            f"tokens must be int32 or int64 {axes}, got {tokens.dtype} {list(tokens.shape)}"
+        )
+
+
+def _choose(
+    logits: torch.Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
+) -> torch.Tensor:
+    """The next tokens ``[B]``."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    if top_k is not None:
+        least = logits.topk(top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    shares = torch.softmax(logits / temperature, -1)
+    return torch.multinomial(shares, 1, generator=generator).squeeze(1)

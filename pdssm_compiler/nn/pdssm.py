@@ -1,0 +1,262 @@
+"""The PD-SSM block of state tracking and time series: :class:`PDSSM`."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pdssm_compiler.functional import pd_scan
+from pdssm_compiler.nn.arguments import check_cache, check_token, check_tokens, positive
+from pdssm_compiler.nn.cache import LayerCache
+from pdssm_compiler.nn.diagonal import SigmoidDiagonal
+from pdssm_compiler.nn.initialise import permutation_logits_
+from pdssm_compiler.nn.mixture import mixed_maps, mixture_ones
+from pdssm_compiler.nn.mlp import Mlp
+from pdssm_compiler.nn.past import Past
+from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.spec import one_of
+from pdssm_compiler.step import pd_scan_step
+
+# Which axis of a mixture a map's ones are chosen along.
+_CHOSEN_ALONG = {"column": -2, "row": -1}
+
+
+class PDSSM(nn.Module):
+    """The published PD-SSM block, skip and norm included: it stands by itself in a stack.
+
+    With ``E = d_model``::
+
+        D   = σ(MLP_mag(u)) · exp(2πi σ(MLP_phase(u)))       # Linear, GELU, Linear
+        s   = softmax(S u)
+        P_t = hardmax(Σ_k s_t[k] M_k), by column
+        x_t = P_t (D_t ⊙ x_{t-1}) + B u_t                    # B complex, N×E; x_0 = (1, 0, …, 0)
+        out = LayerNorm(readout([Re x, Im x]) + skip ⊙ u)
+
+    The maps train by the straight-through softmax of ``M_t / τ``
+    (``(hard - soft).detach() + soft``); ``temperature`` is ``τ``, a buffer of one number. No
+    ``M_t`` is kept, and only a block of them is there at a time
+    (:mod:`pdssm_compiler.nn.mixture`).
+
+    **Precision.** Under autocast the products of drive, selector and read-out are in its dtype.
+    The MLPs of the diagonal, the mixture and the scan are in float32.
+
+    **Initialisation**: see :mod:`pdssm_compiler.nn.initialise`. Memories start at ten tokens to a
+    thousand, the drive such that states have a variance of the order of the tokens'. A dictionary
+    of permutations chooses, whatever the mixture, nearly the map with the largest weight, so maps
+    differ from token to token from the first step on; its margin, ``4 / √N``, is one that a few
+    hundred steps of Adam at the published learning rate can overturn.
+
+    Args:
+        d_model: ``E``, the tokens' width.
+        state_size: ``N``; ``d_model`` by default.
+        dictionary_size: ``K``.
+        hidden: the hidden width of the MLPs; ``2 · d_model`` by default.
+        readout: ``"linear"`` (state tracking), or ``"mlp"``: Linear, GELU, Linear (time series).
+        dropout: of the states before the read-out, in training.
+        orientation: ``"column"``, or ``"row"``, the published PyTorch code's: rows of ``P_t`` are
+            one-hot and ``x_t[i] = D_t[i] x_{t-1}[p_t[i]] + b_t[i]``.
+        device: of the parameters.
+        dtype: likewise.
+
+    Raises:
+        ArgumentError: a size that is none, or an unknown option.
+
+    Source: arXiv 2509.22284 (PD-SSM).
+    """
+
+    NO_DECAY = frozenset({"dictionary_logits", "skip"})
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        state_size: int | None = None,
+        dictionary_size: int = 8,
+        hidden: int | None = None,
+        readout: str = "linear",
+        dropout: float = 0.0,
+        orientation: str = "column",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.d_model = E = positive("d_model", d_model)
+        self.state_size = N = E if state_size is None else positive("state_size", state_size)
+        self.dictionary_size = positive("dictionary_size", dictionary_size)
+        self.hidden = 2 * E if hidden is None else positive("hidden", hidden)
+        self.readout_kind = one_of("readout", readout, ("linear", "mlp"))
+        self.orientation = one_of("orientation", orientation, tuple(_CHOSEN_ALONG))
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.diagonal = SigmoidDiagonal(E, N, self.hidden, **factory)
+        self.selector = nn.Linear(E, self.dictionary_size, bias=False, **factory)
+        self.dictionary_logits = nn.Parameter(torch.empty(self.dictionary_size, N, N, **factory))
+        self.drive_proj = nn.Linear(E, 2 * N, bias=False, **factory)
+        self.dropout = nn.Dropout(dropout)
+        self.readout: nn.Linear | Mlp
+        if self.readout_kind == "linear":
+            self.readout = nn.Linear(2 * N, E, **factory)
+        else:
+            self.readout = Mlp(2 * N, self.hidden, E, **factory)
+        self.skip = nn.Parameter(torch.empty(E, **factory))
+        self.norm = nn.LayerNorm(E, **factory)
+        self.register_buffer("temperature", torch.empty((), **factory))
+        self.temperature: torch.Tensor
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start anew; see the class."""
+        for module in (self.diagonal, self.selector, self.readout, self.norm):
+            module.reset_parameters()
+        with torch.no_grad():
+            # |b|² has the mean of |u_e|², and a state adds up 1 / (1 - |D|²) of them.
+            self.drive_proj.weight.normal_(0, math.sqrt(0.5 / self.d_model))
+            self.drive_proj.weight.mul_(self.diagonal.mean_loss().sqrt())
+            self.skip.fill_(1.0)
+            self.temperature.fill_(1.0)
+        margin = 4 / math.sqrt(self.state_size)
+        permutation_logits_(self.dictionary_logits, margin, margin / 10)
+
+    def init_cache(self, batch_size: int) -> LayerCache:
+        """The cache of sequences that begin: a state that is one-hot, in component 0.
+
+        Args:
+            batch_size: how many: ``B``, or ``S`` of packed ones.
+        """
+        state = torch.zeros(1, 1, self.state_size, 2, device=self.skip.device)
+        state = state.to(wide(self.skip.dtype))
+        state[..., 0, 0] = 1
+        return LayerCache(state.repeat(batch_size, 1, 1, 1))
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        cache: LayerCache | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        output_cache: bool = False,
+    ) -> Any:
+        """The block over the tokens of sequences.
+
+        Args:
+            x: ``u``, real ``[B, T, d_model]``.
+            cache: what came before, from :meth:`init_cache` or an earlier call; None where the
+                sequences begin. Differentiable.
+            cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
+                see :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
+            output_cache: whether the cache after these tokens is wanted as well.
+
+        Returns:
+            ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
+
+        Raises:
+            ArgumentError: a wrong shape, dtype or device, or a cache of something else.
+            NanLogitError: a NaN in the mixture of maps; on a GPU an ``IndexRangeError`` that a
+                later call raises.
+            OffsetError: as in :func:`pdssm_compiler.pd_scan`.
+        """
+        start = self.init_cache(check_tokens(x, self.d_model, cu_seqlens))
+        if cache is not None:
+            check_cache(cache, start)
+            start = cache
+        diagonal, drive, weights, maps = self._project(x)
+        scan: dict[str, Any] = {
+            "destination": maps.unsqueeze(2),
+            "orientation": self.orientation,
+            "cu_seqlens": cu_seqlens,
+        }
+        if torch.is_grad_enabled() and (
+            weights.requires_grad or self.dictionary_logits.requires_grad
+        ):
+            # The gradient of the maps' ones needs what they were applied to, so the states, which
+            # are cheap beside the maps: they are computed once more, for this alone.
+            with torch.no_grad():
+                states, _ = pd_scan(diagonal, drive, initial_state=start.state, **scan)
+                before = Past(states, start.state.unsqueeze(1), cu_seqlens).lagged(1)
+            drive = drive + self._ones(weights, diagonal.detach(), before)
+        states, final = pd_scan(
+            diagonal, drive, initial_state=start.state, output_final_state=output_cache, **scan
+        )
+        out = self._read(x, states)
+        return out if final is None else (out, LayerCache(final))
+
+    def step(self, x: torch.Tensor, cache: LayerCache) -> tuple[torch.Tensor, LayerCache]:
+        """One token: what :meth:`forward` gives for it, after those that the cache has seen.
+
+        For decoding: the maps have no gradient here.
+
+        Args:
+            x: real ``[B, d_model]``.
+            cache: from :meth:`init_cache`, :meth:`forward` or the last step.
+
+        Returns:
+            ``(out, cache)``, ``out`` ``[B, d_model]``.
+
+        Raises:
+            ArgumentError: a wrong shape, dtype or device, or a cache of something else.
+            NanLogitError: as in ``forward``.
+        """
+        check_cache(cache, self.init_cache(check_token(x, self.d_model)))
+        token = x.unsqueeze(1)
+        diagonal, drive, _, maps = self._project(token)
+        state = pd_scan_step(
+            cache.state,
+            diagonal.squeeze(1),
+            drive.squeeze(1),
+            destination=maps,
+            orientation=self.orientation,
+        )
+        return self._read(token, state.unsqueeze(1)).squeeze(1), LayerCache(state)
+
+    def _project(
+        self, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Diagonal and drive ``[B, T, 1, N, 2]``, weights ``[B, T, K]``, maps ``[B, T, N]``."""
+        dtype = wide(x.dtype)
+        diagonal = self.diagonal(x).unsqueeze(2).to(dtype)
+        drive = self.drive_proj(x).to(dtype).unflatten(-1, (1, self.state_size, 2))
+        weights = functional.softmax(self.selector(x).to(dtype), -1)
+        along = _CHOSEN_ALONG[self.orientation]
+        maps = mixed_maps(weights.detach(), self.dictionary_logits.detach().to(dtype), along)
+        return diagonal, drive, weights, maps
+
+    def _ones(
+        self, weights: torch.Tensor, diagonal: torch.Tensor, before: torch.Tensor
+    ) -> torch.Tensor:
+        """Zeros ``[B, T, 1, N, 2]``, through which the maps have their gradient.
+
+        ``before`` is ``x_{t-1}``. A column one-hot map is applied to ``D ⊙ x_{t-1}``; what a row
+        one-hot map gives is multiplied by ``D``.
+        """
+        column = self.orientation == "column"
+        dtype = before.dtype
+        ones: torch.Tensor = mixture_ones(
+            weights,
+            self.dictionary_logits.to(dtype),
+            self.temperature.to(dtype),
+            (_product(diagonal, before) if column else before).squeeze(2),
+            _CHOSEN_ALONG[self.orientation],
+        ).unsqueeze(2)
+        return ones if column else _product(diagonal, ones)
+
+    def _read(self, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Everything behind the scan; states are ``[B, T, 1, N, 2]``."""
+        parts = torch.cat(states.squeeze(2).unbind(-1), -1)  # [B, T, 2N]
+        read = self.readout(self.dropout(parts.to(x.dtype)))
+        out: torch.Tensor = self.norm(read + self.skip * x)
+        return out
+
+    def extra_repr(self) -> str:
+        """Sizes and options, for ``print``."""
+        return (
+            f"{self.d_model}, state_size={self.state_size}, "
+            f"dictionary_size={self.dictionary_size}, hidden={self.hidden}, "
+            f"readout={self.readout_kind!r}, orientation={self.orientation!r}"
+        )
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The complex product of pairs ``[..., 2]``."""
+    (a, b), (c, d) = left.unbind(-1), right.unbind(-1)
+    return torch.stack((a * c - b * d, a * d + b * c), -1)

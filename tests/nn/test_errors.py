@@ -1,0 +1,104 @@
+"""What layers say of arguments that they cannot take."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pdssm_compiler.nn import PDSSM, FlashPDSSM, LayerCache
+from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError, OffsetError
+
+BAD_SIZES: dict[str, tuple[type, dict[str, Any], str]] = {
+    "no number": (
+        FlashPDSSM,
+        {"d_model": 1.5},
+        "d_model must be a whole number of at least 1, go",
+    ),
+    "zero": (FlashPDSSM, {"d_model": 4, "conv_width": 0}, "conv_width must be a whole number of"),
+    "no square": (
+        FlashPDSSM,
+        {"d_model": 6},
+        "d_model=6 is no square, so heads and state_size must both be told; heads · state_size",
+    ),
+    "not divisible": (
+        FlashPDSSM,
+        {"d_model": 6, "heads": 4},
+        "d_model=6 is not divisible by heads",
+    ),
+    "state": (FlashPDSSM, {"d_model": 6, "state_size": 4}, "is not divisible by state_size=4, so"),
+    "dictionary": (
+        PDSSM,
+        {"d_model": 4, "dictionary_size": True},
+        "dictionary_size must be a whol",
+    ),
+    "readout": (
+        PDSSM,
+        {"d_model": 4, "readout": "gelu"},
+        "readout must be one of 'linear', 'mlp'",
+    ),
+    "orientation": (
+        PDSSM,
+        {"d_model": 4, "orientation": 1},
+        "orientation must be one of 'column'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SIZES)
+def test_sizes(case: str) -> None:
+    kind, options, message = BAD_SIZES[case]
+    with pytest.raises(ArgumentError, match=message):
+        kind(**options)
+
+
+X = torch.zeros(2, 3, 4)
+BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
+    "no tensor": ({"x": [1.0]}, "x must be a torch.Tensor, got list"),
+    "integers": ({"x": X.long()}, r"x must be real numbers, got torch.int64; convert it with .to"),
+    "rank": (
+        {"x": X[0]},
+        r"x must have the shape \[B, T, 4\], got \[3, 4\]; the last axis is d_m",
+    ),
+    "width": ({"x": X[..., :3]}, r"x must have the shape \[B, T, 4\], got \[2, 3, 3\]"),
+    "batch": ({"cu_seqlens": torch.tensor([0, 3])}, r"so B must be 1, got 2"),
+    "offsets": ({"x": X[:1], "cu_seqlens": torch.ones(2)}, "cu_seqlens must be int32 or int64"),
+    "no cache": ({"cache": (X,)}, "cache must be a LayerCache, got tuple; take what init_cache"),
+    "another kind": (
+        {"cache": LayerCache(torch.zeros(2, 2, 2, 2))},
+        "of another kind of layer; take what this layer",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_calls(kind: type, case: str) -> None:
+    given, message = BAD_CALLS[case]
+    if kind is PDSSM and case == "another kind":
+        given = {"cache": LayerCache(torch.zeros(2, 1, 4, 2), X)}
+    with pytest.raises(ArgumentError, match=message):
+        kind(4)(**{"x": X, **given})
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_steps(kind: type) -> None:
+    layer = kind(4)
+    with pytest.raises(ArgumentError, match=r"x must have the shape \[B, 4\], got \[2, 3, 4\]"):
+        layer.step(X, layer.init_cache(2))
+    with pytest.raises(
+        ArgumentError, match=r"cache.state must have the shape \[2, .*\]; a cache g"
+    ):
+        layer.step(X[:, 0], layer.init_cache(3))
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_what_the_scan_reports(kind: type) -> None:
+    layer = kind(4)
+    with pytest.raises(OffsetError, match=r"cu_seqlens\[-1\] = 9 past the end"):
+        layer(X[:1], cu_seqlens=torch.tensor([0, 9]))
+    with pytest.raises(OffsetError, match="offsets must not decrease"):
+        layer(X[:1], cu_seqlens=torch.tensor([0, 2, 1, 3]))
+    bad = X.clone()
+    bad[1, 2] = float("nan")
+    with pytest.raises(NanLogitError, match="has a NaN, so nothing can be chosen"):
+        layer(bad)

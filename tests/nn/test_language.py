@@ -1,0 +1,146 @@
+"""The language model: decoding equals the forward pass, with and without attention."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from pdssm_compiler.nn import CausalAttention, CausalLM, FlashPDSSM
+from pdssm_compiler.runtime.errors import ArgumentError
+
+KINDS: dict[str, dict[str, Any]] = {"scans": {}, "hybrid": {"attention_every": 2}}
+
+
+def made(**options: Any) -> CausalLM:
+    """A model whose logits differ."""
+    torch.manual_seed(0)
+    model = CausalLM(11, 4, 3, attention_heads=2, mixer={"conv_width": 3}, dtype=torch.float64,
+                     **options)  # fmt: skip
+    with torch.no_grad():
+        model.embedding.weight.mul_(50)
+    return model
+
+
+def prompts(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(11, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_every_nth_layer_is_attention() -> None:
+    model = CausalLM(5, 4, 5, attention_every=2)
+    kinds = [type(block.mixer) for block in model.blocks]
+    assert kinds == [FlashPDSSM, CausalAttention, FlashPDSSM, CausalAttention, FlashPDSSM]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_equals_the_forward(kind: str) -> None:
+    """Each token by a step, after a piece by a call; and no token sees a later one."""
+    model, tokens = made(**KINDS[kind]), prompts(2, 9)
+    with torch.no_grad():
+        want = model(tokens)
+        for cut in (0, 1, 6):
+            first, cache = model(tokens[:, :cut], cache=model.init_cache(2), output_cache=True)
+            second, cache = model(tokens[:, cut : cut + 2], cache=cache, output_cache=True)
+            outs = [first, second]
+            for token in tokens[:, cut + 2 :].unbind(1):
+                out, cache = model.step(token, cache)
+                outs.append(out[:, None])
+            torch.testing.assert_close(torch.cat(outs, 1), want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_equals_separate(kind: str) -> None:
+    model, tokens, offsets = made(**KINDS[kind]), prompts(1, 9), [0, 4, 4, 5, 9]
+    got = model(tokens, cu_seqlens=torch.tensor(offsets))
+    alone = [model(tokens[:, begin:end]) for begin, end in pairwise(offsets) if end > begin]
+    torch.testing.assert_close(got, torch.cat(alone, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generate(kind: str) -> None:
+    """As by whole forward passes; and as a search with one beam twice."""
+    model, tokens = made(**KINDS[kind]), prompts(3, 4)
+    want = tokens
+    with torch.no_grad():
+        for _ in range(6):
+            want = torch.cat([want, model(want)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(model.generate(tokens, 6), want)
+    assert torch.equal(model.generate(tokens, 0), tokens)
+    draw = {"temperature": 0.7, "top_k": 1}
+    assert torch.equal(model.generate(tokens, 6, **draw), want)
+    with torch.no_grad():
+        _, cache = model(tokens, output_cache=True)
+        rows = torch.tensor([2, 2, 0])
+        got, _ = model.step(want[rows, 4], tuple(each.select(rows) for each in cache))
+    torch.testing.assert_close(got.argmax(-1), want[rows, 5])
+
+
+def test_generate_ends() -> None:
+    model, tokens = made(), prompts(3, 4)
+    free = model.generate(tokens, 8)
+    end = int(free[0, 5])
+    got = model.generate(tokens, 8, end=end)
+    for mine, without in zip(got, free, strict=True):
+        places = (without[4:] == end).nonzero()
+        last = 4 + int(places[0]) if len(places) else got.shape[1] - 1
+        assert torch.equal(mine[: last + 1], without[: last + 1])
+        assert (mine[last + 1 :] == end).all()
+    stop = 5 + int((free[0, 4:] == end).nonzero()[0])
+    assert torch.equal(model.generate(tokens[:1], 8, end=end), free[:1, :stop])
+
+
+def test_draws() -> None:
+    """By their shares, repeatable by the generator."""
+    model, tokens = made(), prompts(1, 3).repeat(2000, 1)
+    first, again = (
+        model.generate(tokens, 1, temperature=1.5, generator=torch.Generator().manual_seed(0))
+        for _ in range(2)
+    )
+    assert torch.equal(first, again)
+    shares = torch.softmax(model(tokens[:1])[0, -1].detach() / 1.5, -1)
+    counts = torch.bincount(first[:, -1], minlength=11) / 2000
+    torch.testing.assert_close(counts.double(), shares, rtol=0, atol=0.05)
+    few = model.generate(tokens, 1, temperature=1.5, top_k=2)[:, -1].unique()
+    assert set(few.tolist()) == set(shares.topk(2).indices.tolist())
+
+
+def test_it_learns_a_text() -> None:
+    torch.manual_seed(0)
+    model = CausalLM(7, 16, 2, attention_every=2)
+    text = torch.tensor([[0, 1, 2, 3, 1, 4, 1]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
+    for _ in range(15):
+        loss = torch.nn.functional.cross_entropy(model(text[:, :-1])[0], text[0, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.equal(model.generate(text[:, :1], 6), text)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "dtype": (
+        lambda m: m(torch.zeros(1, 2)),
+        r"tokens must be int32 or int64 \[B, T\], got torch",
+    ),
+    "rank": (lambda m: m.step(prompts(1, 2), ()), r"tokens must be int32 or int64 \[B\], got"),
+    "cache": (lambda m: m(prompts(1, 2), cache=()), "cache must have one entry a layer, 3, got 0"),
+    "prompt": (lambda m: m.generate(prompts(1, 0), 2), "generate needs a prompt: at least one"),
+    "temperature": (lambda m: m.generate(prompts(1, 1), 2, temperature=-1), "must be at least 0"),
+    "top_k": (lambda m: m.generate(prompts(1, 1), 2, top_k=0), "top_k must be a whole number"),
+    "packed": (
+        lambda m: m(prompts(1, 2), cu_seqlens=torch.tensor([0, 2]), output_cache=True),
+        "attention over packed sequences has no cache",
+    ),
+    "another cache": (
+        lambda m: m(prompts(1, 2), cache=m.init_cache(1)[:1] * 3),
+        "cache must be an AttentionCache of 1 sequences",
+    ),
+    "sizes": (lambda m: CausalAttention(6, 4), "d_model=6 is not divisible by heads=4"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_errors(case: str) -> None:
+    call, message = WRONG[case]
+    with pytest.raises(ArgumentError, match=message):
+        call(made(attention_every=2))
