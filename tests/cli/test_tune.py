@@ -252,6 +252,17 @@ def test_files_of_specifications(tmp_path: Path) -> None:
             '"directions": ["up"]}',
             "workload 1: direction must be one of 'forward'",
         ),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 1, "heads": 1, '
+            '"initial_state": "no"}',
+            "workload 1: initial_state must be true or false, got 'no'",
+        ),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 1, "heads": 1, '
+            '"directions": []}',
+            "workload 1: directions are some of forward, backward, active, step, got ()",
+        ),
+        ("[" * 100_000, "is neither TOML"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: str, told: str) -> None:
@@ -317,3 +328,40 @@ def test_sizes_of_a_specification() -> None:
         tune(Workload(ScanSpec(6, 3), 1, 1, 1), heads=3)
     with pytest.raises(ArgumentError, match="'active' is of flash_pd_scan"):
         tune(ScanSpec(6, map_source="none"), batch=1, length=1, heads=1, directions=["active"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("workload = 3", "workload is to be a table each: [[workload]]"),
+        ("[workload]\nstate_size = 3", "workload is to be a table each: [[workload]]"),
+        ("[[workloads]]\nstate_size = 3", "it has 'workloads', and only [[workload]] is read"),
+    ],
+)
+def test_toml_without_tables_of_workloads(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "w.toml"
+    path.write_text(content)
+    with pytest.raises(SpecFileError) as error:
+        read_workloads(path, ("forward",))
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("option", [("-B", 2), ("--map-class", "permutation"), ("--final-state",)])
+def test_options_of_a_specification_that_is_not_told(
+    option: tuple[Any, ...], pdssm: Command
+) -> None:
+    message = error_line(pdssm("tune", "--suite", "--device", "cpu", *option))
+    assert "tells of one specification: give --state-size as well, or leave it out" in message
+
+
+def test_what_tune_cannot_do_is_said_before_it_begins(pdssm: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = error_line(pdssm(*SMALL, "--ship", "file/logs"))
+    assert message == "cannot write to file/logs; choose --ship"
+    assert logs(tmp_path / "cache") == []
+    spec, sizes = ScanSpec(4, 3), {"batch": 1, "length": 3, "heads": 1}
+    for budget in (-1, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="budget must be seconds, at least 0, or None"):
+            tune(spec, **sizes, budget=budget)
+    with pytest.raises(ArgumentError, match="torch sees no device 'cuda:77'"):
+        tune(spec, **sizes, device="cuda:77")

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -182,3 +183,14 @@ def test_a_device_has_a_folder() -> None:
     assert folder_name("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
     assert folder_name("Intel(R) Xeon(R) Processor") == "intel-r-xeon-r-processor"
     assert folder_name("../..") == "unknown"
+
+
+def test_pipes_and_deep_nesting_are_told(tmp_path: Path) -> None:
+    pipe = tmp_path / "n6.jsonl"
+    os.mkfifo(pipe)
+    assert read_log(pipe) == ([], [f"{pipe} is no file"])
+    deep = tmp_path / "deep.jsonl"
+    deep.write_text("[" * 100_000 + "\n" + row().line())
+    rows, (wrong,) = read_log(deep)
+    assert rows == [row()]
+    assert wrong.startswith(f"{deep}:1 is passed over: no JSON: ")

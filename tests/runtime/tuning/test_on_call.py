@@ -116,8 +116,23 @@ def test_a_log_that_cannot_be_written_is_told_where_it_does_not_speak(
     monkeypatch.setattr(tuner, "tune_problems", refused)
     monkeypatch.setattr(plan, "_plans", {})
     scanned(100)
-    with pytest.raises(ArgumentError, match="cannot be written"):
+    # The call itself goes on.
+    told = "PDSSM_TUNE=quick tunes nothing: the tuning logs cannot be written; calls of"
+    with pytest.warns(TuningWarning, match=told):
         scanned(200)
+
+
+def test_a_call_that_tunes_says_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(settings.TUNE, "quick")
+    scanned(100)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("pdssm-compiler: tuning ")
+    assert "T=100" in line
+    assert line.endswith("(PDSSM_TUNE=quick); this takes a minute or two")
+    scanned(100)
+    assert capfd.readouterr().err == ""
 
 
 def test_who_does_not_go_on_is_told_and_not_waited_for(
