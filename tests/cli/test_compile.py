@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.cli.conftest import Command, error_line
 
-GPUS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+GPUS = ("sm_80", "sm_90", "gfx942")
 
 
 def rows(table: str) -> list[dict[str, str]]:

@@ -112,7 +112,7 @@ def test_schedule_and_sources(target: str, pdssm: Command) -> None:
     [
         ("cpu", None, "cpu-rows", set()),
         ("sm_90", None, "cuda-rows", NVIDIA),
-        ("sm_90", "tvm-cuda", "triton-rows", TRITON),
+        pytest.param("sm_90", "tvm-cuda", "triton-rows", TRITON, marks=pytest.mark.stress),
         ("gfx942", None, "triton-rows", AMD),
         ("gfx942", "triton", "torch-chunks", set()),
     ],

@@ -17,7 +17,11 @@ STRESS = pytest.mark.stress
 
 @pytest.mark.parametrize(
     ("kind", "name", "grad"),
-    [(*KINDS[0], True), (*KINDS[1], False), pytest.param(*KINDS[1], True, marks=STRESS)],
+    [
+        (*KINDS[0], True),
+        pytest.param(*KINDS[1], False, marks=STRESS),
+        pytest.param(*KINDS[1], True, marks=STRESS),
+    ],
 )
 def test_forward_and_backward(kind: type, name: str, grad: bool) -> None:
     torch._dynamo.reset()

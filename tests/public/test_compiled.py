@@ -136,7 +136,7 @@ CUDA = {"kernel.cu", "kernel.cubin", "call.json"}
     ("target", "config", "files"),
     [
         ("sm_90", None, CUDA),
-        (named_target("sm_80"), None, CUDA),
+        pytest.param(named_target("sm_80"), None, CUDA, marks=pytest.mark.stress),
         ("sm_90", TritonRowsConfig(1, 1, 4), TRITON),
         ("gfx942", None, TRITON),
     ],

@@ -72,7 +72,7 @@ def load(manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("state_size", [1, 32])
+@pytest.mark.parametrize("state_size", [1, pytest.param(32, marks=pytest.mark.stress)])
 def test_every_call_finds_its_kernel(tmp_path: Path, state_size: int) -> None:
     spec = ScanSpec(state_size, 4, map_class="permutation")
     saved = compile(spec, described(tmp_path), config=None).save(tmp_path / "kernels")

@@ -85,6 +85,7 @@ def test_other_sources_of_maps_compile(map_source: str, record_property: Record)
     assert_few_spills(lowered(TEMPLATE, program), record_property)
 
 
+@pytest.mark.stress
 @few(2, program=st.sampled_from((32, 64)).flatmap(lambda bits: affine_programs(precision=bits)))
 def test_random_bodies_compile(program: Program) -> None:
     derived = adjoint(program, surrogate="active")

@@ -23,7 +23,13 @@ from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 Record = Callable[[str, object], None]
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+# One of each maker each time, the others under stress.
+OTHERS = ("sm_80", "sm_100", "sm_120")
+ARCHITECTURES = [
+    *(pytest.param(name, marks=pytest.mark.stress) for name in OTHERS),
+    "sm_90",
+    "gfx942",
+]
 GENERAL = PdScan(32, 4, final_state=True)
 PERMUTATION = PdScan(32, 4, map_class="permutation", final_state=True)
 
