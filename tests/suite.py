@@ -20,9 +20,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", default="2")
     arguments = parser.parse_args()
-    parallel = []
+    parallel, evenly = [], []
     if arguments.workers not in ("0", "1") and importlib.util.find_spec("xdist"):
+        # Tests of a file share what they compile; interpreted kernels are compiled by none.
         parallel = ["-n", arguments.workers, "--dist", "loadfile"]
+        evenly = ["--dist", "worksteal"]
     # What is marked as stress is left to `make stress`.
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "not stress", *parallel]
     interpreted = dict(os.environ, TRITON_INTERPRET="1")
@@ -30,7 +32,7 @@ def main() -> None:
         _run([sys.executable, "-m", "ruff", "check", "."], needs="ruff"),
         _run([sys.executable, "-m", "ruff", "format", "--check", "."], needs="ruff"),
         _run([sys.executable, "-m", "tests.types"], needs="mypy"),
-        _run([*pytest, "tests/triton_interpreter"], interpreted, needs="triton"),
+        _run([*pytest, *evenly, "tests/triton_interpreter"], interpreted, needs="triton"),
         _run([*pytest, "tests", "--ignore=tests/triton_interpreter"]),
     ]
     # A run that a signal ended has a negative status.
