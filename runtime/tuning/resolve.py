@@ -13,8 +13,8 @@ Logs are read once a process and key. A choice is made once for each bucket of s
 (:mod:`pdssm_compiler.runtime.kernels`), so calls read nothing.
 
 Where calls tune by themselves, the log on this machine grows while processes run, so there it
-speaks for its own buckets of sizes alone, each of which is tuned once: what a call takes does not
-depend on what was called before, in this process or in another.
+speaks for its own programs and buckets of sizes alone, each of which is tuned once: what a call
+takes does not depend on what was called before, in this process or in another.
 """
 
 import threading
@@ -48,8 +48,6 @@ from pdssm_compiler.schedules.templates.base import Problem, Template
 _SHORT = 64
 # How many times longer or shorter the scans may be that speak for one.
 _LENGTHS = 4
-# Sources that are the device's own come before this place.
-_NEAREST = 3
 # How far the bandwidth of a GPU may be from that of the one that was predicted for.
 _BANDWIDTHS = 0.1
 
@@ -106,7 +104,7 @@ def tuned(
     """
     if problem.rows is None or problem.length is None:
         return
-    for source, of, other in _of_kin(program, target):
+    for source, of, other in _sources(program, target):
         if not own and user_logs() in source.path.parents:
             continue
         row = _for_sizes(_best(source.path), problem, source.lengths)
@@ -141,30 +139,31 @@ _folders: dict[Path, list[str]] = {}
 _warned: set[str] = set()
 
 
-def _of_kin(program: Program, target: Target) -> list[tuple[_Source, Program, str]]:
-    """The logs of a program and of those like it, best first: this machine's of whichever come
-    before the shipped ones, and those before any of another GPU.
+def _sources(program: Program, target: Target) -> Iterator[tuple[_Source, Program, str]]:
+    """Logs that may speak for a target, best first, each with the program that it is of and what
+    tells that from the one in hand: the device's own, of whichever program, come before any of
+    another GPU.
     """
-    found = [
-        ((min(place, _NEAREST), alike, place), (source, of, told))
-        for alike, (of, told) in enumerate(((program, ""), *kin(program)))
-        for place, source in enumerate(_sources(of, target))
-    ]
-    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
-
-
-def _sources(program: Program, target: Target) -> Iterator[_Source]:
-    """Logs that may speak for a target, best first."""
-    name, own = file_name(program), folder_name(target.name)
+    alike = ((program, ""), *kin(program))
     if target.name:
-        grows = settings.tune_effort() != "none"
-        yield _Source("tuned on this machine", user_logs() / own / name, lengths=not grows)
-        yield _Source(f"shipped log for {own}", shipped_logs() / own / name)
+        own, grows = folder_name(target.name), settings.tune_effort() != "none"
+        for of, told in alike[:1] if grows else alike:
+            path = user_logs() / own / file_name(of)
+            yield _Source("tuned on this machine", path, lengths=not grows), of, told
+        for of, told in alike:
+            yield _Source(f"shipped log for {own}", shipped_logs() / own / file_name(of)), of, told
     if target.kind not in ("cuda", "hip"):
         return
-    predicted = user_logs() / folder_name(target.name or str(target)) / predicted_name(program)
-    yield _Source("cost model", predicted, lengths=False, predicted=True)
-    near = []
+    for of, told in alike:
+        path = user_logs() / folder_name(target.name or str(target)) / predicted_name(of)
+        yield _Source("cost model", path, lengths=False, predicted=True), of, told
+    for of, told in alike:
+        yield from ((source, of, told) for source in _nearest(file_name(of), target))
+
+
+def _nearest(name: str, target: Target) -> Iterator[_Source]:
+    """Shipped logs of other GPUs of a target's family, the nearest first."""
+    own, near = folder_name(target.name), []
     for folder in _listed(shipped_logs()):
         of = {row.target for _, row in _best(shipped_logs() / folder / name)}
         if folder != own and any(family(each) == family(str(target)) for each in of):

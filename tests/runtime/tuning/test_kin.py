@@ -57,13 +57,21 @@ def test_who_is_kin(told: str, direction: str, map_class: str) -> None:
 
 
 @pytest.mark.parametrize("told", OTHERS)
-def test_their_logs_speak(told: str) -> None:
+def test_their_logs_speak(told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = specialise(pd_scan(OTHERS[told]))
     folder = log.user_logs() / folder_name(CPU.name)
     append_rows(folder / file_name(PROGRAM), [row(CpuRowsConfig(4))])
     taken = choose(program, CPU, None, SIZES)
     assert taken.config == CpuRowsConfig(4)
     assert taken.reason == f"tuned on this machine, for 8 rows of 100 tokens of the scan {told}"
+    # Not where calls add to the log: which of the two was called first would decide.
+    monkeypatch.setenv(settings.TUNE, "quick")
+    resolve.forget()
+    assert choose(program, CPU, None, SIZES).reason == "heuristic"
+    append_rows(tmp_path / "shipped" / folder.name / file_name(PROGRAM), [row(CpuRowsConfig(3))])
+    resolve.forget()
+    assert choose(program, CPU, None, SIZES).config == CpuRowsConfig(3)
+    monkeypatch.delenv(settings.TUNE)
     # Its own comes first.
     mine = row(CpuRowsConfig(5), program=program.fingerprint)
     append_rows(folder / file_name(program), [mine])
