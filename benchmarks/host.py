@@ -12,15 +12,13 @@ import torch
 import pdssm_compiler
 from benchmarks.problems import MAP_CLASSES, random_problem
 from pdssm_compiler.arguments import read_call
-from pdssm_compiler.runtime.plan import plan_for
+from pdssm_compiler.runtime.plan import ALIGNED, plan_for
 from pdssm_compiler.runtime.tuning.timing import host_times
 from pdssm_compiler.suite import Shape
 
 # So small that the work is little, of sizes for which a common template is taken.
 _ON_CPU = Shape("tiny", 2, 4, 2, 8, 4)
 _ON_GPU = Shape("tiny", 2, 64, 4, 32, 8)
-# Bytes that torch's own GPU tensors are aligned to, and that kernels are made for.
-_ALIGNED = 16
 
 
 def call_overhead(
@@ -55,7 +53,7 @@ def call_overhead(
         )
 
     whole()
-    plan = plan_for(request.text, device, _ALIGNED if device.type == "cuda" else 0)
+    plan = plan_for(request.text, device, ALIGNED if device.type == "cuda" else 0)
     launch = plan.launcher(request.tensors)
 
     def block(function: Callable[[], None]) -> float:

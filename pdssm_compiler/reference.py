@@ -108,8 +108,8 @@ def _one_by_one(
     diagonal = as_complex("diagonal", numbers["diagonal"], 4)
     check_offset_tensor(cu_seqlens, diagonal)
     check_offsets(cu_seqlens, diagonal.shape[1])
-    given = numbers | {name: tensor for name, tensor in maps.items() if tensor is not None}
-    by_token: dict[str, Any] = dict(given)
+    of_maps = {name: tensor for name, tensor in maps.items() if tensor is not None}
+    by_token: dict[str, Any] = {**numbers, **of_maps}
     sequences = cu_seqlens.shape[0] - 1
     if initial_state is not None and initial_state.shape[0] != sequences:
         raise ArgumentError(

@@ -40,7 +40,7 @@ from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
 
 # Bytes: kernels that need not ask for less are compiled for tensors that start at multiples.
-_ALIGNED = 16
+ALIGNED = 16
 
 
 @lru_cache(maxsize=4096)
@@ -104,13 +104,17 @@ class Plan:
         self._slots = [Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in given]
         positions = {input_.name: number for number, input_ in enumerate(given)}
         signature = Signature(lowered)
-        self._order = [positions.get(argument.name, -1) for argument in signature.inputs]
         self._outputs = [Slot.of(argument, n) for argument in signature.outputs]
         self._inverses = [
             (positions[i.inverse_of], _helper(i, helper, device))
             for i, helper in inverting_programs(lowered)
             if i.inverse_of is not None
         ]
+        # Until the kernel is known, a table stands for its inverse.
+        tables = iter(position for position, _ in self._inverses)
+        names = [argument.name for argument in signature.inputs]
+        self._inverted_places = [n for n, name in enumerate(names) if name not in positions]
+        self._order = [positions[name] if name in positions else next(tables) for name in names]
         self._promises = [
             (positions[i.name], _helper(i, helper, device))
             for i, helper in promise_programs(program, lowered)
@@ -121,10 +125,7 @@ class Plan:
         self._warm: Prepare | None = None
         # Sizes of 1 leave strides open, and what verifies a promise needs the loops.
         if not self._promises and not any(s.strict for s in (*self._slots, *self._outputs)):
-            # Until the kernel is known, a table stands for its inverse.
-            tables = iter(position for position, _ in self._inverses)
-            order = [next(tables) if position < 0 else position for position in self._order]
-            self._warm = warm_call(self._slots, self._outputs, order, device)
+            self._warm = warm_call(self._slots, self._outputs, self._order, device)
         if self._on_gpu:
             self._word, self._last = device_words.claim(self._reporter)
 
@@ -156,33 +157,19 @@ class Plan:
             prepared = self._warm(tensors)
             if prepared is not None:
                 arguments, outputs, sizes = prepared
-                if self._inverses and not self.kernels.of(sizes).source.inverts:
-                    self._invert(arguments)
+                if self._inverses:
+                    self._put_inverses(arguments, self._inverse_tables(tensors, sizes))
                 self._launch(arguments, sizes, tensors, first, dense=True)
                 return outputs
         return self._run(tensors, trusted, out, first)
-
-    def _invert(self, arguments: list[torch.Tensor]) -> None:
-        """Put inverses in the place of dense tables."""
-        helpers = (plan for _, plan in self._inverses)
-        for number, position in enumerate(self._order):
-            if position >= 0:
-                continue
-            table = arguments[number]
-            inverse = torch.empty_like(table)
-            maps, inverses = (each.transpose(0, 1).unsqueeze(0) for each in (table, inverse))
-            next(helpers)._launch([maps, inverses], Sizes(*maps.shape[:3]), [maps], None)
-            arguments[number] = inverse
 
     def launcher(self, tensors: Sequence[torch.Tensor]) -> Callable[[], None]:
         """The bare launch of the kernel for some inputs, as a benchmark of calls compares them
         with: its arguments are made once, and what it reports is not read.
         """
         bound, sizes = bind(self._slots, tensors)
-        inverses = iter(self._inverse_tables(bound, sizes) if self._inverses else ())
-        arguments = [bound[at] if at >= 0 else next(inverses) for at in self._order]
-        made = [allocate(slot, sizes, self.device, new_output) for slot in self._outputs]
-        arguments += [s.kernel_view(out) for s, out in zip(self._outputs, made, strict=True)]
+        outputs = [allocate(slot, sizes, self.device, new_output) for slot in self._outputs]
+        arguments = self._arguments(bound, sizes, outputs)
         launch = self.kernels.of(sizes).kernel.launch
         return partial(launch, arguments, self._word if self._on_gpu else host_word.tensor, sizes)
 
@@ -207,15 +194,24 @@ class Plan:
                 maps = self._given[position]
                 at = first if maps.role == "token" else None
                 helper.run([_as_tokens(bound[position], maps)], first=at)
-        inverses = self._inverse_tables(bound, sizes) if self._inverses else []
-        arguments = []
-        for position in self._order:
-            arguments.append(bound[position] if position >= 0 else inverses.pop(0))
-        arguments += [
-            slot.kernel_view(tensor) for slot, tensor in zip(self._outputs, outputs, strict=True)
-        ]
-        self._launch(arguments, sizes, tensors, first)
+        self._launch(self._arguments(bound, sizes, outputs), sizes, tensors, first)
         return list(outputs)
+
+    def _arguments(
+        self, bound: Sequence[torch.Tensor], sizes: Sizes, outputs: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """What the kernel takes: inputs, inverses among them, and outputs."""
+        arguments = [bound[position] for position in self._order]
+        if self._inverses:
+            self._put_inverses(arguments, self._inverse_tables(bound, sizes))
+        written = zip(self._outputs, outputs, strict=True)
+        return arguments + [slot.kernel_view(tensor) for slot, tensor in written]
+
+    def _put_inverses(
+        self, arguments: list[torch.Tensor], inverses: Sequence[torch.Tensor]
+    ) -> None:
+        for place, inverse in zip(self._inverted_places, inverses, strict=True):
+            arguments[place] = inverse
 
     def _inverse_tables(self, bound: Sequence[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
         """What the kernel takes for inverses of tables: these, or the tables where it inverts them
@@ -230,7 +226,8 @@ class Plan:
 
     def _inverted(self, helper: "Plan", table: torch.Tensor, input_: Input) -> torch.Tensor:
         inverse = torch.empty_like(table, memory_format=torch.contiguous_format)
-        helper.run([_as_tokens(table, input_)], out=[_as_tokens(inverse, input_)])
+        maps, inverses = (_as_tokens(each, input_) for each in (table, inverse))
+        helper._launch([maps, inverses], Sizes(*maps.shape[:3]), [maps], None)
         return inverse
 
     def _launch(
@@ -341,7 +338,7 @@ def run(
             bits = 0
             for tensor in (*tensors, *out) if out else tensors:
                 bits |= tensor.data_ptr()
-            alignment = 0 if bits % _ALIGNED else _ALIGNED
+            alignment = 0 if bits % ALIGNED else ALIGNED
         plan = plan_for(text, device, alignment, config, chosen and tensors[0].is_cuda)
         return plan.run(tensors, trusted=trusted, out=out, first=first)
     except RuntimeError:

@@ -9,6 +9,7 @@ from math import prod
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Table, is_complex, is_number
+from pdssm_compiler.schedules.emit.tvm import width_of
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.target import Target
 
@@ -16,7 +17,7 @@ from pdssm_compiler.schedules.target import Target
 # ones have room for fewer threads, which blocks of so much shared memory do not fill.
 _REGISTERS, _THREADS, _BLOCKS = 65536, 2048, 32
 # Bytes of shared memory that each block takes besides its own.
-_RESERVED = 1024
+RESERVED_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def blocks_at_once(target: Target, threads: int, shared_bytes: int, registers: i
     """
     found = [_BLOCKS, _THREADS // max(1, threads)]
     if target.shared_memory:
-        found.append((target.shared_memory + _RESERVED) // (shared_bytes + _RESERVED))
+        found.append((target.shared_memory + RESERVED_BYTES) // (shared_bytes + RESERVED_BYTES))
     if registers:
         found.append(_REGISTERS // (registers * threads))
     return max(1, min(found))
@@ -112,5 +113,4 @@ def values_of(program: Program) -> int:
 
 
 def _bytes(argument: Argument, program: Program) -> int:
-    width = int("".join(filter(str.isdigit, argument.dtype))) // 8
-    return width * prod(argument.own_shape(program.state_size))
+    return width_of(argument.dtype) * prod(argument.own_shape(program.state_size))

@@ -230,15 +230,18 @@ class ChunkedCudaKernel(CudaKernel):
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
         batch, _, heads = sizes
+        if batch * heads == 0:
+            return
+        _, sharing = self._blocks_of_a_row(sizes)
         # Each team adds to sums of its own, which are added up in order.
         handed = list(tensors)
-        for place, own in self._sums if batch * heads else ():
-            shape = (batch, self._sharing(sizes) * self._teams, heads, *own)
+        for place, own in self._sums:
+            shape = (batch, sharing * self._teams, heads, *own)
             handed[place] = torch.empty(
                 shape, dtype=tensors[place].dtype, device=tensors[0].device
             )
         super().launch(handed, error, sizes)
-        for place, _ in self._sums if batch * heads else ():
+        for place, _ in self._sums:
             torch.sum(handed[place], dim=1, out=tensors[place])
 
     def _run(
@@ -250,7 +253,7 @@ class ChunkedCudaKernel(CudaKernel):
     ) -> None:
         batch, length, heads = sizes
         rows = batch * heads
-        sharing = self._sharing(sizes)
+        abreast, sharing = self._blocks_of_a_row(sizes)
         window = carry_window(sharing, self._teams)
         # Chunks between two carries that pass through global memory.
         every = window if window > 1 else self._teams
@@ -261,7 +264,6 @@ class ChunkedCudaKernel(CudaKernel):
             each.stride()[:leading]
             for each, (leading, _) in zip(between, self._layouts[len(tensors) :], strict=True)
         )
-        abreast = self._abreast(rows)
         blocks = abreast * sharing
         known = (*pointers, *strides.all, *apart, error.data_ptr(), rows, length, heads, aligned)
         packed = self._packed((*known, blocks, abreast, window, every))
@@ -272,11 +274,11 @@ class ChunkedCudaKernel(CudaKernel):
     def _chunks(self, length: int) -> int:
         return max(1, -(-length // self._tokens))
 
-    def _abreast(self, rows: int) -> int:
-        """Rows that run at the same time.
+    def _blocks_of_a_row(self, sizes: Sizes) -> tuple[int, int]:
+        """Rows that run at the same time, and the blocks that share each.
 
         Raises:
-            RuntimeError: none can.
+            RuntimeError: not even one block runs.
         """
         if self._most_blocks is None:
             self._most_blocks = self._driver().blocks_at_once(self._threads)
@@ -285,15 +287,8 @@ class ChunkedCudaKernel(CudaKernel):
                 f"a block of {self._threads} threads and {self._shared_bytes} bytes of shared "
                 f"memory does not fit this device; give a config with fewer teams"
             )
-        return min(rows, self._most_blocks)
-
-    def _sharing(self, sizes: Sizes) -> int:
-        """Blocks that share a row."""
-        rows = sizes.batch * sizes.heads
-        self._abreast(rows)
-        assert self._most_blocks is not None
-        chunks = self._chunks(sizes.length)
-        return blocks_of_a_row(rows, chunks, self._teams, self._most_blocks)[1]
+        rows, chunks = sizes.batch * sizes.heads, self._chunks(sizes.length)
+        return blocks_of_a_row(rows, chunks, self._teams, self._most_blocks)
 
     def _between(
         self, device: torch.device, sizes: Sizes, chunks: int, window: int, every: int

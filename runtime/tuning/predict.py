@@ -20,9 +20,10 @@ from pdssm_compiler.runtime.tuning.log import (
     user_logs,
     write_rows,
 )
+from pdssm_compiler.runtime.tuning.outcomes import row_of
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
-from pdssm_compiler.runtime.tuning.provenance import commit, kernel_versions, now
-from pdssm_compiler.runtime.tuning.rows import Row, figures_of
+from pdssm_compiler.runtime.tuning.provenance import kernel_versions
+from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.space import Entry, space_of
 from pdssm_compiler.runtime.tuning.tuner import unwritable, use_logs
 from pdssm_compiler.runtime.tuning.winners import expected_winner
@@ -94,7 +95,7 @@ def predict_problems(
     return predictions
 
 
-def predict(problem: TuningProblem, model: Model, commit_: str | None = None) -> Prediction:
+def predict(problem: TuningProblem, model: Model, commit: str | None = None) -> Prediction:
     """What a model says of a problem's candidates; nothing is written.
 
     Raises:
@@ -116,7 +117,7 @@ def predict(problem: TuningProblem, model: Model, commit_: str | None = None) ->
     fallback = _fallback(problem, model, space.first[0], entries)
     rows: list[Row] = []
     if fallback is None:
-        rows = _rows(problem, model, entries, commit_ or commit())
+        rows = _rows(problem, model, entries, commit)
     told = tuple(f"{name}: {why}" for name, why in passed_over.items())
     return Prediction(problem, tuple(rows), len(entries) if rows else 0, told, fallback)
 
@@ -136,32 +137,20 @@ def _fallback(
 
 
 def _rows(
-    problem: TuningProblem, model: Model, entries: Sequence[Entry], commit_: str
+    problem: TuningProblem, model: Model, entries: Sequence[Entry], commit: str | None
 ) -> list[Row]:
     """The rows to keep, the fastest first."""
-    target, (batch, length, heads) = problem.target, problem.sizes
-    expected = model.expected(problem.program, target, entries, problem.sizes)
+    expected = model.expected(problem.program, problem.target, entries, problem.sizes)
+    versions = kernel_versions()
     rows = [
-        Row(
-            program=problem.program.fingerprint,
-            label=problem.label,
-            direction=problem.direction,
-            batch=batch,
-            length=length,
-            heads=heads,
-            template=entry.template.name,
-            config=entry.fields,
-            heuristic=entry.heuristic,
-            changes=entry.changes,
-            status="predicted",
-            device=target.name,
-            target=str(target),
-            threads=0,
-            versions=kernel_versions(),
-            commit=commit_,
-            date=now(),
+        row_of(
+            problem,
+            entry,
+            "predicted",
+            0,
+            versions,
+            commit,
             spread=float(error),
-            figures=figures_of(target),
             predicted_ms=float(seconds) * 1e3,
             basis=model.basis,
         )

@@ -17,10 +17,11 @@ from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import DiedError, HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log, warned_rows
 from pdssm_compiler.runtime.tuning.measure import Request, measure, roof_of
+from pdssm_compiler.runtime.tuning.outcomes import row_of
 from pdssm_compiler.runtime.tuning.precompile import Compiled, Compilers, helper_jobs
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
-from pdssm_compiler.runtime.tuning.provenance import commit, kernel_versions, now
-from pdssm_compiler.runtime.tuning.rows import Row, figures_of
+from pdssm_compiler.runtime.tuning.provenance import kernel_versions
+from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.search import Search
 from pdssm_compiler.runtime.tuning.space import Entry, Space, space_of
 from pdssm_compiler.runtime.tuning.winners import latest, winner
@@ -285,29 +286,9 @@ class Race:
         self._measured += new
 
     def _row(self, entry: Entry, status: str, **found: Any) -> Row:
-        problem, target = self.problem, self.problem.target
-        batch, length, heads = problem.sizes
-        return Row(
-            program=problem.program.fingerprint,
-            label=problem.label,
-            direction=problem.direction,
-            batch=batch,
-            length=length,
-            heads=heads,
-            template=entry.template.name,
-            config=entry.fields,
-            heuristic=entry.heuristic,
-            changes=entry.changes,
-            status=status,
-            device=target.name,
-            target=str(target),
-            threads=problem.threads,
-            versions=kernel_versions(),
-            commit=self.commit or commit(),
-            date=now(),
-            figures=figures_of(target),
-            **found,
-        )
+        problem = self.problem
+        versions = kernel_versions()
+        return row_of(problem, entry, status, problem.threads, versions, self.commit, **found)
 
     @property
     def _best_ms(self) -> float | None:

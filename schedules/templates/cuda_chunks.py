@@ -32,10 +32,10 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     registers_of,
     whole_team,
 )
-from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES, row_elements
+from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
-from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
+from pdssm_compiler.schedules.emit.tvm import real_dtype
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.emit.tvm_summaries import AppendLanes, ApplyLanes, JoinLanes
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -44,6 +44,7 @@ from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.triton_tiles import share_warps
 from pdssm_compiler.schedules.work import (
+    RESERVED_BYTES,
     Work,
     blocks_at_once,
     bytes_in,
@@ -74,8 +75,6 @@ _BEST = {
 _NARROW = 640
 # Warps of a team of which a processor has enough in two blocks of one team each.
 _WIDE_TEAM = 3
-# Bytes of shared memory that each block takes besides its own.
-_RESERVED = 1024
 # Bytes that the device moves while a carry passes from one chunk to the next: chunks of so
 # many, over all rows, keep the carries from being waited for.
 _CARRY_BYTES = 2_500_000
@@ -210,7 +209,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             return True
         warps = problem.rows * whole_team(program)
         # What keeps lanes busy beside the memory is better spread over more of them.
-        if collects(program) or _token_bytes(program) <= _NARROW:
+        if collects(program) or bytes_in(program) <= _NARROW:
             return warps <= (2 if whole_team(program) > 1 else 4) * target.processors
         return not program.sum_outputs and warps <= target.processors
 
@@ -230,7 +229,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             tile, tokens = (8, 64) if shared else (max(tile, 4), tokens)
         if shared and whole_team(program) >= _WIDE_TEAM:
             # What one block waits for does not hold the other up, as it would a second team.
-            room = (target.shared_memory - _RESERVED) // 2
+            room = (target.shared_memory - RESERVED_BYTES) // 2
             alone = [CudaChunksConfig(tile, n // tile, 1) for n in _TOKENS if n % tile == 0]
             two = [c for c in alone if self._refused(program, target, c, room) is None]
             assert problem.rows is not None
@@ -260,7 +259,7 @@ class CudaChunks(Template[CudaChunksConfig]):
     ) -> CudaChunksConfig | None:
         """As many teams as there is memory for, None if not even one."""
         most = max(1, min(_MOST_TEAMS, _FREE_WARPS // whole_team(program)))
-        least = tokens * _token_bytes(program)
+        least = tokens * max(1, bytes_in(program))
         for teams in range(min(most, target.shared_memory // least), 0, -1):
             config = CudaChunksConfig(tile, tokens // tile, teams)
             if self.feasible(program, target, config) is None:
@@ -371,13 +370,6 @@ def _passes(chunks: int, teams: int, sharing: int) -> float:
 def _form(source: str) -> tuple[str, str]:
     """Where a team keeps the sorted form of a summary's map."""
     return f"{source}map_order[0]", f"{source}map_last[0]"
-
-
-def _token_bytes(program: Program) -> int:
-    """Shared memory of a token's inputs, at least."""
-    arguments = [a for a in Signature(program).inputs if a.role in ("token", "lagged")]
-    elements = [row_elements(a, program.state_size) * width_of(a.dtype) for a in arguments]
-    return max(1, sum(elements))
 
 
 class _Kernel:

@@ -29,7 +29,7 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
-from pdssm_compiler.schedules.templates.triton_tiles import rows_of_a_warp, share_warps
+from pdssm_compiler.schedules.templates.triton_tiles import NARROW, rows_of_a_warp, share_warps
 from pdssm_compiler.schedules.work import (
     Work,
     bytes_in,
@@ -41,9 +41,8 @@ from pdssm_compiler.schedules.work import (
 
 # Of which a processor holds two.
 _SHARED_BYTES = 112 * 1024
-# Rows so narrow share a warp in Triton, where they make so many warps a processor: fewer
+# Narrow rows share a warp in Triton, where they make so many warps a processor: fewer
 # instructions a row (docs/schedules.md).
-_NARROW = 8
 _ENOUGH_WARPS = 8
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
@@ -95,7 +94,7 @@ class CudaRows(Template[CudaRowsConfig]):
             return problem.length > MOST_TOKENS
         if share_warps(program, problem):
             return False
-        if program.state_size <= _NARROW:
+        if program.state_size <= NARROW:
             warps = problem.rows // rows_of_a_warp(program, target)
             if warps >= _ENOUGH_WARPS * target.processors:
                 return False

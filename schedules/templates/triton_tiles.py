@@ -25,7 +25,7 @@ _MOST_VALUES = 160
 
 # States of a row that leave most of a warp idle, and states of all rows and tokens from which that
 # was measured to be slower than several rows a warp.
-_NARROW = 8
+NARROW = 8
 _MUCH = 1 << 24
 
 
@@ -38,7 +38,7 @@ def share_warps(program: Program, problem: Problem) -> bool:
     """Whether rows leave most lanes of a warp of their own without an element, and there is so
     much to do that instructions count (docs/gpu-log.md).
     """
-    if program.state_size > _NARROW or problem.rows is None or problem.length is None:
+    if program.state_size > NARROW or problem.rows is None or problem.length is None:
         return False
     return problem.rows * problem.length * program.state_size >= _MUCH
 
