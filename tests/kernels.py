@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,16 +33,27 @@ LAYOUTS = ("dense", "reversed", "spread", "expanded")
 _STRESS = 500
 
 
+def under_stress(*values: Any) -> list[Any]:
+    """Parameters that `make stress` runs, and the suite does not."""
+    return [pytest.param(value, marks=pytest.mark.stress) for value in values]
+
+
+def examples(count: int) -> int:
+    """How many examples a costly test has: ``count``, eight times as many under ``stress``."""
+    return count * (8 if settings.default.max_examples >= _STRESS else 1)
+
+
 def few(count: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
-    """Run a test on ``count`` examples, the same in every run, or under the profile ``stress`` on
-    eight times as many: each costs compilations.
-    """
-    count *= 8 if settings.default.max_examples >= _STRESS else 1
+    """Run a test on some :func:`examples`, the same in every run: each costs compilations."""
 
     def decorate(test: Callable[..., None]) -> Any:
         # Shrinking would compile hundreds more; print_blob and the noted text say enough.
         chosen = settings(
-            max_examples=count, derandomize=True, database=None, phases=PHASES, deadline=None
+            max_examples=examples(count),
+            derandomize=True,
+            database=None,
+            phases=PHASES,
+            deadline=None,
         )
         return chosen(given(**strategies)(test))
 

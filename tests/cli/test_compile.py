@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command, error_line
+from tests.kernels import under_stress
 
-GPUS = ("sm_80", "sm_90", "gfx942")
+# One architecture of each kind that differs, and under stress all.
+GPUS = [("sm_80", "sm_90", "gfx942"), *under_stress(("sm_100", "sm_120"))]
 
 
 def rows(table: str) -> list[dict[str, str]]:
@@ -19,13 +21,14 @@ def rows(table: str) -> list[dict[str, str]]:
     return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
 
 
-def test_every_gpu_with_what_its_kernels_take(pdssm: Command) -> None:
-    targets = [word for name in GPUS for word in ("--target", name)]
+@pytest.mark.parametrize("names", GPUS, ids=" ".join)
+def test_every_gpu_with_what_its_kernels_take(names: tuple[str, ...], pdssm: Command) -> None:
+    targets = [word for name in names for word in ("--target", name)]
     done = pdssm("compile", "-N", 16, "-K", 4, "--map-class", "permutation", *targets)
     assert done.status == 0
     found = rows(done.out)
     told = [(row["target"].partition(":")[2], row["kernel"]) for row in found]
-    assert told == [(name, kind) for name in GPUS for kind in ("forward", "backward")]
+    assert told == [(name, kind) for name in names for kind in ("forward", "backward")]
     for row in found:
         assert int(row["registers"]) > 0
         assert int(row["bytes"]) > 0
@@ -42,7 +45,7 @@ def test_every_gpu_with_what_its_kernels_take(pdssm: Command) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [("sm_90", "cpu"), pytest.param(("gfx942", "sm_90", "cpu"), marks=pytest.mark.stress)],
+    [("sm_90", "cpu"), *under_stress(("gfx942", "sm_90", "cpu"))],
     ids=" ".join,
 )
 def test_kernels_are_saved(names: tuple[str, ...], pdssm: Command, tmp_path: Path) -> None:
@@ -89,13 +92,14 @@ def test_without_a_target_it_is_this_machine(pdssm: Command) -> None:
     assert [row["kernel"] for row in rows(done.out)] == ["forward", "backward"]
 
 
-def test_a_template_by_name(pdssm: Command) -> None:
-    targets = ("--target", "gfx942")
-    done = pdssm("compile", "-N", 4, "-K", 3, *targets, "--template", "triton-chunks")
+@pytest.mark.parametrize("target", ["hip:gfx942", *under_stress("cuda:sm_90")])
+def test_a_template_by_name(target: str, pdssm: Command) -> None:
+    asked = ("--target", target.partition(":")[2])
+    done = pdssm("compile", "-N", 4, "-K", 3, *asked, "--template", "triton-chunks")
     found = [(row["target"], row["template"]) for row in rows(done.out)]
-    assert found == [("hip:gfx942", "triton-chunks")] * 2
-    message = error_line(pdssm("compile", "-N", 4, *targets, "--template", "cpu-rows"))
-    assert message.startswith("cpu-rows cannot run on hip:gfx942: cpu-rows is for CPUs, not for")
+    assert found == [(target, "triton-chunks")] * 2
+    message = error_line(pdssm("compile", "-N", 4, *asked, "--template", "cpu-rows"))
+    assert message.startswith(f"cpu-rows cannot run on {target}: cpu-rows is for CPUs, not for")
 
 
 def test_errors(pdssm: Command, tmp_path: Path) -> None:

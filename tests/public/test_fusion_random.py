@@ -25,6 +25,7 @@ from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.program import Input
 from pdssm_compiler.ir.types import Vector, is_number
 from tests.expressions import Expressions, draw, expected, wide
+from tests.kernels import examples
 from tests.public.test_fusion import TOLERANCE, assert_agrees, fused, gradients, leaves_of
 
 # Steps on real and on complex numbers, by what they give.
@@ -175,7 +176,7 @@ def draw_case(data: st.DataObject) -> Expressions:
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(data=st.data(), seed=st.integers(0, 999))
 def test_in_the_interpreter(data: st.DataObject, seed: int) -> None:
     case = draw_case(data)
@@ -211,7 +212,7 @@ def assert_close(got: np.ndarray, want: torch.Tensor, name: str) -> None:
     np.testing.assert_allclose(got, array, rtol=0, atol=1e-11 * scale, err_msg=name)
 
 
-@settings(max_examples=1, derandomize=True)
+@settings(max_examples=examples(1), derandomize=True)
 @given(data=st.data(), seed=st.integers(0, 999))
 def test_compiled(data: st.DataObject, seed: int) -> None:
     """A few of them by the CPU's kernels."""

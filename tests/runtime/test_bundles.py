@@ -24,6 +24,7 @@ from pdssm_compiler.schedules.target import describe, named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
+from tests.kernels import under_stress
 from tests.missing import without
 
 H100 = named_target("h100")
@@ -72,7 +73,7 @@ def load(manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("state_size", [1, pytest.param(32, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("state_size", [1, *under_stress(32)])
 def test_every_call_finds_its_kernel(tmp_path: Path, state_size: int) -> None:
     spec = ScanSpec(state_size, 4, map_class="permutation")
     saved = compile(spec, described(tmp_path), config=None).save(tmp_path / "kernels")

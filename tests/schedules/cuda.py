@@ -18,6 +18,7 @@ from pdssm_compiler.runtime.backends.cuda_launch import FORMATS
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import named_target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+from tests.kernels import under_stress
 
 Record = Callable[[str, object], None]
 # What a launch is handed, by the names of the kernel's parameters and of the launch's own.
@@ -26,12 +27,7 @@ Handed = dict[str, int]
 BACKEND = BACKENDS["tvm-cuda"]
 H100 = named_target("sm_90")
 # The newest and one before it each time, the others under stress.
-ARCHS = [
-    pytest.param("sm_80", marks=pytest.mark.stress),
-    "sm_90",
-    pytest.param("sm_100", marks=pytest.mark.stress),
-    "sm_120",
-]
+ARCHS = ["sm_90", "sm_120", *under_stress("sm_80", "sm_100")]
 WHICH = ("general", "permutation", "adjoint", "active adjoint")
 # State size, size of the dictionary, element and orientation of scans whose adjoint has sums.
 SUMS = ((5, 3, "c64", "column"), (33, 4, "c128", "column"), (128, 8, "c64", "row"))

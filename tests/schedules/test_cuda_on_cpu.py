@@ -21,7 +21,7 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks, CudaChunksConfig
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
 from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
-from tests.kernels import LAYOUTS, assert_runs, few, tensors_of
+from tests.kernels import LAYOUTS, assert_runs, few, tensors_of, under_stress
 from tests.schedules.cuda import H100
 from tests.schedules.cuda_on_cpu import run
 from tests.strategies import Sizes, arrays_for, programs
@@ -98,12 +98,12 @@ def test_chunks(scan: tuple[Any, ...]) -> None:
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
 
 
-def test_chunks_of_one_tile() -> None:
+@pytest.mark.parametrize("teams", [3, *under_stress(1)])
+def test_chunks_of_one_tile(teams: int) -> None:
     """Then the copies of the next chunk are one group, with the indices in it."""
     program = pd_scan(PdScan(4, 3, final_state=True))
-    for teams in (3,):
-        config = CudaChunksConfig(4, 1, teams)
-        assert_agrees(CHUNKS, config, program, Sizes(1, 50, 2), most_blocks=4)
+    config = CudaChunksConfig(4, 1, teams)
+    assert_agrees(CHUNKS, config, program, Sizes(1, 50, 2), most_blocks=4)
 
 
 @pytest.mark.parametrize("scan", some(2, 4))
@@ -113,7 +113,7 @@ def test_rows(scan: tuple[Any, ...]) -> None:
         assert_agrees(ROWS, CudaRowsConfig(4, 3, 1, team), program, Sizes(2, 23, 2))
 
 
-@pytest.mark.parametrize("n", [pytest.param(5, marks=pytest.mark.stress), 40])
+@pytest.mark.parametrize("n", [*under_stress(5), 40])
 def test_sums_by_no_index(n: int) -> None:
     """Of a vector, of a complex one and of a number; each team has some of its own."""
     build = ProgramBuilder(n)
@@ -130,7 +130,7 @@ def test_sums_by_no_index(n: int) -> None:
         assert_agrees(CHUNKS, config, build.build(), Sizes(2, 131, 1), most_blocks=blocks)
 
 
-@pytest.mark.parametrize("n", [pytest.param(31, marks=pytest.mark.stress), 32, 100])
+@pytest.mark.parametrize("n", [*under_stress(31), 32, 100])
 def test_targets_with_many_sources(n: int) -> None:
     """All to one; halves to two, of one warp and of several; ten and the rest; next to none."""
     j = np.arange(n)
@@ -172,7 +172,7 @@ def test_the_widest_row() -> None:
     assert_agrees(STEP, CudaStepConfig(1, 32), program, Sizes(1, 2, 1))
 
 
-@pytest.mark.parametrize("state_size", [1, 3, 8])
+@pytest.mark.parametrize("state_size", [1, 3, 8, *under_stress(2, 5, 16)])
 def test_narrow_rows(state_size: int) -> None:
     """An odd number of them."""
     programs = forward_and_backward(spec_of((state_size, 3, *SCANS[0][2:])))
@@ -212,7 +212,7 @@ def test_entries_out_of_range_are_clamped_and_reported(tables: int) -> None:
     assert bool(states.isfinite().all())
 
 
-@pytest.mark.parametrize("length", [0, 1, 9])
+@pytest.mark.parametrize("length", [0, 1, 9, *under_stress(8)])
 def test_few_tokens_in_chunks(length: int) -> None:
     program = pd_scan(PdScan(8, 3, initial_state=True, final_state=True))
     assert_agrees(CHUNKS, CudaChunksConfig(4, 2, 2), program, Sizes(2, length, 2))

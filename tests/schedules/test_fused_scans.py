@@ -17,7 +17,7 @@ from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfi
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
 from tests.expressions import CASES, Expressions, programs
-from tests.kernels import LAYOUTS, assert_runs
+from tests.kernels import LAYOUTS, assert_runs, under_stress
 from tests.schedules.cuda import H100
 from tests.schedules.cuda_on_cpu import run
 from tests.strategies import Sizes, arrays_for
@@ -36,7 +36,7 @@ TORCH = (
 
 
 # The first case each time, all under stress.
-FIRST = [pytest.param(c, marks=[pytest.mark.stress] if c in CASES[1:] else []) for c in CASES]
+FIRST = [CASES[0], *under_stress(*CASES[1:])]
 
 
 @pytest.mark.parametrize("case", FIRST, ids=str)

@@ -20,16 +20,12 @@ from pdssm_compiler.schedules.templates.triton_lookback import (
     TritonLookbackConfig,
 )
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
+from tests.kernels import under_stress
 
 Record = Callable[[str, object], None]
 
 # One of each maker each time, the others under stress.
-OTHERS = ("sm_80", "sm_100", "sm_120")
-ARCHITECTURES = [
-    *(pytest.param(name, marks=pytest.mark.stress) for name in OTHERS),
-    "sm_90",
-    "gfx942",
-]
+ARCHITECTURES = ["sm_90", "gfx942", *under_stress("sm_80", "sm_100", "sm_120")]
 GENERAL = PdScan(32, 4, final_state=True)
 PERMUTATION = PdScan(32, 4, map_class="permutation", final_state=True)
 
@@ -141,9 +137,7 @@ def test_look_back_compiles_without_spills(arch: str, which: str, record_propert
     assert found["shared_bytes"] <= target.shared_memory
 
 
-@pytest.mark.parametrize(
-    "map_class", [pytest.param("general", marks=pytest.mark.stress), "permutation"]
-)
+@pytest.mark.parametrize("map_class", ["permutation", *under_stress("general")])
 def test_look_back_keeps_its_tokens_in_registers(map_class: str, record_property: Record) -> None:
     target = named_target("sm_90")
     program = specialise(pd_scan(PdScan(32, 8, map_class=map_class)))
