@@ -6,13 +6,13 @@ warp, more than one, and two. Lengths are of several tiles or chunks, the last o
 """
 
 import sys
-from typing import Any
 
 import torch
 
 from pdssm_compiler import check
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.compile_service import config_text
 from pdssm_compiler.runtime.plan import Plan
 from pdssm_compiler.schedules.emit.lane_ring import LaneRing
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunksConfig
@@ -25,7 +25,7 @@ _SIZES = {"cuda-step": Sizes(2, 2, 3)}
 _OTHERS = Sizes(2, 70, 2)
 
 
-def _for_racecheck(template: str) -> Any:
+def _for_racecheck(template: str) -> str:
     """The config of a kernel without what the tool takes for a race.
 
     It counts a thread's own arrivals at a barrier of ``cuda-rows`` and not the warp's, in whose
@@ -35,12 +35,12 @@ def _for_racecheck(template: str) -> Any:
     memory.
     """
     LaneRing.releasing = property(lambda ring: ring.lanes)  # type: ignore[assignment]
-    return CudaChunksConfig(2, 4, 1) if template == "cuda-chunks" else template
+    return config_text(CudaChunksConfig(2, 4, 1)) if template == "cuda-chunks" else template
 
 
 def main(template: str, device: str = "cuda", watched_by: str = "") -> None:
     """Run, wait, and say what ran."""
-    config: Any = template
+    config = template
     if watched_by == "racecheck":
         config = _for_racecheck(template)
     where = torch.device(device)

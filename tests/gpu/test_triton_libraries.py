@@ -15,7 +15,9 @@ import json, os, sys
 touched, built = [], []
 sys.addaudithook(
     lambda event, given: touched.extend(
-        each for each in given if isinstance(each, (str, bytes)) and "hostile" in os.fsdecode(each)
+        f"{event} {os.fsdecode(each)}"
+        for each in given
+        if isinstance(each, (str, bytes)) and "hostile" in os.fsdecode(each)
     )
     if event != "os.putenv"
     else None
@@ -30,7 +32,7 @@ scan = pdssm_compiler.compile(spec, "cuda", config="triton-rows")
 states, _ = scan(x, x)
 want, _ = pdssm_compiler.reference.pd_scan(x, x)
 torch.testing.assert_close(states, want, rtol=1e-4, atol=1e-3)
-print(json.dumps([pdssm_compiler.explain()[0].origin, len(touched), len(built)]))
+print(json.dumps([pdssm_compiler.explain()[0].origin, touched, len(built)]))
 """
 
 
@@ -48,12 +50,12 @@ def test_folders_of_triton_are_left_alone(tmp_path: Path) -> None:
         return json.loads(done.stdout)
 
     _, touched, built = run()
-    assert touched == 0
+    assert touched == []
     assert built > 0
     libraries = list((tmp_path / "cache" / "triton").glob("*/*.so"))
     assert len(libraries) == built
-    assert run() == ["disk", 0, 0]
+    assert run() == ["disk", [], 0]
     # One that was exchanged is not loaded.
     libraries[0].write_bytes(libraries[0].read_bytes()[:-1] + b"x")
-    assert run() == ["disk", 0, 1]
+    assert run() == ["disk", [], 1]
     assert list((tmp_path / "hostile").iterdir()) == []
