@@ -43,7 +43,7 @@ class Strides(NamedTuple):
 
 
 class CudaKernel(Kernel):
-    """A cubin, given to the driver at its first launch; a block a row.
+    """A cubin, given to the driver at its first launch; a block for each row or each few rows.
 
     Args:
         cubin: the compiled kernel.
@@ -66,6 +66,7 @@ class CudaKernel(Kernel):
         self._entry = entry
         self._shared_bytes = int(source.options["shared_bytes"])
         self._threads = int(source.options["threads"])
+        self._rows = int(source.options.get("rows_together", 1))
         layout = ["", *(FORMATS[type_] for _, type_ in parameters)]
         self._pack = struct.Struct("@" + "".join(layout)).pack
         # Where each parameter starts: what comes before it, and what its alignment adds.
@@ -123,13 +124,10 @@ class CudaKernel(Kernel):
     ) -> None:
         batch, length, heads = sizes
         rows = batch * heads
-        blocks = self._blocks(rows)
+        blocks = -(-rows // self._rows)
         pointers, aligned = self._pointers(tensors, strides)
         known = (*pointers, *strides.all, error.data_ptr(), rows, length, heads, aligned, blocks)
         self._driver().launch(blocks, self._threads, self._packed(known), self._stream())
-
-    def _blocks(self, rows: int) -> int:
-        return rows
 
     def resources(self) -> dict[str, int]:
         """Registers, spilled and shared bytes, from the cubin's own notes: no device is needed."""
@@ -182,16 +180,6 @@ class CudaKernel(Kernel):
     def _stream() -> int:
         # Without the object that torch.cuda.current_stream() makes.
         return torch._C._cuda_getCurrentRawStream(torch.cuda.current_device())
-
-
-class StepCudaKernel(CudaKernel):
-    """A cubin whose blocks run several rows side by side."""
-
-    def _prepare(self, source: KernelSource) -> None:
-        self._rows = int(source.options["rows_of_a_block"])
-
-    def _blocks(self, rows: int) -> int:
-        return -(-rows // self._rows)
 
 
 class ChunkedCudaKernel(CudaKernel):
@@ -288,7 +276,7 @@ class ChunkedCudaKernel(CudaKernel):
                 f"memory does not fit this device; give a config with fewer teams"
             )
         rows, chunks = sizes.batch * sizes.heads, self._chunks(sizes.length)
-        return blocks_of_a_row(rows, chunks, self._teams, self._most_blocks)
+        return blocks_of_a_row(-(-rows // self._rows), chunks, self._teams, self._most_blocks)
 
     def _between(
         self, device: torch.device, sizes: Sizes, chunks: int, window: int, every: int

@@ -14,7 +14,6 @@ from pdssm_compiler.runtime.backends.cuda_compilers import compile_cuda, missing
 from pdssm_compiler.runtime.backends.cuda_launch import (
     ChunkedCudaKernel,
     CudaKernel,
-    StepCudaKernel,
 )
 from pdssm_compiler.runtime.backends.tvm_cpu import import_tvm, missing_package
 from pdssm_compiler.runtime.errors import BackendUnavailableError
@@ -27,7 +26,7 @@ _CUBIN = "kernel.cubin"
 _CALL = "call.json"
 ENTRY = "scan_kernel"
 # How a kernel is launched, by an option of its source.
-_KINDS = {"chunk_tokens": ChunkedCudaKernel, "rows_of_a_block": StepCudaKernel}
+_KINDS = {"chunk_tokens": ChunkedCudaKernel}
 
 
 class TvmCuda(Backend):

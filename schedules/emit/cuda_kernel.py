@@ -58,16 +58,24 @@ def kernel(
                 yield
 
 
-def declare_row(writer: Writer) -> None:
+def declare_row(writer: Writer, rows: int = 1) -> None:
     """Variables for where a row is: TVM would repeat the divisions in every index."""
-    for name in ("at_b", "at_h"):
+    for name in ("team_row", "at_b", "at_h") if rows > 1 else ("at_b", "at_h"):
         writer.line(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
 
 
-def locate_row(writer: Writer) -> None:
-    """``b`` and ``h`` of ``row``."""
-    writer.line("at_b[0] = T.Cast('int64', row) // H")
-    writer.line("at_h[0] = T.Cast('int64', row) % H")
+def locate_row(writer: Writer, rows: int = 1, state_size: int = 0) -> None:
+    """``b`` and ``h`` of ``row``; of several rows a warp, ``row`` numbers groups of them, and
+    these are of the lane's own.
+    """
+    row = "T.Cast('int64', row)"
+    if rows > 1:
+        writer.line(f"team_row[0] = {row} * {rows}")
+        side = f"T.min(thread % {LANES}, {rows * state_size - 1}) // {state_size}"
+        last = "T.Cast('int64', rows) - 1"
+        row = f"T.min(team_row[0] + T.Cast('int64', {side}), {last})"
+    writer.line(f"at_b[0] = {row} // H")
+    writer.line(f"at_h[0] = {row} % H")
     writer.line("b: T.let = at_b[0]")
     writer.line("h: T.let = at_h[0]")
 
@@ -76,6 +84,25 @@ def whole_team(program: Program, most: int = MOST_WARPS) -> int:
     """Warps that hold a state, at most ``most``, and no more than as few elements a lane take."""
     elements = -(-program.state_size // (LANES * most))
     return -(-program.state_size // (LANES * elements))
+
+
+def rows_refused(program: Program, rows: int, team: int) -> str | None:
+    """Why a warp cannot hold so many rows side by side; None if it can."""
+    if rows < 1:
+        return f"rows is at least 1, not {rows}"
+    if rows == 1:
+        return None
+    if team > 1 or rows * program.state_size > LANES:
+        return f"{rows} rows of {program.state_size} states do not fit a warp"
+    if any(value.op == "invert" for value in program.body):
+        return "rows that invert maps have a warp each"
+    return None
+
+
+def most_rows(program: Program) -> int:
+    """As many rows as a warp holds side by side."""
+    most = max(1, LANES // program.state_size)
+    return most if rows_refused(program, most, 1) is None else 1
 
 
 def registers_of(target: Target, threads: int) -> int:

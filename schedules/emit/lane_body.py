@@ -65,6 +65,9 @@ class LaneBody(TvmBody):
             the next token waits until all have read this one's.
         tables: what shared memory holds of the head's tables: 0 nothing, 1 the maps, 2 the sources
             of each target as well, where something is scattered by them.
+        rows: rows narrower than a warp that one warp holds, side by side. Elements are numbered
+            through all of them, and so are the targets of maps; ``b`` and ``h`` are of a lane's
+            own row. Lanes of rows that there are not repeat the last one.
         prefix: of the names of what is the body's own, where a kernel has several bodies.
         signature: the calling convention, where it is not simply the program's.
     """
@@ -86,6 +89,7 @@ class LaneBody(TvmBody):
         stays: bool = False,
         copies: int = 2,
         tables: int = 2,
+        rows: int = 1,
         prefix: str = "",
         signature: Signature | None = None,
     ) -> None:
@@ -102,8 +106,11 @@ class LaneBody(TvmBody):
         self.stays = stays
         self.copies = copies
         self.tables = tables
+        self.rows = rows
+        # Elements of all rows of a team.
+        self.width = rows * program.state_size
         self.prefix = prefix
-        self.elements = -(-program.state_size // self.lanes)
+        self.elements = -(-self.width // self.lanes)
         # Where elements of other lanes are read: in their registers, or in shared memory.
         self.through_memory = self.elements > 1 or team > 1
         # What generated text calls the slot in hand.
@@ -203,7 +210,7 @@ class LaneBody(TvmBody):
         in_memory = value in self.exchanged and self.through_memory
         if not (in_memory or value.op == "invert"):
             return 0
-        return self.copies * (self.program.state_size + 1) * (2 if is_complex(value.type) else 1)
+        return self.copies * (self.width + 1) * (2 if is_complex(value.type) else 1)
 
     def _collects_any(self) -> list[Value]:
         """Scatters by maps that are not prepared."""
@@ -231,6 +238,8 @@ class LaneBody(TvmBody):
         self.writer.line(f'{name} = T.match_buffer({name}_, ({name}_n,), "{dtype}")')
 
     def _tensor(self, argument: Argument, leading: list[str], own: list[str]) -> str:
+        if own and not isinstance(argument.type, Scalar):
+            own = [*own[:-1], self.within(own[-1])]
         terms = [
             f"({index}) * {argument.name}_s{axis}"
             for index, axis in zip(leading, argument.leading, strict=True)
@@ -243,6 +252,35 @@ class LaneBody(TvmBody):
 
     def _part(self, place: str, part: int) -> str:
         return f"{place[:-1]} + {part}]"
+
+    def within(self, j: str) -> str:
+        """The number in its own row of element ``j``."""
+        return j if self.rows == 1 else f"(({j}) % {self.program.state_size})"
+
+    @property
+    def _side(self) -> str:
+        """Which of the rows side by side this lane's element is of."""
+        return "0" if self.rows == 1 else f"({self.own_lane} // {self.program.state_size})"
+
+    @property
+    def own_lane(self) -> str:
+        """The lane whose element this one holds: lanes beyond the last repeat it."""
+        return "lane" if self.width % self.lanes == 0 else f"T.min(lane, {self.width - 1})"
+
+    def _times_side(self, count: int) -> str:
+        """What leads to this lane's row past so many numbers a row; with a plus."""
+        return "" if self.rows == 1 else f" + {self._side} * {count}"
+
+    @contextmanager
+    def _of_side(self, side: str) -> Iterator[tuple[str, str]]:
+        """``b`` and ``h`` of one of the rows side by side, whichever lane asks."""
+        if self.rows == 1:
+            yield "b", "h"
+            return
+        with self.writer.block("for once in T.serial(1):"):
+            row = f"T.min(team_row[0] + T.Cast('int64', {side}), T.Cast('int64', rows) - 1)"
+            self.writer.line(f"side_row: T.let = {row}")
+            yield "(side_row // H)", "(side_row % H)"
 
     @property
     def carry_arrays(self) -> list[str]:
@@ -339,7 +377,7 @@ class LaneBody(TvmBody):
     @contextmanager
     def _lanes(self) -> Iterator[str]:
         """Every element of this lane."""
-        n = self.program.state_size
+        n = self.width
         with self.writer.block(f"for e in T.unroll({self.elements}):"):
             j = f"e * {self.lanes} + lane"
             # Lanes beyond the last element repeat it.

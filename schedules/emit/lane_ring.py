@@ -1,5 +1,6 @@
 """The ring of slots in shared memory that tokens come from, and the registers they go to."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,16 +26,17 @@ class LaneRing(LaneTables):
     def row_buffers(self) -> Iterator[SharedBuffer]:
         """The ring and the head's tables."""
         n = self.program.state_size
+        tokens = self.ring * self.tile
         for argument in self.streamed:
-            size = self.ring * self.tile * row_elements(argument, n)
+            size = tokens * self._token_elements(argument)
             yield (f"ring_{argument.name}", buffer_dtype(argument), size)
         for index in self.indices:
-            yield (f"ring_{index.name}", "int32", self.ring * self.tile)
+            yield (f"ring_{index.name}", "int32", tokens * self.rows)
             if self._is_copied(index):
                 dtype = self._argument(index.name).dtype
-                yield (f"next_{index.name}", dtype, self.ring * self.tile)
+                yield (f"next_{index.name}", dtype, tokens * self.rows)
         for name, collected in self._tables.items():
-            size = self._table_size(name)
+            size = self.rows * self._table_size(name)
             if self.tables:
                 yield (f"table_{name}", self._entry, size * n)
             if collected:
@@ -46,9 +48,11 @@ class LaneRing(LaneTables):
         for index in self.indices:
             if not self._is_copied(index):
                 dtype = self._argument(index.name).dtype
-                self._local(f"{index.name}_next", dtype, -(-span // self.copying))
+                self._local(f"{index.name}_next", dtype, -(-span * self.rows // self.copying))
         for argument in self.streamed:
             self._local(f"{argument.name}_from", "int64", 1)
+            if self.rows > 1:
+                self._local(f"{argument.name}_row", "int64", 1)
         if self.signature.checks:
             self._local("worst", "uint64", 1)
 
@@ -78,6 +82,25 @@ class LaneRing(LaneTables):
             free = f"T.address_of(arrived[{self.ring} + s])"
             self.call("lane_barrier_init", free, str(self.releasing))
 
+    def _token_elements(self, argument: Argument) -> int:
+        """Reals or integers of one token of all rows."""
+        return self.rows * row_elements(argument, self.program.state_size)
+
+    def locate_copies(self) -> None:
+        """Find where a lane's wide copies start in their row, of several side by side."""
+        if self.rows == 1:
+            return
+        for argument in self.streamed:
+            name, own = argument.name, row_elements(argument, self.program.state_size)
+            size = self._copy_size(argument)
+            if size == width_of(argument.dtype):
+                continue
+            units = self._copy_units(argument, size)
+            at = f"(lane % {units} * {self._token_elements(argument) // units})"
+            with self._of_side(f"{at} // {own}") as (b, h):
+                start = f"{b} * {name}_sB + {h} * {name}_sH"
+                self.writer.line(f"{name}_row[0] = {start} + T.Cast('int64', {at} % {own})")
+
     def produce(self) -> None:
         """Fill slot ``slot`` with the tokens from ``first`` on; by one warp."""
         self.stream_values(self.tile)
@@ -98,22 +121,16 @@ class LaneRing(LaneTables):
 
     def _stream(self, argument: Argument, span: int) -> None:
         """Copy tokens of an input, as wide as its layout allows."""
-        elements = row_elements(argument, self.program.state_size)
         narrow, wide = width_of(argument.dtype), self._copy_size(argument)
         if wide == narrow:
-            self._copies(argument, span, elements, narrow)
+            self._copies(argument, span, narrow)
             return
-        even = self._is_even(argument, span, wide)
         # A lagged input is one step ahead of its token.
         last = span + (1 if argument.role == "lagged" else 0)
-        within = f" and first + {last} <= L" if even else ""
-        with self.writer.block(f"if aligned != 0{within}:"):
-            if even:
-                self._even_copies(argument, span, elements, wide)
-            else:
-                self._copies(argument, span, elements, wide)
+        with self.writer.block(f"if aligned != 0 and first + {last} <= L:"):
+            self._even_copies(argument, span, wide)
         with self.writer.block("else:"):
-            self._copies(argument, span, elements, narrow)
+            self._copies(argument, span, narrow)
 
     def _copy_size(self, argument: Argument) -> int:
         """Bytes that a lane copies at once, where tensors are aligned."""
@@ -124,24 +141,22 @@ class LaneRing(LaneTables):
         wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
         return narrow if wide < 4 else max(wide, narrow)
 
-    def _is_even(self, argument: Argument, span: int, size: int) -> bool:
-        """Whether all lanes copy alike, ``size`` bytes a time."""
-        units, lanes = self._copy_units(argument, size), self.copying
-        even = span * units % lanes == 0 and (lanes % units == 0 or units % lanes == 0)
-        return even and size > width_of(argument.dtype)
-
-    def _even_copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
+    def _even_copies(self, argument: Argument, span: int, size: int) -> None:
         """Copy whole tokens, every lane the same place of a token each time: its addresses are
         one origin and constant steps. A warp that copies is timed by its address arithmetic.
         """
         self._copy_place(argument, size)
-        self._copy_origin(argument, size)
-        self._copy_run(argument, span, elements, size)
+        self._copy_origin(argument)
+        self._copy_run(argument, span, size)
 
     def _copy_units(self, argument: Argument, size: int) -> int:
         """Copies of a token."""
-        elements = row_elements(argument, self.program.state_size)
-        return elements * width_of(argument.dtype) // size
+        return self._token_elements(argument) * width_of(argument.dtype) // size
+
+    def _across(self, argument: Argument, span: int, size: int) -> int:
+        """Tokens that the lanes copy at once, so that every time is alike."""
+        most = max(1, self.copying // self._copy_units(argument, size))
+        return next(n for n in range(min(most, span), 0, -1) if span % n == 0)
 
     def _copy_place(self, argument: Argument, size: int) -> None:
         """Which token a lane copies, of those copied at once, and which reals of it."""
@@ -150,22 +165,32 @@ class LaneRing(LaneTables):
         write(f"{name}_u: T.let = lane // {units}")
         write(f"{name}_at: T.let = lane % {units} * {size // width_of(argument.dtype)}")
 
-    def _copy_origin(self, argument: Argument, size: int) -> None:
+    def _copy_origin(self, argument: Argument) -> None:
         """Where a lane's copies of the tokens from ``first`` on start."""
         name = argument.name
         step = f"first + T.Cast('int64', {name}_u)"
         if argument.role == "lagged":
             step += " + 1"
         t = step if self.program.direction == "forward" else f"L - 1 - ({step})"
-        origin = self._tensor(argument, ["b", f"({t})", "h"], [])[len(name) + 1 : -1]
-        self.writer.line(f"{name}_from[0] = {origin} + T.Cast('int64', {name}_at)")
+        if self.rows > 1:
+            origin = f"{name}_row[0] + ({t}) * {name}_sL"
+        else:
+            start = self._tensor(argument, ["b", f"({t})", "h"], [])[len(name) + 1 : -1]
+            origin = f"{start} + T.Cast('int64', {name}_at)"
+        self.writer.line(f"{name}_from[0] = {origin}")
 
-    def _copy_run(self, argument: Argument, span: int, elements: int, size: int) -> None:
+    def _copy_run(self, argument: Argument, span: int, size: int) -> None:
         """Copy ``span`` tokens from the origin on."""
+        units, lanes = self._copy_units(argument, size), self.copying
+        busy = self._across(argument, span, size) * units
+        # Lanes that a whole number of tokens leaves over have nothing to do.
+        with self._guard(f"lane < {busy}", busy < lanes):
+            self._copy_tokens(argument, span, size)
+
+    def _copy_tokens(self, argument: Argument, span: int, size: int) -> None:
         name, write, lanes = argument.name, self.writer.line, self.copying
-        each = size // width_of(argument.dtype)
-        units = self._copy_units(argument, size)
-        across, along = max(1, lanes // units), max(1, units // lanes)
+        elements, each = self._token_elements(argument), size // width_of(argument.dtype)
+        units, across = self._copy_units(argument, size), self._across(argument, span, size)
         sign = "+" if self.program.direction == "forward" else "-"
         ring = f"ring_{name}[({self.slot} * {self.tile} + {name}_u) * {elements} + {name}_at"
         if self.stays:
@@ -174,10 +199,12 @@ class LaneRing(LaneTables):
             origin = f"{name}_from[0]"
             if not self.stays:
                 origin += f" {sign} {token} * {name}_sL"
-            for at in range(0, along * lanes * each, lanes * each):
-                to = f"{ring} + {token * elements + at}]"
-                source = f"{name}[{origin} + {at}]"
-                self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
+            for unit in range(0, units, lanes):
+                to = f"{ring} + {token * elements + unit * each}]"
+                source = f"{name}[{origin} + {unit * each}]"
+                with self._guard(f"lane < {units - unit}", units > lanes > units - unit):
+                    copied = (f"T.address_of({to})", f"T.address_of({source})")
+                    self.call(f"lane_copy{size}", *copied)
             if self.stays:
                 # Those who copy compute as well: fewer instructions. A warp that only copies would
                 # wait for one address after the other.
@@ -189,20 +216,19 @@ class LaneRing(LaneTables):
         """
         for argument in self.streamed:
             size = self._copy_size(argument)
-            if self._is_even(argument, span, size):
+            if size > width_of(argument.dtype):
                 self._copy_place(argument, size)
-                self._copy_origin(argument, size)
+                self._copy_origin(argument)
 
     def stream_ahead(self, span: int) -> None:
         """Start copying the next piece, from ``first`` on, to slot ``slot``."""
         for argument in self.streamed:
             size = self._copy_size(argument)
-            elements = row_elements(argument, self.program.state_size)
-            if self._is_even(argument, span, size):
+            if size > width_of(argument.dtype):
                 self._copy_place(argument, size)
-                self._copy_run(argument, span, elements, size)
+                self._copy_run(argument, span, size)
             else:
-                self._copies(argument, span, elements, size)
+                self._copies(argument, span, size)
 
     def slot_is_read(self) -> None:
         """Wait until no lane reads the slot of a tile that was held and has run."""
@@ -212,9 +238,10 @@ class LaneRing(LaneTables):
         if others or not any(map(self._exchange_elements, self.program.body)):
             self.sync()
 
-    def _copies(self, argument: Argument, span: int, elements: int, size: int) -> None:
+    def _copies(self, argument: Argument, span: int, size: int) -> None:
         """Copy tokens in units of ``size`` bytes."""
-        each = size // width_of(argument.dtype)
+        elements, each = self._token_elements(argument), size // width_of(argument.dtype)
+        own = row_elements(argument, self.program.state_size)
         units = elements // each
         # Those there are; a count that is known only then is also not unrolled, which would push
         # what is always run out of the instruction cache.
@@ -227,19 +254,23 @@ class LaneRing(LaneTables):
                 self.writer.line(f"at: T.let = unit % {units} * {each}")
                 self._step("first + T.Cast('int64', u)")
                 to = f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements} + at]"
-                source = self._global(argument, "at")
-                if size >= 4:
-                    self.call(f"lane_copy{size}", f"T.address_of({to})", f"T.address_of({source})")
-                else:
-                    self.writer.line(f"{to} = {source}")
+                with self._of_side(f"(at // {own})") as (b, h):
+                    source = self._global(
+                        argument, "at" if self.rows == 1 else f"at % {own}", b, h
+                    )
+                    if size >= 4:
+                        copied = (f"T.address_of({to})", f"T.address_of({source})")
+                        self.call(f"lane_copy{size}", *copied)
+                    else:
+                        self.writer.line(f"{to} = {source}")
 
-    def _global(self, argument: Argument, at: str) -> str:
-        """Real or integer ``at`` of the token ``t`` of an input."""
+    def _global(self, argument: Argument, at: str, b: str, h: str) -> str:
+        """Real or integer ``at`` of the token ``t`` of a row of an input."""
         t = "t"
         if argument.role == "lagged":
             forward = self.program.direction == "forward"
             t = "T.min(t + 1, L - 1)" if forward else "T.max(t - 1, T.int64(0))"
-        return f"{self._tensor(argument, ['b', t, 'h'], [])[:-1]} + {at}]"
+        return f"{self._tensor(argument, [b, t, h], [])[:-1]} + {at}]"
 
     def _is_copied(self, index: Value) -> bool:
         """Whether indices come by asynchronous copies: those who run tokens load nothing ahead,
@@ -250,7 +281,7 @@ class LaneRing(LaneTables):
     def _next_index(self, index: Value, group: str, at: str) -> str:
         """Where an index is before it is checked."""
         if self._is_copied(index):
-            return f"next_{index.name}[{self.slot} * {self.tile} + {at}]"
+            return f"next_{index.name}[{self.slot} * {self.tile * self.rows} + {at}]"
         return f"{index.name}_next[{group}]"
 
     def load_indices(self, span: int) -> None:
@@ -259,11 +290,10 @@ class LaneRing(LaneTables):
         """
         if not self.indices:
             return
-        with self._index_lanes(span) as (group, at):
-            self._step(f"first + T.Cast('int64', {at})")
+        with self._index_lanes(span) as (group, at, (b, h)):
             for index in self.indices:
                 argument = self._argument(index.name)
-                place = self._tensor(argument, ["b", "t", "h"], [])
+                place = self._tensor(argument, [b, "t", h], [])
                 to = self._next_index(index, group, at)
                 if self._is_copied(index):
                     copy = f"lane_copy{width_of(argument.dtype)}"
@@ -276,30 +306,33 @@ class LaneRing(LaneTables):
         """Check and clamp what :meth:`load_indices` loaded, into slot ``slot`` and on."""
         if not self.indices:
             return
-        with self._index_lanes(span) as (group, at):
-            self._step(f"first + T.Cast('int64', {at})")
+        with self._index_lanes(span) as (group, at, (b, h)):
             for index in self.indices:
                 assert isinstance(index.type, Index)
                 name, bound = index.name, index.type.bound
                 found = self._next_index(index, group, at)
                 self.writer.line(f"worst[0] = T.Cast('uint64', {found})")
-                self._report(name, "range", bound, "b * L * H + t * H + h")
+                self._report(name, "range", bound, f"{b} * L * H + t * H + {h}")
                 clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
-                place = f"ring_{name}[{self.slot} * {self.tile} + {at}]"
+                place = f"ring_{name}[{self.slot} * {self.tile * self.rows} + {at}]"
                 self.writer.line(f"{place} = T.Cast('int32', {clamped})")
 
     @contextmanager
-    def _index_lanes(self, span: int) -> Iterator[tuple[str, str]]:
-        """A token for every lane; gives the number of the group of tokens, and the token."""
-        lanes = self.copying
-        if span <= lanes:
-            with self._guard(f"lane < {span}", span < lanes):
-                yield "0", "lane"
-            return
-        with self.writer.block(f"for group in T.unroll({-(-span // lanes)}):"):
-            at = f"group * {lanes} + lane"
-            with self._guard(f"{at} < {span}", span % lanes != 0):
-                yield "group", f"({at})"
+    def _index_lanes(self, span: int) -> Iterator[tuple[str, str, tuple[str, str]]]:
+        """A token of a row for every lane; gives the number of the group of them, the place in
+        the group, and ``b`` and ``h``.
+        """
+        lanes, count = self.copying, span * self.rows
+        with contextlib.ExitStack() as stack:
+            group, at = "0", "lane"
+            if count > lanes:
+                groups = -(-count // lanes)
+                stack.enter_context(self.writer.block(f"for group in T.unroll({groups}):"))
+                group, at = "group", f"(group * {lanes} + lane)"
+            stack.enter_context(self._guard(f"{at} < {count}", count % lanes != 0))
+            u = at if self.rows == 1 else f"{at} // {self.rows}"
+            self._step(f"first + T.Cast('int64', {u})")
+            yield group, at, stack.enter_context(self._of_side(f"({at} % {self.rows})"))
 
     def wait(self, barrier: str, parity: str) -> None:
         """Wait until a barrier of :attr:`arrived` has passed a phase of this parity."""
@@ -363,7 +396,9 @@ class LaneRing(LaneTables):
                 self.writer.line(f"{name}_fan{registers}[({at}) * 2 + {word}] = {place}")
 
     def _ring_index(self, index: Value) -> str:
-        return f"ring_{index.name}[{self.slot} * {self.tile} + u]"
+        if self.rows == 1:
+            return f"ring_{index.name}[{self.slot} * {self.tile} + u]"
+        return f"ring_{index.name}[({self.slot} * {self.tile} + u) * {self.rows} + {self._side}]"
 
     def _is_streamed(self, argument: Argument) -> bool:
         return argument.role in ("token", "lagged") and not argument.written
@@ -377,6 +412,8 @@ class LaneRing(LaneTables):
         if self.held is not None and j in ("j", "0"):
             name = self._held_name(argument.name, self.held)
             return f"{name}[u * {self._held_step(argument)}{own}]"
-        elements = row_elements(argument, self.program.state_size)
-        own = "" if isinstance(argument.type, Scalar) else f" + {j} * {parts}"
+        elements = self._token_elements(argument)
+        own = f" + {j} * {parts}"
+        if isinstance(argument.type, Scalar):
+            own = self._times_side(parts)
         return f"ring_{argument.name}[({self.slot} * {self.tile} + u) * {elements}{own}]"

@@ -21,7 +21,7 @@ class LaneSums(LaneRing):
 
     def _summand(self, total: Value, part: str) -> str:
         """The lanes that repeat the last element do not count."""
-        n = self.program.state_size
+        n = self.width
         zero = f"T.{real_dtype(total.type)}(0)"
         return (
             part
@@ -41,6 +41,11 @@ class LaneSums(LaneRing):
 
     def _total(self, value: Value, part: str) -> str:
         """The sum of the lanes' parts of a sum."""
+        if self.rows > 1:
+            n = self.program.state_size
+            even = f"T.bool({self.width == LANES and LANES % n == 0})"
+            row = (self.own_lane, str(n), even)
+            return self._called("lane_side_sum", part, *row, returns=value.type)
         if self.team == 1:
             return self._called("lane_sum", part, returns=value.type)
         return self._called(
@@ -58,7 +63,7 @@ class LaneSums(LaneRing):
         """Sums of elements that are written out and not read. Those of all tokens of a tile take
         fewer shuffles together than one by one.
         """
-        if self.tile & (self.tile - 1):
+        if self.tile & (self.tile - 1) or self.rows > 1:
             return []
         read = {arg for value in self.program.body for arg in value.args}
         read |= {carry.next for carry in self.program.carries}
@@ -104,9 +109,13 @@ class LaneSums(LaneRing):
 
     def _by_its_owner(self, type_: Type) -> AbstractContextManager[None]:
         """Lanes that repeat an element do not count, and all lanes have a scalar."""
+        n, size = self.width, self.program.state_size
+        if self.rows > 1:
+            first = f"lane % {size} == 0 and " if isinstance(type_, Scalar) else ""
+            there = f"team_row[0] + {self._side} < T.Cast('int64', rows)"
+            return self._guard(f"{first}lane < {n} and {there}", True)
         if isinstance(type_, Scalar):
             return self._guard("lane == 0", True)
-        n = self.program.state_size
         return self._guard(f"e * {self.lanes} + lane < {n}", n % self.lanes != 0)
 
     def _accumulate(self, places: Parts, parts: Parts) -> None:

@@ -1,6 +1,7 @@
 """Tables of maps in shared memory: copied, checked, inverted, their sources listed by target."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pdssm_compiler.ir.types import Index, Table
 from pdssm_compiler.ir.value import Value
@@ -49,12 +50,13 @@ class LaneTables(LaneBody):
             checked = inverts or needs_range_check(self.program.input(name))
             if not (self.tables or (checked and self.signature.reports)):
                 continue
-            with self._strided(self._table_size(name) * n, threads) as at:
-                entry = self._given_entry(name, at)
+            with self._table_entries(name, threads) as (at, h):
+                entry = self._given_entry(name, at, h)
                 if checked:
                     if self.signature.reports:
                         self.writer.line(f"worst[0] = {entry}")
-                        self._report(name, "range", n, self._map_number(at) if inverts else "h")
+                        where = self._map_number(name, at, h) if inverts else h
+                        self._report(name, "range", n, where)
                     entry = f"T.min({entry}, T.uint64({n - 1}))"
                 place = at
                 if inverts:
@@ -69,26 +71,45 @@ class LaneTables(LaneBody):
         """
         n = self.program.state_size
         for name in self.inverted_tables:
-            with self._strided(self._table_size(name) * n, threads) as at:
-                entry = f"T.Cast('int32', T.min({self._given_entry(name, at)}, T.uint64({n - 1})))"
+            with self._table_entries(name, threads) as (at, h):
+                given = self._given_entry(name, at, h)
+                entry = f"T.Cast('int32', T.min({given}, T.uint64({n - 1})))"
                 found = f"T.Cast('int32', table_{name}[{at} // {n} * {n} + {entry}])"
                 self.writer.line(
                     f"worst[0] = T.if_then_else({found} == {at} % {n}, T.uint64(0), T.uint64(1))"
                 )
                 type_ = self.program.input(name).type
                 assert isinstance(type_, Table)
-                self._report(name, type_.map_class, 1, self._map_number(at))
+                self._report(name, type_.map_class, 1, self._map_number(name, at, h))
                 own = f"table_{name}[{at}]"
                 self.writer.line(f"{own} = T.min({own}, T.{self._entry}({n - 1}))")
 
-    def _given_entry(self, name: str, at: str) -> str:
-        """An entry of the head's table in global memory."""
-        place = self._tensor(self._argument(name), ["h"], [])
-        return f"T.Cast('uint64', {place[:-1]} + {at}])"
+    @contextmanager
+    def _table_entries(self, name: str, threads: int) -> Iterator[tuple[str, str]]:
+        """A loop of all threads over the entries of a table, of each row side by side; gives the
+        entry's number and the head.
+        """
+        each = self._table_size(name) * self.program.state_size
+        with (
+            self._strided(self.rows * each, threads) as at,
+            self._of_side(f"({at} // {each})") as (_, h),
+        ):
+            yield at, h
 
-    def _map_number(self, at: str) -> str:
+    def _of_table(self, name: str, number: str, each: int) -> str:
+        """A number through all rows' tables as one of its own table, of ``each`` to a map."""
+        return number if self.rows == 1 else f"({number} % {self._table_size(name) * each})"
+
+    def _given_entry(self, name: str, at: str, h: str) -> str:
+        """An entry of a head's table in global memory."""
+        place = self._tensor(self._argument(name), [h], [])
+        own = self._of_table(name, at, self.program.state_size)
+        return f"T.Cast('uint64', {place[:-1]} + {own}])"
+
+    def _map_number(self, name: str, at: str, h: str) -> str:
         """What tells a map of a table when it is reported: its number, then the head."""
-        return f"T.Cast('int64', {at} // {self.program.state_size}) * H + h"
+        number = self._of_table(name, f"({at} // {self.program.state_size})", 1)
+        return f"T.Cast('int64', {number}) * H + {h}"
 
     def prepare_tables(self) -> None:
         """Sources by target of every map that a scatter_add collects by; a warp a map."""
@@ -98,7 +119,8 @@ class LaneTables(LaneBody):
         own = f"{warp} % {self.team}" if self.teams > 1 else warp
         for name, collected in self._tables.items():
             if collected:
-                size = self._table_size(name)
+                each = self._table_size(name)
+                size = self.rows * each
                 with self.writer.block(f"for step in T.serial({-(-size // warps)}):"):
                     self.writer.line(f"k: T.let = step * {warps} + {warp}")
                     mine = f"k < {size}"
@@ -113,12 +135,16 @@ class LaneTables(LaneBody):
                             f"T.address_of(table_{name}[k * {n}])",
                             f"thread % {LANES}",
                             str(n),
+                            # Sources are numbered through all rows side by side.
+                            *([f"k // {each} * {n}"] if self.rows > 1 else []),
                         )
 
     def _selected(self, value: Value) -> str:
         """Which map of its table a selected map is."""
         index = value.args[1]
-        return self.known[index][0] if index in self.known else self._row_index(index)
+        k = self.known[index][0] if index in self.known else self._row_index(index)
+        size = self._table_size(value.args[0].name)
+        return k if self.rows == 1 else f"({k}{self._times_side(size)})"
 
     def _row_index(self, index: Value) -> str:
         """An index that is one for all tokens of a row (checked before the first)."""
@@ -130,7 +156,9 @@ class LaneTables(LaneBody):
     def _table_entry(self, value: Value, j: str) -> str:
         k, name = self._selected(value), value.args[0].name
         if self.tables:
-            return f"T.Cast('int32', table_{name}[{k} * {self.program.state_size} + {j}])"
+            n = self.program.state_size
+            entry = f"T.Cast('int32', table_{name}[{k} * {n} + {self.within(j)}])"
+            return entry + self._times_side(n)
         place = self._tensor(self._argument(name), ["h"], [k, j])
         if self._is_from_outside(name):
             return self._clamped(self._argument(name), place)
@@ -147,7 +175,8 @@ class LaneTables(LaneBody):
     def _fan_words(self, value: Value, j: str) -> Parts:
         """The first four sources of target ``j``."""
         k, n, name = self._selected(value), self.program.state_size, value.args[0].name
-        return tuple(f"fan_{name}[{k} * {4 * n} + {j} * 2 + {word}]" for word in (0, 1))
+        own = self.within(j)
+        return tuple(f"fan_{name}[{k} * {4 * n} + {own} * 2 + {word}]" for word in (0, 1))
 
     @property
     def _sources_kind(self) -> str:
@@ -155,5 +184,5 @@ class LaneTables(LaneBody):
         with one element a lane sums over runs where a target has many.
         """
         if not self.through_memory:
-            return "registers"
+            return "registers" if self.rows == 1 else "sides"
         return "team" if self.elements == 1 else "shared"

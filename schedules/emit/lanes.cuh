@@ -375,6 +375,22 @@ __device__ __forceinline__ T lane_sum(T value) {
   return value;
 }
 
+// The sum over the `n` lanes of a row, of rows side by side, that `lane` is one of; the same bits in
+// all of them. `even`: rows fill the warp, each with a power of two.
+template <typename T>
+__device__ __forceinline__ T lane_side_sum(T value, int lane, int n, bool even) {
+  if (even) {
+#pragma unroll
+    for (int step = n / 2; step; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
+  }
+  const int first = lane / n * n;
+  T sum = __shfl_sync(0xffffffffu, value, first);
+#pragma unroll
+  for (int j = 1; j < n; ++j) sum += __shfl_sync(0xffffffffu, value, first + j);
+  return sum;
+}
+
 // Over a team; `parts` is scratch for a number a warp.
 template <typename T>
 __device__ __forceinline__ T lane_team_sum(T value, T* parts, int lane, int barrier,
@@ -542,6 +558,22 @@ struct LaneRegisters {
   }
 };
 
+// Of rows side by side, whose maps differ in kind: what a row's map does not need is right for it too.
+template <typename V>
+struct LaneSides : LaneRegisters<V> {
+  template <typename Entry>
+  __device__ __forceinline__ V all(unsigned, unsigned, const Entry* map, int target, int n) const {
+    const int first = this->lane / n * n;
+    V sum{};
+#pragma unroll 1
+    for (int j = 0; j < n; ++j) {
+      const V value = this->value.shuffled(first + j);
+      if (map[j] == target) sum = sum + value;
+    }
+    return sum;
+  }
+};
+
 template <typename V>
 struct LaneShared {
   typedef V Value;
@@ -603,10 +635,10 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   // The vote tells the compiler that the warp stays together. What is seldom run is kept out of the
   // way of what is always run, which must fit the instruction cache.
   if (__builtin_expect(__any_sync(0xffffffffu, kind), 0)) {
-    if (__any_sync(0xffffffffu, kind == 1)) {
-      sum = sum + lane_four(from, more[0], more[1]);
-    } else {
+    if (__any_sync(0xffffffffu, kind == 2)) {
       sum = from.all(low, high, map, target, n);
+    } else {
+      sum = sum + lane_four(from, more[0], more[1]);
     }
   }
   return sum;
@@ -628,6 +660,20 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T a, int lane,                     \
                                                         PDSSM_FAN_IN_ARGUMENTS) {                 \
     const LaneRegisters<LaneReal<T>> from{{a}, lane};                                             \
+    *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
+  }                                                                                               \
+  template <typename Entry>                                                                       \
+  __device__ __forceinline__ void lane_fan_in_sides(T* re, T* im, T a, T b, int lane,             \
+                                                    PDSSM_FAN_IN_ARGUMENTS) {                     \
+    const LaneSides<LaneComplex<T>> from{{{a, b}, lane}};                                         \
+    const LaneComplex<T> sum = lane_fan_in(from, low, high, kind, more, map, i, n);               \
+    *re = sum.re;                                                                                 \
+    *im = sum.im;                                                                                 \
+  }                                                                                               \
+  template <typename Entry>                                                                       \
+  __device__ __forceinline__ void lane_fan_in_sides(T* re, T a, int lane,                         \
+                                                    PDSSM_FAN_IN_ARGUMENTS) {                     \
+    const LaneSides<LaneReal<T>> from{{{a}, lane}};                                               \
     *re = lane_fan_in(from, low, high, kind, more, map, i, n).re;                                 \
   }                                                                                               \
   template <typename Entry>                                                                       \
@@ -1103,17 +1149,18 @@ __device__ __forceinline__ void lane_sort_table(unsigned* form, int* counts, con
 
 // Prepare one map of a table, by one warp: the first four sources of target `i` as 16-bit numbers
 // from `fan[2 * i]` on, the next four from `fan[2 * n + 2 * i]` on, and the map's kind. `counts`
-// is scratch for `n` numbers. A source's place is the number of sources before it.
+// is scratch for `n` numbers. A source's place is the number of sources before it; sources are
+// numbered from `base` on.
 template <bool REGISTERS, bool SORTS, typename Entry>
 __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* counts,
-                                             const Entry* map, int lane, int n) {
+                                             const Entry* map, int lane, int n, int base = 0) {
   const unsigned none = REGISTERS ? 0x8000u : static_cast<unsigned>(n);
   for (int word = lane; word < 4 * n; word += 32) fan[word] = none | (none << 16);
   for (int i = lane; i < n; i += 32) counts[i] = 0;
   __syncwarp();
   unsigned short* sources = reinterpret_cast<unsigned short*>(fan);
   lane_each_source(counts, map, lane, n, [&](int j, int target, int place) {
-    if (place < 8) sources[(place < 4 ? 0 : 4 * n - 4) + 4 * target + place] = j;
+    if (place < 8) sources[(place < 4 ? 0 : 4 * n - 4) + 4 * target + place] = base + j;
   });
   int most = 0;
   for (int i = lane; i < n; i += 32) most = max(most, counts[i]);
@@ -1129,6 +1176,12 @@ __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* coun
                                                       const Entry* map, int lane, int n) {        \
     lane_prepare<REGISTERS, SORTS>(fan, kind, counts, map, lane, n);                              \
   }
+
+template <typename Entry>
+__device__ __forceinline__ void lane_prepare_sides(unsigned* fan, int* kind, int* counts,
+                                                   const Entry* map, int lane, int n, int base) {
+  lane_prepare<true, false>(fan, kind, counts, map, lane, n, base);
+}
 
 PDSSM_PREPARE(registers, true, true)
 PDSSM_PREPARE(team, false, true)

@@ -12,13 +12,14 @@ Inputs of the tokens come from a *ring* in shared memory that another warp fills
 
 from collections.abc import Iterator
 
-from pdssm_compiler.ir.types import is_complex
+from pdssm_compiler.ir.types import Map, is_complex
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
 from pdssm_compiler.schedules.emit.lane_body import MOST_STATES
 from pdssm_compiler.schedules.emit.lane_sums import LaneSums
 from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, padded
 from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
+from pdssm_compiler.schedules.signature import Argument
 
 
 class TvmLanes(LaneSums):
@@ -55,7 +56,7 @@ class TvmLanes(LaneSums):
         for value in self.program.body:
             if self._is_prepared(value) and self._sources_kind == "team":
                 each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
-                size = self.program.state_size * each + self.team * (each + 4)
+                size = self.width * each + self.team * (each + 4)
                 yield (f"runs_{self.names[value]}", "uint8", size)
 
     def _exchange_buffer(self, value: Value) -> SharedBuffer:
@@ -73,7 +74,7 @@ class TvmLanes(LaneSums):
         one an element and warp, or only one an element where a warp makes the lists of all; by a
         sorted map: the values twice, one and a number a warp.
         """
-        n = self.program.state_size
+        n = self.width
         each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
         if value.args[1] in self.sorted_maps:
             return padded(2 * n * each + self.team * (each + 4)) if self.team > 1 else 16
@@ -122,7 +123,7 @@ class TvmLanes(LaneSums):
 
     def sort_buffers(self) -> Iterator[SharedBuffer]:
         """Scratch of :meth:`sort`: a number an element and warp, two an element, one a warp."""
-        numbers = self.program.state_size * (self.team + 2) + self.team
+        numbers = self.width * (self.team + 2) + self.team
         yield ("sorting", "int32", numbers)
 
     def sort(self, map_: str, order: str, last: str) -> None:
@@ -134,7 +135,7 @@ class TvmLanes(LaneSums):
             map_,
             f"T.address_of(sorting[{self._of_team('int32')}0])",
             "lane",
-            str(self.program.state_size),
+            str(self.width),
             *self._barrier,
         )
 
@@ -211,7 +212,7 @@ class TvmLanes(LaneSums):
 
     def _exchange(self, value: Value, j: str, part: int = 0) -> str:
         """Element ``j`` of a value in shared memory."""
-        n, parts = self.program.state_size, 2 if is_complex(value.type) else 1
+        n, parts = self.width, 2 if is_complex(value.type) else 1
         own = self._of_team(real_dtype(value.type))
         at = f"u % 2 * {n + 1} + {j}" if self.copies == 2 else j
         return f"{self._exchange_name(value)}[{own}({at}) * {parts} + {part}]"
@@ -232,6 +233,29 @@ class TvmLanes(LaneSums):
             for part in self._parts(value, "j")
         )
 
+    def _clamped(self, argument: Argument, place: str) -> str:
+        """In memory maps lead within a row; here elements are numbered through all of them."""
+        return super()._clamped(argument, place) + self._times_side(self.program.state_size)
+
+    def _store(self, argument: Argument, leading: list[str], j: str, parts: Parts) -> None:
+        if isinstance(argument.type, Map):
+            parts = tuple(self.within(part) for part in parts)
+        super()._store(argument, leading, j, parts)
+
+    def to_row(self, order: str, last: str) -> Parts:
+        """A sorted form as it stands in memory, its sources and places numbered in their row."""
+        if self.rows == 1:
+            return order, last
+        past = f"{self._side} * {self.program.state_size}"
+        return f"{order} - {past}", f"T.Select({last} < 0, {last}, {last} - {past})"
+
+    def from_row(self, order: str, last: str) -> Parts:
+        """What :meth:`to_row` gave, as it was."""
+        if self.rows == 1:
+            return order, last
+        past = f"{self._side} * {self.program.state_size}"
+        return f"({order} + {past})", f"T.Select({last} < 0, {last}, {last} + {past})"
+
     def _collect_any(self, value: Value) -> None:
         """``scatter_add`` by a map that is not prepared: all elements at once."""
         source, map_ = value.args
@@ -248,7 +272,7 @@ class TvmLanes(LaneSums):
         names = part_names(self.names[value], value.type)
         scratch = f"collect_{self.names[value]}[{self._of_team('uint8')}0]"
         places = [f"T.address_of({name}[0])" for name in names]
-        row = (f"T.address_of({scratch})", "lane", str(self.program.state_size))
+        row = (f"T.address_of({scratch})", "lane", str(self.width))
         if form is not None:
             self.call(self.sums_runs_by, *places, *form, *row, *self._barrier)
         elif self._lists_of_all:
@@ -278,7 +302,8 @@ class TvmLanes(LaneSums):
             words = (f"{held}[{at}]", f"{held}[{at} + 1]")
             kind = f"{self.names[map_]}_kind{self.held}[u]"
         if not self.through_memory:
-            values = (*self._parts(source, "j"), "lane")
+            lane = "lane" if self.rows == 1 else self.own_lane
+            values = (*self._parts(source, "j"), lane)
         else:
             values = (f"T.address_of({self._exchange(source, '0')})",)
         if self._sources_kind == "team":
@@ -290,9 +315,9 @@ class TvmLanes(LaneSums):
             *values,
             *words,
             kind,
-            f"T.address_of(fan_{name}[{k} * {4 * n} + {2 * n} + {j} * 2])",
+            f"T.address_of(fan_{name}[{k} * {4 * n} + {2 * n} + {self.within(j)} * 2])",
             f"T.address_of(table_{name}[{k} * {n}])",
-            j,
+            self.within(j),
             str(n),
         )
 

@@ -23,7 +23,7 @@ class JoinLanes(TvmLanes):
     sums_runs_by = "lane_sum_runs_called"
 
     def __init__(
-        self, program: Program, writer: Writer, *, tile: int, team: int, teams: int
+        self, program: Program, writer: Writer, *, tile: int, team: int, teams: int, rows: int = 1
     ) -> None:
         self.chunk = "chunk"
         super().__init__(
@@ -33,6 +33,7 @@ class JoinLanes(TvmLanes):
             ring=0,
             team=team,
             teams=teams,
+            rows=rows,
             prefix="joined_",
             signature=Signature(program, reports=False),
         )
@@ -54,7 +55,7 @@ class JoinLanes(TvmLanes):
     @property
     def sorted_maps(self) -> dict[Value, Parts]:
         return {
-            map_: tuple(f"{self._held_name(part.name, self.held)}[u]" for part in form)
+            map_: self.from_row(*(f"{self._held_name(part.name, self.held)}[u]" for part in form))
             for map_, form in self._forms.items()
         }
 
@@ -63,7 +64,7 @@ class JoinLanes(TvmLanes):
             return super()._place(argument, j, t)
         name, parts = argument.name, 2 if argument.complex else 1
         row = f"b * {name}_sB + {self.chunk} * {name}_sC + h * {name}_sH"
-        return f"{name}[{row} + T.Cast('int64', {j}) * {parts}]"
+        return f"{name}[{row} + T.Cast('int64', {self.within(j)}) * {parts}]"
 
 
 class HeldLanes(TvmLanes):
@@ -74,7 +75,15 @@ class HeldLanes(TvmLanes):
     """
 
     def __init__(
-        self, program: Program, writer: Writer, *, prefix: str, source: str, team: int, teams: int
+        self,
+        program: Program,
+        writer: Writer,
+        *,
+        prefix: str,
+        source: str,
+        team: int,
+        teams: int,
+        rows: int = 1,
     ) -> None:
         self.source = source
         super().__init__(
@@ -84,6 +93,7 @@ class HeldLanes(TvmLanes):
             ring=0,
             team=team,
             teams=teams,
+            rows=rows,
             prefix=prefix,
             signature=Signature(program, reports=False),
         )
@@ -102,8 +112,12 @@ class HeldLanes(TvmLanes):
 class ApplyLanes(HeldLanes):
     """Applies a summary to the kernel's own carry."""
 
-    def __init__(self, program: Program, writer: Writer, *, team: int, teams: int) -> None:
-        super().__init__(program, writer, prefix="applied_", source="", team=team, teams=teams)
+    def __init__(
+        self, program: Program, writer: Writer, *, team: int, teams: int, rows: int = 1
+    ) -> None:
+        super().__init__(
+            program, writer, prefix="applied_", source="", team=team, teams=teams, rows=rows
+        )
 
     def _carry_places(self, carry: Value, j: str) -> Parts:
         names = part_names(carry.name, carry.type)
@@ -115,5 +129,9 @@ class AppendLanes(HeldLanes):
 
     sums_runs_by = "lane_sum_runs_called"
 
-    def __init__(self, program: Program, writer: Writer, *, team: int, teams: int) -> None:
-        super().__init__(program, writer, prefix="whole_", source="fold_", team=team, teams=teams)
+    def __init__(
+        self, program: Program, writer: Writer, *, team: int, teams: int, rows: int = 1
+    ) -> None:
+        super().__init__(
+            program, writer, prefix="whole_", source="fold_", team=team, teams=teams, rows=rows
+        )

@@ -29,7 +29,9 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     declare_row,
     kernel,
     locate_row,
+    most_rows,
     registers_of,
+    rows_refused,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
@@ -42,7 +44,6 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
-from pdssm_compiler.schedules.templates.triton_tiles import share_warps
 from pdssm_compiler.schedules.work import (
     RESERVED_BYTES,
     Work,
@@ -73,6 +74,8 @@ _BEST = {
 }
 # Bytes of a token's inputs up to which a processor holds enough tokens to be busy.
 _NARROW = 640
+# What a token takes row by row where nothing else is waited for (docs/gpu-log.md).
+_CHAIN_SECONDS = 60e-9
 # Warps of a team of which a processor has enough in two blocks of one team each.
 _WIDE_TEAM = 3
 # Bytes that the device moves while a carry passes from one chunk to the next: chunks of so
@@ -97,11 +100,13 @@ class CudaChunksConfig(Config):
         tile: tokens whose inputs are in registers together; even.
         tiles: tiles of a chunk.
         teams: teams of a block, each with a chunk of its own.
+        rows: rows narrower than a warp that one holds, side by side.
     """
 
     tile: int
     tiles: int
     teams: int
+    rows: int = 1
 
     @property
     def tokens(self) -> int:
@@ -120,7 +125,8 @@ class _Bodies:
         self.sorted = frozenset(map_.name for map_ in scattered)
         self.team = whole_team(program)
         self.warps = self.team * config.teams
-        shape: dict[str, int] = {"team": self.team, "teams": config.teams}
+        self.rows = config.rows
+        shape: dict[str, int] = {"team": self.team, "teams": config.teams, "rows": config.rows}
         chunks: dict[str, Any] = {
             **shape,
             "tile": config.tile,
@@ -151,7 +157,7 @@ class _Bodies:
         # 32 bits of a real and a mark in each of its words.
         reals = len(part_names("", before.type))
         words = Table(reals * precision(before.type) // 32, "general")
-        self.words = words.size * program.state_size
+        self.words = words.size * self.scan.width
         self.passed = Argument("passed", words, "i64", "chunk", True)
         self.folded = Argument("folded", Index(2), "i32", "chunk", True)
         for body in self.all[1:]:
@@ -203,28 +209,36 @@ class CudaChunks(Template[CudaChunksConfig]):
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if problem.rows is None or problem.length is None:
             return False
-        if problem.length < _FEWEST_TOKENS or share_warps(program, problem):
+        if problem.length < _FEWEST_TOKENS:
             return False
-        if 2 * problem.rows <= target.processors:
+        rows = _rows(program, problem)
+        teams = -(-problem.rows // rows)
+        if 2 * teams <= target.processors:
             return True
-        warps = problem.rows * whole_team(program)
+        warps = teams * whole_team(program)
         # What keeps lanes busy beside the memory is better spread over more of them.
-        if collects(program) or bytes_in(program) <= _NARROW:
+        if collects(program) or rows * bytes_in(program) <= _NARROW:
             return warps <= (2 if whole_team(program) > 1 else 4) * target.processors
-        return not program.sum_outputs and warps <= target.processors
+        if program.sum_outputs or teams > target.processors:
+            return False
+        # Alone on its processor, a row in order is timed by its chain.
+        moved = problem.rows * (bytes_in(program) + bytes_out(program))
+        return moved < _CHAIN_SECONDS * target.bandwidth
 
     def space(self, program: Program, target: Target) -> Iterator[CudaChunksConfig]:
         for tile in (2, 4, 8):
             for tokens in _TOKENS:
                 for teams in range(1, _MOST_TEAMS + 1):
-                    if tokens % tile == 0:
-                        yield CudaChunksConfig(tile, tokens // tile, teams)
+                    for rows in sorted({1, most_rows(program)}):
+                        if tokens % tile == 0:
+                            yield CudaChunksConfig(tile, tokens // tile, teams, rows)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
         several = whole_team(program) > 1
-        shared = problem.rows is not None and 2 * problem.rows <= target.processors
+        rows = _rows(program, problem)
+        shared = problem.rows is not None and 2 * -(-problem.rows // rows) <= target.processors
         tile, tokens = _BEST[collects(program), several, shared]
-        if program.state_size <= LANES // 2:
+        if rows * program.state_size <= LANES // 2:
             # Lanes without an element leave room for teams, and for longer tiles and chunks.
             tile, tokens = (8, 64) if shared else (max(tile, 4), tokens)
         if shared and whole_team(program) >= _WIDE_TEAM:
@@ -242,7 +256,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             config
             for length in _TOKENS
             if length % tile == 0
-            if (config := self._most_teams(program, target, tile, length)) is not None
+            if (config := self._most_teams(program, target, tile, length, rows)) is not None
         ]
         if not fitting:
             return CudaChunksConfig(2, 4, 1)
@@ -255,13 +269,13 @@ class CudaChunks(Template[CudaChunksConfig]):
         return max(found, key=lambda config: (config.tokens, config.teams))
 
     def _most_teams(
-        self, program: Program, target: Target, tile: int, tokens: int
+        self, program: Program, target: Target, tile: int, tokens: int, rows: int
     ) -> CudaChunksConfig | None:
         """As many teams as there is memory for, None if not even one."""
         most = max(1, min(_MOST_TEAMS, _FREE_WARPS // whole_team(program)))
-        least = tokens * max(1, bytes_in(program))
+        least = tokens * rows * max(1, bytes_in(program))
         for teams in range(min(most, target.shared_memory // least), 0, -1):
-            config = CudaChunksConfig(tile, tokens // tile, teams)
+            config = CudaChunksConfig(tile, tokens // tile, teams, rows)
             if self.feasible(program, target, config) is None:
                 return config
         return None
@@ -283,6 +297,9 @@ class CudaChunks(Template[CudaChunksConfig]):
             return f"teams is from 1 to {_MOST_TEAMS}, not {config.teams}"
         if program.state_size > MOST_STATES:
             return f"a state size of {program.state_size} is more than {MOST_STATES}"
+        refused = rows_refused(program, config.rows, whole_team(program))
+        if refused:
+            return refused
         warps = config.teams * whole_team(program)
         if warps > _MOST_WARPS:
             return f"{warps} warps are more than a block has"
@@ -303,9 +320,10 @@ class CudaChunks(Template[CudaChunksConfig]):
         assert isinstance(shared, int)
         chunks = -(-length // config.tokens)
         most = target.processors * blocks_at_once(target, threads, shared, registers)
-        abreast, sharing = blocks_of_a_row(rows, chunks, config.teams, most)
+        together = -(-rows // config.rows)
+        abreast, sharing = blocks_of_a_row(together, chunks, config.teams, most)
         # Rows that follow one another, and of each the chunks that one team runs.
-        turns = -(-rows // abreast)
+        turns = -(-together // abreast)
         mine = turns * -(-chunks // (sharing * config.teams))
         tokens = mine * config.tokens
         return Work(
@@ -314,14 +332,14 @@ class CudaChunks(Template[CudaChunksConfig]):
             threads=threads,
             shared_bytes=shared,
             registers=registers,
-            ahead=config.teams * config.tokens * loaded,
+            ahead=config.teams * config.tokens * loaded * config.rows,
             # Folded, then run; the head's tables are prepared before each row.
-            steps=2 * tokens + turns * table_entries(program) / threads,
+            steps=2 * tokens + turns * config.rows * table_entries(program) / threads,
             collecting=2 * tokens * collects(program),
             exchanges=2 * tokens * (team > 1),
             tiles=2 * tokens / config.tile,
             waits=mine,
-            issued=2 * rows * length * team * values_of(program),
+            issued=2 * together * length * team * values_of(program),
             # What collects takes a carry about as long again.
             passes=(1 + collects(program)) * turns * _passes(chunks, config.teams, sharing),
         )
@@ -350,10 +368,19 @@ class CudaChunks(Template[CudaChunksConfig]):
                 "threads": threads,
                 "chunk_tokens": config.tokens,
                 "teams": config.teams,
+                "rows_together": config.rows,
             },
             scratch=bodies.scratch,
             inverts=bool(bodies.scan.inverted_tables),
         )
+
+
+def _rows(program: Program, problem: Problem) -> int:
+    """Rows that share a warp: as many as it holds, and no more than there are."""
+    if problem.rows is None:
+        return 1
+    teams = -(-problem.rows // most_rows(program))
+    return -(-problem.rows // teams)
 
 
 def _passes(chunks: int, teams: int, sharing: int) -> float:
@@ -388,7 +415,7 @@ class _Kernel:
         scan.alike("team", f"thread // {scan.lanes}")
         self.bodies.shared.write(self.writer)
         self._arrays()
-        declare_row(self.writer)
+        declare_row(self.writer, scan.rows)
         for name in ("own", "all", "ahead"):
             write(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
         # A row without tokens still has a beginning and an end.
@@ -403,10 +430,13 @@ class _Kernel:
             self.writer.block(f"if c * {scan.lanes} + lane < {self.bodies.words}:"),
         ):
             write(f"{self._box('team')} + c * {scan.lanes} + lane] = T.uint64(0)")
-        with self.writer.block("for turn in T.serial((rows + abreast - 1) // abreast):"):
+        # Several rows side by side count as one.
+        rows = "rows" if scan.rows == 1 else f"((rows + {scan.rows - 1}) // {scan.rows})"
+        with self.writer.block(f"for turn in T.serial(({rows} + abreast - 1) // abreast):"):
             write("row: T.let = turn * abreast + block % abreast")
-            with self.writer.block("if row < rows:"):
-                locate_row(self.writer)
+            with self.writer.block(f"if row < {rows}:"):
+                locate_row(self.writer, scan.rows, scan.program.state_size)
+                scan.locate_copies()
                 # The tables of the row before are in use until every team is here.
                 write("T.cuda.cta_sync()")
                 scan.load_tables(self.threads)
@@ -600,7 +630,7 @@ class _Kernel:
         forms = [a for a in fold.signature.arguments if a.name.endswith(("_order", "_last"))]
         if self.bodies.sorted:
             with fold.over_elements():
-                for argument, place in zip(forms, _form("fold_"), strict=True):
+                for argument, place in zip(forms, fold.to_row(*_form("fold_")), strict=True):
                     fold.write_element(argument, "j", (place,))
 
     def _apply(self, source: str, parity: int) -> None:
@@ -614,9 +644,9 @@ class _Kernel:
     def _receive(self) -> None:
         """Take the carry that the chunk or window before has passed on."""
         with self.writer.block(f"if {self._is_near('team > 0')}:"):
-            self._hand("lane_take_near", f"{self._box('team')}]", self._mark("number"))
+            self._hand_near("lane_take_near", "team", self._mark("number"))
         with self.writer.block("else:"):
-            self._hand("lane_take", self._words("number // every - 1"))
+            self._hand_far("lane_take", self._words("number // every - 1"))
 
     def _pass_on(self) -> None:
         """Pass the carry behind this chunk's window on before its tokens are run."""
@@ -630,10 +660,10 @@ class _Kernel:
             self._apply("fold_", 1)
         teams = self.config.teams
         with self.writer.block(f"if {self._is_near(f'team + 1 < {teams}')}:"):
-            box = self._box(f"((team + 1) % {teams})")
-            self._hand("lane_post_near", f"{box}]", self._mark("number + 1"))
+            following = f"((team + 1) % {teams})"
+            self._hand_near("lane_post_near", following, self._mark("number + 1"))
         with self.writer.block("else:"):
-            self._hand("lane_post", self._words("number // every"))
+            self._hand_far("lane_post", self._words("number // every"))
         for name in self._carry:
             with self.bodies.scan.over_elements():
                 write(f"{name}[e] = {name}_kept[e]")
@@ -645,12 +675,22 @@ class _Kernel:
         """
         return f"window == 1 and ({neighbour} or blocks == abreast)"
 
-    def _hand(self, function: str, place: str, *mark: str) -> None:
-        """Post or take a carry."""
+    def _hand_near(self, function: str, team: str, mark: str) -> None:
+        """Post or take a carry in the block's memory, all rows of a team together."""
+        place = f"T.address_of({self._box(team)}])"
+        self._hand(function, place, mark, "lane", self.bodies.scan.width)
+
+    def _hand_far(self, function: str, place: str) -> None:
+        """Post or take a carry in global memory, where each row has a place of its own."""
+        scan = self.bodies.scan
+        lane = "lane" if scan.rows == 1 else scan.within(scan.own_lane)
+        self._hand(function, f"T.address_of({place})", lane, scan.program.state_size)
+
+    def _hand(self, function: str, *place_and_size: str | int) -> None:
         scan = self.bodies.scan
         parts = (f"T.address_of({name}[0])" for name in self._carry)
-        sizes = (str(scan.lanes), str(scan.program.state_size))
-        scan.call(function, *parts, f"T.address_of({place})", *mark, "lane", *sizes)
+        *place, size = place_and_size
+        scan.call(function, *parts, *map(str, place), str(scan.lanes), str(size))
 
     def _words(self, number: str) -> str:
         return f"passed[b * passed_sB + ({number}) * passed_sC + h * passed_sH]"
@@ -665,4 +705,8 @@ class _Kernel:
         return f"T.Cast('uint32', turn * chunks + {number})"
 
     def _flag(self, chunk: str) -> str:
-        return f"T.address_of(folded[b * folded_sB + {chunk} * folded_sC + h * folded_sH])"
+        """Of several rows side by side, the first one's."""
+        b, h = "b", "h"
+        if self.bodies.rows > 1:
+            b, h = "(team_row[0] // H)", "(team_row[0] % H)"
+        return f"T.address_of(folded[{b} * folded_sB + {chunk} * folded_sC + {h} * folded_sH])"

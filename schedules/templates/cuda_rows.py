@@ -18,7 +18,9 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     declare_row,
     kernel,
     locate_row,
+    most_rows,
     registers_of,
+    rows_refused,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
@@ -29,7 +31,6 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.templates.cuda_step import MOST_TOKENS
-from pdssm_compiler.schedules.templates.triton_tiles import NARROW, rows_of_a_warp, share_warps
 from pdssm_compiler.schedules.work import (
     Work,
     bytes_in,
@@ -41,9 +42,8 @@ from pdssm_compiler.schedules.work import (
 
 # Of which a processor holds two.
 _SHARED_BYTES = 112 * 1024
-# Narrow rows share a warp in Triton, where they make so many warps a processor: fewer
-# instructions a row (docs/schedules.md).
-_ENOUGH_WARPS = 8
+# Warps a processor that keep its memory busy: rows share one where they leave as many.
+_ENOUGH_WARPS = 2
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
 # Warps of a block, but for the one that fetches.
@@ -65,6 +65,7 @@ class CudaRowsConfig(Config):
         team: warps that hold a row's elements together.
         tables: what shared memory holds of the head's tables: 0 nothing, 1 the maps, 2 the sources
             of each target as well, where something is scattered by them.
+        rows: rows narrower than a warp that one holds, side by side.
     """
 
     tile: int
@@ -72,6 +73,7 @@ class CudaRowsConfig(Config):
     sets: int = 1
     team: int = 1
     tables: int = 2
+    rows: int = 1
 
     @property
     def threads(self) -> int:
@@ -92,13 +94,8 @@ class CudaRows(Template[CudaRowsConfig]):
             return True
         if problem.length <= MOST_TOKENS or program.state_size > MOST_STATES:
             return problem.length > MOST_TOKENS
-        if share_warps(program, problem):
-            return False
-        if program.state_size <= NARROW:
-            warps = problem.rows // rows_of_a_warp(program, target)
-            if warps >= _ENOUGH_WARPS * target.processors:
-                return False
-        return 2 * problem.rows >= target.processors or problem.length < _FEW_TOKENS
+        warps = -(-problem.rows // most_rows(program))
+        return 2 * warps >= target.processors or problem.length < _FEW_TOKENS
 
     def space(self, program: Program, target: Target) -> Iterator[CudaRowsConfig]:
         for tile in (2, 4, 8, 16):
@@ -106,12 +103,16 @@ class CudaRows(Template[CudaRowsConfig]):
                 for sets in (1, 2):
                     for team in sorted({1, whole_team(program, _MOST_TEAM)}):
                         for tables in _tables(program):
-                            yield CudaRowsConfig(tile, slots, sets, team, tables)
+                            for rows in sorted({1, most_rows(program)}):
+                                yield CudaRowsConfig(tile, slots, sets, team, tables, rows)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
         # Collecting takes so many instructions a token that longer tiles leave the instruction
         # cache, the sooner the more rows run there side by side (docs/gpu-log.md).
-        crowded = (problem.rows or 0) >= 4 * target.processors
+        rows = most_rows(program)
+        if (problem.rows or 0) < _ENOUGH_WARPS * target.processors * rows:
+            rows = 1
+        crowded = (problem.rows or 0) >= 4 * target.processors * rows
         longest = 4 if crowded and collects(program) else 16
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
@@ -130,7 +131,7 @@ class CudaRows(Template[CudaRowsConfig]):
         if alone:
             rings = [*product(tiles, (8,)), *rings]
         for (tables, room), (tile, slots) in product(choices, rings):
-            config = CudaRowsConfig(tile, slots, team=team, tables=tables)
+            config = CudaRowsConfig(tile, slots, team=team, tables=tables, rows=rows)
             if self._refused(program, target, config, room) is None:
                 return config
         # What feasible refuses, with its reason.
@@ -155,6 +156,11 @@ class CudaRows(Template[CudaRowsConfig]):
             return f"team is from 1 to {_MOST_TEAM}, not {config.team}"
         if config.tables not in (0, 1, 2):
             return f"tables is 0, 1 or 2, not {config.tables}"
+        refused = rows_refused(program, config.rows, config.team)
+        if refused:
+            return refused
+        if config.rows > 1 and config.tables == 0:
+            return "tables of several rows stand in shared memory"
         held = MOST_ELEMENTS * LANES * config.team
         if program.state_size > held:
             return f"a state size of {program.state_size} is more than {held}, what a team holds"
@@ -175,24 +181,25 @@ class CudaRows(Template[CudaRowsConfig]):
     ) -> Work:
         body = _body(program, Writer(), config)
         held = config.sets * config.tile * _words(program, body)
-        loaded = bytes_in(program)
+        loaded, warps = bytes_in(program), -(-rows // config.rows)
         # Without lists a target looks for its sources by doubling how far it looks.
         search = 1 if config.tables == 2 else max(1, (program.state_size - 1).bit_length())
         return Work(
             moved=rows * length * (loaded + bytes_out(program)),
-            blocks=rows,
+            blocks=warps,
             threads=config.threads,
             shared_bytes=_shared(body).bytes,
             registers=min(registers_of(target, config.threads), 80 + held),
             # One slot is read while the others are filled.
-            ahead=(config.slots - 1) * config.tile * loaded,
+            ahead=(config.slots - 1) * config.tile * loaded * config.rows,
             # The head's tables are prepared before the first token.
-            steps=length + (config.tables > 0) * table_entries(program) / config.threads,
+            steps=length
+            + (config.tables > 0) * config.rows * table_entries(program) / config.threads,
             collecting=length * search * collects(program),
             exchanges=length * (config.team > 1 or body.elements > 1),
             tiles=length / config.tile,
             waits=_STARTING,
-            issued=rows * length * config.team * body.elements * values_of(program),
+            issued=warps * length * config.team * body.elements * values_of(program),
         )
 
     def lower(self, program: Program, target: Target, config: CudaRowsConfig) -> KernelSource:
@@ -200,7 +207,7 @@ class CudaRows(Template[CudaRowsConfig]):
         writer = Writer()
         body = _body(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
-        sizes, grid = ("rows", "aligned"), ("row", "rows")
+        sizes, grid = ("rows", "aligned", "blocks"), ("row", "blocks")
         with kernel(writer, body, sizes, grid, config.threads):
             self._block(writer, body, config)
         return KernelSource(
@@ -211,7 +218,11 @@ class CudaRows(Template[CudaRowsConfig]):
             self.name,
             asdict(config),
             target,
-            {"shared_bytes": _shared(body).bytes, "threads": config.threads},
+            {
+                "shared_bytes": _shared(body).bytes,
+                "threads": config.threads,
+                "rows_together": config.rows,
+            },
             inverts=bool(body.inverted_tables),
         )
 
@@ -220,8 +231,8 @@ class CudaRows(Template[CudaRowsConfig]):
         _shared(body).write(writer)
         body.arrays()
         body.stream_arrays(config.tile)
-        declare_row(writer)
-        locate_row(writer)
+        declare_row(writer, body.rows)
+        locate_row(writer, body.rows, body.program.state_size)
         body.load_tables(config.threads)
         body.clear_exchanges(config.threads)
         body.start_barriers()
@@ -240,6 +251,7 @@ class CudaRows(Template[CudaRowsConfig]):
         body.alike("warp", f"thread // {LANES}")
         with writer.block("if warp == 0:"):
             writer.line("lane: T.let = thread")
+            body.locate_copies()
             self._fetch(writer, body, config)
         with writer.block("else:"):
             writer.line(f"lane: T.let = thread - {LANES}")
@@ -340,6 +352,7 @@ def _body(program: Program, writer: Writer, config: CudaRowsConfig) -> TvmLanes:
         warps=config.team + 1,
         team=config.team,
         tables=config.tables,
+        rows=config.rows,
     )
 
 

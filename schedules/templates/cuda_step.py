@@ -126,7 +126,7 @@ class CudaStep(Template[CudaStepConfig]):
             {
                 "shared_bytes": shared.bytes,
                 "threads": threads,
-                "rows_of_a_block": config.rows,
+                "rows_together": config.rows,
             },
             inverts=any(i.inverse_of is not None for i in program.inputs),
         )

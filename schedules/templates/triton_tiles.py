@@ -7,7 +7,6 @@ from typing import Any
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.target import Target
-from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.work import Work, bytes_in, bytes_out, collects, values_of
 
 # Elements of one tile a thread may hold before the compiler spills (measured: registers reported
@@ -23,24 +22,10 @@ _MOST_THREADS = 1024
 # Values of all unrolled tokens together: more than this takes minutes to compile.
 _MOST_VALUES = 160
 
-# States of a row that leave most of a warp idle, and states of all rows and tokens from which that
-# was measured to be slower than several rows a warp.
-NARROW = 8
-_MUCH = 1 << 24
-
 
 def block_of(program: Program) -> int:
     """The state size rounded up to a power of two."""
     return 1 << (program.state_size - 1).bit_length()
-
-
-def share_warps(program: Program, problem: Problem) -> bool:
-    """Whether rows leave most lanes of a warp of their own without an element, and there is so
-    much to do that instructions count (docs/gpu-log.md).
-    """
-    if program.state_size > NARROW or problem.rows is None or problem.length is None:
-        return False
-    return problem.rows * problem.length * program.state_size >= _MUCH
 
 
 def rows_of_a_warp(program: Program, target: Target) -> int:
