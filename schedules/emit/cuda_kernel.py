@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.emit.lane_body import LANES
+from pdssm_compiler.schedules.emit.lane_body import LANES, place_of_row
 from pdssm_compiler.schedules.emit.tvm import buffer_dtype
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.signature import Argument
@@ -60,22 +60,24 @@ def kernel(
 
 def declare_row(writer: Writer, rows: int = 1) -> None:
     """Variables for where a row is: TVM would repeat the divisions in every index."""
-    for name in ("team_row", "at_b", "at_h") if rows > 1 else ("at_b", "at_h"):
+    for name in ("at_b", "at_h"):
         writer.line(f'{name} = T.alloc_buffer((1,), "int64", scope="local")')
+    if rows > 1:
+        writer.line('team_row = T.alloc_buffer((1,), "int32", scope="local")')
 
 
 def locate_row(writer: Writer, rows: int = 1, state_size: int = 0) -> None:
     """``b`` and ``h`` of ``row``; of several rows a warp, ``row`` numbers groups of them, and
     these are of the lane's own.
     """
-    row = "T.Cast('int64', row)"
+    b, h = "T.Cast('int64', row) // H", "T.Cast('int64', row) % H"
     if rows > 1:
-        writer.line(f"team_row[0] = {row} * {rows}")
+        writer.line(f"team_row[0] = row * {rows}")
         side = f"T.min(thread % {LANES}, {rows * state_size - 1}) // {state_size}"
-        last = "T.Cast('int64', rows) - 1"
-        row = f"T.min(team_row[0] + T.Cast('int64', {side}), {last})"
-    writer.line(f"at_b[0] = {row} // H")
-    writer.line(f"at_h[0] = {row} % H")
+        own = f"T.min(team_row[0] + {side}, rows - 1)"
+        b, h = (f"T.Cast('int64', {place})" for place in place_of_row(own))
+    writer.line(f"at_b[0] = {b}")
+    writer.line(f"at_h[0] = {h}")
     writer.line("b: T.let = at_b[0]")
     writer.line("h: T.let = at_h[0]")
 

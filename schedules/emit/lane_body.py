@@ -39,6 +39,11 @@ LANE_DIALECT = replace(
 )
 
 
+def place_of_row(row: str) -> tuple[str, str]:
+    """``b`` and ``h`` of a row's number, in 32 bits, in which dividing is short."""
+    return f"({row} // T.Cast('int32', H))", f"({row} % T.Cast('int32', H))"
+
+
 def row_elements(argument: Argument, state_size: int) -> int:
     """Reals or integers of one token of one row."""
     count = 1
@@ -278,9 +283,8 @@ class LaneBody(TvmBody):
             yield "b", "h"
             return
         with self.writer.block("for once in T.serial(1):"):
-            row = f"T.min(team_row[0] + T.Cast('int64', {side}), T.Cast('int64', rows) - 1)"
-            self.writer.line(f"side_row: T.let = {row}")
-            yield "(side_row // H)", "(side_row % H)"
+            self.writer.line(f"side_row: T.let = T.min(team_row[0] + {side}, rows - 1)")
+            yield tuple(f"T.Cast('int64', {place})" for place in place_of_row("side_row"))
 
     @property
     def carry_arrays(self) -> list[str]:

@@ -112,7 +112,7 @@ class LaneSums(LaneRing):
         n, size = self.width, self.program.state_size
         if self.rows > 1:
             first = f"lane % {size} == 0 and " if isinstance(type_, Scalar) else ""
-            there = f"team_row[0] + {self._side} < T.Cast('int64', rows)"
+            there = f"team_row[0] + {self._side} < rows"
             return self._guard(f"{first}lane < {n} and {there}", True)
         if isinstance(type_, Scalar):
             return self._guard("lane == 0", True)

@@ -34,7 +34,7 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     rows_refused,
     whole_team,
 )
-from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
+from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES, place_of_row
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
 from pdssm_compiler.schedules.emit.tvm import real_dtype
@@ -708,5 +708,5 @@ class _Kernel:
         """Of several rows side by side, the first one's."""
         b, h = "b", "h"
         if self.bodies.rows > 1:
-            b, h = "(team_row[0] // H)", "(team_row[0] % H)"
+            b, h = place_of_row("team_row[0]")
         return f"T.address_of(folded[{b} * folded_sB + {chunk} * folded_sC + {h} * folded_sH])"
