@@ -401,8 +401,8 @@ class LaneBody(TvmBody):
         return self._over(None)
 
     def write_element(self, argument: Argument, j: str, parts: Parts) -> None:
-        """Write element ``j`` of a tensor, outside of tokens."""
-        self._store(argument, [self.axes[axis] for axis in argument.leading], j, parts)
+        """Write element ``j`` of a tensor as it is, outside of tokens."""
+        LaneBody._store(self, argument, [self.axes[axis] for axis in argument.leading], j, parts)
 
     def _array_places(self, value: Value, i: str) -> Parts:
         """This lane's own element, whatever ``i``: others are reached by :meth:`_elsewhere`."""

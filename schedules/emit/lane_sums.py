@@ -107,7 +107,11 @@ class LaneSums(LaneRing):
                 parts = tuple(f"{name}[0]" for name in names)
                 self._store(self._argument(out.name), ["b", "t", "h"], "0", parts)
 
-    def _by_its_owner(self, type_: Type) -> AbstractContextManager[None]:
+    def by_its_owner(self) -> AbstractContextManager[None]:
+        """What one lane alone does for an element."""
+        return self._by_its_owner(None)
+
+    def _by_its_owner(self, type_: Type | None) -> AbstractContextManager[None]:
         """Lanes that repeat an element do not count, and all lanes have a scalar."""
         n, size = self.width, self.program.state_size
         if self.rows > 1:

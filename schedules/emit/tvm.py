@@ -514,7 +514,7 @@ class TvmBody:
         with self._by_its_owner(total.value.type):
             self._accumulate(self._sum_places(total, k, j), parts)
 
-    def _by_its_owner(self, type_: Type) -> contextlib.AbstractContextManager[None]:
+    def _by_its_owner(self, type_: Type | None) -> contextlib.AbstractContextManager[None]:
         """What one thread does for an element, where several compute it."""
         return contextlib.nullcontext()
 

@@ -238,6 +238,8 @@ class CudaChunks(Template[CudaChunksConfig]):
         rows = _rows(program, problem)
         shared = problem.rows is not None and 2 * -(-problem.rows // rows) <= target.processors
         tile, tokens = _BEST[collects(program), several, shared]
+        if rows > 1 and not shared:
+            tile = max(tile, 4)
         if rows * program.state_size <= LANES // 2:
             # Lanes without an element leave room for teams, and for longer tiles and chunks.
             tile, tokens = (8, 64) if shared else (max(tile, 4), tokens)
@@ -629,7 +631,8 @@ class _Kernel:
         fold = self.bodies.fold
         forms = [a for a in fold.signature.arguments if a.name.endswith(("_order", "_last"))]
         if self.bodies.sorted:
-            with fold.over_elements():
+            # Lanes beyond the last element repeat it, but have a form that ends every run.
+            with fold.over_elements(), fold.by_its_owner():
                 for argument, place in zip(forms, fold.to_row(*_form("fold_")), strict=True):
                     fold.write_element(argument, "j", (place,))
 

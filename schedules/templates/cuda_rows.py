@@ -43,7 +43,7 @@ from pdssm_compiler.schedules.work import (
 # Of which a processor holds two.
 _SHARED_BYTES = 112 * 1024
 # Warps a processor that keep its memory busy: rows share one where they leave as many.
-_ENOUGH_WARPS = 2
+_ENOUGH_WARPS = 4
 # So few tokens are run in order even where rows leave processors idle.
 _FEW_TOKENS = 1024
 # Warps of a block, but for the one that fetches.

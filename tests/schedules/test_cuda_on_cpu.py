@@ -91,11 +91,19 @@ def test_chunks(scan: tuple[Any, ...]) -> None:
     """Carries from team to team, from block to block and in windows; chunks of a few tokens, the
     last one shorter; several rows.
     """
-    many, few = Sizes(1, 131, 1), Sizes(2, 21, 2)
+    many, few = Sizes(1, 157, 1), Sizes(2, 21, 2)
     for program in forward_and_backward(spec_of(scan)):
-        for sizes, blocks, teams in ((many, 4, 4), (many, 26, 1), (few, 3, 4)):
+        # Windows of one chunk, of three, whose last joins what two have left, of one again.
+        for sizes, blocks, teams in ((many, 4, 4), (many, 40, 1), (few, 3, 4)):
             config = CudaChunksConfig(2, 2, teams)
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
+
+
+@pytest.mark.parametrize("n", [5, *under_stress(32, 40)])
+def test_windows_join_summaries_with_collisions(n: int) -> None:
+    """Lanes beyond the last element have a sorted form of their own, which nobody else may get."""
+    program = pd_scan(PdScan(n, 8))
+    assert_agrees(CHUNKS, CudaChunksConfig(2, 2, 1), program, Sizes(1, 200, 1), most_blocks=100)
 
 
 @pytest.mark.parametrize("teams", [3, *under_stress(1)])

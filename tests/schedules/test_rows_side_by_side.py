@@ -69,7 +69,7 @@ def test_in_chunks(scan: tuple[Any, ...]) -> None:
     """Carries from team to team and from block to block; windows that join summaries."""
     for program in programs_of(scan):
         rows = most_rows(specialise(program))
-        for sizes, blocks, teams in ((Sizes(1, 131, 2), 26, 1), (Sizes(3, 21, 5), 3, 4)):
+        for sizes, blocks, teams in ((Sizes(1, 157, 2), 40, 1), (Sizes(3, 21, 5), 3, 4)):
             config = CudaChunksConfig(2, 2, teams, rows)
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
 
