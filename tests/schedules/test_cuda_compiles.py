@@ -243,7 +243,7 @@ def test_a_launch_passes_pointers_strides_and_sizes(monkeypatch: pytest.MonkeyPa
     tensors = scan_tensors()
     # What a copy is as wide as depends on the selection's layout as well: 12 elements a sequence.
     (found,) = handed(monkeypatch, tensors, Sizes(2, 3, 2))
-    assert found["grid"] == found["rows"] == 4
+    assert found["grid"] == found["blocks"] == 4
     assert (found["threads"], found["stream"]) == (64, 7)
     assert (found["L"], found["H"]) == (3, 2)
     assert found["in_diagonal0_ptr"] == tensors[0].data_ptr()
