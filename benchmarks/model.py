@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.provenance import OutputError
-from pdssm_compiler.cli.consoles import messages, results
+from pdssm_compiler.cli.consoles import messages, new_table, results
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning.evidence import Evidence, evidence
 from pdssm_compiler.runtime.tuning.judge import Judgement, judge
@@ -86,9 +86,9 @@ def _of(found: Evidence, folders: list[str] | None) -> Evidence:
 def show_judgement(made: Judgement, console: Console) -> None:
     """Print a row for each problem, and the median and the worst of each ratio."""
     held = "held to other rows" if made.across else "each shape left out"
-    table = Table("problem", "rows", "best ms", title=f"fitted to {made.basis}; {held}")
+    table = new_table("problem", "rows", "best ms", title=f"fitted to {made.basis}; {held}")
     for heading in (*_RATIOS.values(), "time off by", "pairs in order"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for verdict in made.verdicts:
         table.add_row(
             verdict.label,

@@ -5,10 +5,9 @@ from typing import Annotated
 import torch
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from pdssm_compiler.cli import options as o
-from pdssm_compiler.cli.consoles import messages, results
+from pdssm_compiler.cli.consoles import messages, new_table, results
 from pdssm_compiler.spec import ScanSpec
 
 # Empty ones, one token, less and more than a chunk of some template.
@@ -34,7 +33,7 @@ def verify(
     where = device_of(device)
     specs = default_specs() if spec is None else [spec]
     lengths = LENGTHS if packed else None
-    table = Table("specification", "values", "gradients", "check", title=f"verify on {where}")
+    table = new_table("specification", "values", "gradients", "check", title=f"verify on {where}")
     wrong = 0
     told = messages()
     quiet = not told.is_terminal

@@ -54,7 +54,9 @@ def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     assert "B=2 T=40 H=3: N=6 K=3" in done.out
     assert "│ 3 ok" in done.out
-    assert "tuned on this machine" in " ".join(done.out.split())
+    lines = done.out.splitlines()
+    (taken,) = (line for line in lines if line.startswith("calls of B=2 T=40 H=3: N=6 K=3"))
+    assert taken.endswith(", tuned on this machine, for 6 rows of 40 tokens")
     assert "tuning B=2 T=40 H=3: N=6 K=3 general dictionary complex64 forward" in done.err
     assert "<svg" in (tmp_path / "p.svg").read_text()
     (log,) = logs(tmp_path / "cache")
@@ -85,6 +87,22 @@ def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
         assert again.status == 0
         assert "│ 3 ok" in again.out
     assert log.read_bytes() == before
+
+
+def test_a_narrow_terminal_shows_every_number(
+    pdssm: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = pdssm(*SMALL, "--effort", "none")
+    assert done.status == 0
+    table = [line for line in done.out.splitlines() if line[:1] in "┏┃│└"]
+    assert max(map(len, table)) == 80
+    words = " ".join(done.out.replace("│", " ").replace("┃", " ").split())
+    for heading in ("heuristic ms", "winner ms", "faster", "noise", "of roof"):
+        for word in heading.split():
+            assert f" {word} " in words
+    assert "…" not in done.out
+    assert "calls of B=2 T=40 H=3: N=6 K=3 general dictionary complex64 forward take " in done.out
 
 
 def test_a_budget_is_kept(pdssm: Command) -> None:
