@@ -108,8 +108,8 @@ def worst(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> Table:
     """A row a program."""
     made = new_table(
-        "program", "best ms", "of\ncandidates", "heuristic\nover best", "nearest\nover best", "best",
-        title=f"untuned calls on {record['device']}",
+        "program", "best ms", "of\ncandidates", "heuristic\nover best", "nearest\nover best",
+        "best", title=f"untuned calls on {record['device']}",
     )  # fmt: skip
     for row in record["rows"]:
         ratios = (row["heuristic_over_best"], row["nearest_over_best"])

@@ -87,7 +87,8 @@ def explain(
         packed=packed,
         reverse=reverse,
     )
-    table = new_table("kernel", "template", "alignment", "key", "cache", title=Text(str(cache.root)))
+    columns = ("kernel", "template", "alignment", "key", "cache")
+    table = new_table(*columns, title=Text(str(cache.root)))
     misses = []
     for kernel in wanted:
         key, state = kernel.key, state_of(cache, kernel.key)
