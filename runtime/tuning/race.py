@@ -152,7 +152,7 @@ class Race:
 
     def _is_ours(self, row: Row) -> bool:
         fingerprint = self.problem.program.fingerprint
-        return row.program == fingerprint and row.sizes == tuple(self.problem.sizes)
+        return row.program == fingerprint and row.race == self.problem.race
 
     def _resume(self, space: Space) -> None:
         """Take what an earlier race of the same versions has measured; note what cannot run."""
@@ -170,7 +170,7 @@ class Race:
                     append_rows(self.path, [row])
 
     def _is_current(self, row: Row) -> bool:
-        return row.versions == kernel_versions() and row.threads == self.problem.threads
+        return row.versions == kernel_versions()
 
     def _note(self, entry: Entry, row: Row) -> None:
         # What is timed again at the end is not news to the search.
