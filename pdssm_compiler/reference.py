@@ -74,6 +74,8 @@ def pd_scan(
         state = _complex(initial_state, diagonal.dtype)
     head = torch.arange(heads, device=b.device)
     states: list[torch.Tensor] = []
+    # At once: the gradient of one token's slice is as large as all of them.
+    diagonals, drives = d.unbind(1), b.unbind(1)
     for t in reversed(range(length)) if reverse else range(length):
         if dictionary is not None and selection is not None:
             p = dictionary[head, selection[:, t].long()].long()  # [B, H, N]
@@ -82,10 +84,10 @@ def pd_scan(
         else:
             p = torch.arange(size, device=b.device).expand(batch, heads, size)
         if orientation == "column":
-            moved = torch.zeros_like(state).scatter_add(-1, p, d[:, t] * state)
+            moved = torch.zeros_like(state).scatter_add(-1, p, diagonals[t] * state)
         else:
-            moved = d[:, t] * state.gather(-1, p)
-        state = moved + b[:, t]
+            moved = diagonals[t] * state.gather(-1, p)
+        state = moved + drives[t]
         states.append(state)
     states = states[::-1] if reverse else states
 
