@@ -56,9 +56,9 @@ def tune(
     suite: Annotated[
         bool, typer.Option("--suite", help="The shapes of the benchmarks' suite.")
     ] = False,
-    batch: Annotated[int, typer.Option("--batch", "-B", min=1, help="B, sequences.")] = 8,
-    length: Annotated[int, typer.Option("--length", "-T", min=1, help="T, tokens.")] = 4096,
-    heads: Annotated[int, typer.Option("--heads", "-H", min=1, help="H, heads.")] = 32,
+    batch: o.Batch = 8,
+    length: o.Length = 4096,
+    heads: o.Heads = 32,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
     direction: Annotated[
