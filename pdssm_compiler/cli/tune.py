@@ -83,7 +83,11 @@ def tune(
         ),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="Seconds, after which no candidate is begun.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds, starting and compiling included, after which no candidate is begun.",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that compile; as many as processors.")
@@ -157,6 +161,13 @@ def tune(
     if any(not result.complete for result in found):
         console.print(
             "the budget ended the search: run the same command again to go on", soft_wrap=True
+        )
+    untried = sum(result.untried for result in found)
+    if untried:
+        console.print(
+            f"of {untried} of {len(found)} programs nothing was measured, for the budget of "
+            f"{budget:g} s, a few of which each needs to compile, was over: give more",
+            soft_wrap=True,
         )
     for path in dict.fromkeys(log_of(result.problem) for result in found):
         if path.exists():

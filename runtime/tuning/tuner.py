@@ -67,8 +67,10 @@ def tune_problems(
     Args:
         problems: what to tune.
         effort: ``none``, ``quick``, ``full``, or a level of your own.
-        budget: seconds, after which no candidate is begun; each problem has an equal share of
-            what the ones before it have left. None for no end.
+        budget: seconds from now, also those that starting processes, waiting for others and
+            compiling take, after which no candidate is begun; each problem has an equal share of
+            what the ones before it have left. Of a problem that is begun, what the heuristic says
+            is measured in any case. None for no end.
         workers: processes that compile; None for as many as there are processors.
         limits: when something is taken to hang.
         commit: of this package, where it has no history to ask.

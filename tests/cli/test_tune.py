@@ -109,7 +109,27 @@ def test_a_budget_is_kept(pdssm: Command) -> None:
     done = pdssm(*SMALL, "--budget", 0)
     assert done.status == 0
     assert "the budget ended the search: run the same command again to go on" in done.out
+    told = "of 2 of 2 programs nothing was measured, for the budget of 0 s, a few of"
+    assert told in done.out
     assert "plot:" not in done.out
+
+
+def test_what_is_begun_within_a_budget_has_the_heuristics_row(
+    pdssm: Command, tmp_path: Path
+) -> None:
+    """However long it takes to start and to compile."""
+    done = pdssm(*SMALL, "--direction", "forward", "--budget", 1)
+    assert done.status == 0
+    assert "the budget ended the search" in done.out
+    assert "nothing was measured" not in done.out
+    (log,) = logs(tmp_path / "cache")
+    rows = read_log(log)[0]
+    assert {(row.status, row.heuristic) for row in rows} == {("ok", True)}
+    assert rows[-1].again_ms is not None
+    # What was measured by then is measured.
+    again = pdssm(*SMALL, "--direction", "forward", "--budget", 0)
+    assert "│ 1 ok" in again.out
+    assert "nothing was measured" not in again.out
 
 
 def test_an_interruption_leaves_a_good_log(tmp_path: Path) -> None:
