@@ -41,7 +41,8 @@ def verify(
     specs = default_specs() if spec is None else [spec]
     told = batch is not None or length is not None
     sizes = (batch or _BATCH, length or _LENGTH, heads)
-    at, lengths = "B={} T={} H={}".format(*sizes), None
+    at = "B={} T={} H={}".format(*sizes)
+    lengths: tuple[int, ...] | None = None
     if packed and not told:
         at, lengths = f"packed H={heads}", LENGTHS
     else:

@@ -64,7 +64,7 @@ class TuningProblem:
     @property
     def race(self) -> tuple[tuple[str, int], tuple[int, int, int]]:
         """What its rows say as :attr:`Row.race`."""
-        return place_of(self.target), tuple(self.sizes)
+        return place_of(self.target), (*self.sizes,)
 
     def job(self, config: str) -> Job:
         """The kernel of a config, to be compiled."""
