@@ -86,8 +86,17 @@ def _stem(program: Program) -> str:
 
 def logs_below(root: Path) -> list[Path]:
     """Every log of measured candidates in a folder of logs."""
-    paths = sorted(root.glob(f"*/*{_LOG}"))
-    return [path for path in paths if not is_predicted(path)]
+    return [path for path in files_below(root) if not is_predicted(path)]
+
+
+def files_below(root: Path) -> list[Path]:
+    """Every file of rows in a folder of logs: logs, and what is predicted."""
+    return sorted(root.glob(f"*/*{_LOG}"))
+
+
+def programs_below(root: Path) -> list[Path]:
+    """The texts of programs in a folder of logs."""
+    return sorted(root.glob(f"{_PROGRAMS}/*.txt"))
 
 
 def keep_program(root: Path, program: Program) -> None:

@@ -42,7 +42,7 @@ from pdssm_compiler.runtime.tuning.log import (
     warned_rows,
 )
 from pdssm_compiler.runtime.tuning.rows import Row, figures_of, place_of
-from pdssm_compiler.runtime.tuning.winners import expected_winner, winner
+from pdssm_compiler.runtime.tuning.winners import winners
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
@@ -203,15 +203,7 @@ def _best(path: Path) -> list[tuple[Problem, Row]]:
     with _lock:
         found = _read.get(path)
         if found is None:
-            races: dict[object, list[Row]] = {}
-            for row in warned_rows(path):
-                # The sizes measured last stand last.
-                races[row.race] = [*races.pop(row.race, []), row]
-            # A file of predictions has nothing that was measured, and a log nothing predicted.
-            choice = expected_winner if is_predicted(path) else winner
-            winners = filter(None, map(choice, races.values()))
-            last = {(row.bucket, row.place): row for row in winners}
-            found = [(bucket, row) for (bucket, _), row in last.items()]
+            found = [(row.bucket, row) for row in winners(warned_rows(path), is_predicted(path))]
             _read[path] = found
     return found
 

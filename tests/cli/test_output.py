@@ -57,7 +57,7 @@ def test_a_pipe_takes_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> No
 def test_help_names_every_command(pdssm: Command) -> None:
     done = pdssm("--help")
     assert done.status == 0
-    for command in ("doctor", "lower", "compile", "verify", "run", "cache"):
+    for command in ("doctor", "lower", "compile", "verify", "run", "cache", "log"):
         assert f"  {command} " in done.out
 
 
