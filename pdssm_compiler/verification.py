@@ -142,15 +142,24 @@ def verify_spec(
     return Verification(spec, max(errors[:2]), max(errors[2:]))
 
 
-def check_memory(spec: ScanSpec, device: torch.device, sizes: tuple[int, int, int]) -> None:
+def check_memory(
+    spec: ScanSpec, device: torch.device, sizes: tuple[int, int, int], packed: bool = False
+) -> None:
     """Refuse sizes that would have the system end this process.
+
+    Args:
+        spec: what would be verified.
+        device: where.
+        sizes: ``B, T, H``.
+        packed: whether the sequences are packed, and so are run one after the other.
 
     Raises:
         ArgumentError: names the sizes and what is free.
     """
     batch, length, heads = sizes
     elements = batch * length * heads * spec.state_size
-    needed = 16 * _TENSORS * elements + _TOKEN_BYTES * length
+    steps = batch * length if packed else length
+    needed = 16 * _TENSORS * elements + _TOKEN_BYTES * steps
     free = free_memory(device)
     if free is not None and needed > free:
         raise ArgumentError(

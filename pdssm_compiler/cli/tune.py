@@ -93,7 +93,11 @@ def tune(
         int | None, typer.Option(min=1, help="Processes that compile; as many as processors.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a CPU's kernels; torch's own number.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of a CPU's kernels; torch's own number. Calls with as many follow.",
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Where the plot goes.", show_default="pdssm-tune.png")

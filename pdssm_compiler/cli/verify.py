@@ -47,7 +47,7 @@ def verify(
         at, lengths = f"packed H={heads}", LENGTHS
     else:
         for one in specs:
-            check_memory(one, where, sizes)
+            check_memory(one, where, sizes, packed)
         if packed:
             at, lengths = f"packed {at}", (sizes[1],) * sizes[0]
     title = f"verify on {where}, {at}"

@@ -114,6 +114,16 @@ def test_rows_of_another_number_of_threads_are_of_another_race() -> None:
     assert read_log(log) == ([foreign], [])
 
 
+def test_what_is_begun_in_time_has_the_heuristics_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever kernel is compiled first, as on a GPU."""
+    lates = iter([False])
+    monkeypatch.setattr(Race, "_is_late", lambda self: next(lates, True))
+    monkeypatch.setattr(Race, "_compiled_ones", lambda self, search, batch: reversed(batch))
+    (result,) = tune_problems([small()], WHOLE)
+    assert [(row.heuristic, row.status) for row in result.rows] == [(True, "ok")]
+    assert (result.complete, result.untried, result.measured) == (False, False, 1)
+
+
 def test_a_race_goes_on_where_the_last_one_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     # Without a cache nothing can be handed on, and what measures compiles.
     monkeypatch.setenv(settings.CACHE_ENABLED, "0")
