@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdssm_compiler import reference
-    from pdssm_compiler.called import called, save_workloads
+    from pdssm_compiler.calls import called, save_workloads
     from pdssm_compiler.compiled import CompiledScan, compile
     from pdssm_compiler.flash import flash_pd_scan
     from pdssm_compiler.functional import pd_scan
@@ -55,7 +55,7 @@ _HOMES = {
     "TraceError": "pdssm_compiler.fusion.symbols",
     "TuningWarning": "pdssm_compiler.runtime.errors",
     "Workload": "pdssm_compiler.tuning",
-    "called": "pdssm_compiler.called",
+    "called": "pdssm_compiler.calls",
     "check": "pdssm_compiler.runtime.faults",
     "compile": "pdssm_compiler.compiled",
     "explain": "pdssm_compiler.runtime.explain",
@@ -65,7 +65,7 @@ _HOMES = {
     "pd_scan_step": "pdssm_compiler.step",
     "predict": "pdssm_compiler.tuning",
     "save_kernels": "pdssm_compiler.runtime.saving",
-    "save_workloads": "pdssm_compiler.called",
+    "save_workloads": "pdssm_compiler.calls",
     "tune": "pdssm_compiler.tuning",
 }
 

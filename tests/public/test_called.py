@@ -83,7 +83,7 @@ def test_every_option(tmp_path: Path) -> None:
     # They are tuned as they are, here or by the command line.
     results = pdssm_compiler.tune(found, effort="none")
     assert {result.problem.text for result in results} == {p.program.text for p in plan.plans()}
-    save_workloads(found, tmp_path / "calls.toml")
+    pdssm_compiler.save_workloads(pdssm_compiler.called(), tmp_path / "calls.toml")
     assert read_workloads(tmp_path / "calls.toml", ()) == found
 
 
