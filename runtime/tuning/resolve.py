@@ -169,8 +169,9 @@ def _nearest(name: str, target: Target) -> Iterator[_Source]:
     """Shipped logs of other GPUs of a target's family, the nearest first."""
     own, near = folder_name(target.name), []
     for folder in _listed(shipped_logs()):
-        of = {row.target for _, row in _best(shipped_logs() / folder / name)}
-        if folder != own and any(family(each) == family(str(target)) for each in of):
+        rows = [row for _, row in _best(shipped_logs() / folder / name)]
+        of = {row.target for row in rows if row.device != target.name}
+        if any(family(each) == family(str(target)) for each in of):
             alike = sum(accumulate((a == b for a, b in zip(folder, own, strict=False)), min))
             near.append((str(target) not in of, -alike, folder))
     for _, _, folder in sorted(near):

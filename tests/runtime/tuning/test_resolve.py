@@ -172,6 +172,15 @@ def test_a_row_of_another_device_of_the_same_folder_is_not_taken(logs: Path) -> 
     """Names that differ in their hyphens alone have one folder."""
     of_user(row(CpuRowsConfig(4), device=CPU.name.replace(" ", "-", 1)))
     assert chosen().reason == "heuristic"
+    # Of GPUs, it is the nearest one's.
+    config = {"template": "triton-rows", "target": "cuda:sm_90", "device": H100.name, "threads": 0}
+    shipped(logs, H100.name, row(TritonRowsConfig(1, 1, 2), **config))
+    resolve.forget()
+    (own,) = tuned(PROGRAM, H100, SIZES)
+    (other,) = tuned(PROGRAM, replace(H100, name=H100.name.replace(" ", "-")), SIZES)
+    assert own.reason == "shipped log for nvidia-h100-80gb-hbm3, for 8 rows of 100 tokens"
+    assert other.reason.startswith("shipped log for nvidia-h100-80gb-hbm3, the nearest GPU, for")
+    assert (own.near, other.near) == (False, True)
 
 
 def test_families() -> None:
