@@ -6,19 +6,21 @@ Nothing is measured here: logs are read. See :mod:`pdssm_compiler.runtime.tuning
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.provenance import OutputError
-from pdssm_compiler.cli.consoles import messages, results
+from benchmarks import options as o
+from benchmarks.provenance import OutputError, provenance
+from pdssm_compiler.cli.consoles import messages, new_table, results
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning.evidence import Evidence, evidence
 from pdssm_compiler.runtime.tuning.judge import Judgement, judge
 from pdssm_compiler.runtime.tuning.log import folder_name, shipped_logs, user_logs
+from pdssm_compiler.runtime.tuning.rows import Row
 
 # The ratios of a verdict, each with what it is called.
 _RATIOS = {
@@ -49,6 +51,7 @@ def model(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write as well.")] = None,
+    commit: o.Commit = None,
 ) -> None:
     """Hold the cost model to measured rows: the measured time of what it chooses, over the best,
     beside that of the heuristic's choice.
@@ -61,10 +64,31 @@ def model(
     for told in found.left_out:
         messages().print(f"left out: {told}", markup=False, soft_wrap=True)
     if out is not None:
+        # The model was fitted and held to rows here; where those come from is theirs to say.
+        record = {
+            "provenance": provenance(torch.device("cpu"), commit),
+            "measured": _measured(fitted if judged is None else judged),
+            **asdict(made),
+        }
         try:
-            out.write_text(json.dumps(asdict(made), indent=1) + "\n")
+            out.write_text(json.dumps(record, indent=1) + "\n")
         except OSError as error:
             raise OutputError(f"cannot write {out}: {error.strerror}; choose --out") from None
+
+
+def _measured(judged: Evidence) -> dict[str, Any]:
+    """Where the rows that a model was held to come from, by device."""
+    found: dict[str, list[Row]] = {}
+    for sample in judged.samples:
+        found.setdefault(sample.row.device, []).append(sample.row)
+    return {
+        device: {
+            "rows": len(rows),
+            "commits": sorted({row.commit for row in rows}),
+            "dates": [choose(row.date for row in rows) for choose in (min, max)],
+        }
+        for device, rows in found.items()
+    }
 
 
 def _of(found: Evidence, folders: list[str] | None) -> Evidence:
@@ -86,9 +110,9 @@ def _of(found: Evidence, folders: list[str] | None) -> Evidence:
 def show_judgement(made: Judgement, console: Console) -> None:
     """Print a row for each problem, and the median and the worst of each ratio."""
     held = "held to other rows" if made.across else "each shape left out"
-    table = Table("problem", "rows", "best ms", title=f"fitted to {made.basis}; {held}")
+    table = new_table("problem", "rows", "best ms", title=f"fitted to {made.basis}; {held}")
     for heading in (*_RATIOS.values(), "time off by", "pairs in order"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for verdict in made.verdicts:
         table.add_row(
             verdict.label,

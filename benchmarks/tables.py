@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks import targets
 from benchmarks.measure import Row
 from benchmarks.provenance import OutputError
+from pdssm_compiler.cli.consoles import new_table
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -91,7 +92,7 @@ def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     """Rows under columns. Of a row that has an error only what is known before it is measured; the
     error itself is told by :func:`lines`.
     """
-    made = Table(*(name for name, _ in columns), title=title)
+    made = new_table(*(name for name, _ in columns), title=title)
     for row in rows:
         known = [cell(row) if "error" not in row else _if_known(cell, row) for _, cell in columns]
         made.add_row(*known, style="red" if "error" in row else None)

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks import options as o
 from benchmarks import targets
 from benchmarks.provenance import made, provenance, store
-from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.cli.consoles import new_table, results
 from pdssm_compiler.cli.device import device_of
 from pdssm_compiler.runtime.tuning.log import folder_name
 from pdssm_compiler.runtime.tuning.race import Result
@@ -107,9 +107,9 @@ def worst(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def table(record: dict[str, Any]) -> Table:
     """A row a program."""
-    made = Table(
-        "program", "best ms", "of candidates", "heuristic over best", "nearest over best", "best",
-        title=f"untuned calls on {record['device']}",
+    made = new_table(
+        "program", "best ms", "of\ncandidates", "heuristic\nover best", "nearest\nover best",
+        "best", title=f"untuned calls on {record['device']}",
     )  # fmt: skip
     for row in record["rows"]:
         ratios = (row["heuristic_over_best"], row["nearest_over_best"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdssm_compiler import reference
+    from pdssm_compiler.calls import called, save_workloads
     from pdssm_compiler.compiled import CompiledScan, compile
     from pdssm_compiler.flash import flash_pd_scan
     from pdssm_compiler.functional import pd_scan
@@ -54,6 +55,7 @@ _HOMES = {
     "TraceError": "pdssm_compiler.fusion.symbols",
     "TuningWarning": "pdssm_compiler.runtime.errors",
     "Workload": "pdssm_compiler.tuning",
+    "called": "pdssm_compiler.calls",
     "check": "pdssm_compiler.runtime.faults",
     "compile": "pdssm_compiler.compiled",
     "explain": "pdssm_compiler.runtime.explain",
@@ -63,6 +65,7 @@ _HOMES = {
     "pd_scan_step": "pdssm_compiler.step",
     "predict": "pdssm_compiler.tuning",
     "save_kernels": "pdssm_compiler.runtime.saving",
+    "save_workloads": "pdssm_compiler.calls",
     "tune": "pdssm_compiler.tuning",
 }
 
@@ -83,6 +86,7 @@ __all__ = [
     "TraceError",
     "TuningWarning",
     "Workload",
+    "called",
     "check",
     "compile",
     "explain",
@@ -93,6 +97,7 @@ __all__ = [
     "predict",
     "reference",
     "save_kernels",
+    "save_workloads",
     "tune",
 ]
 

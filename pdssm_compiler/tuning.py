@@ -151,7 +151,9 @@ def tune(
             of :func:`flash_pd_scan`), ``"step"`` (one token, from a state to the next).
         device: a torch device.
         effort: ``"none"`` (says what calls take, measures nothing), ``"quick"``, ``"full"``.
-        budget: seconds, after which no candidate is begun; None for no end.
+        budget: seconds from now, also those that starting processes, waiting for others and
+            compiling take, after which no candidate is begun; None for no end. The programs share
+            it, and of each that is begun, what the heuristic says is measured in any case.
         workers: processes that compile; None for as many as there are processors.
         commit: of this package, for the log, where it has no history to ask.
         told: called with how far it is.

@@ -10,6 +10,8 @@ import torch
 from pdssm_compiler import reference
 from pdssm_compiler.compiled import compile
 from pdssm_compiler.functional import pd_scan
+from pdssm_compiler.runtime.devices import free_memory
+from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import ScanSpec
 
 # |out - reference| ≤ c · ε · s, with s the same scan over absolute values and ε that of the
@@ -17,6 +19,11 @@ from pdssm_compiler.spec import ScanSpec
 # own to each stored state.
 VALUE_FACTOR = 32.0
 GRADIENT_FACTOR = 64.0
+
+# What a verification holds at its peak, as found on a CPU: tensors of all states in complex128,
+# and of autograd for each token.
+_TENSORS = 24
+_TOKEN_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,33 @@ def verify_spec(
         )
     ]
     return Verification(spec, max(errors[:2]), max(errors[2:]))
+
+
+def check_memory(
+    spec: ScanSpec, device: torch.device, sizes: tuple[int, int, int], packed: bool = False
+) -> None:
+    """Refuse sizes that would have the system end this process.
+
+    Args:
+        spec: what would be verified.
+        device: where.
+        sizes: ``B, T, H``.
+        packed: whether the sequences are packed, and so are run one after the other.
+
+    Raises:
+        ArgumentError: names the sizes and what is free.
+    """
+    batch, length, heads = sizes
+    elements = batch * length * heads * spec.state_size
+    steps = batch * length if packed else length
+    needed = 16 * _TENSORS * elements + _TOKEN_BYTES * steps
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise ArgumentError(
+            f"the reference of B={batch} T={length} H={heads} N={spec.state_size} needs about "
+            f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free on {device}; choose "
+            f"smaller sizes"
+        )
 
 
 def random_inputs(

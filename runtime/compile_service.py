@@ -26,7 +26,7 @@ from pdssm_compiler.runtime.deployed import deployed
 from pdssm_compiler.runtime.entries import Entries, Files
 from pdssm_compiler.runtime.errors import BackendUnavailableError, NoTemplateError
 from pdssm_compiler.runtime.key import KernelKey, key_of
-from pdssm_compiler.runtime.tuning.resolve import tuned
+from pdssm_compiler.runtime.tuning.resolve import other_threads, tuned
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target
@@ -117,6 +117,9 @@ def choose(
     found = candidates(program, target, problem)
     missing = {c.template.backend: BACKENDS[c.template.backend].unavailable() for c in found}
     reason, tried, said = "heuristic", [], dict(missing)
+    unheard = other_threads(program, target, problem) if logs else ""
+    if unheard:
+        reason += f"; {unheard}"
     for template, chosen, refused in found:
         lacking = missing[template.backend]
         if refused is None:

@@ -1,5 +1,6 @@
 """Torch devices to targets."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,22 @@ def hardware_name(device: torch.device) -> str:
     if device.type == "cuda":
         found = getattr(torch.cuda.get_device_properties(device), "uuid", found)
     return f"{device.type}-{found}"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on a device without taking any from others; None where the
+    system does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        content = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable: *(\d+) kB$", content, re.M)
+    return 1024 * int(found[1]) if found else None
 
 
 def _bandwidth(properties: Any) -> int:

@@ -38,6 +38,7 @@ from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.tuning.on_call import tune_if_asked
 from pdssm_compiler.runtime.warm_call import Prepare, warm_call
 from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.templates.base import Problem
 
 # Bytes: kernels that need not ask for less are compiled for tensors that start at multiples.
 ALIGNED = 16
@@ -93,8 +94,10 @@ class Plan:
         # Asking a device for its type makes a string.
         self._on_gpu = device.type == "cuda"
         explicit = read_config(config)
+        # By bucket, the sizes of the first call whose schedule was left to be chosen.
+        self.called: dict[Problem, Sizes] = {}
         if explicit is None and subject is None:
-            prepare = partial(tune_if_asked, program, device)
+            prepare = self._before_first
             self.kernels = Kernels(program, target_of(device), alignment, None, prepare)
         else:
             self.kernels = Kernels(program, target_of(device), alignment, explicit)
@@ -128,6 +131,13 @@ class Plan:
             self._warm = warm_call(self._slots, self._outputs, self._order, device)
         if self._on_gpu:
             self._word, self._last = device_words.claim(self._reporter)
+
+    def _before_first(self, sizes: Sizes) -> None:
+        """What comes before the first call in a bucket of sizes."""
+        if 0 not in sizes:
+            bucket = Problem.bucket(sizes.batch * sizes.heads, sizes.length)
+            self.called.setdefault(bucket, sizes)
+        tune_if_asked(self.program, self.device, sizes)
 
     @property
     def helpers(self) -> list["Plan"]:

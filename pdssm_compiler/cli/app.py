@@ -5,6 +5,7 @@ import typer
 from pdssm_compiler.cli.cache import app as cache
 from pdssm_compiler.cli.compile import compile_command
 from pdssm_compiler.cli.doctor import doctor
+from pdssm_compiler.cli.log import app as log
 from pdssm_compiler.cli.lower import lower
 from pdssm_compiler.cli.run import run
 from pdssm_compiler.cli.targets import describe, targets
@@ -28,3 +29,4 @@ app.command("verify")(verify)
 app.command("tune")(tune)
 app.command("run")(run)
 app.add_typer(cache, name="cache")
+app.add_typer(log, name="log")

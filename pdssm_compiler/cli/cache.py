@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdssm_compiler.cli import options as o
-from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.cli.consoles import new_table, results
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import ScanSpec
 
@@ -35,7 +35,7 @@ def list_entries() -> None:
 
     cache = _cache()
     columns = ("key", "program", "template", "target", "size", "made", "used", "versions")
-    table = Table(*columns, title=Text(str(cache.root)))
+    table = new_table(*columns, title=Text(str(cache.root)))
     stored = inventory(cache)
     for kernel in stored:
         table.add_row(
@@ -87,7 +87,8 @@ def explain(
         packed=packed,
         reverse=reverse,
     )
-    table = Table("kernel", "template", "alignment", "key", "cache", title=Text(str(cache.root)))
+    columns = ("kernel", "template", "alignment", "key", "cache")
+    table = new_table(*columns, title=Text(str(cache.root)))
     misses = []
     for kernel in wanted:
         key, state = kernel.key, state_of(cache, kernel.key)
@@ -141,7 +142,7 @@ def _miss(wanted: "WantedKernel", stored: "list[StoredKernel]", entries: int) ->
     if not near:
         return f"{title}: there is nothing to compare it with"
     names = (f"{kernel.folder.name[:_LETTERS]}\n{kernel.program}" for kernel in near)
-    table = Table("differs in", f"wanted\n{wanted.program}", *names, title=title)
+    table = new_table("differs in", f"wanted\n{wanted.program}", *names, title=title)
     found = [differences(wanted.key, kernel) for kernel in near]
     for name in dict.fromkeys(name for each in found for name in each):
         (mine, *_) = (each[name][0] for each in found if name in each)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from pdssm_compiler.cli import options as o
-from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.cli.consoles import new_table, results
 from pdssm_compiler.spec import ScanSpec
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def compile_command(
     from pdssm_compiler.runtime.backends import BACKENDS
 
     columns = ("registers", "spilled", "shared_bytes", "barriers")
-    table = Table("target", "kernel", "template", "config", "bytes", *columns)
+    table = new_table("target", "kernel", "template", "config", "bytes", *columns)
     needs = {}
     for name in target or [None]:  # type: ignore[list-item]
         compiled = compile(

@@ -5,9 +5,12 @@ import sys
 from typing import TextIO
 
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import TextType
 
-# Where no terminal says how wide it is, tables are as wide as they need to be up to this.
-_WIDTH = 200
+# Where no terminal says how wide it is, a line is as long as it needs to be: whoever reads a pipe
+# cannot make it wider. Tables take no more of it than their cells need.
+_WIDTH = 1 << 16
 
 
 def results() -> Console:
@@ -20,6 +23,14 @@ def messages() -> Console:
     return _console(sys.stderr, stderr=True)
 
 
+def new_table(*headings: str, title: TextType | None = None, show_header: bool = True) -> Table:
+    """A table that loses nothing in a narrow terminal: what does not fit a cell goes on below."""
+    columns = (Column(heading, overflow="fold") for heading in headings)
+    return Table(*columns, title=title, show_header=show_header)
+
+
 def _console(stream: TextIO, stderr: bool) -> Console:
     told = stream.isatty() or "COLUMNS" in os.environ
-    return Console(stderr=stderr, width=None if told else _WIDTH)
+    width = None if told else _WIDTH
+    # What is printed comes from users and compilers: a bracket in it is a bracket.
+    return Console(stderr=stderr, width=width, markup=False, emoji=False)

@@ -8,7 +8,7 @@ import torch
 import typer
 from rich.table import Table
 
-from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.cli.consoles import new_table, results
 from pdssm_compiler.cli.targets import target_table
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def doctor(
 
 
 def _packages() -> Table:
-    table = Table("package", "version", title="Packages")
+    table = new_table("package", "version", title="Packages")
     table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
     for name in ("pdssm-compiler", *_PACKAGES):
         try:
@@ -64,7 +64,7 @@ def _cache() -> Table:
     from pdssm_compiler.runtime.cache import default_cache
     from pdssm_compiler.runtime.deployed import deployed
 
-    table = Table("", "", title="Kernel cache", show_header=False)
+    table = new_table("", "", title="Kernel cache", show_header=False)
     for kernels in deployed():
         count = len(list(kernels.keys()))
         table.add_row("ahead of time", f"{count} kernels in {kernels.root}")
@@ -87,7 +87,7 @@ def _backends() -> Table:
     from pdssm_compiler.runtime.backends import BACKENDS
     from pdssm_compiler.schedules.registry import TEMPLATES
 
-    table = Table("backend", "templates", "for", title="Backends")
+    table = new_table("backend", "templates", "for", title="Backends")
     for name in BACKENDS:
         templates = [t for t in TEMPLATES.values() if t.backend == name]
         kinds = dict.fromkeys(_KINDS[kind] for t in templates for kind in t.kinds)
@@ -98,7 +98,7 @@ def _backends() -> Table:
 def _capabilities() -> Table:
     from pdssm_compiler.runtime.capabilities import capabilities
 
-    table = Table("way", "what it does", "possible", title="Possible here")
+    table = new_table("way", "what it does", "possible", title="Possible here")
     for way, does, missing in capabilities():
         table.add_row(way, does, f"no: {missing}" if missing else "yes")
     return table
@@ -114,7 +114,7 @@ def _devices() -> tuple[bool, Table]:
     program = specialise(
         pd_scan(default_spec().program_spec(initial_state=True, final_state=True))
     )
-    table = Table("device", "target", "backend", "state", title="Devices")
+    table = new_table("device", "target", "backend", "state", title="Devices")
     devices = [torch.device("cpu")]
     devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     all_work = True
@@ -158,7 +158,7 @@ def _kernels_for(target: "Target") -> tuple[bool, Table]:
     from pdssm_compiler.schedules.templates.base import Problem
     from pdssm_compiler.verification import default_spec
 
-    table = Table("backend", "templates that can run it", "state", title="Kernels of a scan")
+    table = new_table("backend", "templates that can run it", "state", title="Kernels of a scan")
     program = specialise(
         pd_scan(default_spec().program_spec(initial_state=True, final_state=True))
     )

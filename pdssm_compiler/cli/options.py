@@ -62,6 +62,14 @@ MapClassOption = Annotated[MapClass, typer.Option("--map-class", help="A promise
 OrientationOption = Annotated[
     Orientation, typer.Option("--orientation", help="One-hot columns or rows.")
 ]
+_BATCH = typer.Option("--batch", "-B", min=1, help="B, sequences.")
+_LENGTH = typer.Option("--length", "-T", min=1, help="T, tokens.")
+_HEADS = typer.Option("--heads", "-H", min=1, help="H, heads.")
+Batch = Annotated[int, _BATCH]
+Length = Annotated[int, _LENGTH]
+Heads = Annotated[int, _HEADS]
+SomeBatch = Annotated[int | None, _BATCH]
+SomeLength = Annotated[int | None, _LENGTH]
 Template = Annotated[
     str | None,
     typer.Option(

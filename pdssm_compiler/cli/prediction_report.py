@@ -3,28 +3,28 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from pdssm_compiler.cli.tune_report import taken
+from pdssm_compiler.cli.consoles import new_table
+from pdssm_compiler.cli.tune_report import show_taken
 from pdssm_compiler.runtime.tuning.predict import Prediction
 
 
 def show_predictions(found: Sequence[Prediction], console: Console) -> None:
     """Print a row for each program, and why some were not ranked."""
     target = found[0].problem.target if found else None
-    table = Table(
+    table = new_table(
         "program",
         "ranked",
-        "heuristic, expected ms",
-        "chosen, expected ms",
+        "heuristic,\nexpected ms",
+        "chosen,\nexpected ms",
         "faster",
-        "model off by",
-        "calls take",
+        "model\noff by",
         title=f"expected on {target.name or target}, nothing measured" if target else "nothing",
     )
     for each in found:
-        table.add_row(str(each.problem), str(each.ranked), *_times(each), taken(each.problem))
+        table.add_row(str(each.problem), str(each.ranked), *_times(each))
     console.print(table)
+    show_taken([each.problem for each in found], console)
     for each in found:
         if each.fallback is not None:
             told = f"{each.problem}: the model chose nothing: {each.fallback}"

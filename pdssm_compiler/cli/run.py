@@ -8,7 +8,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from pdssm_compiler.cli.consoles import messages, results
+from pdssm_compiler.cli.consoles import messages, new_table, results
 from pdssm_compiler.ir.errors import PdssmError
 
 
@@ -95,7 +95,7 @@ def _patterns(regex: list[str] | None, named: list[str] | None) -> dict[str, str
 
 
 def _table(reports: dict) -> Table:  # type: ignore[type-arg]
-    table = Table(
+    table = new_table(
         "pattern", "backward K×N", "forward K×N", "matches", "MB/s", "× torch loop", "check"
     )
     for name, report in reports.items():
@@ -105,7 +105,7 @@ def _table(reports: dict) -> Table:  # type: ignore[type-arg]
             texts = f", matches in {report.wrong_texts[0]}" if report.wrong_texts else ""
             check = f"WRONG: {report.wrong_states} states{texts}"
         table.add_row(
-            name.replace("[", r"\["),
+            name,
             "×".join(map(str, report.backward)),
             "×".join(map(str, report.forward)),
             str(report.matches),

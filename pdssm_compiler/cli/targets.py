@@ -7,7 +7,7 @@ import torch
 import typer
 from rich.table import Table
 
-from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.cli.consoles import new_table, results
 from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.schedules.descriptions import bandwidth_text, shared_memory_text
 from pdssm_compiler.schedules.target import Target, named_targets
@@ -33,9 +33,9 @@ def targets() -> None:
 
 def target_table(described: dict[str, Target]) -> Table:
     """Targets by what they are called."""
-    table = Table("target", "device", "architecture", title="Targets")
+    table = new_table("target", "device", "architecture", title="Targets")
     for heading in ("processors", "warp", "registers", "shared memory", "bandwidth"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for called, target in described.items():
         memory, rate = target.shared_memory, target.bandwidth
         table.add_row(

@@ -56,9 +56,9 @@ def tune(
     suite: Annotated[
         bool, typer.Option("--suite", help="The shapes of the benchmarks' suite.")
     ] = False,
-    batch: Annotated[int, typer.Option("--batch", "-B", min=1, help="B, sequences.")] = 8,
-    length: Annotated[int, typer.Option("--length", "-T", min=1, help="T, tokens.")] = 4096,
-    heads: Annotated[int, typer.Option("--heads", "-H", min=1, help="H, heads.")] = 32,
+    batch: o.Batch = 8,
+    length: o.Length = 4096,
+    heads: o.Heads = 32,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
     direction: Annotated[
@@ -83,13 +83,21 @@ def tune(
         ),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="Seconds, after which no candidate is begun.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds, starting and compiling included, after which no candidate is begun.",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that compile; as many as processors.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a CPU's kernels; torch's own number.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of a CPU's kernels; torch's own number. Calls with as many follow.",
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Where the plot goes.", show_default="pdssm-tune.png")
@@ -157,6 +165,13 @@ def tune(
     if any(not result.complete for result in found):
         console.print(
             "the budget ended the search: run the same command again to go on", soft_wrap=True
+        )
+    untried = sum(result.untried for result in found)
+    if untried:
+        console.print(
+            f"of {untried} of {len(found)} programs nothing was measured, for the budget of "
+            f"{budget:g} s, a few of which each needs to compile, was over: give more",
+            soft_wrap=True,
         )
     for path in dict.fromkeys(log_of(result.problem) for result in found):
         if path.exists():

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
+from pdssm_compiler.cli.consoles import new_table
 from pdssm_compiler.cli.run import PlotError
 from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
@@ -21,23 +21,23 @@ _COLUMNS = 3
 
 
 def show(found: Sequence[Result], where: torch.device, console: Console) -> None:
-    """Print a row for each program."""
-    table = Table(
+    """Print a row for each program, and what calls of each take: a line, for it is too long for a
+    terminal's column.
+    """
+    table = new_table(
         "program",
         "candidates",
-        "heuristic ms",
-        "winner ms",
+        "heuristic\nms",
+        "winner\nms",
         "faster",
         "noise",
-        "of roof",
-        "calls take",
+        "of\nroof",
         title=f"tuned on {found[0].problem.target.name or where}" if found else "nothing tuned",
     )
     for result in found:
-        table.add_row(
-            str(result.problem), _outcomes(result), *_times(result), taken(result.problem)
-        )
+        table.add_row(str(result.problem), _outcomes(result), *_times(result))
     console.print(table)
+    show_taken([result.problem for result in found], console)
 
 
 def _outcomes(result: Result) -> str:
@@ -59,10 +59,13 @@ def _times(result: Result) -> tuple[str, ...]:
     return (f"{base.ms:.4g}", f"{best.ms:.4g}", f"{base.ms / best.ms - 1:.1%}", apart, roof)
 
 
-def taken(problem: TuningProblem) -> str:
-    """What calls take from now on, and why."""
-    schedule = choose(problem.program, problem.target, None, problem.bucket)
-    return f"{schedule.template.name} {told(vars(schedule.config))}, {schedule.reason}"
+def show_taken(problems: Sequence[TuningProblem], console: Console) -> None:
+    """Say what calls of each program take from now on, and why."""
+    for problem in problems:
+        schedule = choose(problem.program, problem.target, None, problem.bucket)
+        taken = f"{schedule.template.name} {told(vars(schedule.config))}, {schedule.reason}"
+        line = f"calls of {problem} take {taken}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def told(config: dict[str, Any]) -> str:

@@ -5,13 +5,14 @@ from typing import Annotated
 import torch
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from pdssm_compiler.cli import options as o
-from pdssm_compiler.cli.consoles import messages, results
+from pdssm_compiler.cli.consoles import messages, new_table, results
 from pdssm_compiler.spec import ScanSpec
 
-# Empty ones, one token, less and more than a chunk of some template.
+# Small ones: what a kernel does at an edge, it does there.
+_BATCH, _LENGTH, _HEADS = 2, 37, 3
+# Of packed sequences: empty ones, one token, less and more than a chunk of some template.
 LENGTHS = (5, 0, 1, 17, 0, 14, 0)
 
 
@@ -20,27 +21,43 @@ def verify(
     spec: ScanSpec | None = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
     template: o.Template = None,
+    batch: o.SomeBatch = None,
+    length: o.SomeLength = None,
+    heads: o.Heads = _HEADS,
     seeds: Annotated[int, typer.Option(min=1, help="Random inputs for each specification.")] = 3,
     packed: o.Packed = False,
     reverse: o.Reverse = False,
 ) -> None:
     """Compare values and gradients with the reference in complex128; exit status 1 if any error
-    is above the bound |out - ref| ≤ c·ε·s. With --state-size one specification, otherwise a set.
+    is above the bound |out - ref| ≤ c·ε·s. With --state-size one specification, otherwise a set;
+    at small sizes, B=2 T=37 H=3, unless told. Of packed sequences, -B of -T tokens each if either
+    is told, otherwise a few of several lengths.
     """
     from pdssm_compiler.cli.device import device_of
     from pdssm_compiler.runtime.faults import check
-    from pdssm_compiler.verification import default_specs, verify_spec
+    from pdssm_compiler.verification import check_memory, default_specs, verify_spec
 
     where = device_of(device)
     specs = default_specs() if spec is None else [spec]
-    lengths = LENGTHS if packed else None
-    table = Table("specification", "values", "gradients", "check", title=f"verify on {where}")
+    told = batch is not None or length is not None
+    sizes = (batch or _BATCH, length or _LENGTH, heads)
+    at = "B={} T={} H={}".format(*sizes)
+    lengths: tuple[int, ...] | None = None
+    if packed and not told:
+        at, lengths = f"packed H={heads}", LENGTHS
+    else:
+        for one in specs:
+            check_memory(one, where, sizes, packed)
+        if packed:
+            at, lengths = f"packed {at}", (sizes[1],) * sizes[0]
+    title = f"verify on {where}, {at}"
+    table = new_table("specification", "values", "gradients", "check", title=title)
     wrong = 0
-    told = messages()
-    quiet = not told.is_terminal
-    for one in track(specs, "verifying", console=told, transient=True, disable=quiet):
+    console = messages()
+    quiet = not console.is_terminal
+    for one in track(specs, "verifying", console=console, transient=True, disable=quiet):
         found = [
-            verify_spec(one, where, seed, template=template, lengths=lengths, reverse=reverse)
+            verify_spec(one, where, seed, sizes, template, lengths, reverse)
             for seed in range(seeds)
         ]
         values = max(item.values for item in found)

@@ -127,10 +127,10 @@ def _rows(number: int) -> str:
 
 def _measured(rows: Iterable[Row]) -> Iterator[Row]:
     """The last row of each candidate of each problem, if it was right."""
-    problems: dict[tuple[int, int, int], list[Row]] = {}
+    races: dict[object, list[Row]] = {}
     for row in rows:
-        problems.setdefault(row.sizes, []).append(row)
-    for found in problems.values():
+        races.setdefault(row.race, []).append(row)
+    for found in races.values():
         yield from (row for row in latest(found) if row.ms is not None)
 
 

@@ -11,6 +11,7 @@ What a cost model predicts for a GPU stands in files of its own beside its logs,
 ``<gpu>/<program>.predicted.jsonl``: it is derived from logs, and made anew as a whole.
 """
 
+import hashlib
 import os
 import re
 import tempfile
@@ -34,6 +35,9 @@ _PROGRAMS = "programs"
 _LOG, _PREDICTED = ".jsonl", ".predicted.jsonl"
 # Adding a few lines takes milliseconds: who holds the lock longer has died or been stopped.
 _LOCK_SECONDS = 10.0
+# What devices' names are made of, and targets': "Intel(R) Xeon(R) CPU @ 2.20GHz", "cuda:sm_90".
+_USUAL = re.compile(r"[A-Za-z0-9 ()@.:_-]*")
+_LONGEST = 100
 
 
 def user_logs() -> Path:
@@ -47,8 +51,18 @@ def shipped_logs() -> Path:
 
 
 def folder_name(device: str) -> str:
-    """A device's name as the name of its folder: ``nvidia-h100-80gb-hbm3``."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "unknown"
+    """A device's name as the name of its folder: ``nvidia-h100-80gb-hbm3``. Where more is lost
+    than makers' usual punctuation, or it would be too long for a file system, a few letters of the
+    name's hash follow.
+
+    Names that differ in usual punctuation or in case alone have one folder: rows name their device
+    in full.
+    """
+    told = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    if told and len(told) <= _LONGEST and _USUAL.fullmatch(device):
+        return told
+    told = told[:_LONGEST].strip("-") or "unknown"
+    return f"{told}-{hashlib.sha256(device.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def file_name(program: Program) -> str:
@@ -72,8 +86,17 @@ def _stem(program: Program) -> str:
 
 def logs_below(root: Path) -> list[Path]:
     """Every log of measured candidates in a folder of logs."""
-    paths = sorted(root.glob(f"*/*{_LOG}"))
-    return [path for path in paths if not is_predicted(path)]
+    return [path for path in files_below(root) if not is_predicted(path)]
+
+
+def files_below(root: Path) -> list[Path]:
+    """Every file of rows in a folder of logs: logs, and what is predicted."""
+    return sorted(root.glob(f"*/*{_LOG}"))
+
+
+def programs_below(root: Path) -> list[Path]:
+    """The texts of programs in a folder of logs."""
+    return sorted(root.glob(f"{_PROGRAMS}/*.txt"))
 
 
 def keep_program(root: Path, program: Program) -> None:

@@ -170,7 +170,7 @@ def prediction_file(problem: TuningProblem) -> Path:
 def _keep(made: Prediction) -> None:
     """Put what was predicted in the place of what was before, for the same sizes."""
     path = prediction_file(made.problem)
-    others = [row for row in read_log(path)[0] if row.sizes != tuple(made.problem.sizes)]
+    others = [row for row in read_log(path)[0] if row.race != made.problem.race]
     if made.rows:
         keep_program(user_logs(), made.problem.program)
     write_rows(path, [*others, *made.rows])

@@ -11,6 +11,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.plan import program_of
 from pdssm_compiler.runtime.tuning.precompile import Job
+from pdssm_compiler.runtime.tuning.rows import place_of
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
 
@@ -58,7 +59,12 @@ class TuningProblem:
     @property
     def threads(self) -> int:
         """How many run a CPU's kernels; 0 elsewhere."""
-        return torch.get_num_threads() if self.target.kind == "cpu" else 0
+        return place_of(self.target)[1]
+
+    @property
+    def race(self) -> tuple[tuple[str, int], tuple[int, int, int]]:
+        """What its rows say as :attr:`Row.race`."""
+        return place_of(self.target), (*self.sizes,)
 
     def job(self, config: str) -> Job:
         """The kernel of a config, to be compiled."""

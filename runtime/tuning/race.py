@@ -77,6 +77,11 @@ class Result:
     measured: int
 
     @property
+    def untried(self) -> bool:
+        """Whether the budget ended before anything was measured, now or earlier."""
+        return not self.complete and all(row.status == "infeasible" for row in self.rows)
+
+    @property
     def winner(self) -> Row | None:
         """What calls take from now on."""
         return winner(self.rows)
@@ -97,7 +102,8 @@ class Race:
         path: its log.
         compilers: what compiles.
         worker: what measures.
-        deadline: when nothing more is begun, by :func:`time.monotonic`; None for no end.
+        deadline: when nothing more is begun, by :func:`time.monotonic`; None for no end. What the
+            heuristic says is measured if its turn came before, however long compiling it takes.
         told: called as it goes on.
         measure_seconds: after which a candidate is taken to hang.
         commit: of this package, where the checkout has no history to ask.
@@ -138,21 +144,32 @@ class Race:
             complete = not batch
             if complete or self._is_late():
                 break
+            if self.deadline is not None and batch[0].heuristic and self._on_cpu:
+                # All of a batch is compiled before any of it is timed, and the time may end there.
+                batch = batch[:1]
+            begun = {entry for entry in batch if entry.heuristic}
             for entry in self._compiled_ones(search, batch):
-                if self._is_late():
-                    break
+                if self._is_late() and entry not in begun:
+                    if not begun:
+                        break
+                    continue
+                begun.discard(entry)
                 self._tell(search, str(entry))
                 self._put(entry, self._outcome(entry))
         self._finals(search)
         rows = latest(filter(self._is_ours, read_log(self.path)[0]))
         return Result(self.problem, rows, complete, self._measured)
 
+    @property
+    def _on_cpu(self) -> bool:
+        return self.problem.target.kind == "cpu"
+
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def _is_ours(self, row: Row) -> bool:
         fingerprint = self.problem.program.fingerprint
-        return row.program == fingerprint and row.sizes == tuple(self.problem.sizes)
+        return row.program == fingerprint and row.race == self.problem.race
 
     def _resume(self, space: Space) -> None:
         """Take what an earlier race of the same versions has measured; note what cannot run."""
@@ -170,7 +187,7 @@ class Race:
                     append_rows(self.path, [row])
 
     def _is_current(self, row: Row) -> bool:
-        return row.versions == kernel_versions() and row.threads == self.problem.threads
+        return row.versions == kernel_versions()
 
     def _note(self, entry: Entry, row: Row) -> None:
         # What is timed again at the end is not news to the search.
@@ -182,8 +199,12 @@ class Race:
         a CPU, compilers would take from it what is timed.
         """
         ready = self._compile(search, batch)
-        if self.problem.target.kind == "cpu":
-            compiled = set(ready)
+        if self._on_cpu:
+            compiled = set()
+            for entry in ready:
+                compiled.add(entry)
+                if self._is_late():
+                    break
             return [entry for entry in batch if entry in compiled]
         return ready
 

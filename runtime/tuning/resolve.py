@@ -6,6 +6,9 @@ for; on a GPU, the log of the nearest one which has any: of the same kind and fa
 architecture first, then the most alike in name. (A CPU's caches and cores say nothing of
 another's.)
 
+What stands in a device's own log speaks if its rows name the device, and on a CPU if they were
+measured with as many threads as torch uses now: two threads say nothing of eight.
+
 A prediction speaks for its own bucket alone, and for a GPU of its own figures: another is asked
 for as quickly. What the nearest GPU's log says of the bucket is in it already.
 
@@ -38,8 +41,8 @@ from pdssm_compiler.runtime.tuning.log import (
     user_logs,
     warned_rows,
 )
-from pdssm_compiler.runtime.tuning.rows import Row, figures_of
-from pdssm_compiler.runtime.tuning.winners import expected_winner, winner
+from pdssm_compiler.runtime.tuning.rows import Row, figures_of, place_of
+from pdssm_compiler.runtime.tuning.winners import winners
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
@@ -79,14 +82,14 @@ class _Source:
         told: what to call it.
         path: where it is.
         lengths: whether it speaks for lengths near its own as well.
-        near: whether it is another device's.
+        place: what its rows were measured on, as :attr:`Row.place` says; None for another device.
         predicted: whether its rows were predicted, not measured.
     """
 
     told: str
     path: Path
     lengths: bool = True
-    near: bool = False
+    place: tuple[str, int] | None = None
     predicted: bool = False
 
 
@@ -107,7 +110,7 @@ def tuned(
     for source, of, other in _sources(program, target):
         if not own and user_logs() in source.path.parents:
             continue
-        row = _for_sizes(_best(source.path), problem, source.lengths)
+        row = _for_sizes(_rows_of(source), problem, source.lengths)
         if row is None or row.program != of.fingerprint:
             continue
         try:
@@ -119,7 +122,7 @@ def tuned(
             continue
         told = f"{source.told}, from {row.basis}" if source.predicted else source.told
         told = f"{told}, for {_told(row)}" + (f" of the scan {other}" if other else "")
-        yield Tuned(template, config, told, source.near, source.predicted)
+        yield Tuned(template, config, told, source.place is None, source.predicted)
 
 
 def forget(log: Path | None = None) -> None:
@@ -144,19 +147,20 @@ def _sources(program: Program, target: Target) -> Iterator[tuple[_Source, Progra
     tells that from the one in hand: the device's own, of whichever program, come before any of
     another GPU.
     """
-    alike = ((program, ""), *kin(program))
+    alike, place = ((program, ""), *kin(program)), place_of(target)
     if target.name:
         own, grows = folder_name(target.name), settings.tune_effort() != "none"
         for of, told in alike[:1] if grows else alike:
             path = user_logs() / own / file_name(of)
-            yield _Source("tuned on this machine", path, lengths=not grows), of, told
+            yield _Source("tuned on this machine", path, not grows, place), of, told
         for of, told in alike:
-            yield _Source(f"shipped log for {own}", shipped_logs() / own / file_name(of)), of, told
+            path = shipped_logs() / own / file_name(of)
+            yield _Source(f"shipped log for {own}", path, place=place), of, told
     if target.kind not in ("cuda", "hip"):
         return
     for of, told in alike:
         path = user_logs() / folder_name(target.name or str(target)) / predicted_name(of)
-        yield _Source("cost model", path, lengths=False, predicted=True), of, told
+        yield _Source("cost model", path, False, place, predicted=True), of, told
     for of, told in alike:
         yield from ((source, of, told) for source in _nearest(file_name(of), target))
 
@@ -165,13 +169,14 @@ def _nearest(name: str, target: Target) -> Iterator[_Source]:
     """Shipped logs of other GPUs of a target's family, the nearest first."""
     own, near = folder_name(target.name), []
     for folder in _listed(shipped_logs()):
-        of = {row.target for _, row in _best(shipped_logs() / folder / name)}
-        if folder != own and any(family(each) == family(str(target)) for each in of):
+        rows = [row for _, row in _best(shipped_logs() / folder / name)]
+        of = {row.target for row in rows if row.device != target.name}
+        if any(family(each) == family(str(target)) for each in of):
             alike = sum(accumulate((a == b for a, b in zip(folder, own, strict=False)), min))
             near.append((str(target) not in of, -alike, folder))
     for _, _, folder in sorted(near):
         told = f"shipped log for {folder}, the nearest GPU"
-        yield _Source(told, shipped_logs() / folder / name, near=True)
+        yield _Source(told, shipped_logs() / folder / name)
 
 
 def family(target: str) -> str:
@@ -193,20 +198,43 @@ def _listed(root: Path) -> list[str]:
 
 
 def _best(path: Path) -> list[tuple[Problem, Row]]:
-    """The winner of each bucket in a log; of several sizes in one, of those measured last."""
+    """The winner of each bucket and place in a log; of several sizes in one, of those measured
+    last.
+    """
     with _lock:
         found = _read.get(path)
         if found is None:
-            problems: dict[tuple[int, int, int], list[Row]] = {}
-            for row in warned_rows(path):
-                # The sizes measured last stand last.
-                problems[row.sizes] = [*problems.pop(row.sizes, []), row]
-            # A file of predictions has nothing that was measured, and a log nothing predicted.
-            choice = expected_winner if is_predicted(path) else winner
-            winners = filter(None, map(choice, problems.values()))
-            found = list({row.bucket: row for row in winners}.items())
+            found = [(row.bucket, row) for row in winners(warned_rows(path), is_predicted(path))]
             _read[path] = found
     return found
+
+
+def _rows_of(source: _Source) -> list[tuple[Problem, Row]]:
+    """The winners of a log that were measured where the source says."""
+    best = _best(source.path)
+    if source.place is None:
+        return best
+    return [(bucket, row) for bucket, row in best if row.place == source.place]
+
+
+def other_threads(program: Program, target: Target, problem: Problem) -> str:
+    """On a CPU, what logs would say of a specialised program at some sizes to another number of
+    threads; "" where they would say nothing.
+    """
+    if target.kind != "cpu" or problem.rows is None or problem.length is None:
+        return ""
+    device, now = place_of(target)
+    for source, of, _ in _sources(program, target):
+        best = [each for each in _best(source.path) if each[1].device == device]
+        others = [each for each in best if each[1].threads != now]
+        row = _for_sizes(others, problem, source.lengths)
+        if row is not None and row.program == of.fingerprint:
+            return f"{source.told} with {_threads(row.threads)}, not the {now} of now"
+    return ""
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _for_sizes(best: list[tuple[Problem, Row]], problem: Problem, near: bool) -> Row | None:

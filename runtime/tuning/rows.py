@@ -10,6 +10,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args
 
+import torch
+
 from pdssm_compiler.ir.errors import PdssmError, shown
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
@@ -120,6 +122,18 @@ class Row:
         """``B``, ``T``, ``H``."""
         return self.batch, self.length, self.heads
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """What it was measured on: the device by its name in full, which a folder's name may not
+        tell from another's, and the number of a CPU's threads.
+        """
+        return self.device, self.threads
+
+    @property
+    def race(self) -> tuple[tuple[str, int], tuple[int, int, int]]:
+        """The place and the sizes: only times of one race are compared with each other."""
+        return self.place, self.sizes
+
     def line(self) -> str:
         """The row as a line of a log, its end included."""
         return json.dumps(asdict(self)) + "\n"
@@ -205,6 +219,11 @@ def _check_figures(figures: Mapping[str, Any]) -> None:
     for name, value in figures.items():
         if type(value) is not int or value < 0:
             raise RowError(f"the figure {name} must be an int of at least 0, got {shown(value)}")
+
+
+def place_of(target: Target) -> tuple[str, int]:
+    """What :attr:`Row.place` says of what is measured on a target now."""
+    return target.name, torch.get_num_threads() if target.kind == "cpu" else 0
 
 
 def figures_of(target: Target) -> dict[str, int] | None:

@@ -9,12 +9,12 @@ from pdssm_compiler.runtime.tuning.winners import latest, winner
 
 
 def best_rows(rows: list[Row]) -> list[Row]:
-    """For each sizes, the winner, and the heuristic that it was compared with."""
-    problems: dict[tuple[int, int, int], list[Row]] = {}
+    """Of each race, the winner, and the heuristic that it was compared with."""
+    races: dict[object, list[Row]] = {}
     for row in rows:
-        problems.setdefault(row.sizes, []).append(row)
+        races.setdefault(row.race, []).append(row)
     found = []
-    for measured in problems.values():
+    for measured in races.values():
         best = winner(measured)
         if best is not None:
             heuristic = [row for row in latest(measured) if row.heuristic and row.ms is not None]
@@ -24,7 +24,7 @@ def best_rows(rows: list[Row]) -> list[Row]:
 
 def ship(log: Path, program: Program, folder: Path) -> Path | None:
     """Put the best rows of a user's log into ``<folder>/<gpu>/<program>.jsonl``, in the place of
-    those that are there for the same sizes, and the program's text beside; gives the file, None
+    those that are there of the same race, and the program's text beside; gives the file, None
     where nothing was right.
 
     Args:
@@ -39,8 +39,10 @@ def ship(log: Path, program: Program, folder: Path) -> Path | None:
     if not new:
         return None
     path = folder / log.parent.name / log.name
-    sizes = {row.sizes for row in new}
-    kept = [row for row in read_log(path)[0] if row.sizes not in sizes]
+    races = {row.race for row in new}
+    kept = [row for row in read_log(path)[0] if row.race not in races]
     keep_program(folder, program)
-    write_rows(path, sorted([*kept, *new], key=lambda row: (row.sizes, not row.heuristic)))
+    write_rows(
+        path, sorted([*kept, *new], key=lambda row: (row.sizes, row.place, not row.heuristic))
+    )
     return path

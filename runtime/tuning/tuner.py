@@ -29,7 +29,7 @@ from pdssm_compiler.runtime.tuning.log import (
 from pdssm_compiler.runtime.tuning.precompile import COMPILE_SECONDS, Compilers, processors
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import MEASURE_SECONDS, Progress, Race, Result, Told
-from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.rows import Row, place_of
 from pdssm_compiler.runtime.tuning.winners import latest
 
 # A deadline that is over.
@@ -67,8 +67,10 @@ def tune_problems(
     Args:
         problems: what to tune.
         effort: ``none``, ``quick``, ``full``, or a level of your own.
-        budget: seconds, after which no candidate is begun; each problem has an equal share of
-            what the ones before it have left. None for no end.
+        budget: seconds from now, also those that starting processes, waiting for others and
+            compiling take, after which no candidate is begun; each problem has an equal share of
+            what the ones before it have left. Of a problem that is begun, what the heuristic says
+            is measured in any case. None for no end.
         workers: processes that compile; None for as many as there are processors.
         limits: when something is taken to hang.
         commit: of this package, where it has no history to ask.
@@ -190,14 +192,15 @@ def _share(end: float | None, problems: int) -> float | None:
 def _samples(problem: TuningProblem) -> list[Sample]:
     """What the logs know of other problems on the same device."""
     name = folder_name(problem.target.name or str(problem.target))
-    groups: dict[tuple[str, tuple[int, int, int]], list[Row]] = {}
+    groups: dict[tuple[str, object], list[Row]] = {}
     for root in (shipped_logs(), user_logs()):
         for path in logs_below(root):
             if path.parent.name != name:
                 continue
             for row in read_log(path)[0]:
-                groups.setdefault((row.program, row.sizes), []).append(row)
-    ours = (problem.program.fingerprint, tuple(problem.sizes))
+                if row.place == place_of(problem.target):
+                    groups.setdefault((row.program, row.race), []).append(row)
+    ours = (problem.program.fingerprint, problem.race)
     found = []
     for key, rows in groups.items():
         rows = latest(rows)

@@ -68,3 +68,21 @@ def expected_winner(rows: Sequence[Row]) -> Row | None:
         return row.predicted_ms * (1.0 if row.heuristic else 1.0 + _CAUTION * (row.spread or 0.0))
 
     return min(right, key=lambda row: (cautious(row), row.changes))
+
+
+def winners(rows: Iterable[Row], predicted: bool = False) -> list[Row]:
+    """The winner of each bucket of sizes, on each device and number of threads; of several sizes
+    in a bucket, of those measured last.
+
+    Args:
+        rows: of one program, oldest first.
+        predicted: whether they are of a file of predictions, which has nothing that was measured,
+            as a log has nothing predicted.
+    """
+    races: dict[object, list[Row]] = {}
+    for row in rows:
+        # The sizes measured last stand last.
+        races[row.race] = [*races.pop(row.race, []), row]
+    choice = expected_winner if predicted else winner
+    found = filter(None, map(choice, races.values()))
+    return list({(row.bucket, row.place): row for row in found}.values())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -157,13 +158,21 @@ def test_stored_results_can_be_drawn(stored: Path, tmp_path: Path) -> None:
 
 def test_the_cost_model_is_judged(tmp_path: Path) -> None:
     out = tmp_path / "judged.json"
-    done = run("model", "--out", out)
+    done = run("model", "--out", out, "--commit", "abc")
     assert done.exit_code == 0, done.output
     for told in ("each shape left out", "model's choice", "median", "worst"):
         assert told in done.stdout
     made = json.loads(out.read_text())
     assert len(made["verdicts"]) >= 20
     assert all(verdict["chosen"] >= 1.0 for verdict in made["verdicts"])
+    assert made["provenance"]["commit"] == "abc"
+    assert made["provenance"]["versions"]["torch"] == torch.__version__
+    assert made["provenance"]["date"] > "2026"
+    for verdict in made["verdicts"]:
+        of = made["measured"][verdict["device"]]
+        assert of["rows"] >= 2
+        assert all(len(commit.removesuffix("-modified")) == 40 for commit in of["commits"])
+        assert of["dates"][0] <= of["dates"][1]
     h100 = "nvidia-h100-80gb-hbm3"
     # As from one GPU to another: here the same, so all of it is known.
     again = run("model", "--fit", h100, "--on", h100, "--logs", ROOT / "autotune_logs")

@@ -1,5 +1,7 @@
 """What every command prints to: how wide it is, and a reader that goes away."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pdssm_compiler.cli.consoles import new_table, results
 from pdssm_compiler.runtime import settings
 from tests.cli.conftest import Command
 
@@ -27,10 +30,34 @@ def test_columns_say_how_wide(pdssm: Command, monkeypatch: pytest.MonkeyPatch) -
     assert max(map(len, done.out.splitlines())) <= 60
 
 
+def test_a_narrow_terminal_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    table = new_table("one", "other")
+    table.add_row("x" * 40, "[/mine] :dash: of few words")
+    results().print(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 30
+    columns = zip(*(line[1:-1].split("│") for line in lines[3:-1]), strict=True)
+    shown = ["".join(column).replace(" ", "") for column in columns]
+    assert shown == ["x" * 40, "[/mine]:dash:offewwords"]
+
+
+def test_a_pipe_takes_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = "y" * 5000
+    table = new_table("one")
+    table.add_row(text)
+    with io.StringIO() as pipe, contextlib.redirect_stdout(pipe):
+        results().print(table)
+        assert text in pipe.getvalue()
+
+
 def test_help_names_every_command(pdssm: Command) -> None:
     done = pdssm("--help")
     assert done.status == 0
-    for command in ("doctor", "lower", "compile", "verify", "run", "cache"):
+    for command in ("doctor", "lower", "compile", "verify", "run", "cache", "log"):
         assert f"  {command} " in done.out
 
 

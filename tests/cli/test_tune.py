@@ -54,7 +54,9 @@ def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     assert "B=2 T=40 H=3: N=6 K=3" in done.out
     assert "│ 3 ok" in done.out
-    assert "tuned on this machine" in " ".join(done.out.split())
+    lines = done.out.splitlines()
+    (taken,) = (line for line in lines if line.startswith("calls of B=2 T=40 H=3: N=6 K=3"))
+    assert taken.endswith(", tuned on this machine, for 6 rows of 40 tokens")
     assert "tuning B=2 T=40 H=3: N=6 K=3 general dictionary complex64 forward" in done.err
     assert "<svg" in (tmp_path / "p.svg").read_text()
     (log,) = logs(tmp_path / "cache")
@@ -87,11 +89,47 @@ def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
     assert log.read_bytes() == before
 
 
+def test_a_narrow_terminal_shows_every_number(
+    pdssm: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = pdssm(*SMALL, "--effort", "none")
+    assert done.status == 0
+    table = [line for line in done.out.splitlines() if line[:1] in "┏┃│└"]
+    assert max(map(len, table)) == 80
+    words = " ".join(done.out.replace("│", " ").replace("┃", " ").split())
+    for heading in ("heuristic ms", "winner ms", "faster", "noise", "of roof"):
+        for word in heading.split():
+            assert f" {word} " in words
+    assert "…" not in done.out
+    assert "calls of B=2 T=40 H=3: N=6 K=3 general dictionary complex64 forward take " in done.out
+
+
 def test_a_budget_is_kept(pdssm: Command) -> None:
     done = pdssm(*SMALL, "--budget", 0)
     assert done.status == 0
     assert "the budget ended the search: run the same command again to go on" in done.out
+    told = "of 2 of 2 programs nothing was measured, for the budget of 0 s, a few of"
+    assert told in done.out
     assert "plot:" not in done.out
+
+
+def test_what_is_begun_within_a_budget_has_the_heuristics_row(
+    pdssm: Command, tmp_path: Path
+) -> None:
+    """However long it takes to start and to compile."""
+    done = pdssm(*SMALL, "--direction", "forward", "--budget", 1)
+    assert done.status == 0
+    assert "the budget ended the search" in done.out
+    assert "nothing was measured" not in done.out
+    (log,) = logs(tmp_path / "cache")
+    rows = read_log(log)[0]
+    assert {(row.status, row.heuristic) for row in rows} == {("ok", True)}
+    assert rows[-1].again_ms is not None
+    # What was measured by then is measured.
+    again = pdssm(*SMALL, "--direction", "forward", "--budget", 0)
+    assert "│ 1 ok" in again.out
+    assert "nothing was measured" not in again.out
 
 
 def test_an_interruption_leaves_a_good_log(tmp_path: Path) -> None:

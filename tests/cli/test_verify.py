@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
 
-from pdssm_compiler import ScanSpec, explain, verification
+from pdssm_compiler import ScanSpec, explain, pd_scan, verification
+from pdssm_compiler.cli.verify import LENGTHS
 from tests.cli.conftest import Command, error_line
 
 
@@ -13,6 +15,43 @@ def test_one_specification(pdssm: Command) -> None:
     assert done.status == 0
     assert "N=7 K=3 dictionary general row complex64" in done.out
     assert "│ ok" in done.out
+
+
+def test_sizes_of_ones_own(pdssm: Command) -> None:
+    done = pdssm("verify", "-N", 3, "-K", 2, "--seeds", 1, "-B", 1, "-T", 300, "-H", 5)
+    assert done.status == 0
+    assert "B=1 T=300 H=5" in done.out
+    tensor = torch.zeros(1, 300, 5, 3, dtype=torch.complex64)
+    maps = {
+        "dictionary": torch.zeros(5, 2, 3, dtype=torch.int32),
+        "selection": torch.zeros(1, 300, 5, dtype=torch.int32),
+    }
+    before = explain()
+    options = {"initial_state": tensor[:, 0], "output_final_state": True}
+    pd_scan(tensor, tensor, **maps, **options)
+    # It has run what calls of these sizes do.
+    assert explain() == before
+    told = error_line(pdssm("verify", "-N", 3, "-K", 2, "-T", 10**12))
+    assert told.startswith("the reference of B=2 T=1000000000000 H=3 N=3 needs about ")
+    assert told.endswith(" are free on cpu; choose smaller sizes")
+    told = error_line(pdssm("verify", "--packed", "-B", 10**12))
+    assert told.startswith("the reference of B=1000000000000 T=37 H=3 N=1 needs about ")
+
+
+def test_as_many_packed_sequences_as_are_told(
+    pdssm: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def noted(spec: ScanSpec, *given: Any) -> verification.Verification:
+        seen.append(given)
+        return verification.Verification(spec, 0.1, 0.1)
+
+    monkeypatch.setattr(verification, "verify_spec", noted)
+    for sizes in ((), ("-B", 3, "-T", 9), ("-T", 9, "-H", 2)):
+        assert pdssm("verify", "-N", 3, "--seeds", 1, "--packed", *sizes).status == 0
+    told = [(sizes[2], lengths) for _, _, sizes, _, lengths, _ in seen]
+    assert told == [(3, LENGTHS), (3, (9, 9, 9)), (2, (9, 9))]
 
 
 def test_packed_sequences_in_reverse(pdssm: Command) -> None:

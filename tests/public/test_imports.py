@@ -119,6 +119,12 @@ def test_the_top_packages_modules_do_not_go_through_its_lazy_names() -> None:
                 assert not lazy or name in modules, f"{path} imports {name}"
 
 
+def test_no_module_has_the_name_of_what_the_package_exports() -> None:
+    """Importing it would put the module in the place of what is exported."""
+    modules = {path.stem if path.is_file() else path.name for path in PACKAGES[""].iterdir()}
+    assert modules & set(pdssm_compiler.__all__) == {"reference"}
+
+
 def test_the_wheel_has_every_package() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pdssm_compiler.runtime import devices
-from pdssm_compiler.runtime.devices import DEVICE_TYPES, find_target, target_of
+from pdssm_compiler.runtime.devices import DEVICE_TYPES, find_target, free_memory, target_of
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.schedules.descriptions import DescriptionError
 from pdssm_compiler.schedules.target import (
@@ -117,3 +117,13 @@ def test_every_known_type_of_device_has_the_operator() -> None:
         key = type_.upper()
         assert torch._C._dispatch_has_kernel_for_dispatch_key("pdssm_compiler::scan", key)
     assert find_target("cpu") == cpu_target()
+
+
+def test_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = free_memory(torch.device("cpu"))
+    assert free is not None
+    assert 1 << 20 < free < 1 << 50
+    assert free_memory(torch.device("mps")) is None
+    # Where the system does not say.
+    monkeypatch.setattr(Path, "read_text", lambda path: "MemTotal: 3 kB\n")
+    assert free_memory(torch.device("cpu")) is None

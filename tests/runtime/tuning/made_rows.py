@@ -6,7 +6,7 @@ from typing import Any
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime.tuning.rows import Row, figures_of
+from pdssm_compiler.runtime.tuning.rows import Row, figures_of, place_of
 from pdssm_compiler.schedules.target import cpu_target, named_target
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
@@ -33,7 +33,7 @@ def row(config: Any = None, template: str = "cpu-rows", **changes: Any) -> Row:
         status="ok",
         device=CPU.name,
         target=str(CPU),
-        threads=2,
+        threads=place_of(CPU)[1],
         versions={"torch": "0"},
         commit="0" * 40,
         date="2030-01-02T03:04:05+00:00",

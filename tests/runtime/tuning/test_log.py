@@ -3,13 +3,14 @@
 import json
 import multiprocessing
 import os
+import re
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pdssm_compiler.runtime.errors import TuningWarning
@@ -182,7 +183,29 @@ def test_processes_add_whole_lines(tmp_path: Path) -> None:
 def test_a_device_has_a_folder() -> None:
     assert folder_name("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
     assert folder_name("Intel(R) Xeon(R) Processor") == "intel-r-xeon-r-processor"
-    assert folder_name("../..") == "unknown"
+    assert folder_name("NVIDIA A100-SXM4-80GB") == "nvidia-a100-sxm4-80gb"
+    assert (
+        folder_name("AMD Ryzen 9 7950X 16-Core Processor") == "amd-ryzen-9-7950x-16-core-processor"
+    )
+    assert folder_name("Intel(R) Xeon(R) CPU @ 2.20GHz") == "intel-r-xeon-r-cpu-2-20ghz"
+    assert folder_name("cuda:sm_90") == "cuda-sm-90"
+
+
+@given(st.text(), st.text())
+@example("../..", "./.")
+@example("", "..")
+@example("显卡", "グラフィック")
+@example("RTX 4090+", "RTX 4090")
+@example("RTX 4090*", "RTX 4090+")
+@example("x" * 300, "x" * 301)
+@example("\ud800", "\ud801")
+def test_a_folders_name_is_one_and_short(device: str, other: str) -> None:
+    made = folder_name(device)
+    assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", made)
+    assert len(made) <= 120
+    told = [re.sub(r"[ ()@.:_-]+", "-", name.lower()).strip("-") for name in (device, other)]
+    if told[0] != told[1]:
+        assert made != folder_name(other)
 
 
 def test_pipes_and_deep_nesting_are_told(tmp_path: Path) -> None:

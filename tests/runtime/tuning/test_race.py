@@ -14,8 +14,9 @@ from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning import provenance, race, resolve
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import Isolated, RaisedError
-from pdssm_compiler.runtime.tuning.log import read_log
+from pdssm_compiler.runtime.tuning.log import append_rows, read_log
 from pdssm_compiler.runtime.tuning.measure import Measured, roof_of
+from pdssm_compiler.runtime.tuning.outcomes import row_of
 from pdssm_compiler.runtime.tuning.precompile import Compilers, compile_job
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import Progress, Race
@@ -100,6 +101,27 @@ def test_bad_candidates_of_every_kind_are_rows_and_none_wins() -> None:
 def small(**changes: Any) -> TuningProblem:
     told = {"text": PROGRAM.text, "label": "small", "direction": "forward", "sizes": SIZES}
     return TuningProblem(**told | changes)
+
+
+def test_rows_of_another_number_of_threads_are_of_another_race() -> None:
+    problem = small()
+    log = log_of(problem)
+    (entry, *_) = space_of(problem).first
+    foreign = row_of(problem, entry, "ok", problem.threads + 1, {}, None, ms=1e-9)
+    append_rows(log, [foreign])
+    (result,) = tune_problems([problem], "none")
+    assert (result.rows, result.winner) == ([], None)
+    assert read_log(log) == ([foreign], [])
+
+
+def test_what_is_begun_in_time_has_the_heuristics_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever kernel is compiled first, as on a GPU."""
+    lates = iter([False])
+    monkeypatch.setattr(Race, "_is_late", lambda self: next(lates, True))
+    monkeypatch.setattr(Race, "_compiled_ones", lambda self, search, batch: reversed(batch))
+    (result,) = tune_problems([small()], WHOLE)
+    assert [(row.heuristic, row.status) for row in result.rows] == [(True, "ok")]
+    assert (result.complete, result.untried, result.measured) == (False, False, 1)
 
 
 def test_a_race_goes_on_where_the_last_one_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,8 +110,8 @@ def test_where_a_prediction_stands(logs: Path) -> None:
     gpu = named_target("h100")
     folder = log.user_logs() / folder_name(gpu.name)
     configs = [TritonRowsConfig(1, 1, n) for n in (1, 2, 4, 8)]
-    mine = {"template": "triton-rows", "target": "cuda:sm_90"}
-    shipped(logs, "NVIDIA H200", row(configs[0], **mine))
+    mine = {"template": "triton-rows", "target": "cuda:sm_90", "device": gpu.name, "threads": 0}
+    shipped(logs, "NVIDIA H200", row(configs[0], **mine | {"device": "NVIDIA H200"}))
     base = predicted(1.0, configs[3], heuristic=True, changes=0)
     append_rows(folder / predicted_name(PROGRAM), [base, predicted(0.5, configs[1])])
     resolve.forget()
@@ -151,6 +151,36 @@ UNMEASURED = {
     name: getattr(predicted(0.001), name)
     for name in ("status", "ms", "spread", "predicted_ms", "basis", "figures")
 }
+
+
+def test_another_number_of_threads_is_told_and_not_taken(logs: Path) -> None:
+    now = torch.get_num_threads()
+    of_user(row(CpuRowsConfig(4), threads=now + 1))
+    assert chosen().config != CpuRowsConfig(4)
+    told = f"tuned on this machine with {now + 1} threads, not the {now} of now"
+    assert chosen().reason == f"heuristic; {told}"
+    assert chosen(Problem.bucket(1, 100)).reason == "heuristic"
+    # Slower than those of other threads, and of the same log.
+    of_user(row(CpuRowsConfig(3), ms=9.0))
+    resolve.forget()
+    assert (chosen().config, chosen().reason.partition(",")[0]) == (
+        CpuRowsConfig(3), "tuned on this machine",
+    )  # fmt: skip
+
+
+def test_a_row_of_another_device_of_the_same_folder_is_not_taken(logs: Path) -> None:
+    """Names that differ in their hyphens alone have one folder."""
+    of_user(row(CpuRowsConfig(4), device=CPU.name.replace(" ", "-", 1)))
+    assert chosen().reason == "heuristic"
+    # Of GPUs, it is the nearest one's.
+    config = {"template": "triton-rows", "target": "cuda:sm_90", "device": H100.name, "threads": 0}
+    shipped(logs, H100.name, row(TritonRowsConfig(1, 1, 2), **config))
+    resolve.forget()
+    (own,) = tuned(PROGRAM, H100, SIZES)
+    (other,) = tuned(PROGRAM, replace(H100, name=H100.name.replace(" ", "-")), SIZES)
+    assert own.reason == "shipped log for nvidia-h100-80gb-hbm3, for 8 rows of 100 tokens"
+    assert other.reason.startswith("shipped log for nvidia-h100-80gb-hbm3, the nearest GPU, for")
+    assert (own.near, other.near) == (False, True)
 
 
 def test_families() -> None:

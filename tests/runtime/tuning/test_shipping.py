@@ -54,6 +54,18 @@ def test_they_take_the_place_of_what_is_there(tmp_path: Path) -> None:
     assert text.read_text() == PROGRAM.text
 
 
+def test_another_number_of_threads_has_a_winner_of_its_own(tmp_path: Path) -> None:
+    log, folder = tmp_path / "mine" / "a-cpu" / "n6.jsonl", tmp_path / "autotune_logs"
+    few, many = row(ms=3.0, threads=1), row(CpuRowsConfig(4), ms=1.0, threads=8)
+    append_rows(log, [few, many])
+    assert best_rows([few, many]) == [few, many]
+    ship(log, PROGRAM, folder)
+    append_rows(log, [row(CpuRowsConfig(5), ms=0.5, threads=8)])
+    path = ship(log, PROGRAM, folder)
+    assert path is not None
+    assert [(r.threads, r.ms) for r in read_log(path)[0]] == [(1, 3.0), (8, 0.5)]
+
+
 def test_where_nothing_is_right_nothing_is_shipped(tmp_path: Path) -> None:
     log = tmp_path / "a-gpu" / "n6.jsonl"
     append_rows(log, ROWS[3:4])

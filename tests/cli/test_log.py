@@ -1,0 +1,104 @@
+"""``pdssm-compiler log``: what logs say, and clearing them."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from pdssm_compiler.runtime import settings
+from pdssm_compiler.runtime.tuning import log
+from pdssm_compiler.runtime.tuning.log import append_rows, keep_program
+from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from tests.cli.conftest import Command, error_line
+from tests.cli.test_compile import rows
+from tests.runtime.tuning.made_rows import PROGRAM, predicted, row
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This user's logs; nothing is shipped but one row."""
+    monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path / "cache"))
+    monkeypatch.setattr("pdssm_compiler.cli.log.shipped_logs", lambda: tmp_path / "shipped")
+    append_rows(tmp_path / "shipped" / "theirs" / "n6.jsonl", [row(ms=7.0, threads=0)])
+    return log.user_logs()
+
+
+def fill(root: Path) -> None:
+    append_rows(root / "mine" / "n6.jsonl", [
+        row(CpuRowsConfig(1), ms=3.0, heuristic=True, changes=0, threads=2),
+        row(CpuRowsConfig(2), ms=2.0, threads=2),
+        row(CpuRowsConfig(2), ms=1.0, threads=8),
+        row(ms=5.0, length=9000, threads=2),
+    ])  # fmt: skip
+    append_rows(root / "mine" / "n7.jsonl", [row(ms=None, status="wrong", error="off")])
+    append_rows(root / "a-gpu" / "n6.predicted.jsonl", [predicted(0.25, heuristic=True)])
+    keep_program(root, PROGRAM)
+
+
+def test_ls(pdssm: Command, root: Path) -> None:
+    fill(root)
+    done = pdssm("log", "ls")
+    assert (done.status, done.err) == (0, "")
+    assert [line.strip() for line in done.out.splitlines() if ": " in line and line[0] == " "] == [
+        "this user's: a-gpu", "this user's: mine", "shipped: theirs",
+    ]  # fmt: skip
+    guessed, mine, theirs = (rows(f"┏{table}") for table in done.out.split("┏")[1:])
+    assert [(r["sizes"], r["ms"], r["winner"].partition(" prefetch")[0]) for r in mine] == [
+        ("B=4 T=100 H=2 on 2 threads", "2", "cpu-rows max_heads=2 split_scatter=True"),
+        ("B=4 T=100 H=2 on 8 threads", "1", "cpu-rows max_heads=2 split_scatter=True"),
+        ("B=4 T=9000 H=2 on 2 threads", "5", "cpu-rows max_heads=3 split_scatter=True"),
+        ("", "", "none: nothing right among 1 rows"),
+    ]
+    assert [r["ms"] for r in (*guessed, *theirs)] == ["0.25 predicted", "7"]
+    assert {r["program"] for r in theirs} == {"a small scan forward"}
+    assert {r["date"] for r in theirs} == {"2030-01-02"}
+    only = pdssm("log", "ls", "--device", "mine").out
+    assert "this user's: mine" in only
+    assert "shipped: none in" in only
+    assert "a-gpu" not in only
+
+
+def test_damaged_lines_are_told(pdssm: Command, root: Path) -> None:
+    fill(root)
+    path = root / "mine" / "n6.jsonl"
+    path.write_bytes(b'{"half\n\xff\n' + path.read_bytes())
+    (root / "mine" / "folder.jsonl").mkdir()
+    done = pdssm("log", "ls", "--device", "mine")
+    assert done.status == 0
+    assert done.err.splitlines()[0] == f"{root / 'mine' / 'folder.jsonl'} is no file"
+    assert [line.partition(" is passed")[0] for line in done.err.splitlines()[1:]] == [
+        f"{path}:1", f"{path}:2",
+    ]  # fmt: skip
+    assert "B=4 T=9000 H=2" in done.out
+
+
+def test_clear(pdssm: Command, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(root)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    done = pdssm("log", "clear", "--device", "mine")
+    assert done.status == 1
+    assert f"remove 2 files of {root}? [y/N]" in done.out
+    assert len(list(root.glob("*/*.jsonl"))) == 3
+    assert pdssm("log", "clear", "--device", "mine", "--yes").out == "removed 2 files\n"
+    assert [path.parent.name for path in root.glob("*/*.jsonl")] == ["a-gpu"]
+    assert len(list(root.glob("programs/*"))) == 1
+    assert pdssm("log", "clear", "--all", "-y").out == "removed 1 file\n"
+    assert pdssm("log", "clear", "--all", "-y").out == "removed 0 files\n"
+    assert list(root.glob("programs/*")) == []
+    told = pdssm("log", "ls").out
+    assert told.startswith(f"this user's: none in {root}\n")
+    assert "shipped: theirs" in told
+
+
+def test_errors(pdssm: Command, root: Path) -> None:
+    for options in ((), ("--all", "--device", "mine")):
+        message = error_line(pdssm("log", "clear", *options))
+        assert message == "say what to remove: either --device, a folder of log ls, or --all"
+    message = error_line(pdssm("log", "clear", "--device", "x"))
+    assert message == f"no logs of 'x' in {root}; there are those of none"
+    fill(root)
+    message = error_line(pdssm("log", "clear", "--device", "theirs"))
+    assert message == f"no logs of 'theirs' in {root}; there are those of a-gpu, mine"
+    (root / "mine" / "folder.jsonl").mkdir()
+    message = error_line(pdssm("log", "clear", "--device", "mine", "--yes"))
+    assert message.startswith(f"cannot remove all of {root}: ")
