@@ -73,14 +73,17 @@ def flash_pd_scan(
     Source: arXiv 2605.19150.
     """
     orientation = one_of("orientation", orientation, tuple(_CHOSEN_ALONG))
-    _check_surrogate(surrogate)
+    dense = one_of("surrogate", surrogate, ("active", "dense")) == "dense"
     _check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
     _check_logits("selector_logits", selector_logits, "[B, T, H, K]")
     _check_sizes(dictionary_logits, selector_logits, drive)
     along = _CHOSEN_ALONG[orientation]
     tau = _temperature(temperature, selector_logits)
-    maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits")
-    tokens_used, selection = hard_choice(selector_logits, -1, tau, "selector_logits")
+    maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits", dense)
+    tokens_used, selection = hard_choice(selector_logits, -1, tau, "selector_logits", dense)
+    if dense and orientation == "row":
+        # The scan takes a map for the matrix with ones at [p[i], i].
+        maps_used = maps_used.mT
     # In the order of the program's inputs: dictionary, selection.
     entries = (maps_used, tokens_used)
     given = (
@@ -100,14 +103,6 @@ def flash_pd_scan(
     request = read_call(*given)
     outputs = call(request.text, request.tensors, "", entries)
     return results(request, outputs)
-
-
-def _check_surrogate(surrogate: str) -> None:
-    if surrogate == "dense":
-        raise ArgumentError(
-            "surrogate='dense' is not there yet: its kernels are not written; use 'active'"
-        )
-    one_of("surrogate", surrogate, ("active",))
 
 
 def _check_logits(name: str, logits: torch.Tensor, axes: str) -> None:

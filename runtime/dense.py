@@ -1,0 +1,272 @@
+"""Gradients of every entry of hard choices: two torch operators.
+
+With ``P_k`` the one-hot matrix of map ``k`` of a head, ``k_t`` the map of token ``t``, and the
+factors ``l_t`` and ``r_t`` that the dense surrogate's backward program writes
+(:mod:`pdssm_compiler.ir.passes.factors`), ``∂P_t[i, j] = Re(conj(l_t[i]) r_t[j])``, and
+
+- ``map_products(Tensor left, Tensor right, Tensor selection, int size) -> Tensor`` gives
+  ``Σ_{t: k_t = k} ∂P_t`` for every map, ``[H, K, N, N]``: matrix products over the tokens of each,
+- ``map_scores(Tensor left, Tensor right, Tensor dictionary) -> Tensor`` gives
+  ``Σ_j ∂P_t[p_k[j], j]`` for every token and map, ``[B, T, H, K]``: ``K`` gathers a token, by
+  kernels of :func:`~pdssm_compiler.ir.programs.map_scores`.
+
+Besides their results they need memory of a fixed size, and the order of the tokens. Nothing is
+read on the host, and each sum is made in one order, so it is the same bit by bit every time.
+
+Source: Flash PD-SSM (arXiv 2605.19150), straight through a softmax over the dictionary.
+"""
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from pdssm_compiler.ir.programs import map_scores as scores_program
+from pdssm_compiler.ir.types import Element
+from pdssm_compiler.runtime.devices import DEVICE_TYPES
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
+
+_library = torch.library.Library("pdssm_compiler", "FRAGMENT")
+for _definition in (
+    "map_products(Tensor left, Tensor right, Tensor selection, int size) -> Tensor",
+    "map_scores(Tensor left, Tensor right, Tensor dictionary) -> Tensor",
+):
+    _library.define(_definition, tags=(torch.Tag.pt2_compliant_tag,))
+
+map_products = torch.ops.pdssm_compiler.map_products.default
+map_scores = torch.ops.pdssm_compiler.map_scores.default
+
+# Numbers of each factor that are multiplied together: few enough for a CPU's caches, enough to
+# keep a GPU busy.
+_AT_ONCE_ON_CPU = 2**18
+_AT_ONCE = 2**24
+# A block has at most so many tokens, or twice N: a float32 sum of many more loses digits.
+_LONGEST_BLOCK = 1024
+# Maps that a kernel holds against a token before it reads the next.
+_MAPS_AT_ONCE = 8
+# Tokens of a row of map_scores at most: each row reads the maps anew.
+_TOKENS_OF_ROW = 16
+# The bits of a float32 that TF32 has not, and half of the last one that it has.
+_BELOW_TF32, _HALF = 0x1FFF, 0x1000
+
+_ELEMENTS: dict[torch.dtype, Element] = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.complex64: "c64",
+    torch.complex128: "c128",
+}
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+class _Blocks(NamedTuple):
+    """The tokens of every head, sorted by their map and cut into blocks of one map each.
+
+    Attributes:
+        order: of each head, its tokens in that order, ``[H * M]``.
+        first: where in ``order`` a block begins, ``[G]``.
+        end: where the tokens of its map end, ``[G]``; no further than ``first`` if it is empty.
+        map: which it is of all heads' maps, ``[G]``.
+        length: tokens of a block, at most.
+    """
+
+    order: torch.Tensor
+    first: torch.Tensor
+    end: torch.Tensor
+    map: torch.Tensor
+    length: int
+
+
+def _blocks(selection: torch.Tensor, size: int, length: int) -> _Blocks:
+    """Cut tokens into blocks, on the device: how many have which map is not known on the host.
+
+    A map of ``c`` tokens has ``⌈c / length⌉`` blocks, so a head of ``M`` tokens at most
+    ``⌊M / length⌋ + K``; those that are not needed are empty.
+
+    Args:
+        selection: ``[H, M]``, in ``[0, size)``.
+        size: ``K``.
+        length: tokens of a block.
+    """
+    heads, tokens = selection.shape
+    # Stable, so that there is one order.
+    keys, order = selection.sort(dim=1, stable=True)
+    maps = torch.arange(size + 1, device=keys.device).expand(heads, size + 1).contiguous()
+    bounds = torch.searchsorted(keys, maps.to(keys.dtype))  # [H, K + 1]
+    starts, ends = bounds[:, :-1], bounds[:, 1:]
+    last = ((ends - starts + length - 1) // length).cumsum(1)  # blocks of maps 0 … k
+    count = tokens // length + size
+    numbers = torch.arange(count, device=keys.device).expand(heads, count).contiguous()
+    of = torch.searchsorted(last, numbers, right=True).clamp(max=size - 1)  # [H, G / H]
+    before = torch.where(of > 0, last.gather(1, (of - 1).clamp(min=0)), 0)
+    first = starts.gather(1, of) + (numbers - before) * length
+    head = torch.arange(heads, device=keys.device)[:, None]
+    return _Blocks(
+        order.flatten(),
+        (first + head * tokens).flatten(),
+        (ends.gather(1, of) + head * tokens).flatten(),
+        (of + head * size).flatten(),
+        length,
+    )
+
+
+def _map_products(
+    left: torch.Tensor, right: torch.Tensor, selection: torch.Tensor, size: int
+) -> torch.Tensor:
+    """See the module's text.
+
+    Float32 factors are multiplied as float32 numbers whatever precision torch's products may have
+    (``torch.set_float32_matmul_precision``, autocast): on a CPU in float64, elsewhere in parts that
+    TF32 has.
+
+    Args:
+        left, right: real or complex ``[B, T, H, N]``.
+        selection: integer ``[B, T, H]``; what is out of range is clamped.
+        size: ``K``.
+    """
+    batch, length, heads, n = left.shape
+    tokens = batch * length
+    wide = left.dtype.to_real() if left.is_complex() else left.dtype
+    if left.device.type == "cpu":
+        wide = torch.float64
+    total = torch.zeros((heads * size, n, n), dtype=wide, device=left.device)
+    if tokens * heads > 0:
+        chosen = selection.reshape(tokens, heads).mT.clamp(0, size - 1).contiguous()
+        # Of 2 N tokens or more, so that the products of all blocks are no larger than the tokens.
+        # A quarter of a map's share, so that little is empty.
+        of_map = tokens // (4 * size)
+        blocks = _blocks(chosen, size, max(2 * n, min(of_map, _LONGEST_BLOCK)))
+        sides = [_parts(factor).reshape(tokens * heads, n, -1) for factor in (left, right)]
+        with torch.autocast(left.device.type, enabled=False):
+            _add_products(total, sides, blocks, tokens, heads)
+    return total.to(_real(left.dtype)).view(heads, size, n, n)
+
+
+def _parts(factor: torch.Tensor) -> torch.Tensor:
+    """Real and imaginary parts, on an axis of their own."""
+    return torch.view_as_real(factor.resolve_conj()) if factor.is_complex() else factor[..., None]
+
+
+def _add_products(
+    total: torch.Tensor, sides: list[torch.Tensor], blocks: _Blocks, tokens: int, heads: int
+) -> None:
+    """Add each block's product to its map's, some blocks at a time."""
+    _, n, parts = sides[0].shape
+    places = torch.arange(blocks.length, device=total.device)
+    numbers = _AT_ONCE_ON_CPU if total.device.type == "cpu" else _AT_ONCE
+    step = max(1, numbers // (blocks.length * n * parts))
+    for start in range(0, len(blocks.first), step):
+        some = slice(start, start + step)
+        sorted_ = blocks.first[some, None] + places  # [G, length]
+        empty = sorted_ >= blocks.end[some, None]
+        sorted_ = sorted_.clamp(max=len(blocks.order) - 1)
+        # A token's vectors of a head are row token · H + head.
+        rows = blocks.order[sorted_] * heads + sorted_ // tokens
+        # Re(conj(l) r) is the inner product of the parts, so parts are added up like tokens.
+        left, right = (
+            side[rows].masked_fill_(empty[..., None, None], 0).movedim(-1, 1).flatten(1, 2)
+            for side in sides
+        )  # [G, parts * length, N]
+        _add(total, blocks.map[some], _product(left.mT, right, total.dtype))
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The product, accurate in ``dtype``."""
+    left, right = left.to(dtype), right.to(dtype)
+    if dtype is not torch.float32:
+        return left @ right
+    # Three products of numbers that TF32 holds exactly, so none is rounded before it is added up,
+    # whether torch may use TF32 or not. What is left out is below 2^-21 of each product.
+    (left, left_rest), (right, right_rest) = _in_tf32(left), _in_tf32(right)
+    product = left_rest @ right
+    product.baddbmm_(left, right_rest)
+    return product.baddbmm_(left, right)
+
+
+def _in_tf32(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers as the sum of two that TF32 has, but for a part of 2^-22."""
+    head = _rounded(numbers)
+    return head, _rounded(numbers - head)
+
+
+def _rounded(numbers: torch.Tensor) -> torch.Tensor:
+    return ((numbers.view(torch.int32) + _HALF) & ~_BELOW_TF32).view(torch.float32)
+
+
+def _add(total: torch.Tensor, index: torch.Tensor, products: torch.Tensor) -> None:
+    """Add products to their maps' sums, always in one order."""
+    if total.device.type == "cpu":
+        total.index_add_(0, index, products)
+    else:
+        # It sorts by index; index_add_ on a GPU adds in any order.
+        total.index_put_((index,), products, accumulate=True)
+
+
+def _fake_map_products(
+    left: torch.Tensor, right: torch.Tensor, selection: torch.Tensor, size: int
+) -> torch.Tensor:
+    n = left.shape[3]
+    return left.new_empty((left.shape[2], size, n, n), dtype=_real(left.dtype))
+
+
+@lru_cache(maxsize=4096)
+def _scores_text(state_size: int, maps: int, element: Element) -> str:
+    return scores_program(state_size, maps, element).text
+
+
+def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
+    """See the module's text.
+
+    Args:
+        left, right: real or complex ``[B, T, H, N]``.
+        dictionary: integer ``[H, K, N]``; what is out of range is clamped.
+    """
+    batch, length, heads, n = left.shape
+    size = dictionary.shape[1]
+    together = min(size, _MAPS_AT_ONCE)
+    text = _scores_text(n, together, _ELEMENTS[left.dtype])
+    names = [input_.name for input_ in caller_inputs(program_of(text))]
+    # No token needs another, so they are cut into rows enough to keep the device busy.
+    row = math.gcd(batch * length, _TOKENS_OF_ROW)
+    rows = (batch * length // row, row, heads)
+    found = left.new_empty((*rows, size), dtype=_real(left.dtype))
+    # What is wrong with a map was reported by the scan.
+    maps = dictionary.clamp(0, n - 1).to(torch.int32)
+    given = {"left": left.reshape(*rows, n), "right": right.reshape(*rows, n)}
+    for first in range(0, size, together):
+        # The last ones may be some that were there already: one kernel for all.
+        first = min(first, size - together)
+        for number in range(together):
+            given[f"map_{number}"] = maps[:, first + number]
+        out = found[..., first : first + together].unbind(-1)
+        run(text, [given[name] for name in names], out=out)
+    return found.view(batch, length, heads, size)
+
+
+def _fake_map_scores(
+    left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tensor
+) -> torch.Tensor:
+    return left.new_empty((*left.shape[:3], dictionary.shape[1]), dtype=_real(left.dtype))
+
+
+def _refuse_second(ctx: Any, *grads: torch.Tensor) -> None:
+    raise ArgumentError(
+        "the dense surrogate's gradient has no gradient of its own; differentiate "
+        "pdssm_compiler.reference.flash_pd_scan for second derivatives"
+    )
+
+
+for _name, _kernel, _fake in (
+    ("map_products", _map_products, _fake_map_products),
+    ("map_scores", _map_scores, _fake_map_scores),
+):
+    for _type in DEVICE_TYPES:
+        _library.impl(_name, _kernel, _type.upper())
+    torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
+    torch.library.register_autograd(f"pdssm_compiler::{_name}", _refuse_second)
+
+__all__ = ["map_products", "map_scores"]

@@ -1,0 +1,216 @@
+"""The operators of the dense surrogate, ``map_products`` and ``map_scores``."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pdssm_compiler import ArgumentError
+from pdssm_compiler.runtime import dense
+from pdssm_compiler.runtime.dense import map_products, map_scores
+from tests.public.accuracy import epsilon, wide
+
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+# Fixed in few, as each has a kernel of its own.
+KINDS = (
+    (3, 5, torch.complex64),
+    (1, 1, torch.complex128),
+    (4, 9, torch.float32),
+    (3, 17, torch.float64),
+)
+C = 8
+
+
+def inputs(
+    n: int, maps: int, dtype: torch.dtype, rows: tuple[int, int, int], seed: int, skew: float = 0
+) -> Inputs:
+    """Factors, dictionary and selection; with a skew most tokens have one map."""
+    random = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(*rows, n, dtype=dtype, generator=random) for _ in range(2))
+    dictionary = torch.randint(n, (rows[2], maps, n), generator=random, dtype=torch.int32)
+    selection = torch.randint(maps, rows, generator=random, dtype=torch.int32)
+    usual = torch.rand(rows, generator=random) < skew
+    return left, right, dictionary, torch.where(usual, maps // 2, selection)
+
+
+def of_entries(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``∂P_t``, ``[B, T, H, N, N]``."""
+    found = wide(left).conj().unsqueeze(-1) * wide(right).unsqueeze(-2)
+    return found.real if found.is_complex() else found
+
+
+def expected(given_: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    left, right, dictionary, selection = given_
+    of_p, n, maps = of_entries(left, right), left.shape[3], dictionary.shape[1]
+    chosen = torch.nn.functional.one_hot(selection.long(), maps).double()
+    # [h, k, i, j] is 1 where p[j] = i.
+    matrices = torch.nn.functional.one_hot(dictionary.long(), n).double().mT
+    return (
+        torch.einsum("bthk,bthij->hkij", chosen, of_p),
+        torch.einsum("bthij,hkij->bthk", of_p, matrices),
+    )
+
+
+def found(given_: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    left, right, dictionary, selection = given_
+    products = map_products(left, right, selection, dictionary.shape[1])
+    return products, map_scores(left, right, dictionary)
+
+
+def assert_as_defined(given_: Inputs) -> None:
+    left, right, *rest = given_
+    scales = expected((left.abs(), right.abs(), *rest))
+    for got, want, scale in zip(found(given_), expected(given_), scales, strict=True):
+        assert got.shape == want.shape
+        assert got.dtype == left.abs().dtype
+        error = (got.double() - want).abs()
+        assert (error <= C * epsilon(got.dtype) * scale).all()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@settings(max_examples=12)
+@given(
+    rows=st.tuples(st.integers(0, 3), st.sampled_from((0, 1, 7, 16, 33, 140)), st.integers(0, 3)),
+    skew=st.sampled_from((0.0, 0.9, 1.0)),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_as_defined(
+    kind: tuple[int, int, torch.dtype], rows: tuple[int, int, int], skew: float, seed: int
+) -> None:
+    assert_as_defined(inputs(*kind, rows, seed, skew))
+
+
+def test_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many blocks are multiplied together, and however long they are."""
+    given_ = inputs(3, 5, torch.complex64, (2, 600, 3), 1, 0.5)
+    for at_once in (1, 100, 3000):
+        for longest in (1, 7, 1024):
+            monkeypatch.setattr(dense, "_AT_ONCE_ON_CPU", at_once)
+            monkeypatch.setattr(dense, "_LONGEST_BLOCK", longest)
+            assert_as_defined(given_)
+
+
+@pytest.mark.parametrize("rows", [(1, 40, 2), (2, 3, 1)])
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_blocks_hold_every_token_once(size: int, rows: tuple[int, int, int]) -> None:
+    _, tokens, heads = rows
+    selection = inputs(1, size, torch.float32, rows, 3)[3][0].T.contiguous()
+    for length in (1, 4, 64):
+        blocks = dense._blocks(selection, size, length)
+        assert len(blocks.map) == heads * (tokens // length + size)
+        seen = []
+        for first, end, of in zip(blocks.first, blocks.end, blocks.map, strict=True):
+            for place in range(int(first), min(int(end), int(first) + length)):
+                head = place // tokens
+                token = int(blocks.order[place])
+                assert int(of) == head * size + int(selection[head, token])
+                seen.append((head, token))
+        assert sorted(seen) == [(h, t) for h in range(heads) for t in range(tokens)]
+
+
+def test_products_in_parts_that_tf32_has() -> None:
+    """As they are made elsewhere than on a CPU, where torch may round factors to TF32."""
+    random = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(4, 300, 8, generator=random) for _ in range(2))
+    # Of every size, and with numbers that cancel.
+    left *= 10.0 ** torch.randint(-12, 12, left.shape, generator=random)
+    left[:, 150:] = -left[:, :150]
+    for factor in (left, right):
+        parts = dense._in_tf32(factor)
+        for part in parts:
+            assert not (part.view(torch.int32) & 0x1FFF).any()
+        whole = parts[0].double() + parts[1].double()
+        assert ((whole - factor.double()).abs() <= 2.0**-22 * factor.double().abs()).all()
+    got = dense._product(left.mT, right, torch.float32)
+    want = left.double().mT @ right.double()
+    scale = left.double().abs().mT @ right.double().abs()
+    assert ((got.double() - want).abs() <= C * epsilon(torch.float32) * scale).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float64])
+def test_any_layout(dtype: torch.dtype) -> None:
+    """Conjugated, transposed, expanded and padded tensors are read as they are."""
+    left, right, dictionary, selection = inputs(3, 5, dtype, (2, 16, 3), 1)
+    if dtype.is_complex:
+        left = left.conj()
+    right = right.transpose(0, 2).contiguous().transpose(0, 2)[:1].expand(right.shape)
+    dictionary = dictionary[:1].expand(dictionary.shape).long()
+    selection = selection[:, :, :1].to(torch.uint8).expand(selection.shape)
+    assert_as_defined((left, right, dictionary, selection))
+
+
+def test_an_index_out_of_range_does_no_harm() -> None:
+    """The scan reports it; here it is clamped."""
+    left, right, dictionary, selection = inputs(3, 5, torch.complex64, (1, 9, 2), 1)
+    wrong = left, right, dictionary.clone(), selection.clone()
+    wrong[2][0, 0, 0], wrong[3][0, 2, 1] = -1, 77
+    dictionary[0, 0, 0], selection[0, 2, 1] = 0, 4
+    for mine, theirs in zip(
+        found(wrong), found((left, right, dictionary, selection)), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_infinities_stay_with_their_tokens() -> None:
+    """What fills a block that is not full is zero, whatever the numbers are."""
+    left, right, dictionary, selection = inputs(3, 5, torch.float64, (1, 9, 1), 1)
+    selection.copy_(torch.arange(9).view(1, 9, 1) % 5)
+    left[0, 8] = float("inf")  # of map 3
+    products, scores = found((left, right, dictionary, selection))
+    assert not products[0, 3].isfinite().any()
+    assert products[0, [0, 1, 2, 4]].isfinite().all()
+    assert scores[0, :8].isfinite().all()
+
+
+class _Allocated(TorchDispatchMode):
+    """The largest number of elements of a result."""
+
+    numel = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("skew", [0.0, 1.0])
+def test_memory_is_linear(skew: float) -> None:
+    """Nothing is larger than the factors, what is taken together, or the result."""
+    n, maps, length, heads = 32, 32, 3000, 2
+    given_ = inputs(n, maps, torch.complex64, (1, length, heads), 1, skew)
+    left, right, dictionary, selection = given_
+    with _Allocated() as of_products:
+        dense._map_products(left, right, selection, maps)
+    with _Allocated() as of_scores:
+        dense._map_scores(left, right, dictionary)
+    tokens = length * heads
+    # The blocks taken together are rounded up to one.
+    assert of_products.numel <= 2 * tokens * n
+    assert of_scores.numel <= 2 * tokens * max(n, maps)
+    assert 2 * tokens * n < tokens * min(n * n, maps * n) / 8
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_opcheck(grad: bool) -> None:
+    left, right, dictionary, selection = inputs(3, 5, torch.complex64, (2, 8, 2), 1)
+    for tensor in (left, right):
+        tensor.requires_grad_(grad)
+    utils = ("test_schema", "test_faketensor", "test_autograd_registration")
+    for operator, more in ((map_products, (selection, 5)), (map_scores, (dictionary,))):
+        checked = torch.library.opcheck(operator, (left, right, *more), test_utils=utils)
+        assert set(checked.values()) == {"SUCCESS"}
+
+
+def test_no_gradient_of_their_own() -> None:
+    left, right, dictionary, selection = inputs(3, 5, torch.complex64, (2, 8, 2), 1)
+    left.requires_grad_()
+    for each in found((left, right, dictionary, selection)):
+        with pytest.raises(ArgumentError, match="no gradient of its own; differentiate pdssm"):
+            each.sum().backward()
