@@ -34,9 +34,9 @@ def pd_scan(
     Shapes, dtypes, results and errors as there. It runs on any device, and autograd
     differentiates it. ``map_class`` is verified and changes nothing else.
     """
-    numbers = {"diagonal": diagonal, "drive": drive}
-    maps = {"selection": selection, "destination": destination}
-    others = {
+    numbers: dict[str, Any] = {"diagonal": diagonal, "drive": drive}
+    maps: dict[str, Any] = {"selection": selection, "destination": destination}
+    others: dict[str, Any] = {
         "dictionary": dictionary,
         "map_class": map_class,
         "orientation": orientation,
@@ -192,7 +192,8 @@ def flash_pd_scan(
     along = -2 if orientation == "column" else -1
     dictionary, matrices = _chosen(dictionary_logits, along, temperature)  # [H, K, N]
     selection, chosen = _chosen(selector_logits, -1, temperature)  # [B, T, H]
-    numbers, of_tokens = {"diagonal": diagonal, "drive": drive}, {"selection": selection}
+    numbers: dict[str, Any] = {"diagonal": diagonal, "drive": drive}
+    of_tokens: dict[str, Any] = {"selection": selection}
     others: dict[str, Any] = {
         "dictionary": dictionary,
         "orientation": orientation,
@@ -216,7 +217,7 @@ def flash_pd_scan(
 def _chosen(
     logits: torch.Tensor, dim: int, temperature: float | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The place of the largest logit, and the choice's one-hot form, straight through a softmax."""
+    """The place of the largest logit, and its one-hot form, straight through a softmax."""
     place = logits.argmax(dim)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     soft = torch.softmax(logits.to(wide) / temperature, dim)

@@ -119,12 +119,13 @@ def _map_products(
 ) -> torch.Tensor:
     """See the module's text.
 
-    Float32 factors are multiplied as float32 numbers whatever precision torch's products may have
-    (``torch.set_float32_matmul_precision``, autocast): on a CPU in float64, elsewhere in parts that
-    TF32 has.
+    Float32 factors are multiplied as float32 numbers, whatever precision torch's products may have
+    (``torch.set_float32_matmul_precision``, autocast): on a CPU in float64, elsewhere in parts
+    that TF32 has.
 
     Args:
-        left, right: real or complex ``[B, T, H, N]``.
+        left: real or complex ``[B, T, H, N]``.
+        right: likewise.
         selection: integer ``[B, T, H]``; what is out of range is clamped.
         size: ``K``.
     """
@@ -166,18 +167,25 @@ def _add_products(
         sorted_ = sorted_.clamp(max=len(blocks.order) - 1)
         # A token's vectors of a head are row token · H + head.
         rows = blocks.order[sorted_] * heads + sorted_ // tokens
-        # Re(conj(l) r) is the inner product of the parts, so parts are added up like tokens.
-        left, right = (
-            side[rows].masked_fill_(empty[..., None, None], 0).movedim(-1, 1).flatten(1, 2)
-            for side in sides
-        )  # [G, parts * length, N]
-        _add(total, blocks.map[some], _product(left.mT, right, total.dtype))
+        left, right = (_gathered(side, rows, empty, total.dtype) for side in sides)
+        _add(total, blocks.map[some], _product(left.mT, right))
 
 
-def _product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The product, accurate in ``dtype``."""
-    left, right = left.to(dtype), right.to(dtype)
-    if dtype is not torch.float32:
+def _gathered(
+    side: torch.Tensor, rows: torch.Tensor, empty: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """Rows of a factor ``[R, N, parts]`` as ``[G, parts * length, N]``, zero where they are empty.
+
+    ``Re(conj(l) r)`` is the inner product of the parts, so parts are added up like tokens.
+    """
+    found = side.index_select(0, rows.flatten()).view(*rows.shape, *side.shape[1:])
+    found.masked_fill_(empty[..., None, None], 0)
+    return found.movedim(-1, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1, 2)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The product of matrices, accurate in their dtype."""
+    if left.dtype is not torch.float32:
         return left @ right
     # Three products of numbers that TF32 holds exactly, so none is rounded before it is added up,
     # whether torch may use TF32 or not. What is left out is below 2^-21 of each product.
@@ -222,7 +230,8 @@ def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tenso
     """See the module's text.
 
     Args:
-        left, right: real or complex ``[B, T, H, N]``.
+        left: real or complex ``[B, T, H, N]``.
+        right: likewise.
         dictionary: integer ``[H, K, N]``; what is out of range is clamped.
     """
     batch, length, heads, n = left.shape

@@ -67,8 +67,8 @@ def _check_entries(text: str, entries: Sequence[torch.Tensor]) -> None:
             for e, input_ in zip(entries, choices, strict=True)
         )
         raise ArgumentError(
-            f"entries must have the shapes of the choices, or each one axis more, got {told}; give "
-            f"all of one surrogate"
+            f"entries must have the shapes of the choices, or each one axis more, got {told}; "
+            f"give all of one surrogate"
         )
 
 

@@ -124,7 +124,7 @@ def test_products_in_parts_that_tf32_has() -> None:
             assert not (part.view(torch.int32) & 0x1FFF).any()
         whole = parts[0].double() + parts[1].double()
         assert ((whole - factor.double()).abs() <= 2.0**-22 * factor.double().abs()).all()
-    got = dense._product(left.mT, right, torch.float32)
+    got = dense._product(left.mT, right)
     want = left.double().mT @ right.double()
     scale = left.double().abs().mT @ right.double().abs()
     assert ((got.double() - want).abs() <= C * epsilon(torch.float32) * scale).all()
