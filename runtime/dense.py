@@ -16,7 +16,6 @@ read on the host, and each sum is made in one order, so it is the same bit by bi
 Source: Flash PD-SSM (arXiv 2605.19150), straight through a softmax over the dictionary.
 """
 
-import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -46,7 +45,7 @@ _AT_ONCE = 2**24
 _LONGEST_BLOCK = 1024
 # Maps that a kernel holds against a token before it reads the next.
 _MAPS_AT_ONCE = 8
-# Tokens of a row of map_scores at most: each row reads the maps anew.
+# Tokens of a row of map_scores: each row reads the maps anew.
 _TOKENS_OF_ROW = 16
 # The bits of a float32 that TF32 has not, and half of the last one that it has.
 _BELOW_TF32, _HALF = 0x1FFF, 0x1000
@@ -235,17 +234,30 @@ def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tenso
         dictionary: integer ``[H, K, N]``; what is out of range is clamped.
     """
     batch, length, heads, n = left.shape
-    size = dictionary.shape[1]
+    tokens, size = batch * length, dictionary.shape[1]
+    found = left.new_empty((tokens, heads, size), dtype=_real(left.dtype))
+    # What is wrong with a map was reported by the scan.
+    maps = dictionary.clamp(0, n - 1).to(torch.int32)
+    factors = (left.reshape(tokens, heads, n), right.reshape(tokens, heads, n))
+    # No token needs another, so they are cut into rows enough to keep the device busy, of one
+    # length: schedules depend on it. What is left over is rows of one token.
+    whole = tokens // _TOKENS_OF_ROW * _TOKENS_OF_ROW
+    for begin, end, row in ((0, whole, _TOKENS_OF_ROW), (whole, tokens, 1)):
+        if begin < end and heads > 0:
+            rows = (each[begin:end].unflatten(0, (-1, row)) for each in (*factors, found))
+            _score(*rows, maps)
+    return found.view(batch, length, heads, size)
+
+
+def _score(
+    left: torch.Tensor, right: torch.Tensor, found: torch.Tensor, maps: torch.Tensor
+) -> None:
+    """Write the scores of rows of tokens, some maps at a time."""
+    n, size = left.shape[-1], maps.shape[1]
     together = min(size, _MAPS_AT_ONCE)
     text = _scores_text(n, together, _ELEMENTS[left.dtype])
     names = [input_.name for input_ in caller_inputs(program_of(text))]
-    # No token needs another, so they are cut into rows enough to keep the device busy.
-    row = math.gcd(batch * length, _TOKENS_OF_ROW)
-    rows = (batch * length // row, row, heads)
-    found = left.new_empty((*rows, size), dtype=_real(left.dtype))
-    # What is wrong with a map was reported by the scan.
-    maps = dictionary.clamp(0, n - 1).to(torch.int32)
-    given = {"left": left.reshape(*rows, n), "right": right.reshape(*rows, n)}
+    given = {"left": left, "right": right}
     for first in range(0, size, together):
         # The last ones may be some that were there already: one kernel for all.
         first = min(first, size - together)
@@ -253,7 +265,6 @@ def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tenso
             given[f"map_{number}"] = maps[:, first + number]
         out = found[..., first : first + together].unbind(-1)
         run(text, [given[name] for name in names], out=out)
-    return found.view(batch, length, heads, size)
 
 
 def _fake_map_scores(
