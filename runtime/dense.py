@@ -38,11 +38,12 @@ map_products = torch.ops.pdssm_compiler.map_products.default
 map_scores = torch.ops.pdssm_compiler.map_scores.default
 
 # Numbers of each factor that are multiplied together: few enough for a CPU's caches, enough to
-# keep a GPU busy.
+# keep a GPU busy, with scratch of 300 MiB at most.
 _AT_ONCE_ON_CPU = 2**18
-_AT_ONCE = 2**24
-# A block has at most so many tokens, or twice N: a float32 sum of many more loses digits.
-_LONGEST_BLOCK = 1024
+_AT_ONCE = 2**23
+# Tokens of a block: of fewer, adding up its product would take as long as making it; a float32
+# sum of more loses digits.
+_SHORTEST_BLOCK, _LONGEST_BLOCK = 32, 1024
 # Maps that a kernel holds against a token before it reads the next.
 _MAPS_AT_ONCE = 8
 # Tokens of a row of map_scores: each row reads the maps anew.
@@ -135,11 +136,11 @@ def _map_products(
         wide = torch.float64
     total = torch.zeros((heads * size, n, n), dtype=wide, device=left.device)
     if tokens * heads > 0:
-        chosen = selection.reshape(tokens, heads).mT.clamp(0, size - 1).contiguous()
-        # Of 2 N tokens or more, so that the products of all blocks are no larger than the tokens.
+        chosen = selection.reshape(tokens, heads).mT.to(torch.int32)
+        chosen = chosen.clamp(0, size - 1).contiguous()
         # A quarter of a map's share, so that little is empty.
-        of_map = tokens // (4 * size)
-        blocks = _blocks(chosen, size, max(2 * n, min(of_map, _LONGEST_BLOCK)))
+        share = tokens // (4 * size)
+        blocks = _blocks(chosen, size, max(_SHORTEST_BLOCK, min(share, _LONGEST_BLOCK)))
         sides = [_parts(factor).reshape(tokens * heads, n, -1) for factor in (left, right)]
         with torch.autocast(left.device.type, enabled=False):
             _add_products(total, sides, blocks, tokens, heads)
@@ -156,42 +157,43 @@ def _add_products(
 ) -> None:
     """Add each block's product to its map's, some blocks at a time."""
     _, n, parts = sides[0].shape
-    places = torch.arange(blocks.length, device=total.device)
+    length = blocks.length
+    places = torch.arange(length, device=total.device)
     numbers = _AT_ONCE_ON_CPU if total.device.type == "cpu" else _AT_ONCE
-    step = max(1, numbers // (blocks.length * n * parts))
+    step = min(max(1, numbers // (n * max(n, length * parts))), len(blocks.first))
+    # Scratch, the same for all: on a CPU new memory takes longer than what is done in it.
+    gathered = sides[0].new_empty((step, length, n, parts))
+    factors = [total.new_empty((step, parts, length, n)) for _ in sides]
+    product = total.new_empty((step, n, n))
     for start in range(0, len(blocks.first), step):
         some = slice(start, start + step)
         sorted_ = blocks.first[some, None] + places  # [G, length]
-        empty = sorted_ >= blocks.end[some, None]
+        empty = (sorted_ >= blocks.end[some, None])[..., None, None]
         sorted_ = sorted_.clamp(max=len(blocks.order) - 1)
         # A token's vectors of a head are row token · H + head.
-        rows = blocks.order[sorted_] * heads + sorted_ // tokens
-        left, right = (_gathered(side, rows, empty, total.dtype) for side in sides)
-        _add(total, blocks.map[some], _product(left.mT, right))
+        rows = (blocks.order[sorted_] * heads + sorted_ // tokens).flatten()
+        count = len(sorted_)
+        for side, factor in zip(sides, factors, strict=True):
+            torch.index_select(side, 0, rows, out=gathered[:count].flatten(0, 1))
+            gathered[:count].masked_fill_(empty, 0)
+            # Re(conj(l) r) is the inner product of the parts, so they are added up like tokens.
+            factor[:count].copy_(gathered[:count].movedim(-1, 1))
+        left, right = (factor[:count].flatten(1, 2) for factor in factors)
+        _multiply(left.mT, right, product[:count])
+        _add(total, blocks.map[some], product[:count])
 
 
-def _gathered(
-    side: torch.Tensor, rows: torch.Tensor, empty: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    """Rows of a factor ``[R, N, parts]`` as ``[G, parts * length, N]``, zero where they are empty.
-
-    ``Re(conj(l) r)`` is the inner product of the parts, so parts are added up like tokens.
-    """
-    found = side.index_select(0, rows.flatten()).view(*rows.shape, *side.shape[1:])
-    found.masked_fill_(empty[..., None, None], 0)
-    return found.movedim(-1, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1, 2)
-
-
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The product of matrices, accurate in their dtype."""
+def _multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) -> None:
+    """Write the product of matrices, accurate in their dtype."""
     if left.dtype is not torch.float32:
-        return left @ right
+        torch.bmm(left, right, out=product)
+        return
     # Three products of numbers that TF32 holds exactly, so none is rounded before it is added up,
     # whether torch may use TF32 or not. What is left out is below 2^-21 of each product.
     (left, left_rest), (right, right_rest) = _in_tf32(left), _in_tf32(right)
-    product = left_rest @ right
+    torch.bmm(left_rest, right, out=product)
     product.baddbmm_(left, right_rest)
-    return product.baddbmm_(left, right)
+    product.baddbmm_(left, right)
 
 
 def _in_tf32(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,15 +239,15 @@ def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tenso
     tokens, size = batch * length, dictionary.shape[1]
     found = left.new_empty((tokens, heads, size), dtype=_real(left.dtype))
     # What is wrong with a map was reported by the scan.
-    maps = dictionary.clamp(0, n - 1).to(torch.int32)
+    maps = dictionary.to(torch.int32).clamp(0, n - 1)
     factors = (left.reshape(tokens, heads, n), right.reshape(tokens, heads, n))
     # No token needs another, so they are cut into rows enough to keep the device busy, of one
     # length: schedules depend on it. What is left over is rows of one token.
     whole = tokens // _TOKENS_OF_ROW * _TOKENS_OF_ROW
     for begin, end, row in ((0, whole, _TOKENS_OF_ROW), (whole, tokens, 1)):
         if begin < end and heads > 0:
-            rows = (each[begin:end].unflatten(0, (-1, row)) for each in (*factors, found))
-            _score(*rows, maps)
+            rows = [each[begin:end].unflatten(0, (-1, row)) for each in (*factors, found)]
+            _score(rows[0], rows[1], rows[2], maps)
     return found.view(batch, length, heads, size)
 
 

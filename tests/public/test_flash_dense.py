@@ -70,7 +70,7 @@ def assert_as_defined(case: Case, tensors: Tensors, temperature: float) -> None:
 
 
 @pytest.mark.parametrize("case", [SMALL, ROW, LARGE], ids=str)
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(draw=flash_draws(), temperature=st.sampled_from((1.0, 0.5, 3.0)))
 def test_as_defined(case: Case, draw: Draw, temperature: float) -> None:
     assert_as_defined(case, flash_inputs(case, draw), temperature)

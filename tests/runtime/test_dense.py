@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pdssm_compiler import ArgumentError
+from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime import dense
 from pdssm_compiler.runtime.dense import map_products, map_scores
+from pdssm_compiler.runtime.ops import scan
 from tests.public.accuracy import epsilon, wide
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -89,6 +91,7 @@ def test_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for at_once in (1, 100, 3000):
         for longest in (1, 7, 1024):
             monkeypatch.setattr(dense, "_AT_ONCE_ON_CPU", at_once)
+            monkeypatch.setattr(dense, "_SHORTEST_BLOCK", min(longest, 32))
             monkeypatch.setattr(dense, "_LONGEST_BLOCK", longest)
             assert_as_defined(given_)
 
@@ -124,7 +127,8 @@ def test_products_in_parts_that_tf32_has() -> None:
             assert not (part.view(torch.int32) & 0x1FFF).any()
         whole = parts[0].double() + parts[1].double()
         assert ((whole - factor.double()).abs() <= 2.0**-22 * factor.double().abs()).all()
-    got = dense._product(left.mT, right)
+    got = torch.full((4, 8, 8), float("nan"))
+    dense._multiply(left.mT, right, got)
     want = left.double().mT @ right.double()
     scale = left.double().abs().mT @ right.double().abs()
     assert ((got.double() - want).abs() <= C * epsilon(torch.float32) * scale).all()
@@ -214,3 +218,24 @@ def test_no_gradient_of_their_own() -> None:
     for each in found((left, right, dictionary, selection)):
         with pytest.raises(ArgumentError, match="no gradient of its own; differentiate pdssm"):
             each.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(2, 4, 3)], "expected an entry for each of dictionary, selection, or none, got 1"),
+        (
+            [(2, 4, 3, 3), (1, 5, 2)],
+            r"got \[2, 4, 3, 3\] for dictionary, \[1, 5, 2\] for selection; give all of one",
+        ),
+        ([(2, 4), (1, 5)], "entries must have the shapes of the choices, or each one axis more"),
+    ],
+)
+def test_entries_of_a_scan(shapes: list[tuple[int, ...]], message: str) -> None:
+    """They are all of one surrogate."""
+    numbers = torch.zeros(1, 5, 2, 3, dtype=torch.complex64)
+    maps = torch.zeros(2, 4, 3, dtype=torch.int32), torch.zeros(1, 5, 2, dtype=torch.int32)
+    given_ = [numbers, maps[0], numbers, maps[1]]
+    entries = [torch.ones(shape) for shape in shapes]
+    with pytest.raises(ArgumentError, match=message):
+        scan(pd_scan(PdScan(3, 4)).text, given_, entries, "", False)
