@@ -63,6 +63,10 @@ def _real(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 
+def _is_on_cpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 class _Blocks(NamedTuple):
     """The tokens of every head, sorted by their map and cut into blocks of one map each.
 
@@ -131,9 +135,7 @@ def _map_products(
     """
     batch, length, heads, n = left.shape
     tokens = batch * length
-    wide = left.dtype.to_real() if left.is_complex() else left.dtype
-    if left.device.type == "cpu":
-        wide = torch.float64
+    wide = torch.float64 if _is_on_cpu(left) else _real(left.dtype)
     total = torch.zeros((heads * size, n, n), dtype=wide, device=left.device)
     if tokens * heads > 0:
         chosen = selection.reshape(tokens, heads).mT.to(torch.int32)
@@ -159,7 +161,7 @@ def _add_products(
     _, n, parts = sides[0].shape
     length = blocks.length
     places = torch.arange(length, device=total.device)
-    numbers = _AT_ONCE_ON_CPU if total.device.type == "cpu" else _AT_ONCE
+    numbers = _AT_ONCE_ON_CPU if _is_on_cpu(total) else _AT_ONCE
     step = min(max(1, numbers // (n * max(n, length * parts))), len(blocks.first))
     # Scratch, the same for all: on a CPU new memory takes longer than what is done in it.
     gathered = sides[0].new_empty((step, length, n, parts))
@@ -189,7 +191,7 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) ->
         torch.bmm(left, right, out=product)
         return
     # Three products of numbers that TF32 holds exactly, so none is rounded before it is added up,
-    # whether torch may use TF32 or not. What is left out is below 2^-21 of each product.
+    # whether torch may use TF32 or not. What is left out is 3 · 2^-22 of a product at most.
     (left, left_rest), (right, right_rest) = _in_tf32(left), _in_tf32(right)
     torch.bmm(left_rest, right, out=product)
     product.baddbmm_(left, right_rest)
@@ -203,12 +205,14 @@ def _in_tf32(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _rounded(numbers: torch.Tensor) -> torch.Tensor:
-    return ((numbers.view(torch.int32) + _HALF) & ~_BELOW_TF32).view(torch.float32)
+    found = ((numbers.view(torch.int32) + _HALF) & ~_BELOW_TF32).view(torch.float32)
+    # A GPU's NaN has all bits set, and would become a zero.
+    return torch.where(numbers.isnan(), numbers, found)
 
 
 def _add(total: torch.Tensor, index: torch.Tensor, products: torch.Tensor) -> None:
     """Add products to their maps' sums, always in one order."""
-    if total.device.type == "cpu":
+    if _is_on_cpu(total):
         total.index_add_(0, index, products)
     else:
         # It sorts by index; index_add_ on a GPU adds in any order.

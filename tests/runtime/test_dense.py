@@ -96,6 +96,15 @@ def test_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
             assert_as_defined(given_)
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float64])
+def test_as_on_other_devices(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which have no float64 to spare: sums of parts, in float32."""
+    monkeypatch.setattr(dense, "_is_on_cpu", lambda tensor: False)
+    for at_once in (100, 10**6):
+        monkeypatch.setattr(dense, "_AT_ONCE", at_once)
+        assert_as_defined(inputs(3, 5, dtype, (2, 600, 3), 1, 0.5))
+
+
 @pytest.mark.parametrize("rows", [(1, 40, 2), (2, 3, 1)])
 @pytest.mark.parametrize("size", [1, 2, 9])
 def test_blocks_hold_every_token_once(size: int, rows: tuple[int, int, int]) -> None:
@@ -132,6 +141,19 @@ def test_products_in_parts_that_tf32_has() -> None:
     want = left.double().mT @ right.double()
     scale = left.double().abs().mT @ right.double().abs()
     assert ((got.double() - want).abs() <= C * epsilon(torch.float32) * scale).all()
+
+
+def test_parts_of_what_is_no_number() -> None:
+    """NaNs of any bits stay NaN, and infinities do not become numbers."""
+    bits = torch.tensor([0x7FFFFFFF, 0x7F800001, 0x7FC00000, -1, -0x7FFFFF], dtype=torch.int32)
+    for part in dense._in_tf32(bits.view(torch.float32)):
+        assert part.isnan().all()
+    infinite = torch.tensor([float("inf"), -float("inf")])
+    head, rest = dense._in_tf32(infinite)
+    assert torch.equal(head, infinite)
+    assert not rest.isfinite().any()
+    zeros = torch.tensor([0.0, -0.0, 1e-45])
+    assert torch.equal(sum(dense._in_tf32(zeros)), torch.zeros(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.float64])
