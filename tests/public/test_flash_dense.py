@@ -267,6 +267,13 @@ def test_second_derivatives_are_refused() -> None:
         )
         with pytest.raises(ArgumentError, match=r"no gradient of its own.*reference"):
             grad.square().sum().backward()
+        # Which has them.
+        states, _ = reference.flash_pd_scan(**leaves, surrogate="dense")
+        (grad,) = torch.autograd.grad(
+            states.abs().square().sum(), [leaves[name]], create_graph=True
+        )
+        (second,) = torch.autograd.grad(grad.square().sum(), [leaves["diagonal"]])
+        assert second.abs().max() > 0
 
 
 class _Largest(TorchDispatchMode):
