@@ -59,7 +59,7 @@ def flash_pd_scan(
 
     That costs ``O(N (N + K))`` a token in the backward, ``N²`` as matrix products, and memory for
     two more vectors a token; nothing of the size ``T × N × N`` or ``T × K × N`` is ever there.
-    Sums of float32 are those of float32, whatever precision torch's matrix products are set to.
+    Products of float32 are exact and summed in float64, whatever torch's own may be rounded to.
 
     In row orientation, ``x_t[i] = D_t[i] Σ_j P_t[i, j] x_{t-1}[j] + b_t[i]``, they are the same
     with ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[i] x_{t-1}[j])``, ``a_t[i] = ∂P_t[i, p_t[i]]``,

@@ -38,18 +38,18 @@ map_products = torch.ops.pdssm_compiler.map_products.default
 map_scores = torch.ops.pdssm_compiler.map_scores.default
 
 # Numbers of each factor that are multiplied together: few enough for a CPU's caches, enough to
-# keep a GPU busy, with scratch of 300 MiB at most.
+# keep a GPU busy, with scratch of 200 MiB at most.
 _AT_ONCE_ON_CPU = 2**18
 _AT_ONCE = 2**23
-# Tokens of a block: of fewer, adding up its product would take as long as making it; a float32
-# sum of more loses digits.
+# Rows of a block: of fewer, adding up its product would take as long as making it; more than these
+# make it no faster.
 _SHORTEST_BLOCK, _LONGEST_BLOCK = 32, 1024
 # Maps that a kernel holds against a token before it reads the next.
 _MAPS_AT_ONCE = 8
 # Tokens of a row of map_scores: each row reads the maps anew.
 _TOKENS_OF_ROW = 16
-# The bits of a float32 that TF32 has not, and half of the last one that it has.
-_BELOW_TF32, _HALF = 0x1FFF, 0x1000
+# The types of devices that have it; others multiply float32 as torch is set to.
+_WITH_FLOAT64 = ("cpu", "cuda")
 
 _ELEMENTS: dict[torch.dtype, Element] = {
     torch.float32: "f32",
@@ -63,19 +63,15 @@ def _real(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 
-def _is_on_cpu(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cpu"
-
-
 class _Blocks(NamedTuple):
-    """The tokens of every head, sorted by their map and cut into blocks of one map each.
+    """Rows sorted by their map, and cut into blocks of one map each.
 
     Attributes:
-        order: of each head, its tokens in that order, ``[H * M]``.
+        order: the rows in that order, ``[R]``.
         first: where in ``order`` a block begins, ``[G]``.
-        end: where the tokens of its map end, ``[G]``; no further than ``first`` if it is empty.
-        map: which it is of all heads' maps, ``[G]``.
-        length: tokens of a block, at most.
+        end: where the rows of its map end, ``[G]``; no further than ``first`` if it is empty.
+        map: which map it is of, ``[G]``.
+        length: rows of a block, at most.
     """
 
     order: torch.Tensor
@@ -85,47 +81,34 @@ class _Blocks(NamedTuple):
     length: int
 
 
-def _blocks(selection: torch.Tensor, size: int, length: int) -> _Blocks:
-    """Cut tokens into blocks, on the device: how many have which map is not known on the host.
+def _blocks(map_of_row: torch.Tensor, maps: int, length: int) -> _Blocks:
+    """Cut rows into blocks, on the device: how many have which map is not known on the host.
 
-    A map of ``c`` tokens has ``⌈c / length⌉`` blocks, so a head of ``M`` tokens at most
-    ``⌊M / length⌋ + K``; those that are not needed are empty.
+    A map of ``c`` rows has ``⌈c / length⌉`` blocks, so all of them at most
+    ``⌊R / length⌋ + maps``; those that are not needed are empty.
 
     Args:
-        selection: ``[H, M]``, in ``[0, size)``.
-        size: ``K``.
-        length: tokens of a block.
+        map_of_row: ``[R]``, in ``[0, maps)``.
+        maps: how many.
+        length: rows of a block.
     """
-    heads, tokens = selection.shape
     # Stable, so that there is one order.
-    keys, order = selection.sort(dim=1, stable=True)
-    maps = torch.arange(size + 1, device=keys.device).expand(heads, size + 1).contiguous()
-    bounds = torch.searchsorted(keys, maps.to(keys.dtype))  # [H, K + 1]
-    starts, ends = bounds[:, :-1], bounds[:, 1:]
-    last = ((ends - starts + length - 1) // length).cumsum(1)  # blocks of maps 0 … k
-    count = tokens // length + size
-    numbers = torch.arange(count, device=keys.device).expand(heads, count).contiguous()
-    of = torch.searchsorted(last, numbers, right=True).clamp(max=size - 1)  # [H, G / H]
-    before = torch.where(of > 0, last.gather(1, (of - 1).clamp(min=0)), 0)
-    first = starts.gather(1, of) + (numbers - before) * length
-    head = torch.arange(heads, device=keys.device)[:, None]
-    return _Blocks(
-        order.flatten(),
-        (first + head * tokens).flatten(),
-        (ends.gather(1, of) + head * tokens).flatten(),
-        (of + head * size).flatten(),
-        length,
-    )
+    keys, order = map_of_row.sort(stable=True)
+    every = torch.arange(maps + 1, dtype=keys.dtype, device=keys.device)
+    bounds = torch.searchsorted(keys, every)
+    starts, ends = bounds[:-1], bounds[1:]
+    of_map = (ends - starts + length - 1) // length
+    last = of_map.cumsum(0)  # blocks of maps 0 … k
+    number = torch.arange(len(order) // length + maps, device=keys.device)
+    map_ = torch.searchsorted(last, number, right=True).clamp(max=maps - 1)
+    first = starts[map_] + (number - (last - of_map)[map_]) * length
+    return _Blocks(order, first, ends[map_], map_, length)
 
 
 def _map_products(
     left: torch.Tensor, right: torch.Tensor, selection: torch.Tensor, size: int
 ) -> torch.Tensor:
     """See the module's text.
-
-    Float32 factors are multiplied as float32 numbers, whatever precision torch's products may have
-    (``torch.set_float32_matmul_precision``, autocast): on a CPU in float64, elsewhere in parts
-    that TF32 has.
 
     Args:
         left: real or complex ``[B, T, H, N]``.
@@ -134,19 +117,24 @@ def _map_products(
         size: ``K``.
     """
     batch, length, heads, n = left.shape
-    tokens = batch * length
-    wide = torch.float64 if _is_on_cpu(left) else _real(left.dtype)
+    rows = batch * length * heads
+    real = _real(left.dtype)
+    # Float32 is multiplied in float64: exact products, whatever torch's settings allow float32
+    # ones to be rounded to. Memory takes longer than the matrix units of large GPUs.
+    wide = torch.float64 if left.device.type in _WITH_FLOAT64 else real
     total = torch.zeros((heads * size, n, n), dtype=wide, device=left.device)
-    if tokens * heads > 0:
-        chosen = selection.reshape(tokens, heads).mT.to(torch.int32)
-        chosen = chosen.clamp(0, size - 1).contiguous()
+    if rows > 0:
+        # Of all heads' maps, ``[B, T, H]``.
+        map_of_row = selection.to(torch.int32).clamp(0, size - 1)
+        map_of_row = map_of_row + torch.arange(0, heads * size, size, device=left.device)
         # A quarter of a map's share, so that little is empty.
-        share = tokens // (4 * size)
-        blocks = _blocks(chosen, size, max(_SHORTEST_BLOCK, min(share, _LONGEST_BLOCK)))
-        sides = [_parts(factor).reshape(tokens * heads, n, -1) for factor in (left, right)]
+        share = rows // (4 * heads * size)
+        block = max(_SHORTEST_BLOCK, min(share, _LONGEST_BLOCK))
+        blocks = _blocks(map_of_row.flatten(), heads * size, block)
+        sides = [_parts(factor).reshape(rows, n, -1) for factor in (left, right)]
         with torch.autocast(left.device.type, enabled=False):
-            _add_products(total, sides, blocks, tokens, heads)
-    return total.to(_real(left.dtype)).view(heads, size, n, n)
+            _add_products(total, sides, blocks)
+    return total.to(real).view(heads, size, n, n)
 
 
 def _parts(factor: torch.Tensor) -> torch.Tensor:
@@ -154,14 +142,12 @@ def _parts(factor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(factor.resolve_conj()) if factor.is_complex() else factor[..., None]
 
 
-def _add_products(
-    total: torch.Tensor, sides: list[torch.Tensor], blocks: _Blocks, tokens: int, heads: int
-) -> None:
+def _add_products(total: torch.Tensor, sides: list[torch.Tensor], blocks: _Blocks) -> None:
     """Add each block's product to its map's, some blocks at a time."""
     _, n, parts = sides[0].shape
-    length = blocks.length
+    length, on_cpu = blocks.length, total.device.type == "cpu"
     places = torch.arange(length, device=total.device)
-    numbers = _AT_ONCE_ON_CPU if _is_on_cpu(total) else _AT_ONCE
+    numbers = _AT_ONCE_ON_CPU if on_cpu else _AT_ONCE
     step = min(max(1, numbers // (n * max(n, length * parts))), len(blocks.first))
     # Scratch, the same for all: on a CPU new memory takes longer than what is done in it.
     gathered = sides[0].new_empty((step, length, n, parts))
@@ -171,52 +157,20 @@ def _add_products(
         some = slice(start, start + step)
         sorted_ = blocks.first[some, None] + places  # [G, length]
         empty = (sorted_ >= blocks.end[some, None])[..., None, None]
-        sorted_ = sorted_.clamp(max=len(blocks.order) - 1)
-        # A token's vectors of a head are row token · H + head.
-        rows = (blocks.order[sorted_] * heads + sorted_ // tokens).flatten()
+        rows = blocks.order[sorted_.clamp(max=len(blocks.order) - 1)].flatten()
         count = len(sorted_)
         for side, factor in zip(sides, factors, strict=True):
             torch.index_select(side, 0, rows, out=gathered[:count].flatten(0, 1))
             gathered[:count].masked_fill_(empty, 0)
-            # Re(conj(l) r) is the inner product of the parts, so they are added up like tokens.
+            # Re(conj(l) r) is the inner product of the parts, so they are added up like rows.
             factor[:count].copy_(gathered[:count].movedim(-1, 1))
         left, right = (factor[:count].flatten(1, 2) for factor in factors)
-        _multiply(left.mT, right, product[:count])
-        _add(total, blocks.map[some], product[:count])
-
-
-def _multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) -> None:
-    """Write the product of matrices, accurate in their dtype."""
-    if left.dtype is not torch.float32:
-        torch.bmm(left, right, out=product)
-        return
-    # Three products of numbers that TF32 holds exactly, so none is rounded before it is added up,
-    # whether torch may use TF32 or not. What is left out is 3 · 2^-22 of a product at most.
-    (left, left_rest), (right, right_rest) = _in_tf32(left), _in_tf32(right)
-    torch.bmm(left_rest, right, out=product)
-    product.baddbmm_(left, right_rest)
-    product.baddbmm_(left, right)
-
-
-def _in_tf32(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers as the sum of two that TF32 has, but for a part of 2^-22."""
-    head = _rounded(numbers)
-    return head, _rounded(numbers - head)
-
-
-def _rounded(numbers: torch.Tensor) -> torch.Tensor:
-    found = ((numbers.view(torch.int32) + _HALF) & ~_BELOW_TF32).view(torch.float32)
-    # A GPU's NaN has all bits set, and would become a zero.
-    return torch.where(numbers.isnan(), numbers, found)
-
-
-def _add(total: torch.Tensor, index: torch.Tensor, products: torch.Tensor) -> None:
-    """Add products to their maps' sums, always in one order."""
-    if _is_on_cpu(total):
-        total.index_add_(0, index, products)
-    else:
-        # It sorts by index; index_add_ on a GPU adds in any order.
-        total.index_put_((index,), products, accumulate=True)
+        torch.bmm(left.mT, right, out=product[:count])
+        if on_cpu:
+            total.index_add_(0, blocks.map[some], product[:count])
+        else:
+            # It sorts by index; index_add_ on a GPU adds in any order.
+            total.index_put_((blocks.map[some],), product[:count], accumulate=True)
 
 
 def _fake_map_products(
