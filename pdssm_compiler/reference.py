@@ -99,10 +99,11 @@ def _scan(
     states: list[torch.Tensor] = []
     # All at once: the gradient of d[:, t] would be as large as d, for every t.
     ds, bs = d.unbind(1), b.unbind(1)
+    chosens = None if chosen is None else chosen.unbind(1)
     for t in reversed(range(length)) if reverse else range(length):
-        if chosen is not None and matrices is not None:
-            matrix = torch.einsum("bhk,hkij->bhij", chosen[:, t], matrices).to(state.dtype)
-            state = _moved(matrix, d[:, t], state, orientation) + b[:, t]
+        if chosens is not None and matrices is not None:
+            matrix = torch.einsum("bhk,hkij->bhij", chosens[t], matrices).to(state.dtype)
+            state = _moved(matrix, ds[t], state, orientation) + bs[t]
             states.append(state)
             continue
         if dictionary is not None and selection is not None:

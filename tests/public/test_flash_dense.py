@@ -28,7 +28,7 @@ from tests.public.test_pd_scan_gradients import cotangents
 ONE_STATE = Case(1, "dictionary", dictionary_size=1)
 ONE_MAP = Case(5, "dictionary", "row", dictionary_size=1)
 ROW = Case(8, "dictionary", "row", dtype=torch.complex128)
-LARGE = Case(33, "dictionary", dictionary_size=11)
+LARGE = Case(17, "dictionary", dictionary_size=11)
 stress = pytest.mark.stress
 
 
@@ -76,7 +76,8 @@ def test_as_defined(case: Case, draw: Draw, temperature: float) -> None:
     assert_as_defined(case, flash_inputs(case, draw), temperature)
 
 
-@pytest.mark.parametrize("orientation", ["column", pytest.param("row", marks=stress)])
+@stress
+@pytest.mark.parametrize("orientation", ["column", "row"])
 def test_reverse(orientation: str) -> None:
     case = Case(8, "dictionary", orientation, dtype=torch.complex128)
     tensors = flash_inputs(case, DRAW)
@@ -87,7 +88,7 @@ def test_reverse(orientation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("orientation", "reverse"), [pytest.param("column", True, marks=stress), ("row", False)]
+    ("orientation", "reverse"), [pytest.param("column", False, marks=stress), ("row", True)]
 )
 def test_packed(orientation: str, reverse: bool) -> None:
     """Also sequences of no token and of one: each starts from its own state."""
@@ -135,16 +136,13 @@ def test_without_an_initial_state_and_from_the_final_state_alone() -> None:
     torch.testing.assert_close(*found)
 
 
-def test_one_map_has_nothing_to_choose_from() -> None:
-    tensors = flash_inputs(ONE_MAP, DRAW)
-    assert_as_defined(ONE_MAP, tensors, 0.5)
+@pytest.mark.parametrize("case", [ONE_MAP, pytest.param(ONE_STATE, marks=stress)], ids=str)
+def test_one_map_has_nothing_to_choose_from(case: Case) -> None:
+    tensors = flash_inputs(case, DRAW)
+    assert_as_defined(case, tensors, 0.5)
     got = dense(tensors, cotangents(tensors))
     assert not got["selector_logits"].any()
-    assert got["dictionary_logits"].any()
-    tensors = flash_inputs(ONE_STATE, DRAW)
-    assert_as_defined(ONE_STATE, tensors, 0.5)
-    got = dense(tensors, cotangents(tensors))
-    assert not got["dictionary_logits"].any()
+    assert got["dictionary_logits"].any() == (case.state_size > 1)
 
 
 def test_temperature_as_a_tensor() -> None:
@@ -299,8 +297,8 @@ def test_nothing_a_token_is_larger_than_its_logits_and_states() -> None:
     with _Largest() as largest:
         loss.backward()
     # Factors of complex numbers, counted as real ones at most.
-    tokens = 2 * 300 * 2
-    assert tokens * 33 <= largest.numel <= tokens * 66
+    n, maps, tokens = LARGE.state_size, LARGE.dictionary_size, 2 * 300 * 2
+    assert tokens * n <= largest.numel <= tokens * 2 * n < tokens * n * maps / 4
     assert leaves["selector_logits"].grad.any()
 
 
