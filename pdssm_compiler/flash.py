@@ -13,6 +13,7 @@ from pdssm_compiler.spec import one_of
 
 # What the last axes of the dictionary's logits are, and which of them is chosen along.
 _CHOSEN_ALONG = {"column": -2, "row": -1}
+SURROGATES = ("active", "dense")
 _LOGITS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -37,9 +38,11 @@ def flash_pd_scan(
     index.
 
     Differentiable in ``diagonal``, ``drive``, ``initial_state``, and by a surrogate in both
-    logits. ``"active"``: only what was used has a gradient. With ``g_t`` that of state ``x_t``,
-    ``a_t[j] = Re(conj(g_t[p_t[j]]) D_t[j] x_{t-1}[j])``, ``π = softmax(selector_logits / τ)`` and
-    ``ρ = softmax_i(dictionary_logits / τ)``, they are
+    logits. With ``g_t`` the gradient of state ``x_t``, ``π = softmax(selector_logits / τ)`` and
+    ``ρ = softmax_i(dictionary_logits / τ)``, the entries of ``P_t`` have the gradients
+    ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[j] x_{t-1}[j])``.
+
+    ``"active"``: only what was used has a gradient. With ``a_t[j] = ∂P_t[p_t[j], j]`` they are
 
     - of ``selector_logits[b, t, h, k]``: ``(Σ_j a_t[j]) π_{k_t} (δ_{k, k_t} - π_k) / τ``,
     - of ``dictionary_logits[h, k, i, j]``:
@@ -47,13 +50,28 @@ def flash_pd_scan(
 
     That costs ``O(N)`` a token, and the softmax over ``K``.
 
+    ``"dense"``: every entry has one, as autograd gives for ``(hard - soft).detach() + soft`` in
+    the place of both choices. With ``s_t[k] = Σ_j ∂P_t[p_k[j], j]`` for every map ``k`` and
+    ``m_k[i, j] = Σ_{b, t: k_t = k} ∂P_t[i, j]`` for every entry they are
+
+    - of ``selector_logits[b, t, h, k]``: ``π_k (s_t[k] - Σ_l π_l s_t[l]) / τ``,
+    - of ``dictionary_logits[h, k, i, j]``: ``ρ_i (m_k[i, j] - Σ_l ρ_l m_k[l, j]) / τ``.
+
+    That costs ``O(N (N + K))`` a token in the backward, ``N²`` as matrix products, and memory for
+    two more vectors a token; nothing of the size ``T × N × N`` or ``T × K × N`` is ever there.
+    Products of float32 are exact and summed in float64, whatever torch's own may be rounded to.
+
+    In row orientation, ``x_t[i] = D_t[i] Σ_j P_t[i, j] x_{t-1}[j] + b_t[i]``, they are the same
+    with ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[i] x_{t-1}[j])``, ``a_t[i] = ∂P_t[i, p_t[i]]``,
+    ``s_t[k] = Σ_i ∂P_t[i, p_k[i]]``, and ``ρ`` a softmax over ``j``.
+
     Args:
         dictionary_logits: float16, bfloat16, float32 or float64 ``[H, K, N, N]``.
         selector_logits: likewise, ``[B, T, H, K]``.
         diagonal: ``D``, as in ``pd_scan``.
         drive: ``b``, as in ``pd_scan``.
         temperature: ``τ``, a positive number, or a tensor of one, which is not read on the host.
-        surrogate: ``"active"``.
+        surrogate: ``"active"`` or ``"dense"``.
         orientation: ``"column"``, or ``"row"``: rows are one-hot, row ``i`` in column
             ``argmax_j dictionary_logits[h, k, i, j]``.
         initial_state: ``x_0``, as in ``pd_scan``.
@@ -73,14 +91,17 @@ def flash_pd_scan(
     Source: arXiv 2605.19150.
     """
     orientation = one_of("orientation", orientation, tuple(_CHOSEN_ALONG))
-    _check_surrogate(surrogate)
+    dense = one_of("surrogate", surrogate, SURROGATES) == "dense"
     _check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
     _check_logits("selector_logits", selector_logits, "[B, T, H, K]")
     _check_sizes(dictionary_logits, selector_logits, drive)
     along = _CHOSEN_ALONG[orientation]
     tau = _temperature(temperature, selector_logits)
-    maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits")
-    tokens_used, selection = hard_choice(selector_logits, -1, tau, "selector_logits")
+    maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits", dense)
+    tokens_used, selection = hard_choice(selector_logits, -1, tau, "selector_logits", dense)
+    if dense and orientation == "row":
+        # The scan takes a map for the matrix with ones at [p[i], i].
+        maps_used = maps_used.mT
     # In the order of the program's inputs: dictionary, selection.
     entries = (maps_used, tokens_used)
     given = (
@@ -100,14 +121,6 @@ def flash_pd_scan(
     request = read_call(*given)
     outputs = call(request.text, request.tensors, "", entries)
     return results(request, outputs)
-
-
-def _check_surrogate(surrogate: str) -> None:
-    if surrogate == "dense":
-        raise ArgumentError(
-            "surrogate='dense' is not there yet: its kernels are not written; use 'active'"
-        )
-    one_of("surrogate", surrogate, ("active",))
 
 
 def _check_logits(name: str, logits: torch.Tensor, axes: str) -> None:

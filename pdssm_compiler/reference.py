@@ -12,6 +12,7 @@ from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.packing import check_offsets
 from pdssm_compiler.runtime.plan import check_layouts, one_device
 from pdssm_compiler.sequences import check_offset_tensor
+from pdssm_compiler.spec import one_of
 
 
 def pd_scan(
@@ -33,18 +34,40 @@ def pd_scan(
     Shapes, dtypes, results and errors as there. It runs on any device, and autograd
     differentiates it. ``map_class`` is verified and changes nothing else.
     """
+    numbers: dict[str, Any] = {"diagonal": diagonal, "drive": drive}
+    maps: dict[str, Any] = {"selection": selection, "destination": destination}
+    others: dict[str, Any] = {
+        "dictionary": dictionary,
+        "map_class": map_class,
+        "orientation": orientation,
+        "output_final_state": output_final_state,
+        "reverse": reverse,
+    }
     if cu_seqlens is not None:
-        return _one_by_one(
-            cu_seqlens,
-            {"diagonal": diagonal, "drive": drive},
-            {"selection": selection, "destination": destination},
-            initial_state,
-            dictionary=dictionary,
-            map_class=map_class,
-            orientation=orientation,
-            output_final_state=output_final_state,
-            reverse=reverse,
-        )
+        return _one_by_one(cu_seqlens, numbers, maps, initial_state, **others)
+    return _scan(**numbers, **maps, **others, initial_state=initial_state)
+
+
+def _scan(
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    dictionary: torch.Tensor | None = None,
+    selection: torch.Tensor | None = None,
+    destination: torch.Tensor | None = None,
+    map_class: str = "general",
+    orientation: str = "column",
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+    reverse: bool = False,
+    chosen: torch.Tensor | None = None,
+    matrices: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One stretch of tokens.
+
+    Args: as :func:`pd_scan`, and where the maps are numbers with gradients
+        chosen: the one-hot forms of the selection, ``[B, T, H, K]``.
+        matrices: those of the dictionary, ``[H, K, N, N]``.
+    """
     call = read_call(
         diagonal,
         drive,
@@ -76,7 +99,13 @@ def pd_scan(
     states: list[torch.Tensor] = []
     # All at once: the gradient of d[:, t] would be as large as d, for every t.
     ds, bs = d.unbind(1), b.unbind(1)
+    chosens = None if chosen is None else chosen.unbind(1)
     for t in reversed(range(length)) if reverse else range(length):
+        if chosens is not None and matrices is not None:
+            matrix = torch.einsum("bhk,hkij->bhij", chosens[t], matrices).to(state.dtype)
+            state = _moved(matrix, ds[t], state, orientation) + bs[t]
+            states.append(state)
+            continue
         if dictionary is not None and selection is not None:
             p = dictionary[head, selection[:, t].long()].long()  # [B, H, N]
         elif destination is not None:
@@ -99,6 +128,15 @@ def pd_scan(
     return out, final
 
 
+def _moved(
+    matrix: torch.Tensor, diagonal: torch.Tensor, state: torch.Tensor, orientation: str
+) -> torch.Tensor:
+    """What a token makes of the state, by its matrix ``[B, H, N, N]``."""
+    if orientation == "column":
+        return (matrix @ (diagonal * state).unsqueeze(-1)).squeeze(-1)
+    return diagonal * (matrix @ state.unsqueeze(-1)).squeeze(-1)
+
+
 def _one_by_one(
     cu_seqlens: torch.Tensor,
     numbers: dict[str, torch.Tensor],
@@ -119,12 +157,12 @@ def _one_by_one(
             f"{list(initial_state.shape)}; cu_seqlens has S + 1 entries"
         )
     # One of no token, so that there is a result even where there is no sequence.
-    found = [pd_scan(**{name: tensor[:, :0] for name, tensor in by_token.items()}, **others)]
+    found = [_scan(**{name: tensor[:, :0] for name, tensor in by_token.items()}, **others)]
     offsets = cu_seqlens.tolist()
     for number, (begin, end) in enumerate(itertools.pairwise(offsets)):
         tokens = {name: tensor[:, begin:end] for name, tensor in by_token.items()}
         start = None if initial_state is None else initial_state[number : number + 1]
-        found.append(pd_scan(**tokens, **others, initial_state=start))
+        found.append(_scan(**tokens, **others, initial_state=start))
     states = torch.cat([states for states, _ in found], dim=1)
     finals = [final for _, final in found if final is not None]
     return states, torch.cat([finals[0][:0], *finals[1:]]) if finals else None
@@ -146,38 +184,47 @@ def flash_pd_scan(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """:func:`pdssm_compiler.flash_pd_scan`, token by token in torch.
 
-    The ones of ``P_t`` multiply the diagonal, so they are written there: as numbers that are 1 and
-    have the gradient of a softmax. (A NaN among the logits is not looked for.)
+    Choices are written as one-hot matrices and vectors that have the gradient of a softmax. The
+    dense surrogate takes them as they are, so autograd keeps a matrix a token. Of the active one
+    only the ones count, and those of ``P_t`` multiply the diagonal, so they are written there. (A
+    NaN among the logits is not looked for.)
     """
-    if surrogate != "active":
-        raise ArgumentError(f"surrogate must be 'active', got {surrogate!r}")
+    surrogate = one_of("surrogate", surrogate, ("active", "dense"))
     along = -2 if orientation == "column" else -1
-    dictionary, ones_of_maps = _chosen(dictionary_logits, along, temperature)  # [H, K, N]
-    selection, ones_of_tokens = _chosen(selector_logits, -1, temperature)  # [B, T, H]
-    head = torch.arange(dictionary.shape[0], device=dictionary.device)
-    ones = ones_of_tokens.unsqueeze(-1) * ones_of_maps[head, selection]  # [B, T, H, N]
-    return pd_scan(
-        _complex(diagonal, diagonal.dtype) * ones,
-        drive,
-        dictionary=dictionary,
-        selection=selection,
-        orientation=orientation,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        reverse=reverse,
-        cu_seqlens=cu_seqlens,
-    )
+    dictionary, matrices = _chosen(dictionary_logits, along, temperature)  # [H, K, N]
+    selection, chosen = _chosen(selector_logits, -1, temperature)  # [B, T, H]
+    numbers: dict[str, Any] = {"diagonal": diagonal, "drive": drive}
+    of_tokens: dict[str, Any] = {"selection": selection}
+    others: dict[str, Any] = {
+        "dictionary": dictionary,
+        "orientation": orientation,
+        "output_final_state": output_final_state,
+        "reverse": reverse,
+    }
+    if surrogate == "dense":
+        of_tokens["chosen"] = chosen
+        others["matrices"] = matrices
+    else:
+        ones_of_maps = matrices.gather(along, dictionary.unsqueeze(along)).squeeze(along)
+        ones_of_tokens = chosen.gather(-1, selection.unsqueeze(-1))  # [B, T, H, 1]
+        head = torch.arange(dictionary.shape[0], device=dictionary.device)
+        ones = ones_of_tokens * ones_of_maps[head, selection]  # [B, T, H, N]
+        numbers["diagonal"] = _complex(diagonal, diagonal.dtype) * ones
+    if cu_seqlens is not None:
+        return _one_by_one(cu_seqlens, numbers, of_tokens, initial_state, **others)
+    return _scan(**numbers, **of_tokens, **others, initial_state=initial_state)
 
 
 def _chosen(
     logits: torch.Tensor, dim: int, temperature: float | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The place of the largest logit, and a one with the gradient of its softmax."""
+    """The place of the largest logit, and its one-hot form, straight through a softmax."""
     place = logits.argmax(dim)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     soft = torch.softmax(logits.to(wide) / temperature, dim)
-    soft = soft.gather(dim, place.unsqueeze(dim)).squeeze(dim)
-    return place, soft - soft.detach() + 1
+    hard = torch.zeros_like(soft).scatter(dim, place.unsqueeze(dim), 1.0)
+    # Zeros and ones exactly, which (hard - soft).detach() + soft is but for rounding.
+    return place, soft - soft.detach() + hard
 
 
 def _complex(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,13 +1,14 @@
 """Hard choices from logits: the torch operator ``pdssm_compiler::hard_choice``.
 
-``hard_choice(Tensor logits, int dim, Tensor temperature, str name) -> (Tensor, Tensor)`` chooses
-the largest logit along an axis: it gives the chosen *entry* of the choice's one-hot form, which is
-1, and its place, int32. The gradient that arrives at the entry goes on as if it were the entry of
-``softmax(logits / temperature)``: a straight-through choice of which only the chosen entry counts.
-Source: the memory-optimised surrogate of Flash PD-SSM (arXiv 2605.19150).
+``hard_choice(Tensor logits, int dim, Tensor temperature, str name, bool dense=False) -> (Tensor,
+Tensor)`` chooses the largest logit along an axis: it gives *entries* of the choice's one-hot form,
+and its place, int32. The gradient that arrives at the entries goes on as if they were those of
+``softmax(logits / temperature)``: a straight-through choice. The entries are the chosen ones, of
+the memory-optimised surrogate of Flash PD-SSM (arXiv 2605.19150), in the shape of the places, or
+``dense``, all of them, in the shape of the logits.
 
-The entries are one number in memory, and the backward needs the logits and the places: no softmax
-is kept.
+The entries stand for their gradients alone: they are one number in memory, 1, whatever the form
+has there. The backward needs the logits and the places: no softmax is kept.
 """
 
 from typing import Any
@@ -18,7 +19,8 @@ from pdssm_compiler.runtime.errors import NanLogitError
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
-    "hard_choice(Tensor logits, int dim, Tensor temperature, str name) -> (Tensor, Tensor)",
+    "hard_choice(Tensor logits, int dim, Tensor temperature, str name, bool dense=False)"
+    " -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -30,24 +32,25 @@ def _computed_in(logits: torch.Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype is torch.float64 else torch.float32
 
 
-def _entries(logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return logits.new_ones((), dtype=_computed_in(logits)).expand(index.shape)
+def _entries(logits: torch.Tensor, index: torch.Tensor, dense: bool) -> torch.Tensor:
+    one = logits.new_ones((), dtype=_computed_in(logits))
+    return one.expand(logits.shape if dense else index.shape)
 
 
 def _choose(
-    logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str
+    logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Of equal ones torch gives the first, and NaN counts as the largest.
     largest, place = logits.max(dim)
     # Out of range, so a kernel that reads it clamps it and reports it.
     index = torch.where(largest.isnan(), -1, place).to(torch.int32)
-    return _entries(logits, index), index
+    return _entries(logits, index, dense), index
 
 
 def _choose_on_cpu(
-    logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str
+    logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    entries, index = _choose(logits, dim, temperature, name)
+    entries, index = _choose(logits, dim, temperature, name, dense)
     wrong = (index < 0).nonzero()
     if len(wrong):
         at = [str(place) for place in wrong[0].tolist()]
@@ -59,30 +62,33 @@ def _choose_on_cpu(
 
 
 def _fake(
-    logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str
+    logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shape = list(logits.shape)
     del shape[dim]
     index = logits.new_empty(shape, dtype=torch.int32)
-    return _entries(logits, index), index
+    return _entries(logits, index, dense), index
 
 
 def _setup_context(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    logits, dim, temperature, _ = inputs
-    ctx.dim = dim
+    logits, ctx.dim, temperature, _, ctx.dense = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, output[1], temperature)
 
 
 def _backward(
     ctx: Any, grad: torch.Tensor | None, _: torch.Tensor | None
-) -> tuple[torch.Tensor | None, None, None, None]:
+) -> tuple[torch.Tensor | None, None, None, None, None]:
     if grad is None:
-        return None, None, None, None
+        return None, None, None, None, None
     logits, index, temperature = ctx.saved_tensors
     soft = torch.softmax(logits.to(_computed_in(logits)) / temperature, ctx.dim)
+    if ctx.dense:
+        # ρ_i (grad_i - Σ ρ grad) / τ
+        found = soft * (grad - (soft * grad).sum(ctx.dim, keepdim=True)) / temperature
+        return found.to(logits.dtype), None, None, None, None
     place = index.long().clamp(min=0).unsqueeze(ctx.dim)
     # grad · ρ_i* (δ_{i,i*} - ρ_i) / τ
     chosen = grad.unsqueeze(ctx.dim) * soft.gather(ctx.dim, place) / temperature
@@ -90,7 +96,7 @@ def _backward(
     shape[ctx.dim] = -1
     places = torch.arange(logits.shape[ctx.dim], device=logits.device).view(shape)
     found = chosen * ((places == place).to(soft.dtype) - soft)
-    return found.to(logits.dtype), None, None, None
+    return found.to(logits.dtype), None, None, None, None
 
 
 _library.impl("hard_choice", _choose_on_cpu, "CPU")

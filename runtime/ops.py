@@ -6,9 +6,11 @@ what it computes and needs nothing of the process that made it. Its gradient is 
 with the adjoint's text.
 
 ``entries`` give the hard choices a gradient: none, or one real tensor for each input of maps or
-indices, in the order of the inputs. They stand for the ones of the one-hot forms, so their value
-is 1 and is never read; what arrives at them is the active surrogate of
-:mod:`pdssm_compiler.ir.passes.adjoint`.
+indices, in the order of the inputs. They stand for entries of the one-hot forms, and their values
+are never read; what arrives at them is a surrogate of :mod:`pdssm_compiler.ir.passes.adjoint`.
+Their shape says which: for the active one they are the ones, in the shape of the choices; for the
+dense one they are all entries, with one axis more: ``[H, K, N, N]`` for a table, whose map ``k``
+has its ones at ``[h, k, p[j], j]``, and ``[B, T, H, K]`` for an index.
 """
 
 from collections.abc import Sequence
@@ -19,11 +21,12 @@ import torch
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import adjoint
-from pdssm_compiler.ir.passes.adjoint import Adjoint
-from pdssm_compiler.ir.program import Input, Program
-from pdssm_compiler.ir.types import is_number
+from pdssm_compiler.ir.passes.adjoint import Adjoint, Surrogate
+from pdssm_compiler.ir.program import LEADING_AXES, Input, Program
+from pdssm_compiler.ir.types import Index, Map, is_number
 from pdssm_compiler.runtime.binding import Slot, allocate, check
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
+from pdssm_compiler.runtime.dense import map_products, map_scores
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
@@ -48,14 +51,37 @@ def _scan(
 
 
 def _check_entries(text: str, entries: Sequence[torch.Tensor]) -> None:
-    """Refuse a number of entries that is neither none nor one for each choice."""
+    """Refuse a number of entries that is neither none nor one for each choice, and entries of two
+    surrogates.
+    """
     if not entries:
         return
-    names = [input_.name for input_ in chosen_inputs(program_of(text))]
-    if len(entries) != len(names):
-        raise ArgumentError(
-            f"expected an entry for each of {', '.join(names)}, or none, got {len(entries)}"
+    choices = chosen_inputs(program_of(text))
+    if len(entries) != len(choices):
+        names = ", ".join(input_.name for input_ in choices)
+        raise ArgumentError(f"expected an entry for each of {names}, or none, got {len(entries)}")
+    more = [e.dim() - _rank(input_) for e, input_ in zip(entries, choices, strict=True)]
+    if more[0] not in (0, 1) or set(more) != {more[0]}:
+        told = ", ".join(
+            f"{list(e.shape)} for {input_.name}"
+            for e, input_ in zip(entries, choices, strict=True)
         )
+        raise ArgumentError(
+            f"entries must have the shapes of the choices, or each one axis more, got {told}; "
+            f"give all of one surrogate"
+        )
+
+
+def _rank(choice: Input) -> int:
+    """How many axes the tensor of a choice has."""
+    own = {Index: 0, Map: 1}.get(type(choice.type), 2)
+    return len(LEADING_AXES[choice.role]) + own
+
+
+def _surrogate(text: str, entries: Sequence[torch.Tensor]) -> Surrogate:
+    """Which surrogate the entries are of, by their shape."""
+    choices = chosen_inputs(program_of(text))
+    return "dense" if entries and entries[0].dim() > _rank(choices[0]) else "active"
 
 
 for _type in DEVICE_TYPES:
@@ -113,11 +139,16 @@ def _fake(
 
 
 @lru_cache(maxsize=4096)
-def adjoint_of(text: str, wrt: tuple[str, ...], cotangents: tuple[str, ...]) -> Adjoint:
-    """The adjoint of a program by its text, for these inputs, hard choices by the active
-    surrogate, and these arriving gradients.
+def adjoint_of(
+    text: str,
+    wrt: tuple[str, ...],
+    cotangents: tuple[str, ...],
+    surrogate: Surrogate = "active",
+) -> Adjoint:
+    """The adjoint of a program by its text, for these inputs, hard choices by a surrogate, and
+    these arriving gradients.
     """
-    return adjoint(program_of(text), wrt, cotangents, "active")
+    return adjoint(program_of(text), wrt, cotangents, surrogate)
 
 
 def differentiable(program: Program) -> Program:
@@ -136,6 +167,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
     ctx.entries = [entry.dtype for entry in entries]
+    ctx.surrogate = _surrogate(program, entries)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
@@ -159,7 +191,7 @@ def _backward(
     if not wrt or not arriving:
         return None, [None] * ctx.count, [None] * len(choices), None, None
     try:
-        derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)))
+        derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)), ctx.surrogate)
     except PassError as error:
         raise ArgumentError(
             f"the gradient of a scan has no gradient of its own here ({error}); differentiate "
@@ -176,15 +208,37 @@ def _backward(
     found = dict(zip(output_names(backward), written, strict=True))
     for name in derived.summed:
         found[name] = found[name].sum(dim=0)
+    _add_of_all_entries(found, derived, values, wrt)
     # An integer input's gradient is its entry's.
     of_inputs = [
         found[f"grad_{name}"] if need else None for name, need in zip(names, needed, strict=True)
     ]
+    # What no token uses has none.
+    of_choices = [found.get(f"grad_{name}") for name in choices]
     of_entries = [
-        found[f"grad_{name}"].to(dtype) if need else None
-        for name, dtype, need in zip(choices, ctx.entries, chosen, strict=True)
+        grad.to(dtype) if need and grad is not None else None
+        for grad, dtype, need in zip(of_choices, ctx.entries, chosen, strict=True)
     ]
     return None, of_inputs, of_entries, None, None
+
+
+def _add_of_all_entries(
+    found: dict[str, torch.Tensor],
+    derived: Adjoint,
+    values: dict[str, torch.Tensor],
+    wrt: Sequence[str],
+) -> None:
+    """Put the gradients of all entries, of which the backward gave the factors, to the others."""
+    for use in derived.factors:
+        left, right = found[use.left], found[use.right]
+        table, index = values[use.table], values[use.index]
+        of_use = {}
+        if use.table in wrt:
+            of_use[f"grad_{use.table}"] = map_products(left, right, index, table.shape[1])
+        if use.index in wrt:
+            of_use[f"grad_{use.index}"] = map_scores(left, right, table)
+        for name, grad in of_use.items():
+            found[name] = found[name] + grad if name in found else grad
 
 
 torch.library.register_fake("pdssm_compiler::scan", _fake)

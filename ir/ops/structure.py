@@ -4,9 +4,7 @@
 ``sum``: this is what lets the backward program be derived by transposition.
 
 A map stands for a one-hot matrix ``P`` with ``P[map[j], j] = 1``: ``scatter_add`` multiplies by
-it, ``gather`` by its transpose, ``compose`` multiplies two, ``invert`` transposes one. Its entries
-have gradients, ``Re(conj(g[i]) x[j])`` for ``y = P x``: the ``active`` rules give the ones'.
-
+it, ``gather`` by its transpose, ``compose`` multiplies two, ``invert`` transposes one. Its X
 ``keep`` gives a vector as it is, or zeros, by an index below 2: the product with the entry 1 of
 the index's one-hot form, were it not that a product with zero keeps infinities and NaNs.
 """
@@ -148,6 +146,8 @@ define(
         _gather,
         lambda g, v: (apply("scatter_add", g, v.args[1]), None),
         lambda g, v: (None, _products(g, v)),
+        # y = Pᵀ x.
+        lambda g, v: (v.args[0], g),
         elementwise=False,
     )
 )
@@ -159,6 +159,7 @@ define(
         _scatter_add,
         lambda g, v: (apply("gather", g, v.args[1]), None),
         lambda g, v: (None, _products(apply("gather", g, v.args[1]), v.args[0])),
+        lambda g, v: (g, v.args[0]),
         elementwise=False,
     )
 )

@@ -36,6 +36,9 @@ class Op:
             entries of their one-hot forms that were used. A map's is a real vector, element ``j``
             that of the one in column ``j``; an index's is a real scalar; a table's is that of the
             map taken from it. None if there are none among the arguments. Called as ``adjoint``.
+        factors: of an op that multiplies a vector by a map's one-hot matrix ``P``, or by its
+            transpose, vectors ``l`` and ``r`` such that entry ``[i, j]`` of ``P`` has the gradient
+            ``Re(conj(l[i]) r[j])``, whether it is one or zero. Called as ``adjoint``.
         elementwise: whether element ``j`` of the result needs only element ``j`` of the arguments.
         attributes: the names of its attributes, in the order the text form prints them.
     """
@@ -46,6 +49,7 @@ class Op:
     evaluate: Callable[..., np.ndarray]
     adjoint: Callable[[Value, Value], Cotangents]
     active: Callable[[Value, Value], Cotangents] | None = None
+    factors: Callable[[Value, Value], tuple[Value, Value]] | None = None
     elementwise: bool = True
     attributes: tuple[str, ...] = ()
 

@@ -2,6 +2,7 @@
 
 from pdssm_compiler.ir.passes.adjoint import Adjoint, adjoint
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
+from pdssm_compiler.ir.passes.factors import Factors
 from pdssm_compiler.ir.passes.inverses import computed_inverses
 from pdssm_compiler.ir.passes.segments import (
     InSegments,
@@ -16,6 +17,7 @@ from pdssm_compiler.ir.passes.sums import carried_sums
 
 __all__ = [
     "Adjoint",
+    "Factors",
     "InChunks",
     "InSegments",
     "SegmentAdjoint",

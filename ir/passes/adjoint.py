@@ -10,11 +10,16 @@ reason: no kernel's backward is written by hand beside it, so none can disagree 
 
 Gradients follow PyTorch's convention for complex numbers.
 
-Maps and indices are hard choices, and have a gradient only by a *surrogate*. ``active``: they
-stand for one-hot matrices and vectors, whose ones have the gradients of the numbers they are. A
-map that scatters ``x`` has ``a[j] = Re(conj(g[p[j]]) x[j])``, the index that selects it
-``Σ_j a[j]``, and a table the sums of ``a`` over the tokens that selected each of its maps. Source:
-the memory-optimised surrogate of arXiv 2605.19150.
+Maps and indices are hard choices, and have a gradient only by a *surrogate*: they stand for
+one-hot matrices and vectors, whose entries have the gradients of the numbers they are.
+
+``active``: only the ones have. A map that scatters ``x`` has ``a[j] = Re(conj(g[p[j]]) x[j])``,
+the index that selects it ``Σ_j a[j]``, and a table the sums of ``a`` over the tokens that selected
+each of its maps. Source: the memory-optimised surrogate of arXiv 2605.19150.
+
+``dense``: the zeros have as well, ``Re(conj(g[i]) x[j])``. That is ``N²`` numbers a token, so the
+program gives their factors, ``g`` and ``x``, as :class:`~pdssm_compiler.ir.passes.factors.Factors`
+say, in the place of the gradients.
 """
 
 from collections.abc import Iterable
@@ -23,6 +28,7 @@ from typing import Literal
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.ops import OPS, apply
+from pdssm_compiler.ir.passes.factors import Factors, chosen_by, refuse_unreached
 from pdssm_compiler.ir.passes.rewrite import prune, substitute
 from pdssm_compiler.ir.passes.simplify import simplify
 from pdssm_compiler.ir.program import (
@@ -51,8 +57,8 @@ from pdssm_compiler.ir.types import (
 from pdssm_compiler.ir.value import Value, topological
 from pdssm_compiler.ir.verify import verify
 
-Surrogate = Literal["active"]
-SURROGATES: tuple[Surrogate, ...] = ("active",)
+Surrogate = Literal["active", "dense"]
+SURROGATES: tuple[Surrogate, ...] = ("active", "dense")
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,20 @@ class Adjoint:
             ``saved_<carry>`` for each carry that the backward needs and no output holds.
         program: the backward program. Its inputs are the forward's own by name, ``grad_<output>``
             for the cotangent of an output, and the ``saved`` ones; its outputs are
-            ``grad_<input>``, of an input that is one for all tokens a sum.
+            ``grad_<input>``, of an input that is one for all tokens a sum, and what ``factors``
+            name.
         saved: for each saved input (``saved_<carry>``, lagged, and ``next_<carry>``, of the token
             itself), the forward's token output that feeds it.
         summed: gradients of head inputs, given as ``[B, H, ...]``: the caller sums over ``B``.
+        factors: with the dense surrogate, what the gradients of tables and indices are made of,
+            added up over all of them; they have no ``grad_<input>``.
     """
 
     forward: Program
     program: Program
     saved: dict[str, str]
     summed: tuple[str, ...]
+    factors: tuple[Factors, ...] = ()
 
 
 def adjoint(
@@ -106,8 +116,8 @@ def adjoint(
     wanted = _wanted(program, wrt, surrogate)
     arriving = _arriving(program, cotangents)
     forward, saved_outputs = save_carries(program)
-    transposed = _Transposition(forward, wanted, arriving, saved_outputs, surrogate).run()
-    result = simplify(transposed)
+    transposition = _Transposition(forward, wanted, arriving, saved_outputs, surrogate)
+    result = simplify(transposition.run())
     _refuse_lagged(program, result)
     read = {input_.name for input_ in result.inputs}
     saved = {
@@ -120,8 +130,14 @@ def adjoint(
     needless = set(saved_outputs.values()) - set(saved.values())
     declared = {output.name for output in program.token_outputs}
     kept = tuple(o for o in forward.token_outputs if o.name in declared or o.name not in needless)
-    summed = tuple(f"grad_{name}" for name in wanted if program.input(name).role == "head")
-    return Adjoint(replace(forward, token_outputs=kept), result, saved, summed)
+    sums = {total.name for total in result.sum_outputs}
+    summed = tuple(
+        f"grad_{name}"
+        for name in wanted
+        if program.input(name).role == "head" and f"grad_{name}" in sums
+    )
+    factors = tuple(transposition.factors)
+    return Adjoint(replace(forward, token_outputs=kept), result, saved, summed, factors)
 
 
 def save_carries(program: Program) -> tuple[Program, dict[str, str]]:
@@ -186,6 +202,8 @@ def _wanted(
             )
     if not chosen:
         raise PassError("no gradient is wanted: name a differentiable input")
+    if surrogate == "dense":
+        refuse_unreached(program, chosen)
     return tuple(chosen)
 
 
@@ -220,6 +238,9 @@ class _Transposition:
         self.cotangents: dict[Value, Value] = {}
         self.inputs: list[Input] = list(forward.inputs)
         self.starts: dict[str, str] = {}
+        # Of each use of a map that a table and an index give: their names, and the two vectors.
+        self.uses: list[tuple[str, str, Value, Value]] = []
+        self.factors: list[Factors] = []
 
     def run(self) -> Program:
         self._seed()
@@ -287,11 +308,20 @@ class _Transposition:
             if value.is_leaf or cotangent is None:
                 continue
             op = OPS[value.op]
-            rules = [op.adjoint] if op.active is None else [op.adjoint, op.active]
-            for rule in rules if self.surrogate else rules[:1]:
+            rules = [op.adjoint]
+            if self.surrogate == "active" and op.active is not None:
+                rules.append(op.active)
+            if self.surrogate == "dense" and op.factors is not None:
+                self._note_use(value, op.factors(cotangent, value))
+            for rule in rules:
                 for arg, part in zip(value.args, rule(cotangent, value), strict=True):
                     if part is not None:
                         self._add(arg, part)
+
+    def _note_use(self, move: Value, factors: tuple[Value, Value]) -> None:
+        chosen = chosen_by(move.args[1])
+        if chosen is not None and set(self.wanted).intersection(chosen):
+            self.uses.append((*chosen, *factors))
 
     def _add(self, value: Value, cotangent: Value) -> None:
         cotangent = _coerce(cotangent, value.type)
@@ -322,6 +352,8 @@ class _Transposition:
             input_ = self.forward.input(name)
             if name in starts:
                 continue
+            if self.surrogate == "dense" and not is_number(input_.type):
+                continue
             type_ = self._gradient_type(input_)
             cotangent = self.cotangents.get(input_.value, zero_like(type_))
             if input_.role == "token":
@@ -331,7 +363,23 @@ class _Transposition:
                 # The input is one for all tokens, so its gradient is summed over them.
                 index = self._selected_by(input_) if isinstance(input_.type, Table) else None
                 sums.append(SumOutput(f"grad_{name}", cotangent, index))
+        for number, (table, index_name, left, right) in enumerate(self.uses):
+            names = [
+                self._written(token_outputs, value, f"{side}_{number}")
+                for side, value in (("left", left), ("right", right))
+            ]
+            self.factors.append(Factors(table, index_name, *names))
         return token_outputs, sums
+
+    @staticmethod
+    def _written(token_outputs: list[TokenOutput], value: Value, name: str) -> str:
+        """The name of the output that holds a value as it is computed; a new one if none does."""
+        new = TokenOutput(name, value)
+        for output in token_outputs:
+            if output.value is value and output.storage == new.storage:
+                return output.name
+        token_outputs.append(new)
+        return name
 
     def _gradient_type(self, input_: Input) -> Type:
         """The type of a gradient, of one map's for a table."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.flash import flash_pd_scan
+from pdssm_compiler.flash import SURROGATES, flash_pd_scan
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.arguments import check_cache, check_token, check_tokens, positive
 from pdssm_compiler.nn.cache import LayerCache
@@ -17,6 +17,7 @@ from pdssm_compiler.nn.initialise import permutation_logits_
 from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.spec import one_of
 from pdssm_compiler.step import pd_scan_step
 
 
@@ -58,9 +59,9 @@ class FlashPDSSM(nn.Module):
     ``P_k`` is column one-hot, its column ``j`` in row ``argmax_i dictionary_logits[h, k, i, j]``.
     With ``H·K = d`` these are ``10 d²`` parameters, besides the dictionary's ``H K N²``.
 
-    Both choices train by the active surrogate of :func:`pdssm_compiler.flash_pd_scan`, which is
-    the core. ``temperature`` is its ``τ``, a buffer of one number, so that
-    ``layer.temperature.fill_(0.5)`` anneals it without compiling anything.
+    Both choices train by a surrogate of :func:`pdssm_compiler.flash_pd_scan`, which is the core.
+    ``temperature`` is its ``τ``, a buffer of one number, so that ``layer.temperature.fill_(0.5)``
+    anneals it without compiling anything.
 
     **Precision.** Under autocast, or with parameters of bfloat16 or float16, the projections are
     in that dtype, and drive and states are stored in it. Convolution, diagonal, the scan's
@@ -77,12 +78,15 @@ class FlashPDSSM(nn.Module):
         state_size: ``N``; ``d_model / heads`` by default.
         dictionary_size: ``K``; ``heads`` by default.
         conv_width: tokens that the convolution reads.
+        surrogate: ``"active"``, or ``"dense"``, by which maps that were not chosen learn as well,
+            at ``N (N + K)`` a token more in the backward.
         bias: whether ``in_proj`` and ``out_proj`` have one.
         device: of the parameters.
         dtype: likewise.
 
     Raises:
-        ArgumentError: a size that is none, or sizes that leave ``H`` or ``N`` open.
+        ArgumentError: a size that is none, sizes that leave ``H`` or ``N`` open, or an unknown
+            surrogate.
 
     Source: arXiv 2605.19150 (Flash PD-SSM).
     """
@@ -97,6 +101,7 @@ class FlashPDSSM(nn.Module):
         state_size: int | None = None,
         dictionary_size: int | None = None,
         conv_width: int = 4,
+        surrogate: str = "active",
         bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -108,6 +113,7 @@ class FlashPDSSM(nn.Module):
             self.heads if dictionary_size is None else positive("dictionary_size", dictionary_size)
         )
         self.conv_width = positive("conv_width", conv_width)
+        self.surrogate = one_of("surrogate", surrogate, SURROGATES)
         H, N, K = self.heads, self.state_size, self.dictionary_size
         self.d_inner = H * N
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -201,6 +207,7 @@ class FlashPDSSM(nn.Module):
             token.diagonal,
             token.drive,
             temperature=self.temperature,
+            surrogate=self.surrogate,
             # Where sequences begin the scan starts from zero by itself.
             initial_state=None if cache is None else cache.state,
             output_final_state=output_cache,
@@ -271,10 +278,11 @@ class FlashPDSSM(nn.Module):
         return out
 
     def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
+        """Sizes and options, for ``print``."""
         return (
             f"{self.d_model}, heads={self.heads}, state_size={self.state_size}, "
-            f"dictionary_size={self.dictionary_size}, conv_width={self.conv_width}"
+            f"dictionary_size={self.dictionary_size}, conv_width={self.conv_width}, "
+            f"surrogate={self.surrogate!r}"
         )
 
 

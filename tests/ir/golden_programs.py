@@ -15,10 +15,14 @@ from pdssm_compiler.ir.types import Map, Table, Vector
 
 Stage = Callable[[Program], Program]
 
+# All but whether a token follows another, which is no choice.
+_PD_INPUTS = ("diagonal", "dictionary", "drive", "selection")
+
 STAGES: dict[str, Stage] = {
     "program": lambda program: program,
     "adjoint": lambda program: adjoint(program).program,
     "active_adjoint": lambda program: adjoint(program, surrogate="active").program,
+    "dense_adjoint": lambda program: adjoint(program, _PD_INPUTS, surrogate="dense").program,
     "fold": lambda program: summarise(program).fold,
     "combine": lambda program: summarise(program).combine,
     "apply": lambda program: summarise(program).apply,
@@ -34,13 +38,21 @@ KEPT: dict[str, tuple[str, ...]] = {
         "program",
         "adjoint",
         "active_adjoint",
+        "dense_adjoint",
         "fold",
         "combine",
         "apply",
         "adjoint_fold",
         "adjoint_combine",
     ),
-    "dictionary_row_general": ("program", "adjoint", "active_adjoint", "fold", "combine"),
+    "dictionary_row_general": (
+        "program",
+        "adjoint",
+        "active_adjoint",
+        "dense_adjoint",
+        "fold",
+        "combine",
+    ),
     "dictionary_column_permutation": ("program", "specialised", "specialised_adjoint"),
     "dictionary_row_permutation": ("specialised_adjoint",),
     "token_column_general": ("adjoint", "active_adjoint"),

@@ -1,8 +1,8 @@
-"""The active surrogate by its definition: autograd through one-hot matrices written out.
+"""The surrogates by their definition: autograd through one-hot matrices written out.
 
 Every map is a matrix ``[N, N]`` with a one in row ``p[j]`` of column ``j``, every index a vector
 ``[K]``, and every op on them is a sum of products, so autograd gives the gradient of each of their
-entries; what the surrogate keeps is that of the ones.
+entries. That is the dense surrogate; what the active one keeps is that of the ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,8 +43,11 @@ def gradients(
     sizes: Sizes,
     cotangents: Mapping[str, np.ndarray],
     wrt: Sequence[str],
+    dense: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Gradients of the inputs in ``wrt``, of maps, tables and indices those of the ones."""
+    """Gradients of the inputs in ``wrt``, of maps, tables and indices those of the ones, or of all
+    entries.
+    """
     leaves = {name: _leaf(program, name, torch.tensor(array)) for name, array in arrays.items()}
     for name in wrt:
         leaves[name].requires_grad_()
@@ -59,6 +62,8 @@ def gradients(
             allow_unused=True,
             materialize_grads=True,
         )
+    if dense:
+        return {n: grad.resolve_conj().numpy() for n, grad in zip(wrt, found, strict=True)}
     return {
         name: _used(program, name, torch.tensor(arrays[name]), grad).resolve_conj().numpy()
         for name, grad in zip(wrt, found, strict=True)

@@ -30,6 +30,12 @@ def _active(logits: torch.Tensor, dim: int, tau: torch.Tensor) -> torch.Tensor:
     return hard * (1 - soft.detach() + soft)
 
 
+def _dense(logits: torch.Tensor, dim: int, tau: torch.Tensor) -> torch.Tensor:
+    """One-hot, ones and zeros with the gradient of their softmax."""
+    hard, soft = _one_hot(logits, dim), torch.softmax(logits / tau, dim)
+    return (hard - soft).detach() + soft
+
+
 def causal_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """``y_t = bias + Σ_j weight[:, j] x_{t - W + 1 + j}``, zeros before the first token."""
     width = weight.shape[1]
@@ -43,7 +49,7 @@ def causal_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     return torch.stack(rows, 1) if rows else x
 
 
-def flash(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def flash(p: dict[str, torch.Tensor], x: torch.Tensor, surrogate: str = "active") -> torch.Tensor:
     """``FlashPDSSM`` of tokens ``[B, T, d_model]`` with parameters ``p``."""
     H, K, N, _ = p["dictionary_logits"].shape
     d = H * N
@@ -59,8 +65,9 @@ def flash(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     magnitude = torch.exp(-step * torch.exp(p["diagonal.a_log"]))
     D = torch.polar(magnitude, phase.reshape(*rows, N))
     tau = p["temperature"].detach()
-    maps = _active(p["dictionary_logits"], -2, tau)  # [H, K, N, N]
-    chosen = _active(selector.reshape(*rows, K), -1, tau)  # [B, T, H, K]
+    choice = {"active": _active, "dense": _dense}[surrogate]
+    maps = choice(p["dictionary_logits"], -2, tau)  # [H, K, N, N]
+    chosen = choice(selector.reshape(*rows, K), -1, tau)  # [B, T, H, K]
     P = torch.einsum("bthk,hkij->bthij", chosen, maps).to(D.dtype)
     state = torch.zeros(x.shape[0], H, N, dtype=D.dtype)
     ys = []

@@ -21,6 +21,8 @@ PD: dict[str, tuple[int, dict[str, Any]]] = {
     "one of each": (2, {"state_size": 1, "dictionary_size": 1}),
 }
 CASES = [(FlashPDSSM, name) for name in FLASH] + [(PDSSM, name) for name in PD]
+# What differs from the others in gradients alone.
+FLASH["dense"] = (6, FLASH["odd"][1] | {"surrogate": "dense"})
 Layer = FlashPDSSM | PDSSM
 
 
@@ -46,5 +48,5 @@ def tokens(layer: Layer, batch: int, length: int, seed: int = 0) -> torch.Tensor
 def formula(layer: Layer) -> Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]:
     """The layer's formulas, of parameters and tokens."""
     if isinstance(layer, FlashPDSSM):
-        return formulas.flash
+        return lambda p, x: formulas.flash(p, x, layer.surrogate)
     return lambda p, x: formulas.pdssm(p, x, layer.orientation)

@@ -31,6 +31,11 @@ BAD_SIZES: dict[str, tuple[type, dict[str, Any], str]] = {
         {"d_model": 4, "dictionary_size": True},
         "dictionary_size must be a whol",
     ),
+    "surrogate": (
+        FlashPDSSM,
+        {"d_model": 4, "surrogate": "soft"},
+        "surrogate must be one of 'active', 'dense'; got 'soft'",
+    ),
     "readout": (
         PDSSM,
         {"d_model": 4, "readout": "gelu"},

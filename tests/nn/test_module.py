@@ -48,7 +48,7 @@ def test_names_of_a_state_dict_stay() -> None:
 def test_printing() -> None:
     text = repr(nn.Sequential(FlashPDSSM(16, dictionary_size=3), PDSSM(5, orientation="row")))
     for piece in (
-        "16, heads=4, state_size=4, dictionary_size=3, conv_width=4",
+        "16, heads=4, state_size=4, dictionary_size=3, conv_width=4, surrogate='active'",
         "CausalConvolution(16, width=4)",
         "DecayDiagonal(heads=4, state_size=4)",
         "5, state_size=5, dictionary_size=8, hidden=10, readout='linear', orientation='row'",

@@ -26,11 +26,13 @@ def defined(
     temperature: float,
     cotangents: tuple[Tensor, Tensor],
     magnitude: bool = False,
+    surrogate: str = "active",
 ) -> Definition:
     """In double precision, of the inputs or, to know their scale, of their absolute values.
 
-    ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[j] x_{t-1}[j])`` is autograd's; of it the entries that are
-    one are kept, and what they give the logits is the definition's formula.
+    ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[j] x_{t-1}[j])`` is autograd's; of it the active surrogate
+    keeps the entries that are one, and the dense one all. What they give the logits is the
+    definition's formula.
     """
     change = magnitudes if magnitude else wide
     dictionary, selector = (wide(tensors[name]) for name in LOGITS)
@@ -62,11 +64,24 @@ def defined(
         allow_unused=True,
         materialize_grads=True,
     )
+    gradients = dict(zip(names, (grad.resolve_conj() for grad in found), strict=True))
+    here = one_hot(kinds, dictionary.shape[1]).double()  # [B, T, H, K]
+    if surrogate == "dense":
+        tables = one_hot(places, n).double()
+        tables = tables.mT if orientation == "column" else tables  # [H, K, N, N]
+        scores = torch.einsum("bthij,hkij->bthk", of_p, tables)
+        sums = torch.einsum("bthk,bthij->hkij", here, of_p)
+        for name, logits, arriving, dim in zip(
+            LOGITS, (dictionary, selector), (sums, scores), (along, -1), strict=True
+        ):
+            soft = torch.softmax(logits / temperature, dim)
+            mean = (soft * arriving).sum(dim, keepdim=True)
+            of_soft = arriving + mean if magnitude else arriving - mean
+            gradients[name] = soft * of_soft / temperature
+        return Definition(out.detach(), x.detach(), gradients)
     place = used.unsqueeze(-2 if orientation == "column" else -1)
     a = of_p.gather(3 if orientation == "column" else 4, place).view(used.shape)
-    here = one_hot(kinds, dictionary.shape[1]).double()  # [B, T, H, K]
     sums = torch.einsum("bthk,bthn->hkn", here, a)
-    gradients = dict(zip(names, (grad.resolve_conj() for grad in found), strict=True))
     gradients["selector_logits"] = _through_softmax(
         a.sum(-1), selector, kinds, -1, temperature, magnitude
     )

@@ -85,18 +85,23 @@ def test_as_defined(case: Case, draw: Draw, temperature: float) -> None:
     assert_as_defined(case, flash_inputs(case, draw), temperature)
 
 
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
 @pytest.mark.parametrize("orientation", ["column", "row"])
-def test_the_reference_is_the_definition(orientation: str) -> None:
-    """Its straight-through ones, against matrices written out."""
+def test_the_reference_is_the_definition(orientation: str, surrogate: str) -> None:
+    """Its straight-through choices, by autograd alone, against matrices written out."""
     case = Case(4, "dictionary", orientation, dtype=torch.complex128)
     tensors = flash_inputs(case, DRAW)
     arriving = cotangents(tensors)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
     outputs = reference.flash_pd_scan(
-        **leaves, temperature=0.7, orientation=orientation, output_final_state=True
+        **leaves,
+        temperature=0.7,
+        surrogate=surrogate,
+        orientation=orientation,
+        output_final_state=True,
     )
     found = torch.autograd.grad(outputs, [leaves[name] for name in NAMES], arriving)
-    want = defined(tensors, orientation, 0.7, arriving)
+    want = defined(tensors, orientation, 0.7, arriving, surrogate=surrogate)
     torch.testing.assert_close(outputs, (want.states, want.final))
     for name, gradient in zip(NAMES, found, strict=True):
         torch.testing.assert_close(gradient, want.gradients[name])
@@ -248,8 +253,7 @@ def test_opcheck_of_hard_choice(dim: int, grad: bool) -> None:
 
 N, K = 7, 4
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "dense": ({"surrogate": "dense"}, "surrogate='dense' is not there yet"),
-    "surrogate": ({"surrogate": "soft"}, "surrogate must be one of 'active'; got 'soft'"),
+    "surrogate": ({"surrogate": "soft"}, "surrogate must be one of 'active', 'dense'; got 'soft'"),
     "orientation": ({"orientation": "both"}, "orientation must be one of 'column', 'row'"),
     "no tensor": ({"selector_logits": 3}, "selector_logits must be a torch.Tensor, got int"),
     "dtype": (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pdssm_compiler.ir import Program, ProgramBuilder
 from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
-from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.programs import PdScan, map_scores, pd_scan
 from pdssm_compiler.ir.types import Vector
 from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
@@ -119,6 +119,27 @@ def test_rows(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         team = -(-program.state_size // 32)
         assert_agrees(ROWS, CudaRowsConfig(4, 3, 1, team), program, Sizes(2, 23, 2))
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("n", [5, 64])
+def test_dense_surrogate(n: int, orientation: str) -> None:
+    """What writes the factors of gradients, by rows and in chunks."""
+    names = ["diagonal", "dictionary", "drive", "selection"]
+    program = pd_scan(PdScan(n, 3, orientation=orientation, packed=orientation == "row"))
+    program = adjoint(program, names, surrogate="dense").program
+    assert_agrees(ROWS, CudaRowsConfig(4, 3, 1, -(-n // 32)), program, Sizes(2, 23, 2))
+    assert_agrees(CHUNKS, CudaChunksConfig(2, 2, 3), program, Sizes(1, 131, 1), most_blocks=4)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("n", [5, 64])
+def test_map_scores(n: int) -> None:
+    """Rows of tokens, and of one."""
+    program = map_scores(n, 8, "c64")
+    assert_agrees(ROWS, CudaRowsConfig(8, 4, 1, -(-n // 32)), program, Sizes(3, 16, 2))
+    assert_agrees(STEP, CudaStepConfig(4, 1), program, Sizes(7, 1, 2))
 
 
 @pytest.mark.parametrize("n", [*under_stress(5), 40])

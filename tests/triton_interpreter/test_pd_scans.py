@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pdssm_compiler.ir import interpret
 from pdssm_compiler.ir.passes import adjoint, specialise
-from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.programs import PdScan, map_scores, pd_scan
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
 from pdssm_compiler.runtime.faults import Reporter
@@ -94,6 +94,23 @@ def test_chunks_of_any_layout(layout: str) -> None:
         sizes = Sizes(2, 5, 1)
         arrays = arrays_for(program, sizes, 4)
         assert_runs(lambda _, t, s, k=kernel: k.run(t, s), program, arrays, sizes, layout)
+
+
+@pytest.mark.parametrize("orientation", ["column", "row"])
+def test_dense_surrogate(orientation: str) -> None:
+    """What writes the factors of gradients, and what holds them against maps."""
+    scan = pd_scan(PdScan(3, 4, orientation=orientation))
+    names = ["diagonal", "dictionary", "drive", "selection"]
+    factors = adjoint(scan, names, surrogate="dense").program
+    for program, config, sizes in (
+        (factors, CONFIGS[0], Sizes(2, 7, 2)),
+        (factors, CHUNKS[0], Sizes(1, 7, 2)),
+        (map_scores(3, 4, "c64"), CONFIGS[0], Sizes(3, 2, 2)),
+    ):
+        kernel = Interpreted(program, config)
+        arrays = rounded(program, arrays_for(program, sizes, 5))
+        assert_runs(lambda _, t, s, k=kernel: k.run(t, s), program, arrays, sizes, "dense")
+        assert kernel.error.item() == 0
 
 
 def assert_values_and_gradients(spec: PdScan, config: Config, sizes: Sizes, seed: int) -> None:

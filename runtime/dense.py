@@ -1,0 +1,252 @@
+"""Gradients of every entry of hard choices: two torch operators.
+
+With ``P_k`` the one-hot matrix of map ``k`` of a head, ``k_t`` the map of token ``t``, and the
+factors ``l_t`` and ``r_t`` that the dense surrogate's backward program writes
+(:mod:`pdssm_compiler.ir.passes.factors`), ``∂P_t[i, j] = Re(conj(l_t[i]) r_t[j])``, and
+
+- ``map_products(Tensor left, Tensor right, Tensor selection, int size) -> Tensor`` gives
+  ``Σ_{t: k_t = k} ∂P_t`` for every map, ``[H, K, N, N]``: matrix products over the tokens of each,
+- ``map_scores(Tensor left, Tensor right, Tensor dictionary) -> Tensor`` gives
+  ``Σ_j ∂P_t[p_k[j], j]`` for every token and map, ``[B, T, H, K]``: ``K`` gathers a token, by
+  kernels of :func:`~pdssm_compiler.ir.programs.map_scores`.
+
+Besides their results they need memory of a fixed size, and the order of the tokens. Nothing is
+read on the host, and each sum is made in one order, so it is the same bit by bit every time.
+
+Source: Flash PD-SSM (arXiv 2605.19150), straight through a softmax over the dictionary.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from pdssm_compiler.ir.programs import map_scores as scores_program
+from pdssm_compiler.ir.types import Element
+from pdssm_compiler.runtime.devices import DEVICE_TYPES
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
+
+_library = torch.library.Library("pdssm_compiler", "FRAGMENT")
+for _definition in (
+    "map_products(Tensor left, Tensor right, Tensor selection, int size) -> Tensor",
+    "map_scores(Tensor left, Tensor right, Tensor dictionary) -> Tensor",
+):
+    _library.define(_definition, tags=(torch.Tag.pt2_compliant_tag,))
+
+map_products = torch.ops.pdssm_compiler.map_products.default
+map_scores = torch.ops.pdssm_compiler.map_scores.default
+
+# Numbers of each factor that are multiplied together: few enough for a CPU's caches, enough to
+# keep a GPU busy, with scratch of 200 MiB at most.
+_AT_ONCE_ON_CPU = 2**18
+_AT_ONCE = 2**23
+# Rows of a block: of fewer, adding up its product would take as long as making it; more than these
+# make it no faster.
+_SHORTEST_BLOCK, _LONGEST_BLOCK = 32, 1024
+# Maps that a kernel holds against a token before it reads the next.
+_MAPS_AT_ONCE = 8
+# Tokens of a row of map_scores: each row reads the maps anew.
+_TOKENS_OF_ROW = 16
+# The types of devices that have it; others multiply float32 as torch is set to.
+_WITH_FLOAT64 = ("cpu", "cuda")
+
+_ELEMENTS: dict[torch.dtype, Element] = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.complex64: "c64",
+    torch.complex128: "c128",
+}
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+class _Blocks(NamedTuple):
+    """Rows sorted by their map, and cut into blocks of one map each.
+
+    Attributes:
+        order: the rows in that order, ``[R]``.
+        first: where in ``order`` a block begins, ``[G]``.
+        end: where the rows of its map end, ``[G]``; no further than ``first`` if it is empty.
+        map: which map it is of, ``[G]``.
+        length: rows of a block, at most.
+    """
+
+    order: torch.Tensor
+    first: torch.Tensor
+    end: torch.Tensor
+    map: torch.Tensor
+    length: int
+
+
+def _blocks(map_of_row: torch.Tensor, maps: int, length: int) -> _Blocks:
+    """Cut rows into blocks, on the device: how many have which map is not known on the host.
+
+    A map of ``c`` rows has ``⌈c / length⌉`` blocks, so all of them at most
+    ``⌊R / length⌋ + maps``; those that are not needed are empty.
+
+    Args:
+        map_of_row: ``[R]``, in ``[0, maps)``.
+        maps: how many.
+        length: rows of a block.
+    """
+    # Stable, so that there is one order.
+    keys, order = map_of_row.sort(stable=True)
+    every = torch.arange(maps + 1, dtype=keys.dtype, device=keys.device)
+    bounds = torch.searchsorted(keys, every)
+    starts, ends = bounds[:-1], bounds[1:]
+    of_map = (ends - starts + length - 1) // length
+    last = of_map.cumsum(0)  # blocks of maps 0 … k
+    number = torch.arange(len(order) // length + maps, device=keys.device)
+    map_ = torch.searchsorted(last, number, right=True).clamp(max=maps - 1)
+    first = starts[map_] + (number - (last - of_map)[map_]) * length
+    return _Blocks(order, first, ends[map_], map_, length)
+
+
+def _map_products(
+    left: torch.Tensor, right: torch.Tensor, selection: torch.Tensor, size: int
+) -> torch.Tensor:
+    """See the module's text.
+
+    Args:
+        left: real or complex ``[B, T, H, N]``.
+        right: likewise.
+        selection: integer ``[B, T, H]``; what is out of range is clamped.
+        size: ``K``.
+    """
+    batch, length, heads, n = left.shape
+    rows = batch * length * heads
+    real = _real(left.dtype)
+    # Float32 is multiplied in float64: exact products, whatever torch's settings allow float32
+    # ones to be rounded to. Memory takes longer than the matrix units of large GPUs.
+    wide = torch.float64 if left.device.type in _WITH_FLOAT64 else real
+    total = torch.zeros((heads * size, n, n), dtype=wide, device=left.device)
+    if rows > 0:
+        # Of all heads' maps, ``[B, T, H]``.
+        map_of_row = selection.to(torch.int32).clamp(0, size - 1)
+        map_of_row = map_of_row + torch.arange(0, heads * size, size, device=left.device)
+        # A quarter of a map's share, so that little is empty.
+        share = rows // (4 * heads * size)
+        block = max(_SHORTEST_BLOCK, min(share, _LONGEST_BLOCK))
+        blocks = _blocks(map_of_row.flatten(), heads * size, block)
+        sides = [_parts(factor).reshape(rows, n, -1) for factor in (left, right)]
+        with torch.autocast(left.device.type, enabled=False):
+            _add_products(total, sides, blocks)
+    return total.to(real).view(heads, size, n, n)
+
+
+def _parts(factor: torch.Tensor) -> torch.Tensor:
+    """Real and imaginary parts, on an axis of their own."""
+    return torch.view_as_real(factor.resolve_conj()) if factor.is_complex() else factor[..., None]
+
+
+def _add_products(total: torch.Tensor, sides: list[torch.Tensor], blocks: _Blocks) -> None:
+    """Add each block's product to its map's, some blocks at a time."""
+    _, n, parts = sides[0].shape
+    length, on_cpu = blocks.length, total.device.type == "cpu"
+    places = torch.arange(length, device=total.device)
+    numbers = _AT_ONCE_ON_CPU if on_cpu else _AT_ONCE
+    step = min(max(1, numbers // (n * max(n, length * parts))), len(blocks.first))
+    # Scratch, the same for all: on a CPU new memory takes longer than what is done in it.
+    gathered = sides[0].new_empty((step, length, n, parts))
+    factors = [total.new_empty((step, parts, length, n)) for _ in sides]
+    product = total.new_empty((step, n, n))
+    for start in range(0, len(blocks.first), step):
+        some = slice(start, start + step)
+        sorted_ = blocks.first[some, None] + places  # [G, length]
+        empty = (sorted_ >= blocks.end[some, None])[..., None, None]
+        rows = blocks.order[sorted_.clamp(max=len(blocks.order) - 1)].flatten()
+        count = len(sorted_)
+        for side, factor in zip(sides, factors, strict=True):
+            torch.index_select(side, 0, rows, out=gathered[:count].flatten(0, 1))
+            gathered[:count].masked_fill_(empty, 0)
+            # Re(conj(l) r) is the inner product of the parts, so they are added up like rows.
+            factor[:count].copy_(gathered[:count].movedim(-1, 1))
+        left, right = (factor[:count].flatten(1, 2) for factor in factors)
+        torch.bmm(left.mT, right, out=product[:count])
+        if on_cpu:
+            total.index_add_(0, blocks.map[some], product[:count])
+        else:
+            # It sorts by index; index_add_ on a GPU adds in any order.
+            total.index_put_((blocks.map[some],), product[:count], accumulate=True)
+
+
+def _fake_map_products(
+    left: torch.Tensor, right: torch.Tensor, selection: torch.Tensor, size: int
+) -> torch.Tensor:
+    n = left.shape[3]
+    return left.new_empty((left.shape[2], size, n, n), dtype=_real(left.dtype))
+
+
+@lru_cache(maxsize=4096)
+def _scores_text(state_size: int, maps: int, element: Element) -> str:
+    return scores_program(state_size, maps, element).text
+
+
+def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tensor) -> torch.Tensor:
+    """See the module's text.
+
+    Args:
+        left: real or complex ``[B, T, H, N]``.
+        right: likewise.
+        dictionary: integer ``[H, K, N]``; what is out of range is clamped.
+    """
+    batch, length, heads, n = left.shape
+    tokens, size = batch * length, dictionary.shape[1]
+    found = left.new_empty((tokens, heads, size), dtype=_real(left.dtype))
+    # What is wrong with a map was reported by the scan.
+    maps = dictionary.to(torch.int32).clamp(0, n - 1)
+    factors = (left.reshape(tokens, heads, n), right.reshape(tokens, heads, n))
+    # No token needs another, so they are cut into rows enough to keep the device busy, of one
+    # length: schedules depend on it. What is left over is rows of one token.
+    whole = tokens // _TOKENS_OF_ROW * _TOKENS_OF_ROW
+    for begin, end, row in ((0, whole, _TOKENS_OF_ROW), (whole, tokens, 1)):
+        if begin < end and heads > 0:
+            rows = [each[begin:end].unflatten(0, (-1, row)) for each in (*factors, found)]
+            _score(rows[0], rows[1], rows[2], maps)
+    return found.view(batch, length, heads, size)
+
+
+def _score(
+    left: torch.Tensor, right: torch.Tensor, found: torch.Tensor, maps: torch.Tensor
+) -> None:
+    """Write the scores of rows of tokens, some maps at a time."""
+    n, size = left.shape[-1], maps.shape[1]
+    together = min(size, _MAPS_AT_ONCE)
+    text = _scores_text(n, together, _ELEMENTS[left.dtype])
+    names = [input_.name for input_ in caller_inputs(program_of(text))]
+    given = {"left": left, "right": right}
+    for first in range(0, size, together):
+        # The last ones may be some that were there already: one kernel for all.
+        first = min(first, size - together)
+        for number in range(together):
+            given[f"map_{number}"] = maps[:, first + number]
+        out = found[..., first : first + together].unbind(-1)
+        run(text, [given[name] for name in names], out=out)
+
+
+def _fake_map_scores(
+    left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tensor
+) -> torch.Tensor:
+    return left.new_empty((*left.shape[:3], dictionary.shape[1]), dtype=_real(left.dtype))
+
+
+def _refuse_second(ctx: Any, *grads: torch.Tensor) -> None:
+    raise ArgumentError(
+        "the dense surrogate's gradient has no gradient of its own; differentiate "
+        "pdssm_compiler.reference.flash_pd_scan for second derivatives"
+    )
+
+
+for _name, _kernel, _fake in (
+    ("map_products", _map_products, _fake_map_products),
+    ("map_scores", _map_scores, _fake_map_scores),
+):
+    for _type in DEVICE_TYPES:
+        _library.impl(_name, _kernel, _type.upper())
+    torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
+    torch.library.register_autograd(f"pdssm_compiler::{_name}", _refuse_second)
+
+__all__ = ["map_products", "map_scores"]
