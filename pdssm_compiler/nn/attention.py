@@ -63,8 +63,11 @@ class CausalAttention(nn.Module):
 
     def init_cache(self, batch_size: int) -> AttentionCache:
         """The cache of sequences that begin: no keys."""
-        empty = self.in_proj.weight.new_empty(
-            (batch_size, self.heads, 0, self.d_model // self.heads)
+        weight = self.in_proj.weight
+        empty = torch.empty(
+            (batch_size, self.heads, 0, self.d_model // self.heads),
+            dtype=weight.dtype,
+            device=weight.device,
         )
         return AttentionCache(empty, empty)
 
@@ -75,6 +78,7 @@ class CausalAttention(nn.Module):
         cache: AttentionCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
         output_cache: bool = False,
+        step: bool = False,
     ) -> Any:
         """Attend.
 
@@ -83,6 +87,8 @@ class CausalAttention(nn.Module):
             cache: what came before.
             cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``; without caches.
             output_cache: whether the cache after these tokens is wanted as well.
+            step: what :meth:`step` calls this with. It goes through the module's own call, so
+                that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
 
         Returns:
             ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
@@ -91,6 +97,11 @@ class CausalAttention(nn.Module):
             ArgumentError: a wrong shape or dtype, another layer's cache, or packed sequences with
                 a cache.
         """
+        if step:
+            check_token(x, self.d_model, cu_seqlens)
+            _check_cache(cache, x.shape[0])
+            out, cache = self.forward(x.unsqueeze(1), cache=cache, output_cache=True)
+            return out.squeeze(1), cache
         check_tokens(x, self.d_model, cu_seqlens)
         if cu_seqlens is not None and (cache is not None or output_cache):
             raise ArgumentError(
@@ -100,11 +111,7 @@ class CausalAttention(nn.Module):
         qkv = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, keys, values = qkv.unbind(0)  # [B, heads, T, d_head]
         if cache is not None:
-            if not isinstance(cache, AttentionCache) or cache.keys.shape[0] != x.shape[0]:
-                raise ArgumentError(
-                    f"cache must be an AttentionCache of {x.shape[0]} sequences; take what this "
-                    f"layer's init_cache or last call gave"
-                )
+            _check_cache(cache, x.shape[0])
             keys = torch.cat([cache.keys.to(keys.dtype), keys], 2)
             values = torch.cat([cache.values.to(values.dtype), values], 2)
         mask = None if cache is None and cu_seqlens is None else self._mask(x, keys, cu_seqlens)
@@ -128,10 +135,17 @@ class CausalAttention(nn.Module):
 
     def step(self, x: torch.Tensor, cache: AttentionCache) -> tuple[torch.Tensor, AttentionCache]:
         """One token ``[B, d_model]``: what :meth:`forward` gives for it after the cache's."""
-        check_token(x, self.d_model)
-        out, cache = self(x.unsqueeze(1), cache=cache, output_cache=True)
-        return out.squeeze(1), cache
+        after: tuple[torch.Tensor, AttentionCache] = self(x, cache=cache, step=True)
+        return after
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
         return f"{self.d_model}, heads={self.heads}"
+
+
+def _check_cache(cache: AttentionCache | None, sequences: int) -> None:
+    if not isinstance(cache, AttentionCache) or cache.keys.shape[0] != sequences:
+        raise ArgumentError(
+            f"cache must be an AttentionCache of {sequences} sequences; take what this layer's "
+            f"init_cache or last call gave"
+        )

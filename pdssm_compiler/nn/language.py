@@ -98,6 +98,7 @@ class CausalLM(nn.Module):
         cache: ModelCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
         output_cache: bool = False,
+        step: bool = False,
     ) -> Any:
         """Logits of the token after each.
 
@@ -107,6 +108,8 @@ class CausalLM(nn.Module):
             cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``; with attention,
                 not together with caches.
             output_cache: whether the cache after these tokens is wanted as well.
+            step: what :meth:`step` calls this with. It goes through the module's own call, so
+                that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
 
         Returns:
             ``logits`` ``[B, T, vocabulary]``, or ``(logits, cache)`` with ``output_cache``.
@@ -114,29 +117,23 @@ class CausalLM(nn.Module):
         Raises:
             ArgumentError: another shape or dtype, or a cache of something else.
         """
-        _check_tokens(tokens, 2)
+        _check_tokens(tokens, 1 if step else 2)
         self._check_cache(cache)
         x = self.embedding(tokens)
+        options = {"cu_seqlens": cu_seqlens, "output_cache": output_cache, "step": step}
         caches = []
         for number, block in enumerate(self._blocks):
-            given = None if cache is None else cache[number]
-            x = block(x, cache=given, cu_seqlens=cu_seqlens, output_cache=output_cache)
-            if output_cache:
+            x = block(x, cache=None if cache is None else cache[number], **options)
+            if output_cache or step:
                 x, after = x
                 caches.append(after)
-        logits = self._logits(x)
-        return (logits, tuple(caches)) if output_cache else logits
+        logits = functional.linear(self.norm(x), self.embedding.weight)
+        return (logits, tuple(caches)) if output_cache or step else logits
 
     def step(self, tokens: torch.Tensor, cache: ModelCache) -> tuple[torch.Tensor, ModelCache]:
         """One token ``[B]`` of each sequence: ``(logits [B, vocabulary], cache)``."""
-        _check_tokens(tokens, 1)
-        self._check_cache(cache)
-        x = self.embedding(tokens)
-        caches = []
-        for block, given in zip(self._blocks, cache, strict=True):
-            x, after = block.step(x, given)
-            caches.append(after)
-        return self._logits(x), tuple(caches)
+        after: tuple[torch.Tensor, ModelCache] = self(tokens, cache=cache, step=True)
+        return after
 
     @torch.no_grad()
     def generate(
@@ -188,9 +185,6 @@ class CausalLM(nn.Module):
             if end is not None and bool(ended.all()):
                 break
         return torch.cat(found, 1)
-
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(self.norm(x), self.embedding.weight)
 
     def _check_cache(self, cache: ModelCache | None) -> None:
         if cache is not None and len(cache) != len(self.blocks):

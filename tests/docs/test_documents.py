@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 
 from benchmarks.app import app as benchmarks
@@ -79,6 +80,22 @@ def test_the_snippets_of_layers_run() -> None:
     assert scope["text"].shape == (2, 20)
     decayed, kept = scope["optimizer"].param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+
+
+def test_the_snippets_of_distributed_run(tmp_path: Path) -> None:
+    """In a process group of one."""
+    scope: dict[str, object] = {"folder": tmp_path}
+    try:
+        with torch_only(TorchTokens()):
+            for snippet in blocks(ROOT / "docs" / "distributed.md", "python"):
+                exec(compile(snippet, "distributed.md", "exec"), scope)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    saved = scope["model"].state_dict()
+    for name, tensor in scope["alone"].state_dict().items():
+        whole = saved[name].full_tensor() if hasattr(saved[name], "full_tensor") else saved[name]
+        assert torch.equal(tensor, whole), name
 
 
 def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:

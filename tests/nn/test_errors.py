@@ -92,6 +92,21 @@ def test_steps(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_what_is_no_step(kind: type) -> None:
+    layer = kind(4)
+    cache = layer.init_cache(2)
+    low = cache._replace(state=cache.state.bfloat16())
+    with pytest.raises(ArgumentError, match=r"cache.state must be torch.float32, whatever .* got"):
+        layer.step(X[:, 0], low)
+    with pytest.raises(ArgumentError, match=r"cache.state must be torch.float32, whatever"):
+        layer(X, cache=low)
+    with pytest.raises(ArgumentError, match=r"a step is of one token of each .* out cu_seqlens"):
+        layer(X[:, 0], cache=cache, step=True, cu_seqlens=torch.tensor([0, 3]))
+    with pytest.raises(ArgumentError, match="cache must be a LayerCache, got NoneType"):
+        layer(X[:, 0], step=True)
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
 def test_what_the_scan_reports(kind: type) -> None:
     layer = kind(4)
     with pytest.raises(OffsetError, match=r"cu_seqlens\[-1\] = 9 past the end"):
