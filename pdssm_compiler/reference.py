@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.arguments import as_complex, read_call
+from pdssm_compiler.arguments import as_complex, read_call, widened
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
 from pdssm_compiler.runtime.ops import slots_of
@@ -33,6 +33,8 @@ def pd_scan(
     Shapes, dtypes, results and errors as there. It runs on any device, and autograd
     differentiates it. ``map_class`` is verified and changes nothing else.
     """
+    diagonal = widened(diagonal)
+    initial_state = None if initial_state is None else widened(initial_state)
     if cu_seqlens is not None:
         return _one_by_one(
             cu_seqlens,
