@@ -65,6 +65,33 @@ def _check(x: torch.Tensor, rank: int, axes: str, d_model: int) -> None:
         )
 
 
+def check_mask(
+    attention_mask: torch.Tensor | None, x: torch.Tensor, cu_seqlens: torch.Tensor | None
+) -> None:
+    """Refuse what is no mask of a layer's tokens; None is none.
+
+    Raises:
+        ArgumentError: another shape, dtype or device, or packed sequences.
+    """
+    if attention_mask is None:
+        return
+    if cu_seqlens is not None:
+        raise ArgumentError(
+            "packed sequences have no padding; leave out attention_mask, or cu_seqlens"
+        )
+    check_tensor("attention_mask", attention_mask)
+    if attention_mask.dtype is not torch.bool or attention_mask.shape != x.shape[:2]:
+        raise ArgumentError(
+            f"attention_mask of a layer must be torch.bool [B, T] = {list(x.shape[:2])}, True at "
+            f"tokens, got {attention_mask.dtype} {list(attention_mask.shape)}; convert it with "
+            f".bool()"
+        )
+    if attention_mask.device != x.device:
+        raise ArgumentError(
+            f"attention_mask is on {attention_mask.device} and x on {x.device}; move it there"
+        )
+
+
 def check_cache(cache: LayerCache | None, empty: LayerCache) -> LayerCache:
     """Refuse a cache that is not of this layer and these sequences; gives it back.
 

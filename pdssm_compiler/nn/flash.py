@@ -9,7 +9,13 @@ from torch.nn import functional
 
 from pdssm_compiler.flash import flash_pd_scan
 from pdssm_compiler.ir.errors import shown
-from pdssm_compiler.nn.arguments import check_cache, check_token, check_tokens, positive
+from pdssm_compiler.nn.arguments import (
+    check_cache,
+    check_mask,
+    check_token,
+    check_tokens,
+    positive,
+)
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.convolution import CausalConvolution
 from pdssm_compiler.nn.diagonal import DecayDiagonal
@@ -175,6 +181,7 @@ class FlashPDSSM(nn.Module):
         *,
         cache: LayerCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         output_cache: bool = False,
         step: bool = False,
     ) -> Any:
@@ -186,6 +193,9 @@ class FlashPDSSM(nn.Module):
                 sequences begin. Differentiable.
             cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
                 see :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
+            attention_mask: booleans ``[B, T]``, False at what neither convolution nor drive is to
+                see: padding before the first token of a sequence, whose state then stays zero.
+                What comes out there means nothing. Not with ``cu_seqlens``.
             output_cache: whether the cache after these tokens is wanted as well.
             step: what :meth:`step` calls this with. It goes through the module's own call, so
                 that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
@@ -203,7 +213,8 @@ class FlashPDSSM(nn.Module):
         start = self._empty_cache(sequences)
         if cache is not None:
             start = check_cache(cache, start)
-        token = self._project(x, start, cu_seqlens)
+        check_mask(attention_mask, x, cu_seqlens)
+        token = self._project(x, start, cu_seqlens, attention_mask)
         states, final = flash_pd_scan(
             self.dictionary_logits,
             token.selector,
@@ -244,7 +255,7 @@ class FlashPDSSM(nn.Module):
     ) -> tuple[torch.Tensor, LayerCache]:
         cache = check_cache(cache, self._empty_cache(check_token(x, self.d_model, cu_seqlens)))
         maps = self._maps() if cache.maps is None else cache.maps
-        token = self._project(x.unsqueeze(1), cache, None)
+        token = self._project(x.unsqueeze(1), cache)
         state = pd_scan_step(
             cache.state,
             token.diagonal.squeeze(1),
@@ -256,15 +267,23 @@ class FlashPDSSM(nn.Module):
         return out, LayerCache(state, token.window, maps)
 
     def _project(
-        self, x: torch.Tensor, cache: LayerCache, cu_seqlens: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        cache: LayerCache,
+        cu_seqlens: torch.Tensor | None = None,
+        real: torch.Tensor | None = None,
     ) -> _Projected:
         """Everything before the scan, of ``[B, T, d_model]``."""
         assert cache.window is not None
         of_components, of_pairs = (self.heads, self.state_size), (self.heads, self.state_size, 2)
         tokens, gate = self.in_proj(x).chunk(2, -1)  # [B, T, d]
+        if real is not None:
+            tokens = tokens.masked_fill(~real[..., None], 0)
         convolved, window = self.conv(tokens, cache.window, cu_seqlens)
         u = functional.silu(convolved).to(tokens.dtype)
         drive, readout, delta, phase, selector = self.token_proj(u).split(self._widths, -1)
+        if real is not None:
+            drive = drive.masked_fill(~real[..., None], 0)
         return _Projected(
             u.unflatten(-1, of_components),
             gate.unflatten(-1, of_components),

@@ -15,6 +15,7 @@ from pdssm_compiler.nn.attention import AttentionCache, CausalAttention
 from pdssm_compiler.nn.block import Block
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.flash import FlashPDSSM
+from pdssm_compiler.nn.padding import read_mask
 from pdssm_compiler.runtime.errors import ArgumentError
 
 ModelCache = tuple[LayerCache | AttentionCache, ...]
@@ -97,6 +98,7 @@ class CausalLM(nn.Module):
         *,
         cache: ModelCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         output_cache: bool = False,
         step: bool = False,
     ) -> Any:
@@ -107,6 +109,10 @@ class CausalLM(nn.Module):
             cache: what came before, one of each layer.
             cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``; with attention,
                 not together with caches.
+            attention_mask: of a batch that is padded on the left, booleans or integers
+                ``[B, T]``, 0 at padding. It is as if the padding were not there; logits there mean
+                nothing. Of this call's tokens alone: the cache knows of the padding in it. Padding
+                on the right is taken where no cache is wanted: no token sees it.
             output_cache: whether the cache after these tokens is wanted as well.
             step: what :meth:`step` calls this with. It goes through the module's own call, so
                 that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
@@ -119,8 +125,15 @@ class CausalLM(nn.Module):
         """
         _check_tokens(tokens, 1 if step else 2)
         self._check_cache(cache)
-        x = self.embedding(tokens)
         options = {"cu_seqlens": cu_seqlens, "output_cache": output_cache, "step": step}
+        if attention_mask is not None:
+            if step:
+                raise ArgumentError(
+                    "a step is of one token of each sequence, so there is no padding; leave out "
+                    "attention_mask"
+                )
+            options["attention_mask"] = read_mask(attention_mask, tokens, cache, output_cache)
+        x = self.embedding(tokens)
         caches = []
         for number, block in enumerate(self._blocks):
             x = block(x, cache=None if cache is None else cache[number], **options)
@@ -141,16 +154,19 @@ class CausalLM(nn.Module):
         tokens: torch.Tensor,
         count: int,
         *,
+        attention_mask: torch.Tensor | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         end: int | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Go on from prompts of one length, token by token from the cache.
+        """Go on from prompts, token by token from the cache.
 
         Args:
             tokens: integers ``[B, T]``, at least one token each.
             count: how many tokens to add.
+            attention_mask: of prompts of several lengths, padded on the left, as in
+                :meth:`forward`.
             temperature: 0 takes the likeliest token; otherwise logits are divided by it and a
                 token is drawn.
             top_k: draw among that many likeliest alone.
@@ -159,7 +175,8 @@ class CausalLM(nn.Module):
             generator: of the draws.
 
         Returns:
-            the prompts and what follows, int64 ``[B, T + count]``, or shorter if all ended.
+            the prompts with their padding and what follows, int64 ``[B, T + count]``, or shorter
+            if all ended.
 
         Raises:
             ArgumentError: no token to begin with, or an option out of range.
@@ -167,12 +184,20 @@ class CausalLM(nn.Module):
         _check_tokens(tokens, 2)
         if tokens.shape[1] == 0:
             raise ArgumentError("generate needs a prompt: at least one token of each sequence")
+        if attention_mask is not None:
+            attention_mask = read_mask(attention_mask, tokens, None, True)
+            empty = (~attention_mask[:, -1]).nonzero()
+            if len(empty):
+                raise ArgumentError(
+                    f"generate needs a prompt, and attention_mask[{int(empty[0])}] is 0 "
+                    f"everywhere; give that sequence a token, or leave it out"
+                )
         if not temperature >= 0:
             raise ArgumentError(f"temperature must be at least 0, got {shown(temperature)}")
         if top_k is not None:
             top_k = min(positive("top_k", top_k), self.vocabulary)
         found = [tokens.long()]
-        logits, cache = self(tokens, output_cache=True)
+        logits, cache = self(tokens, attention_mask=attention_mask, output_cache=True)
         logits, ended = logits[:, -1], torch.zeros_like(tokens[:, 0], dtype=torch.bool)
         for number in range(count):
             if number:
