@@ -1,5 +1,7 @@
 """What layers say of arguments that they cannot take."""
 
+import importlib
+import sys
 from typing import Any
 
 import pytest
@@ -117,3 +119,11 @@ def test_what_the_scan_reports(kind: type) -> None:
     bad[1, 2] = float("nan")
     with pytest.raises(NanLogitError, match="has a NaN, so nothing can be chosen"):
         layer(bad)
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "pdssm_compiler.nn.hugging_face"
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ImportError, match=r"needs the Python package transformers .*: pip instal"):
+        importlib.import_module(name)
