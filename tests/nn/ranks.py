@@ -266,25 +266,31 @@ def meta(name: str, folder: Path) -> dict[str, Any]:
     model.reset_parameters()
     torch.manual_seed(0)
     want = MODELS[name](dtype=torch.float64).to(DEVICE)
-    found: dict[str, Any] = {"finite": True, "permutations": True}
-    tensors = {key: whole(tensor) for key, tensor in model.state_dict().items()}
-    ratios = []
-    for key, tensor in want.state_dict().items():
-        found["finite"] &= bool(tensors[key].isfinite().all())
-        if key.endswith("dictionary_logits"):
-            maps = tensors[key].argmax(-2)
-            size = maps.shape[-1]
-            straight = torch.arange(size, device=DEVICE)
-            found["permutations"] &= bool((maps.sort(-1).values == straight).all())
-            found["permutations"] &= bool((maps[..., 0, :] == straight).all())
-        if key.endswith(("token_proj.weight", "drive_proj.weight")):
-            # The blocks of rows by themselves: drive, read-out, δ, φ, selector.
-            d = MIXER["heads"] * MIXER["state_size"]
-            cuts = [2 * d, 2 * d, d, d] if "token" in key else [len(tensor)]
-            cuts += [len(tensor) - sum(cuts)]
-            for mine, right in zip(tensors[key].split(cuts), tensor.split(cuts), strict=True):
-                if len(right):
-                    ratios.append(float(mine.norm() / right.norm()))
+    found: dict[str, Any] = {
+        "finite": all(bool(whole(t).isfinite().all()) for t in model.state_dict().values()),
+        "permutations": True,
+    }
+    ratios: list[float] = []
+    for one, other in zip(model.modules(), want.modules(), strict=True):
+        if not isinstance(one, FlashPDSSM | PDSSM):
+            continue
+        maps = whole(one.dictionary_logits).argmax(-2)
+        straight = torch.arange(maps.shape[-1], device=DEVICE)
+        found["permutations"] &= bool((maps.sort(-1).values == straight).all())
+        found["permutations"] &= bool((maps[..., 0, :] == straight).all())
+        # Drives are made for the memories that were drawn.
+        losses = [float(each.diagonal.mean_loss()) for each in (one, other)]
+        scales = [(losses[0] / losses[1]) ** 0.5]
+        if isinstance(one, FlashPDSSM):
+            made_by, cuts = "token_proj", list(one._widths)
+        else:
+            made_by, cuts = "drive_proj", [2 * one.state_size]
+        parts = [whole(getattr(each, made_by).weight).split(cuts) for each in (one, other)]
+        scales += [1.0] * (len(cuts) - 1)
+        ratios += [
+            float(mine.norm() / right.norm()) / scale
+            for mine, right, scale in zip(*parts, scales, strict=True)
+        ]
     found["ratios"] = ratios
     loss_of(model(inputs(name))).backward()
     found["finite"] &= all(bool(whole(g).isfinite().all()) for g in gradients(model))
