@@ -156,6 +156,22 @@ class PdssmCache:
         )
 
 
+def _check_positions(position_ids: torch.Tensor | None) -> None:
+    """Refuse packed sequences that nothing else tells apart.
+
+    Raises:
+        ArgumentError: positions that begin anew in the only row.
+    """
+    if position_ids is not None and position_ids.dim() == 2 and position_ids.shape[0] == 1:
+        anew = (position_ids[0, 1:] == 0).nonzero()
+        if len(anew):
+            raise ArgumentError(
+                f"position_ids begin anew at token {int(anew[0]) + 1}, so the row holds packed "
+                f"sequences, which run into one another without their offsets: pass cu_seqlens "
+                f"(DataCollatorWithFlattening gives them with return_flash_attn_kwargs=True)"
+            )
+
+
 def _first_tensor(layers: ModelCache) -> torch.Tensor:
     first: LayerCache | AttentionCache = layers[0]
     return first[0]
@@ -173,6 +189,7 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     base_model_prefix = "lm"
     main_input_name = "input_ids"
     _is_stateful = True
+    _no_split_modules = ("Block",)
 
     def __init__(self, config: PdssmConfig) -> None:
         super().__init__(config)
@@ -217,6 +234,8 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         cache: PdssmCache | None = None,
         past_key_values: PdssmCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        cu_seq_lens_q: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -233,13 +252,17 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             cache: what came before; ``past_key_values`` in older versions of ``transformers``.
             past_key_values: likewise.
             inputs_embeds: refused.
+            cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``.
+            cu_seq_lens_q: likewise, as ``DataCollatorWithFlattening`` names them.
             labels: integers ``[B, T]``, shifted here: usually ``input_ids``, with -100 where a
                 token does not count, so at padding.
             use_cache: whether the cache after these tokens is wanted; ``config.use_cache`` in
-                evaluation, False in training and beside labels.
+                evaluation, False in training, beside labels and of packed sequences.
             logits_to_keep: of how many last tokens logits are wanted, or of which; 0 for all.
             return_dict: False for a tuple of what there is.
-            others: of the loss, such as ``num_items_in_batch``.
+            others: of the loss, such as ``num_items_in_batch``. There are no positions in the
+                model: ``position_ids`` change nothing, but those of packed sequences, which begin
+                anew within a row, are refused without the offsets.
 
         Returns:
             ``CausalLMOutputWithPast``: ``loss``, ``logits`` ``[B, T, vocab_size]``, and the cache
@@ -252,6 +275,9 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             raise ArgumentError(
                 "the model takes tokens: pass input_ids, and leave out inputs_embeds"
             )
+        cu_seqlens = cu_seq_lens_q if cu_seqlens is None else cu_seqlens
+        if cu_seqlens is None and attention_mask is None:
+            _check_positions(others.get("position_ids"))
         cache = past_key_values if cache is None else cache
         if cache is not None and not isinstance(cache, PdssmCache):
             raise ArgumentError(
@@ -259,7 +285,12 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 f"earlier call gave, and no cache_implementation"
             )
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and labels is None
+            use_cache = (
+                self.config.use_cache
+                and not self.training
+                and labels is None
+                and cu_seqlens is None
+            )
         length = input_ids.shape[1]
         before = 0 if cache is None else cache.length
         layers: ModelCache = ()
@@ -273,6 +304,7 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 input_ids,
                 cache=None if cache is None else cache.layers,
                 attention_mask=attention_mask,
+                cu_seqlens=cu_seqlens,
                 output_cache=use_cache,
             )
             if use_cache:

@@ -128,6 +128,30 @@ def test_what_a_checkpoint_lacks_starts_anew(model: Any, tmp_path: Path) -> None
     assert torch.equal(maps.sort(-1).values, torch.arange(size).expand_as(maps))
 
 
+def test_packed_sequences(model: Any) -> None:
+    """As the collator of ``transformers`` gives them, and by offsets of one's own."""
+    from transformers import DataCollatorWithFlattening
+
+    tokens, _ = batch([7, 7])
+    parts = [tokens[0, :5].tolist(), tokens[1, :3].tolist()]
+    collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_tensors="pt")
+    given = collator([{"input_ids": part} for part in parts])
+    out = model(**given)
+    alone = torch.cat([model(torch.tensor([part])).logits for part in parts], 1)
+    torch.testing.assert_close(out.logits, alone)
+    want = functional.cross_entropy(
+        torch.cat([alone[0, :4], alone[0, 5:7]]), torch.tensor(parts[0][1:] + parts[1][1:])
+    )
+    torch.testing.assert_close(out.loss, want)
+    offsets = model(given["input_ids"], cu_seqlens=torch.tensor([0, 5, 8]))
+    assert torch.equal(offsets.logits, out.logits)
+    bare = {name: given[name] for name in ("input_ids", "position_ids")}
+    with pytest.raises(ArgumentError, match="position_ids begin anew at token 5, so the row"):
+        model(**bare)
+    straight = model(tokens[:1], position_ids=torch.arange(7)[None])
+    assert torch.equal(straight.logits, model(tokens[:1]).logits)
+
+
 def test_another_vocabulary(model: Any) -> None:
     tokens, _ = batch([7])
     before = model(tokens).logits
