@@ -1,6 +1,7 @@
 """A small causal language model: :class:`CausalLM`."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -171,7 +172,8 @@ class CausalLM(nn.Module):
                 token is drawn.
             top_k: draw among that many likeliest alone.
             end: the token that ends a sequence: after it there is no other, and when all have
-                ended no more are made. Looking costs a synchronisation a token.
+                ended no more are made. Looking costs a synchronisation a token. A model that
+                ``fully_shard`` has sharded goes on to the last one: other ranks may need to.
             generator: of the draws.
 
         Returns:
@@ -197,6 +199,8 @@ class CausalLM(nn.Module):
         if top_k is not None:
             top_k = min(positive("top_k", top_k), self.vocabulary)
         found = [tokens.long()]
+        # A rank that stops would leave the others waiting for its parameters.
+        may_stop = end is not None and not _gathers(self)
         logits, cache = self(tokens, attention_mask=attention_mask, output_cache=True)
         logits, ended = logits[:, -1], torch.zeros_like(tokens[:, 0], dtype=torch.bool)
         for number in range(count):
@@ -207,7 +211,7 @@ class CausalLM(nn.Module):
                 following = torch.where(ended, end, following)
                 ended = ended | (following == end)
             found.append(following[:, None])
-            if end is not None and bool(ended.all()):
+            if may_stop and bool(ended.all()):
                 break
         return torch.cat(found, 1)
 
@@ -221,6 +225,12 @@ class CausalLM(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
         return f"vocabulary={self.vocabulary}, attention_every={self.attention_every}"
+
+
+def _gathers(model: nn.Module) -> bool:
+    """Whether a call takes other processes: some part of it is sharded by ``fully_shard``."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules())
 
 
 def _check_tokens(tokens: torch.Tensor, rank: int) -> None:

@@ -251,6 +251,14 @@ def decode(name: str, folder: Path) -> dict[str, Any]:
         found["text"] = bool(torch.equal(model.generate(x, 5), want.generate(x, 5)))
         fresh = sharded(made(name))
         found["at once"] = bool(torch.equal(fresh.generate(x, 5), want.generate(x, 5)))
+        # The first rank is at its end with the first token, and goes on for the other one.
+        first, free = inputs(name)[:1], want.generate(x[:1], 5)
+        end = int(want.generate(first, 1)[0, -1])
+        stopped = free.clone()
+        for place in range(LENGTH + 1, LENGTH + 5):
+            if stopped[0, place - 1] == end:
+                stopped[0, place] = end
+        found["to the end"] = bool(torch.equal(fresh.generate(x[:1], 5, end=end), stopped))
     return found
 
 
