@@ -216,7 +216,15 @@ class CausalLM(nn.Module):
         return torch.cat(found, 1)
 
     def _check_cache(self, cache: ModelCache | None) -> None:
-        if cache is not None and len(cache) != len(self.blocks):
+        if cache is None:
+            return
+        kinds = (LayerCache, AttentionCache)
+        if not isinstance(cache, tuple | list) or not all(isinstance(c, kinds) for c in cache):
+            raise ArgumentError(
+                f"cache must be a tuple of a cache for each layer, got {shown(cache)}; take what "
+                f"init_cache or the last call gave"
+            )
+        if len(cache) != len(self.blocks):
             raise ArgumentError(
                 f"cache must have one entry a layer, {len(self.blocks)}, got {len(cache)}; take "
                 f"what init_cache or the last call gave"
