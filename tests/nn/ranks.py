@@ -36,7 +36,7 @@ from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.torch_only import torch_only
 
-BATCH, LENGTH, WIDTH, VOCABULARY = 4, 7, 6, 11
+BATCH, LENGTH, WIDTH, VOCABULARY = 4, 5, 6, 11
 MIXER = {"heads": 2, "state_size": 3}
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "FlashPDSSM": lambda **f: FlashPDSSM(WIDTH, **MIXER, **f),
