@@ -256,13 +256,28 @@ def check_tensor(name: str, value: object) -> None:
     check_layout(name, value)
 
 
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Under autocast, float32 for bfloat16 and float16; everything else as it is.
+
+    What decays and what is carried is never narrower than float32: a scan is to autocast what
+    ``cumsum`` is. Without autocast such a tensor is refused, with what to do.
+    """
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in PAYLOADS:
+        return tensor
+    device = tensor.device.type
+    known = torch.amp.is_autocast_available(device)
+    return tensor.float() if known and torch.is_autocast_enabled(device) else tensor
+
+
 def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
-    """A complex tensor from a complex one, or from a real one of pairs ``[..., 2]``.
+    """A complex tensor from a complex one, or from a real one of pairs ``[..., 2]``, which may be
+    in low precision under autocast.
 
     Raises:
         ArgumentError: not a dense tensor, another dtype, or another rank.
     """
     check_tensor(name, tensor)
+    tensor = widened(tensor)
     if tensor.dtype in ELEMENTS:
         if tensor.dim() != rank:
             _rank(name, tensor, rank)

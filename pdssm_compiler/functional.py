@@ -37,7 +37,8 @@ def pd_scan(
 
     Args:
         diagonal: ``D``, complex64 or complex128 ``[B, T, H, N]``, or float32 or float64
-            ``[B, T, H, N, 2]``. Expanded (stride 0) axes cost no memory.
+            ``[B, T, H, N, 2]``. Expanded (stride 0) axes cost no memory. Under ``torch.autocast``
+            bfloat16 and float16 pairs are widened to float32, and so is ``initial_state``.
         drive: ``b``, like ``diagonal``; or bfloat16 or float16 ``[B, T, H, N, 2]`` beside a
             float32 diagonal.
         dictionary: uint8, int16, int32 or int64 ``[H, K, N]``; entry ``[h, k, j]`` in

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.arguments import as_complex, read_call
+from pdssm_compiler.arguments import as_complex, read_call, widened
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
 from pdssm_compiler.runtime.ops import slots_of
@@ -34,6 +34,8 @@ def pd_scan(
     Shapes, dtypes, results and errors as there. It runs on any device, and autograd
     differentiates it. ``map_class`` is verified and changes nothing else.
     """
+    diagonal = widened(diagonal)
+    initial_state = None if initial_state is None else widened(initial_state)
     numbers: dict[str, Any] = {"diagonal": diagonal, "drive": drive}
     maps: dict[str, Any] = {"selection": selection, "destination": destination}
     others: dict[str, Any] = {
@@ -190,6 +192,8 @@ def flash_pd_scan(
     NaN among the logits is not looked for.)
     """
     surrogate = one_of("surrogate", surrogate, ("active", "dense"))
+    diagonal = widened(diagonal)
+    initial_state = None if initial_state is None else widened(initial_state)
     along = -2 if orientation == "column" else -1
     dictionary, matrices = _chosen(dictionary_logits, along, temperature)  # [H, K, N]
     selection, chosen = _chosen(selector_logits, -1, temperature)  # [B, T, H]

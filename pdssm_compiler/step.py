@@ -2,7 +2,7 @@
 
 import torch
 
-from pdssm_compiler.arguments import check_tensor, read_call
+from pdssm_compiler.arguments import check_tensor, read_call, widened
 from pdssm_compiler.functional import results
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -53,6 +53,7 @@ def pd_scan_step(
 
     Source: the recurrence of arXiv 2509.22284 (PD-SSM).
     """
+    diagonal, state = widened(diagonal), widened(state)
     numbers = {"diagonal": diagonal, "drive": drive, "state": state}
     sizes = _check_numbers(numbers)
     _check_state(state, diagonal)

@@ -4,6 +4,7 @@ A kernel's leading axes ``[B, T, H]`` may have any strides, 0 included; the axes
 dense. What is not is copied, but an axis that is only expanded is never written out.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,12 +145,28 @@ def check(slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> Sizes:
     return sizes
 
 
+def is_distributed(tensor: torch.Tensor) -> bool:
+    """Whether it is a ``DTensor``, of which each process holds a part. Nothing is imported for it,
+    and where a compiler traces it is not asked: Dynamo knows ``DTensor`` by itself.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    known = sys.modules.get("torch.distributed.tensor")
+    return known is not None and isinstance(tensor, known.DTensor)
+
+
 def check_layout(name: str, tensor: torch.Tensor) -> None:
     """Refuse what has no strides to be read by.
 
     Raises:
-        ArgumentError: a sparse, MKL-DNN or nested tensor.
+        ArgumentError: a sparse, MKL-DNN, nested or distributed tensor.
     """
+    if is_distributed(tensor):
+        raise ArgumentError(
+            f"{name} must be a tensor of this process, got a DTensor; pass its part by "
+            f".to_local() where batch or heads are sharded, or all of it by .full_tensor(). "
+            f"Parameters of layers are gathered by torch.distributed.fsdp.fully_shard"
+        )
     if tensor.layout is not torch.strided or tensor.is_nested:
         layout = "nested" if tensor.is_nested else tensor.layout
         remedy = "pad it to a dense one" if tensor.is_nested else "convert it with .to_dense()"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pdssm_compiler.arguments import as_complex
+from pdssm_compiler.arguments import as_complex, widened
 from pdssm_compiler.ir.program import Input, Role
 from pdssm_compiler.ir.types import Element, Scalar, Type, Vector, element_of
 from pdssm_compiler.runtime.binding import check_layout
@@ -89,6 +89,8 @@ class FusedInput:
                 f"torch.as_tensor makes one"
             )
         check_layout(self.name, tensor)
+        if self.dtype not in PAYLOADS:
+            tensor = widened(tensor)
         rank = len(self.spec.axes) + self.spec.pairs
         paired = tensor.dim() == rank + 1 and tensor.shape[-1] == 2
         if self.dtype in ELEMENTS and paired and tensor.dtype == self.dtype.to_real():

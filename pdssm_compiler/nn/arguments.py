@@ -41,13 +41,17 @@ def check_tokens(x: torch.Tensor, d_model: int, cu_seqlens: torch.Tensor | None)
     return cu_seqlens.shape[0] - 1
 
 
-def check_token(x: torch.Tensor, d_model: int) -> int:
+def check_token(x: torch.Tensor, d_model: int, cu_seqlens: torch.Tensor | None) -> int:
     """Refuse what is no input of a step; gives the number of sequences.
 
     Raises:
-        ArgumentError: another shape or dtype.
+        ArgumentError: another shape or dtype, or offsets.
     """
     _check(x, 2, f"[B, {d_model}]", d_model)
+    if cu_seqlens is not None:
+        raise ArgumentError(
+            "a step is of one token of each sequence, so nothing is packed; leave out cu_seqlens"
+        )
     return x.shape[0]
 
 
@@ -61,8 +65,35 @@ def _check(x: torch.Tensor, rank: int, axes: str, d_model: int) -> None:
         )
 
 
-def check_cache(cache: LayerCache, empty: LayerCache) -> None:
-    """Refuse a cache that is not of this layer and these sequences.
+def check_mask(
+    attention_mask: torch.Tensor | None, x: torch.Tensor, cu_seqlens: torch.Tensor | None
+) -> None:
+    """Refuse what is no mask of a layer's tokens; None is none.
+
+    Raises:
+        ArgumentError: another shape, dtype or device, or packed sequences.
+    """
+    if attention_mask is None:
+        return
+    if cu_seqlens is not None:
+        raise ArgumentError(
+            "packed sequences have no padding; leave out attention_mask, or cu_seqlens"
+        )
+    check_tensor("attention_mask", attention_mask)
+    if attention_mask.dtype is not torch.bool or attention_mask.shape != x.shape[:2]:
+        raise ArgumentError(
+            f"attention_mask of a layer must be torch.bool [B, T] = {list(x.shape[:2])}, True at "
+            f"tokens, got {attention_mask.dtype} {list(attention_mask.shape)}; convert it with "
+            f".bool()"
+        )
+    if attention_mask.device != x.device:
+        raise ArgumentError(
+            f"attention_mask is on {attention_mask.device} and x on {x.device}; move it there"
+        )
+
+
+def check_cache(cache: LayerCache | None, empty: LayerCache) -> LayerCache:
+    """Refuse a cache that is not of this layer and these sequences; gives it back.
 
     Args:
         cache: as given.
@@ -88,3 +119,10 @@ def check_cache(cache: LayerCache, empty: LayerCache) -> None:
                 f"cache.{name} must have the shape {list(want.shape)}, got {list(given.shape)}; a "
                 f"cache goes with its layer and its number of sequences"
             )
+        if given is not None and given.dtype != want.dtype:
+            raise ArgumentError(
+                f"cache.{name} must be {want.dtype}, whatever the layer's parameters are stored "
+                f"in, got {given.dtype}; pass it as it came (a MixedPrecisionPolicy of "
+                f"fully_shard leaves it alone with cast_forward_inputs=False)"
+            )
+    return cache

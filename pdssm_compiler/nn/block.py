@@ -49,8 +49,8 @@ class Block(nn.Module):
 
     def step(self, x: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
         """One token, ``[B, d_model]``."""
-        mixed, cache = self.mixer.step(self.mixer_norm(x), cache)
-        return self._after(x, mixed), cache
+        after: tuple[torch.Tensor, Any] = self(x, cache=cache, step=True)
+        return after
 
     def _after(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         x = x + mixed

@@ -43,8 +43,10 @@ class CausalConvolution(nn.Module):
 
     def empty_window(self, sequences: int) -> torch.Tensor:
         """The past of sequences that begin: zeros ``[B, width - 1, d]``."""
-        return self.weight.new_zeros(
-            (sequences, self.width - 1, self.channels), dtype=wide(self.weight.dtype)
+        return torch.zeros(
+            (sequences, self.width - 1, self.channels),
+            dtype=wide(self.weight.dtype),
+            device=self.weight.device,
         )
 
     def forward(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.nn.initialise import inverse_softplus, log_uniform_
+from pdssm_compiler.nn.initialise import inverse_softplus, log_uniform_, whole
 from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.precision import wide
 
@@ -77,8 +77,8 @@ class DecayDiagonal(nn.Module):
 
     def mean_loss(self) -> torch.Tensor:
         """The mean of ``1 - |D|²`` where ``δ = 0``; of use when the drive is initialised."""
-        step = functional.softplus(self.delta_bias.detach().float())
-        return -torch.expm1(-2 * step * torch.exp(self.a_log.detach().float())).mean()
+        bias, a_log = (whole(each.detach()).float() for each in (self.delta_bias, self.a_log))
+        return -torch.expm1(-2 * functional.softplus(bias) * torch.exp(a_log)).mean()
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
@@ -134,4 +134,5 @@ class SigmoidDiagonal(nn.Module):
 
     def mean_loss(self) -> torch.Tensor:
         """The mean of ``1 - |D|²`` by the biases alone; of use when the drive is initialised."""
-        return 1 - torch.sigmoid(self.magnitude.last.bias.detach().float()).square().mean()
+        bias = whole(self.magnitude.last.bias.detach()).float()
+        return 1 - torch.sigmoid(bias).square().mean()

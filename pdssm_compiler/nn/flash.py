@@ -9,12 +9,19 @@ from torch.nn import functional
 
 from pdssm_compiler.flash import SURROGATES, flash_pd_scan
 from pdssm_compiler.ir.errors import shown
-from pdssm_compiler.nn.arguments import check_cache, check_token, check_tokens, positive
+from pdssm_compiler.nn.arguments import (
+    check_cache,
+    check_mask,
+    check_token,
+    check_tokens,
+    positive,
+)
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.convolution import CausalConvolution
 from pdssm_compiler.nn.diagonal import DecayDiagonal
-from pdssm_compiler.nn.initialise import permutation_logits_
+from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.binding import is_distributed
 from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import one_of
@@ -139,9 +146,9 @@ class FlashPDSSM(nn.Module):
         for module in (self.in_proj, self.conv, self.token_proj, self.diagonal, self.out_proj):
             module.reset_parameters()
         with torch.no_grad():
-            drive, _, _, phase, _ = self.token_proj.weight.split(self._widths)
-            drive.mul_(self.diagonal.mean_loss().sqrt())
-            phase.mul_(0.1)
+            loss = self.diagonal.mean_loss()
+            scales = (loss.sqrt(), 1.0, 1.0, 0.1, 1.0)
+            scale_rows_(self.token_proj.weight, list(zip(self._widths, scales, strict=True)))
             self.skip.fill_(1.0)
             self.temperature.fill_(1.0)
         # ρ = N / (2N - 1) with this margin.
@@ -153,12 +160,16 @@ class FlashPDSSM(nn.Module):
         Args:
             batch_size: how many: ``B``, or ``S`` of packed ones.
         """
-        return self._empty_cache(batch_size)._replace(maps=self._maps())
+        cache = self._empty_cache(batch_size)
+        # Where each process holds a part of the logits, the first step makes the maps.
+        sharded = is_distributed(self.dictionary_logits)
+        return cache if sharded else cache._replace(maps=self._maps())
 
     def _empty_cache(self, sequences: int) -> LayerCache:
-        weight = self.skip
-        state = weight.new_zeros(
-            (sequences, self.heads, self.state_size, 2), dtype=wide(weight.dtype)
+        state = torch.zeros(
+            (sequences, self.heads, self.state_size, 2),
+            dtype=wide(self.skip.dtype),
+            device=self.skip.device,
         )
         return LayerCache(state, self.conv.empty_window(sequences))
 
@@ -176,7 +187,9 @@ class FlashPDSSM(nn.Module):
         *,
         cache: LayerCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         output_cache: bool = False,
+        step: bool = False,
     ) -> Any:
         """Mix the tokens of sequences.
 
@@ -186,7 +199,12 @@ class FlashPDSSM(nn.Module):
                 sequences begin. Differentiable.
             cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
                 see :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
+            attention_mask: booleans ``[B, T]``, False at what neither convolution nor drive is to
+                see: padding before the first token of a sequence, whose state then stays zero.
+                What comes out there means nothing. Not with ``cu_seqlens``.
             output_cache: whether the cache after these tokens is wanted as well.
+            step: what :meth:`step` calls this with. It goes through the module's own call, so
+                that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
 
         Returns:
             ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
@@ -195,12 +213,14 @@ class FlashPDSSM(nn.Module):
             ArgumentError: a wrong shape, dtype or device, or a cache of something else.
             NanLogitError, OffsetError: as in :func:`pdssm_compiler.flash_pd_scan`.
         """
+        if step:
+            return self._step(x, cache, cu_seqlens)
         sequences = check_tokens(x, self.d_model, cu_seqlens)
         start = self._empty_cache(sequences)
         if cache is not None:
-            check_cache(cache, start)
-            start = cache
-        token = self._project(x, start, cu_seqlens)
+            start = check_cache(cache, start)
+        check_mask(attention_mask, x, cu_seqlens)
+        token = self._project(x, start, cu_seqlens, attention_mask)
         states, final = flash_pd_scan(
             self.dictionary_logits,
             token.selector,
@@ -234,9 +254,15 @@ class FlashPDSSM(nn.Module):
             ArgumentError: a wrong shape, dtype or device, or a cache of something else.
             NanLogitError: as in ``forward``.
         """
-        check_cache(cache, self._empty_cache(check_token(x, self.d_model)))
+        after: tuple[torch.Tensor, LayerCache] = self(x, cache=cache, step=True)
+        return after
+
+    def _step(
+        self, x: torch.Tensor, cache: LayerCache | None, cu_seqlens: torch.Tensor | None
+    ) -> tuple[torch.Tensor, LayerCache]:
+        cache = check_cache(cache, self._empty_cache(check_token(x, self.d_model, cu_seqlens)))
         maps = self._maps() if cache.maps is None else cache.maps
-        token = self._project(x.unsqueeze(1), cache, None)
+        token = self._project(x.unsqueeze(1), cache)
         state = pd_scan_step(
             cache.state,
             token.diagonal.squeeze(1),
@@ -248,15 +274,23 @@ class FlashPDSSM(nn.Module):
         return out, LayerCache(state, token.window, maps)
 
     def _project(
-        self, x: torch.Tensor, cache: LayerCache, cu_seqlens: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        cache: LayerCache,
+        cu_seqlens: torch.Tensor | None = None,
+        real: torch.Tensor | None = None,
     ) -> _Projected:
         """Everything before the scan, of ``[B, T, d_model]``."""
         assert cache.window is not None
         of_components, of_pairs = (self.heads, self.state_size), (self.heads, self.state_size, 2)
         tokens, gate = self.in_proj(x).chunk(2, -1)  # [B, T, d]
+        if real is not None:
+            tokens = tokens.masked_fill(~real[..., None], 0)
         convolved, window = self.conv(tokens, cache.window, cu_seqlens)
         u = functional.silu(convolved).to(tokens.dtype)
         drive, readout, delta, phase, selector = self.token_proj(u).split(self._widths, -1)
+        if real is not None:
+            drive = drive.masked_fill(~real[..., None], 0)
         return _Projected(
             u.unflatten(-1, of_components),
             gate.unflatten(-1, of_components),

@@ -19,6 +19,8 @@ import math
 import torch
 from torch import nn
 
+from pdssm_compiler.runtime.binding import is_distributed
+
 
 def log_uniform_(tensor: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Fill with numbers whose logarithm is uniform between those of two bounds."""
@@ -29,6 +31,46 @@ def log_uniform_(tensor: torch.Tensor, low: float, high: float) -> torch.Tensor:
 def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
     """``x`` with ``softplus(x) = value``, for positive values."""
     return value + torch.log(-torch.expm1(-value))
+
+
+def placed(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Values for a parameter, where it is: of a ``DTensor`` each process gets its part of them,
+    the first process's values. So what ``fully_shard`` has sharded can start anew.
+    """
+    values = values.to(like.device, like.dtype)
+    if not is_distributed(like):
+        return values
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(values, like.device_mesh, like.placements)
+
+
+def whole(values: torch.Tensor) -> torch.Tensor:
+    """What all processes hold of a ``DTensor`` together, in each of them; others as they are."""
+    if not is_distributed(values):
+        return values
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(values, DTensor)
+    return values.full_tensor()
+
+
+def scale_rows_(weight: torch.Tensor, factors: list[tuple[int, float | torch.Tensor]]) -> None:
+    """Multiply the rows of a weight, a block after the other.
+
+    Not by views of it: those of a ``DTensor`` are copies, and what is written to them is lost.
+
+    Args:
+        weight: ``[rows, columns]``.
+        factors: how many rows each block has, and its factor; together all of them.
+    """
+    with torch.no_grad():
+        rows = [
+            torch.as_tensor(factor, dtype=torch.float32, device=weight.device).expand(count)
+            for count, factor in factors
+        ]
+        weight.mul_(placed(torch.cat(rows)[:, None].expand(weight.shape), weight))
 
 
 def permutation_logits_(logits: torch.Tensor, margin: float, noise: float) -> torch.Tensor:
@@ -48,5 +90,4 @@ def permutation_logits_(logits: torch.Tensor, margin: float, noise: float) -> to
         # Sorted on the CPU, so that "meta" tensors need no answer and a seed means one thing.
         order = torch.rand(logits.shape[:-1]).argsort(-1)  # [..., K, N]
         order[..., 0, :] = torch.arange(size)
-        ones = nn.functional.one_hot(order, size).to(logits.device, logits.dtype)
-        return logits.add_(ones, alpha=margin)
+        return logits.add_(placed(nn.functional.one_hot(order, size), logits), alpha=margin)

@@ -1,6 +1,7 @@
 """A small causal language model: :class:`CausalLM`."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from pdssm_compiler.nn.attention import AttentionCache, CausalAttention
 from pdssm_compiler.nn.block import Block
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.flash import FlashPDSSM
+from pdssm_compiler.nn.padding import read_mask
 from pdssm_compiler.runtime.errors import ArgumentError
 
 ModelCache = tuple[LayerCache | AttentionCache, ...]
@@ -97,7 +99,9 @@ class CausalLM(nn.Module):
         *,
         cache: ModelCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         output_cache: bool = False,
+        step: bool = False,
     ) -> Any:
         """Logits of the token after each.
 
@@ -106,7 +110,13 @@ class CausalLM(nn.Module):
             cache: what came before, one of each layer.
             cu_seqlens: offsets of packed sequences ``[S + 1]``, with ``B = 1``; with attention,
                 not together with caches.
+            attention_mask: of a batch that is padded on the left, booleans or integers
+                ``[B, T]``, 0 at padding. It is as if the padding were not there; logits there mean
+                nothing. Of this call's tokens alone: the cache knows of the padding in it. Padding
+                on the right is taken where no cache is wanted: no token sees it.
             output_cache: whether the cache after these tokens is wanted as well.
+            step: what :meth:`step` calls this with. It goes through the module's own call, so
+                that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
 
         Returns:
             ``logits`` ``[B, T, vocabulary]``, or ``(logits, cache)`` with ``output_cache``.
@@ -114,29 +124,30 @@ class CausalLM(nn.Module):
         Raises:
             ArgumentError: another shape or dtype, or a cache of something else.
         """
-        _check_tokens(tokens, 2)
+        _check_tokens(tokens, 1 if step else 2)
         self._check_cache(cache)
+        options = {"cu_seqlens": cu_seqlens, "output_cache": output_cache, "step": step}
+        if attention_mask is not None:
+            if step:
+                raise ArgumentError(
+                    "a step is of one token of each sequence, so there is no padding; leave out "
+                    "attention_mask"
+                )
+            options["attention_mask"] = read_mask(attention_mask, tokens, cache, output_cache)
         x = self.embedding(tokens)
         caches = []
         for number, block in enumerate(self._blocks):
-            given = None if cache is None else cache[number]
-            x = block(x, cache=given, cu_seqlens=cu_seqlens, output_cache=output_cache)
-            if output_cache:
+            x = block(x, cache=None if cache is None else cache[number], **options)
+            if output_cache or step:
                 x, after = x
                 caches.append(after)
-        logits = self._logits(x)
-        return (logits, tuple(caches)) if output_cache else logits
+        logits = functional.linear(self.norm(x), self.embedding.weight)
+        return (logits, tuple(caches)) if output_cache or step else logits
 
     def step(self, tokens: torch.Tensor, cache: ModelCache) -> tuple[torch.Tensor, ModelCache]:
         """One token ``[B]`` of each sequence: ``(logits [B, vocabulary], cache)``."""
-        _check_tokens(tokens, 1)
-        self._check_cache(cache)
-        x = self.embedding(tokens)
-        caches = []
-        for block, given in zip(self._blocks, cache, strict=True):
-            x, after = block.step(x, given)
-            caches.append(after)
-        return self._logits(x), tuple(caches)
+        after: tuple[torch.Tensor, ModelCache] = self(tokens, cache=cache, step=True)
+        return after
 
     @torch.no_grad()
     def generate(
@@ -144,25 +155,30 @@ class CausalLM(nn.Module):
         tokens: torch.Tensor,
         count: int,
         *,
+        attention_mask: torch.Tensor | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         end: int | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Go on from prompts of one length, token by token from the cache.
+        """Go on from prompts, token by token from the cache.
 
         Args:
             tokens: integers ``[B, T]``, at least one token each.
             count: how many tokens to add.
+            attention_mask: of prompts of several lengths, padded on the left, as in
+                :meth:`forward`.
             temperature: 0 takes the likeliest token; otherwise logits are divided by it and a
                 token is drawn.
             top_k: draw among that many likeliest alone.
             end: the token that ends a sequence: after it there is no other, and when all have
-                ended no more are made. Looking costs a synchronisation a token.
+                ended no more are made. Looking costs a synchronisation a token. A model that
+                ``fully_shard`` has sharded goes on to the last one: other ranks may need to.
             generator: of the draws.
 
         Returns:
-            the prompts and what follows, int64 ``[B, T + count]``, or shorter if all ended.
+            the prompts with their padding and what follows, int64 ``[B, T + count]``, or shorter
+            if all ended.
 
         Raises:
             ArgumentError: no token to begin with, or an option out of range.
@@ -170,12 +186,22 @@ class CausalLM(nn.Module):
         _check_tokens(tokens, 2)
         if tokens.shape[1] == 0:
             raise ArgumentError("generate needs a prompt: at least one token of each sequence")
+        if attention_mask is not None:
+            attention_mask = read_mask(attention_mask, tokens, None, True)
+            empty = (~attention_mask[:, -1]).nonzero()
+            if len(empty):
+                raise ArgumentError(
+                    f"generate needs a prompt, and attention_mask[{int(empty[0])}] is 0 "
+                    f"everywhere; give that sequence a token, or leave it out"
+                )
         if not temperature >= 0:
             raise ArgumentError(f"temperature must be at least 0, got {shown(temperature)}")
         if top_k is not None:
             top_k = min(positive("top_k", top_k), self.vocabulary)
         found = [tokens.long()]
-        logits, cache = self(tokens, output_cache=True)
+        # A rank that stops would leave the others waiting for its parameters.
+        may_stop = end is not None and not _gathers(self)
+        logits, cache = self(tokens, attention_mask=attention_mask, output_cache=True)
         logits, ended = logits[:, -1], torch.zeros_like(tokens[:, 0], dtype=torch.bool)
         for number in range(count):
             if number:
@@ -185,15 +211,20 @@ class CausalLM(nn.Module):
                 following = torch.where(ended, end, following)
                 ended = ended | (following == end)
             found.append(following[:, None])
-            if end is not None and bool(ended.all()):
+            if may_stop and bool(ended.all()):
                 break
         return torch.cat(found, 1)
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(self.norm(x), self.embedding.weight)
-
     def _check_cache(self, cache: ModelCache | None) -> None:
-        if cache is not None and len(cache) != len(self.blocks):
+        if cache is None:
+            return
+        kinds = (LayerCache, AttentionCache)
+        if not isinstance(cache, tuple | list) or not all(isinstance(c, kinds) for c in cache):
+            raise ArgumentError(
+                f"cache must be a tuple of a cache for each layer, got {shown(cache)}; take what "
+                f"init_cache or the last call gave"
+            )
+        if len(cache) != len(self.blocks):
             raise ArgumentError(
                 f"cache must have one entry a layer, {len(self.blocks)}, got {len(cache)}; take "
                 f"what init_cache or the last call gave"
@@ -202,6 +233,12 @@ class CausalLM(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
         return f"vocabulary={self.vocabulary}, attention_every={self.attention_every}"
+
+
+def _gathers(model: nn.Module) -> bool:
+    """Whether a call takes other processes: some part of it is sharded by ``fully_shard``."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules())
 
 
 def _check_tokens(tokens: torch.Tensor, rank: int) -> None:

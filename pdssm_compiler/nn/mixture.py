@@ -149,6 +149,19 @@ def _mixture_gradient(
     With ``ρ = softmax(M_t / τ)`` and ``∂P_t[i, j] = Re(conj(g[i]) v[j])``:
     ``∂M_t = ρ (∂P_t - Σ ρ ∂P_t) / τ``, ``∂s_t[k] = ⟨∂M_t, M_k⟩``, ``∂M_k = Σ_t s_t[k] ∂M_t``.
     """
+    # A backward may be called under autocast, which would have the products in low precision.
+    with torch.autocast(weights.device.type, enabled=False):
+        return _mixture_gradient_of(weights, dictionary, temperature, moved, arriving, dim)
+
+
+def _mixture_gradient_of(
+    weights: torch.Tensor,
+    dictionary: torch.Tensor,
+    temperature: torch.Tensor,
+    moved: torch.Tensor,
+    arriving: torch.Tensor,
+    dim: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     entries, size, _ = dictionary.shape
     flat, tables = weights.reshape(-1, entries), dictionary.reshape(entries, -1)
     v, g = moved.reshape(-1, size, 2), arriving.reshape(-1, size, 2)

@@ -11,7 +11,7 @@ from pdssm_compiler.functional import pd_scan
 from pdssm_compiler.nn.arguments import check_cache, check_token, check_tokens, positive
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.diagonal import SigmoidDiagonal
-from pdssm_compiler.nn.initialise import permutation_logits_
+from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
 from pdssm_compiler.nn.mixture import mixed_maps, mixture_ones
 from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.past import Past
@@ -112,7 +112,9 @@ class PDSSM(nn.Module):
         with torch.no_grad():
             # |b|² has the mean of |u_e|², and a state adds up 1 / (1 - |D|²) of them.
             self.drive_proj.weight.normal_(0, math.sqrt(0.5 / self.d_model))
-            self.drive_proj.weight.mul_(self.diagonal.mean_loss().sqrt())
+            scale_rows_(
+                self.drive_proj.weight, [(2 * self.state_size, self.diagonal.mean_loss().sqrt())]
+            )
             self.skip.fill_(1.0)
             self.temperature.fill_(1.0)
         margin = 4 / math.sqrt(self.state_size)
@@ -136,6 +138,7 @@ class PDSSM(nn.Module):
         cache: LayerCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
         output_cache: bool = False,
+        step: bool = False,
     ) -> Any:
         """The block over the tokens of sequences.
 
@@ -146,6 +149,8 @@ class PDSSM(nn.Module):
             cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
                 see :func:`pdssm_compiler.pd_scan`. The cache is then of ``S`` sequences.
             output_cache: whether the cache after these tokens is wanted as well.
+            step: what :meth:`step` calls this with. It goes through the module's own call, so
+                that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
 
         Returns:
             ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
@@ -156,10 +161,11 @@ class PDSSM(nn.Module):
                 later call raises.
             OffsetError: as in :func:`pdssm_compiler.pd_scan`.
         """
+        if step:
+            return self._step(x, cache, cu_seqlens)
         start = self.init_cache(check_tokens(x, self.d_model, cu_seqlens))
         if cache is not None:
-            check_cache(cache, start)
-            start = cache
+            start = check_cache(cache, start)
         diagonal, drive, weights, maps = self._project(x)
         scan: dict[str, Any] = {
             "destination": maps.unsqueeze(2),
@@ -197,7 +203,13 @@ class PDSSM(nn.Module):
             ArgumentError: a wrong shape, dtype or device, or a cache of something else.
             NanLogitError: as in ``forward``.
         """
-        check_cache(cache, self.init_cache(check_token(x, self.d_model)))
+        after: tuple[torch.Tensor, LayerCache] = self(x, cache=cache, step=True)
+        return after
+
+    def _step(
+        self, x: torch.Tensor, cache: LayerCache | None, cu_seqlens: torch.Tensor | None
+    ) -> tuple[torch.Tensor, LayerCache]:
+        cache = check_cache(cache, self.init_cache(check_token(x, self.d_model, cu_seqlens)))
         token = x.unsqueeze(1)
         diagonal, drive, _, maps = self._project(token)
         state = pd_scan_step(

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 
 from benchmarks.app import app as benchmarks
@@ -79,6 +80,41 @@ def test_the_snippets_of_layers_run() -> None:
     assert scope["text"].shape == (2, 20)
     decayed, kept = scope["optimizer"].param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+
+
+def test_the_snippets_of_distributed_run(tmp_path: Path) -> None:
+    """In a process group of one."""
+    scope: dict[str, object] = {"folder": tmp_path}
+    try:
+        with torch_only(TorchTokens()):
+            for snippet in blocks(ROOT / "docs" / "distributed.md", "python"):
+                exec(compile(snippet, "distributed.md", "exec"), scope)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    saved = scope["model"].state_dict()
+    for name, tensor in scope["alone"].state_dict().items():
+        whole = saved[name].full_tensor() if hasattr(saved[name], "full_tensor") else saved[name]
+        assert torch.equal(tensor, whole), name
+
+
+def test_the_snippet_of_migration_runs() -> None:
+    (snippet,) = blocks(ROOT / "docs" / "migration.md", "python")
+    scope: dict[str, object] = {}
+    with torch_only(TorchTokens()):
+        exec(compile(snippet, "migration.md", "exec"), scope)
+    assert scope["token"].shape == (2, 64)
+
+
+def test_the_snippet_of_hugging_face_runs(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="its adapter is tested where it is installed")
+    (snippet,) = blocks(ROOT / "docs" / "hugging-face.md", "python")
+    scope: dict[str, object] = {"folder": tmp_path}
+    with torch_only(TorchTokens()):
+        exec(compile(snippet, "hugging-face.md", "exec"), scope)
+    assert scope["text"].shape == (2, 20)
+    for name, tensor in scope["again"].state_dict().items():
+        assert torch.equal(tensor, scope["model"].state_dict()[name]), name
 
 
 def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:
@@ -184,7 +220,8 @@ def test_every_setting_has_its_line() -> None:
 
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    optional = project["optional-dependencies"]
+    asked = [*project["dependencies"], *optional["dev"], *optional["transformers"]]
     names = [re.match(r"[\w-]+", requirement)[0] for requirement in asked]
     page = (ROOT / "docs" / "dependencies.md").read_text()
     assert [name for name in names if not re.search(rf"\b{name}\b", page)] == []

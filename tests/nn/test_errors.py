@@ -1,5 +1,7 @@
 """What layers say of arguments that they cannot take."""
 
+import importlib
+import sys
 from typing import Any
 
 import pytest
@@ -97,6 +99,21 @@ def test_steps(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_what_is_no_step(kind: type) -> None:
+    layer = kind(4)
+    cache = layer.init_cache(2)
+    low = cache._replace(state=cache.state.bfloat16())
+    with pytest.raises(ArgumentError, match=r"cache.state must be torch.float32, whatever .* got"):
+        layer.step(X[:, 0], low)
+    with pytest.raises(ArgumentError, match=r"cache.state must be torch.float32, whatever"):
+        layer(X, cache=low)
+    with pytest.raises(ArgumentError, match=r"a step is of one token of each .* out cu_seqlens"):
+        layer(X[:, 0], cache=cache, step=True, cu_seqlens=torch.tensor([0, 3]))
+    with pytest.raises(ArgumentError, match="cache must be a LayerCache, got NoneType"):
+        layer(X[:, 0], step=True)
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
 def test_what_the_scan_reports(kind: type) -> None:
     layer = kind(4)
     with pytest.raises(OffsetError, match=r"cu_seqlens\[-1\] = 9 past the end"):
@@ -107,3 +124,11 @@ def test_what_the_scan_reports(kind: type) -> None:
     bad[1, 2] = float("nan")
     with pytest.raises(NanLogitError, match="has a NaN, so nothing can be chosen"):
         layer(bad)
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "pdssm_compiler.nn.hugging_face"
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ImportError, match=r"needs the Python package transformers .*: pip instal"):
+        importlib.import_module(name)

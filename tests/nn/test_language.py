@@ -124,6 +124,14 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "rank": (lambda m: m.step(prompts(1, 2), ()), r"tokens must be int32 or int64 \[B\], got"),
     "cache": (lambda m: m(prompts(1, 2), cache=()), "cache must have one entry a layer, 3, got 0"),
+    "no caches": (
+        lambda m: m(prompts(1, 2), cache=3),
+        "cache must be a tuple of a cache for each layer, got 3; take what init_cache",
+    ),
+    "other things": (
+        lambda m: m(prompts(1, 2), cache=(1, 2, 3), attention_mask=torch.ones(1, 2).long()),
+        r"cache must be a tuple of a cache for each layer, got \(1, 2, 3\)",
+    ),
     "prompt": (lambda m: m.generate(prompts(1, 0), 2), "generate needs a prompt: at least one"),
     "temperature": (lambda m: m.generate(prompts(1, 1), 2, temperature=-1), "must be at least 0"),
     "top_k": (lambda m: m.generate(prompts(1, 1), 2, top_k=0), "top_k must be a whole number"),

@@ -42,6 +42,16 @@ def given(grad: bool = False) -> tuple[torch.Tensor, ...]:
     return weights, dictionary, torch.tensor(0.7), torch.randn(2, 3, 5, 2)
 
 
+def test_autocast_changes_nothing() -> None:
+    """A backward that is called within a region computes in float32 all the same."""
+    leaves = given()
+    arriving = torch.randn(2, 3, 5, 2)
+    want = mixed_maps(*leaves[:2], -2), *mixture_gradient(*leaves, arriving, -2)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = mixed_maps(*leaves[:2], -2), *mixture_gradient(*leaves, arriving, -2)
+    assert all(map(torch.equal, got, want))
+
+
 @pytest.mark.parametrize("grad", [False, True])
 def test_opcheck(grad: bool) -> None:
     weights, dictionary, temperature, moved = given(grad)

@@ -11,16 +11,20 @@ ROOT = Path(__file__).parents[3]
 
 
 def launch(
-    acts: str, folder: Path, device: str = "cpu", seconds: float = 120.0
+    acts: str,
+    folder: Path,
+    device: str = "cpu",
+    seconds: float = 120.0,
+    module: str = "tests.runtime.tuning.ranks",
 ) -> tuple[int, str]:
-    """Have two ranks play acts of :mod:`tests.runtime.tuning.ranks`; gives the exit status, and
-    what was said.
+    """Have two ranks play acts of a module; gives the exit status, and what was said.
 
     Args:
         acts: their names, separated by commas.
         folder: of their caches, their device's locks and what they saw.
         device: ``cpu`` or ``cuda``.
         seconds: after which something is taken to wait for ever.
+        module: what the ranks run, with acts, device and folder as its arguments.
 
     Raises:
         TimeoutError: it took longer, and was ended.
@@ -28,7 +32,7 @@ def launch(
     locks = folder / "locks"
     locks.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "tests.runtime.tuning.ranks"]
+    command += ["--nproc-per-node", "2", "-m", module]
     env = os.environ | {"TMPDIR": str(locks), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, acts, device, str(folder)],

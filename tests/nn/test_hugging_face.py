@@ -1,0 +1,198 @@
+"""The language model in ``transformers``: registered, trained, saved, generating by its cache."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pdssm_compiler.nn import CausalLM
+from pdssm_compiler.runtime.errors import ArgumentError
+from tests.nn.test_padding import LENGTH, VOCABULARY, batch, beams
+
+pytest.importorskip("transformers", reason="the adapter is tested where transformers is installed")
+hf: Any = importlib.import_module("pdssm_compiler.nn.hugging_face")
+
+
+@pytest.fixture(params=["scans", "hybrid"])
+def model(request: pytest.FixtureRequest) -> Any:
+    """A model whose logits differ, by way of the registry."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    hybrid = {"attention_every": 2} if request.param == "hybrid" else {}
+    config = hf.PdssmConfig(
+        VOCABULARY, 4, 3, num_attention_heads=2, mixer={"conv_width": 3}, pad_token_id=0,
+        **hybrid,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert type(model) is hf.PdssmForCausalLM
+    with torch.no_grad():
+        model.lm.embedding.weight.mul_(50)
+    model.lm.blocks[0].mixer.temperature.fill_(0.3)
+    return model
+
+
+def test_logits_and_loss(model: Any) -> None:
+    tokens, mask = batch([3, 7, 5])
+    labels = tokens.masked_fill(mask == 0, -100)
+    out = model(tokens, attention_mask=mask, labels=labels)
+    assert torch.equal(out.logits, model.lm(tokens, attention_mask=mask))
+    want = functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(out.loss, want)
+    out.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    # On the right as well, as data collators do; no cache is made beside labels.
+    turned = model(tokens.flip(1), attention_mask=mask.flip(1), labels=labels.flip(1))
+    assert turned.loss.isfinite()
+    last = model(tokens, attention_mask=mask, logits_to_keep=2, return_dict=False)
+    assert torch.equal(last[0], out.logits[:, -2:])
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generate(model: Any, use_cache: bool) -> None:
+    tokens, mask = batch([3, 7, 5])
+    for given in ({"attention_mask": mask}, {"attention_mask": torch.ones_like(tokens)}):
+        got = model.generate(
+            tokens, max_new_tokens=4, do_sample=False, use_cache=use_cache, **given
+        )
+        assert torch.equal(got, model.lm.generate(tokens, 4, **given))
+
+
+def test_beams(model: Any) -> None:
+    tokens, mask = batch([3, 7])
+    got = model.generate(
+        tokens, attention_mask=mask, max_new_tokens=2, num_beams=VOCABULARY, do_sample=False
+    )
+    assert torch.equal(got[:, LENGTH:], beams(model.lm, tokens, mask, 2, VOCABULARY))
+
+
+def test_going_on_from_a_cache(model: Any) -> None:
+    """A part by a call, with a mask of all tokens, and the rest by ``generate``."""
+    tokens, mask = batch([3, 7])
+    first = model(tokens[:, :5], attention_mask=mask[:, :5], use_cache=True)
+    cache = first[hf._CACHE]
+    assert cache.get_seq_length() == 5
+    second = model(tokens[:, 5:], attention_mask=mask, use_cache=True, **{hf._CACHE: cache})
+    whole = model(tokens, attention_mask=mask)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole.logits)
+    got = model.generate(
+        tokens, attention_mask=mask, max_new_tokens=4, do_sample=False, **{hf._CACHE: cache}
+    )
+    assert torch.equal(got, model.lm.generate(tokens, 4, attention_mask=mask))
+    assert cache.get_seq_length() == 5
+    ended = model.generate(
+        tokens, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True
+    )
+    assert isinstance(ended[hf._CACHE], hf.PdssmCache)
+    with pytest.raises(ArgumentError, match="the cache has seen 7 tokens and the prompt has"):
+        model.generate(tokens, max_new_tokens=1, **{hf._CACHE: ended[hf._CACHE]})
+
+
+def test_saved_and_loaded(model: Any, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert (config.model_type, config.mixer) == ("pdssm", {"conv_width": 3})
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    state = loaded.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    tokens, _ = batch([7])
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+    low = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert low.lm.embedding.weight.dtype == torch.bfloat16
+    assert low(tokens).logits.dtype == torch.bfloat16
+
+
+def test_what_a_checkpoint_lacks_starts_anew(model: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    missing = "lm.blocks.0.mixer.dictionary_logits"
+    del state[missing]
+    save_file(state, file, {"format": "pt"})
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, tensor in loaded.state_dict().items():
+        if name in state and not name.startswith("lm.blocks.0.mixer."):
+            assert torch.equal(tensor, state[name]), name
+    logits = loaded.state_dict()[missing]
+    size = logits.shape[-1]
+    maps = logits.argmax(-2)
+    assert torch.equal(maps.sort(-1).values, torch.arange(size).expand_as(maps))
+
+
+def test_packed_sequences(model: Any) -> None:
+    """As the collator of ``transformers`` gives them, and by offsets of one's own."""
+    from transformers import DataCollatorWithFlattening
+
+    tokens, _ = batch([7, 7])
+    parts = [tokens[0, :5].tolist(), tokens[1, :3].tolist()]
+    collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_tensors="pt")
+    given = collator([{"input_ids": part} for part in parts])
+    out = model(**given)
+    alone = torch.cat([model(torch.tensor([part])).logits for part in parts], 1)
+    torch.testing.assert_close(out.logits, alone)
+    want = functional.cross_entropy(
+        torch.cat([alone[0, :4], alone[0, 5:7]]), torch.tensor(parts[0][1:] + parts[1][1:])
+    )
+    torch.testing.assert_close(out.loss, want)
+    offsets = model(given["input_ids"], cu_seqlens=torch.tensor([0, 5, 8]))
+    assert torch.equal(offsets.logits, out.logits)
+    bare = {name: given[name] for name in ("input_ids", "position_ids")}
+    with pytest.raises(ArgumentError, match="position_ids begin anew at token 5, so the row"):
+        model(**bare)
+    straight = model(tokens[:1], position_ids=torch.arange(7)[None])
+    assert torch.equal(straight.logits, model(tokens[:1]).logits)
+
+
+def test_another_vocabulary(model: Any) -> None:
+    tokens, _ = batch([7])
+    before = model(tokens).logits
+    model.resize_token_embeddings(VOCABULARY + 3)
+    assert model.get_input_embeddings().num_embeddings == model.lm.vocabulary
+    torch.testing.assert_close(model(tokens).logits[..., :VOCABULARY], before)
+    assert model.lm.generate(tokens, 1, temperature=1, top_k=99).shape == (1, LENGTH + 1)
+
+
+def test_a_cache_s_rows(model: Any) -> None:
+    tokens, _ = batch([7, 7])
+    cache = model(tokens, use_cache=True)[hf._CACHE]
+    want = model.lm.step(tokens[[1, 1, 0], 0], cache.select(torch.tensor([1, 1, 0])).layers)
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([2, 3, 0]))
+    got = model.lm.step(tokens[[1, 1, 0], 0], cache.layers)
+    assert torch.equal(got[0], want[0])
+
+
+def test_errors(model: Any) -> None:
+    tokens, mask = batch([3, 7])
+    with pytest.raises(ArgumentError, match="the model takes tokens: pass input_ids"):
+        model(inputs_embeds=torch.zeros(2, 3, 4))
+    with pytest.raises(ArgumentError, match="the cache must be a PdssmCache, got tuple"):
+        model(tokens, **{hf._CACHE: ()})
+    with pytest.raises(ArgumentError, match=r"attention_mask\[0, 3\] is 0 behind a token"):
+        model.generate(tokens, attention_mask=mask.flip(1), max_new_tokens=1)
+    with pytest.raises(ArgumentError, match="attention_mask must be booleans or integers"):
+        model(tokens, attention_mask=mask[:, 1:])
+    with pytest.raises(ValueError, match="assisted generation is not supported"):
+        model.generate(tokens[:1], assistant_model=model, max_new_tokens=1)
+    cache = model(tokens, use_cache=True)[hf._CACHE]
+    for take_back in (cache.activate_past_recording, lambda: cache.crop(1)):
+        with pytest.raises(ArgumentError, match="tokens cannot be taken back from it"):
+            take_back()
+    with pytest.raises(ArgumentError, match="d_model=6 is no square"):
+        hf.PdssmForCausalLM(hf.PdssmConfig(5, 6, 1))
+
+
+def test_the_defaults_make_a_model() -> None:
+    with torch.device("meta"):
+        model = hf.PdssmForCausalLM(hf.PdssmConfig())
+    assert isinstance(model.lm, CausalLM)
+    assert model.num_parameters() > 3e8
