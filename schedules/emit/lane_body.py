@@ -284,7 +284,8 @@ class LaneBody(TvmBody):
             return
         with self.writer.block("for once in T.serial(1):"):
             self.writer.line(f"side_row: T.let = T.min(team_row[0] + {side}, rows - 1)")
-            yield tuple(f"T.Cast('int64', {place})" for place in place_of_row("side_row"))
+            b, h = place_of_row("side_row")
+            yield f"T.Cast('int64', {b})", f"T.Cast('int64', {h})"
 
     @property
     def carry_arrays(self) -> list[str]:
