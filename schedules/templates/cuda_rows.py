@@ -108,12 +108,13 @@ class CudaRows(Template[CudaRowsConfig]):
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
         # Collecting takes so many instructions a token that longer tiles leave the instruction
-        # cache, the sooner the more rows run there side by side (docs/gpu-log.md).
+        # cache, the sooner the more rows run there side by side; several rows a warp have more
+        # to do for a tile, and lose by short ones (docs/gpu-log.md).
         rows = most_rows(program)
         if (problem.rows or 0) < _ENOUGH_WARPS * target.processors * rows:
             rows = 1
         crowded = (problem.rows or 0) >= 4 * target.processors * rows
-        longest = 4 if crowded and collects(program) else 16
+        longest = 4 if crowded and rows == 1 and collects(program) else 16
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
         # A row that shares its processor with none has all its memory, for more copies on their
