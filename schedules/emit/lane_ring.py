@@ -134,12 +134,7 @@ class LaneRing(LaneTables):
 
     def _copy_size(self, argument: Argument) -> int:
         """Bytes that a lane copies at once, where tensors are aligned."""
-        elements, narrow = (
-            row_elements(argument, self.program.state_size),
-            width_of(argument.dtype),
-        )
-        wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
-        return narrow if wide < 4 else max(wide, narrow)
+        return argument.copied_at_once(self.program.state_size)
 
     def _even_copies(self, argument: Argument, span: int, size: int) -> None:
         """Copy whole tokens, every lane the same place of a token each time: its addresses are

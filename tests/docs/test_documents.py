@@ -162,6 +162,7 @@ def test_there_are_commands() -> None:
                 "tune",
                 "run",
                 "cache",
+                "log",
             )
         },
         "python -m benchmarks ": {"gpu", "cpu", "model", "show", "plot", "untuned"},

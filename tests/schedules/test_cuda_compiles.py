@@ -266,5 +266,20 @@ def test_a_launch_says_whether_wide_copies_are_safe(monkeypatch: pytest.MonkeyPa
     assert handed(monkeypatch, spread, Sizes(2, 3, 2))[0]["aligned"] == 0
 
 
+def test_rows_of_odd_sizes_are_copied_by_the_units_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows of 40 bytes, by 8: wide copies are safe where they start at multiples of that."""
+    source = lowered(TEMPLATE, pd_scan(PdScan(5, 4)))
+    sizes = Sizes(2, 3, 2)
+    dense = tensors_for(source, sizes)
+    assert launches(monkeypatch, source, dense, sizes)[0]["aligned"] == 1
+    shifted = list(dense)
+    shifted[2] = torch.zeros(2 * 3 * 2 * 5 * 2 + 2)[2:].view(2, 3, 2, 5, 2)
+    assert launches(monkeypatch, source, shifted, sizes)[0]["aligned"] == 1
+    shifted[2] = torch.zeros(2 * 3 * 2 * 5 * 2 + 1)[1:].view(2, 3, 2, 5, 2)
+    assert launches(monkeypatch, source, shifted, sizes)[0]["aligned"] == 0
+
+
 def test_an_empty_call_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert handed(monkeypatch, scan_tensors(), Sizes(0, 3, 2)) == []
