@@ -21,6 +21,7 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     most_rows,
     registers_of,
     rows_refused,
+    tile_refused,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
@@ -145,10 +146,9 @@ class CudaRows(Template[CudaRowsConfig]):
         self, program: Program, target: Target, config: CudaRowsConfig, most: int
     ) -> str | None:
         """Why a config cannot work with so many bytes of shared memory; None if it can."""
-        if target.kind != "cuda":
-            return f"{self.name} is for NVIDIA GPUs, not for {target}"
-        if config.tile < 2 or config.tile % 2 or config.tile > LANES:
-            return f"tile must be even, from 2 to {LANES}, not {config.tile}"
+        refused = tile_refused(self.name, target, config.tile)
+        if refused:
+            return refused
         if config.slots < 3:
             return f"slots is at least 3, not {config.slots}"
         if config.sets not in (1, 2):
