@@ -200,6 +200,8 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         (CudaRowsConfig(8, 4, team=32), "team is from 1 to 31, not 32"),
         (CudaRowsConfig(8, 4, tables=3), "tables is 0, 1 or 2, not 3"),
         (CudaRowsConfig(32, 20), "bytes of shared memory are more than"),
+        (CudaRowsConfig(8, 4, helpers=9), "helpers is from 0 to 8, not 9"),
+        (CudaRowsConfig(8, 4, helpers=1), "there is nothing that helpers could compute ahead"),
     ],
 )
 def test_feasible_says_why_not(config: CudaRowsConfig, reason: str) -> None:
