@@ -8,10 +8,8 @@ instead of adding into memory; where they are too large for that, as much as mus
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
 
 from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.program import Program
@@ -19,19 +17,16 @@ from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.schedules.emit.cuda_kernel import (
     MOST_ELEMENTS,
     MOST_WARPS,
-    declare_row,
     kernel,
-    locate_row,
     most_rows,
     registers_of,
     rows_refused,
     tile_refused,
     whole_team,
 )
+from pdssm_compiler.schedules.emit.cuda_rows import RowBodies, RowKernel
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
 from pdssm_compiler.schedules.emit.names import in_text_names
-from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, SharedMemory
-from pdssm_compiler.schedules.emit.tvm_early import EarlyLanes
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
@@ -183,7 +178,7 @@ class CudaRows(Template[CudaRowsConfig]):
         held = MOST_ELEMENTS * LANES * config.team
         if program.state_size > held:
             return f"a state size of {program.state_size} is more than {held}, what a team holds"
-        bodies = _Bodies(program, Writer(), config)
+        bodies = RowBodies(program, Writer(), config)
         body, shared = bodies.late, bodies.shared.bytes
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
@@ -198,7 +193,7 @@ class CudaRows(Template[CudaRowsConfig]):
     def work(
         self, program: Program, target: Target, config: CudaRowsConfig, rows: int, length: int
     ) -> Work:
-        bodies = _Bodies(program, Writer(), config)
+        bodies = RowBodies(program, Writer(), config)
         body = bodies.late
         held = config.sets * config.tile * _words(program, body)
         loaded, warps = bytes_in(program), -(-rows // config.rows)
@@ -225,14 +220,14 @@ class CudaRows(Template[CudaRowsConfig]):
     def lower(self, program: Program, target: Target, config: CudaRowsConfig) -> KernelSource:
         program = in_text_names(program)
         writer = Writer()
-        bodies = _Bodies(program, writer, config)
+        bodies = RowBodies(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
         if bodies.early is not None:
             writer.comment(bodies.early.program.text)
             writer.comment(bodies.late.program.text)
         sizes, grid = ("rows", "aligned", "blocks"), ("row", "blocks")
         with kernel(writer, bodies.whole, sizes, grid, config.threads):
-            self._block(writer, bodies, config)
+            RowKernel(writer, bodies, config).block()
         return KernelSource(
             "tvm-cuda",
             writer.text,
@@ -248,190 +243,6 @@ class CudaRows(Template[CudaRowsConfig]):
             },
             inverts=bool(bodies.whole.inverted_tables),
         )
-
-    def _block(self, writer: Writer, bodies: "_Bodies", config: CudaRowsConfig) -> None:
-        """What the warps of a row do."""
-        body = bodies.whole
-        bodies.shared.write(writer)
-        bodies.late.arrays()
-        if bodies.early is not None:
-            bodies.early.value_arrays()
-        body.stream_arrays(config.tile)
-        declare_row(writer, body.rows)
-        locate_row(writer, body.rows, body.program.state_size)
-        body.load_tables(config.threads)
-        bodies.late.clear_exchanges(config.threads)
-        body.start_barriers(config.helpers)
-        writer.line("T.cuda.cta_sync()")
-        body.prepare_tables()
-        body.check_inverses(config.threads)
-        writer.line("T.cuda.cta_sync()")
-        # Groups of as many tiles as there are sets of registers, then the tokens left. A set is
-        # filled while another is in use, so there is always a tile behind the last group.
-        group = config.sets * config.tile
-        writer.line(f"groups: T.let = T.Cast('int32', L // {group})")
-        tiles = f"T.Cast('int32', (L + {config.tile - 1}) // {config.tile})"
-        if config.sets == 2:
-            tiles = f"T.if_then_else(L > 0, T.max({tiles}, 2 * groups + 1), 0)"
-        writer.line(f"tiles: T.let = {tiles}")
-        body.alike("warp", f"thread // {LANES}")
-        with writer.block("if warp == 0:"):
-            writer.line("lane: T.let = thread")
-            body.locate_copies()
-            self._fetch(writer, body, config)
-        with writer.block("else:"):
-            if bodies.early is None:
-                self._team(writer, bodies.late, config)
-            else:
-                with writer.block(f"if warp <= {config.team}:"):
-                    self._team(writer, bodies.late, config)
-                with writer.block("else:"):
-                    writer.line(f"lane: T.let = thread % {LANES}")
-                    self._help(writer, bodies.early, config)
-
-    def _fetch(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
-        """The warp that fills the ring."""
-        with writer.block("if tiles > 0:"):
-            writer.line("first: T.let = T.int64(0)")
-            body.load_indices(config.tile)
-        with writer.block("for number in T.serial(tiles):"):
-            self._slot(writer, body, config, "number", "now")
-            writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
-            # A slot's first use waits for nothing: the barrier's phase before its first.
-            body.wait(f"{config.slots} + {body.slot}", f"number // {config.slots} % 2 ^ 1")
-            body.produce()
-            body.arrive()
-            # Into the registers that were just read, so that nothing waits for these loads
-            # before the next tile does.
-            with writer.block("if number + 1 < tiles:"):
-                writer.line(f"first: T.let = T.Cast('int64', number + 1) * {config.tile}")
-                body.load_indices(config.tile)
-
-    def _help(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
-        """A warp that computes ahead, for every so many tokens of each tile."""
-        body.start_row()
-        writer.line(f"helper: T.let = warp - {config.team + 1}")
-        with writer.block("for number in T.serial(tiles):"):
-            self._slot(writer, body, config, "number", "now")
-            body.wait(body.slot, f"number // {config.slots} % 2")
-            each = -(-config.tile // config.helpers)
-            with writer.block(f"for turn in T.unroll({each}):"):
-                writer.line(f"u: T.let = turn * {config.helpers} + helper")
-                guard = f"if u < {config.tile}:" if config.tile % config.helpers else None
-                with writer.block(guard) if guard else nullcontext():
-                    step = f"T.Cast('int64', number * {config.tile} + u)"
-                    forward = body.program.direction == "forward"
-                    writer.line(f"t: T.let = {step if forward else f'L - 1 - {step}'}")
-                    body.token()
-            body.sync()
-            with writer.block("if lane == 0:"):
-                done = f"arrived[{2 * config.slots} + {body.slot}]"
-                body.call("lane_arrive", f"T.address_of({done})")
-
-    def _team(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
-        """The warps that run the tokens."""
-        writer.line(f"lane: T.let = thread - {LANES}")
-        body.start_row()
-        if config.sets == 2:
-            with writer.block("if groups > 0:"):
-                self._take(writer, body, config, "0", 0)
-                body.release()
-        with writer.block("for group in T.serial(groups):"):
-            for registers in range(config.sets):
-                self._tile(writer, body, config, registers)
-        # The tokens left are read where they are.
-        body.held = None
-        with writer.block(f"for left in T.serial(tiles - {config.sets} * groups):"):
-            writer.line(f"number: T.let = {config.sets} * groups + left")
-            self._slot(writer, body, config, "number", "now")
-            self._wait(body, config, "number")
-            writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
-            count = f"T.min(T.Cast('int32', L - first), {config.tile})"
-            self._tokens(writer, body, "first", f"T.serial({count})")
-            body.release()
-        body.end_row()
-
-    def _take(
-        self, writer: Writer, body: TvmLanes, config: CudaRowsConfig, number: str, registers: int
-    ) -> None:
-        """Wait for a tile and read it into a set of registers."""
-        self._slot(writer, body, config, number, str(registers))
-        self._wait(body, config, f"({number})")
-        body.hold(registers)
-
-    @staticmethod
-    def _wait(body: TvmLanes, config: CudaRowsConfig, number: str) -> None:
-        """Wait until a tile's slot is filled, and helpers are done with it."""
-        parity = f"{number} // {config.slots} % 2"
-        body.wait(body.slot, parity)
-        if config.helpers:
-            body.wait(f"{2 * config.slots} + {body.slot}", parity)
-
-    def _tile(
-        self, writer: Writer, body: TvmLanes, config: CudaRowsConfig, registers: int
-    ) -> None:
-        """Run a tile from a set of registers; with two, the next tile comes into the other.
-
-        Then the slot is given back after the tokens, so that nothing stands between its reads and
-        their arithmetic, and the compiler may mix the two.
-        """
-        this = f"(group * {config.sets} + {registers})"
-        taken = this if config.sets == 1 else f"({this} + 1)"
-        self._take(writer, body, config, taken, (registers + 1) % config.sets)
-        if config.sets == 1:
-            body.release()
-        body.held = registers
-        first = f"T.Cast('int64', {this}) * {config.tile}"
-        with body.whole_tile(first):
-            self._tokens(writer, body, first, f"T.unroll({config.tile})")
-        if config.sets == 2:
-            with writer.block(f"if {taken} < 2 * groups:"):
-                body.release()
-
-    def _slot(
-        self, writer: Writer, body: TvmLanes, config: CudaRowsConfig, number: str, name: str
-    ) -> None:
-        """The slot of a tile, under a name of its own."""
-        body.slot = f"slot_{name}"
-        writer.line(f"{body.slot}: T.let = ({number}) % {config.slots}")
-
-    def _tokens(self, writer: Writer, body: TvmLanes, first: str, loop: str) -> None:
-        with writer.block(f"for u in {loop}:"):
-            step = f"{first} + T.Cast('int64', u)"
-            forward = body.program.direction == "forward"
-            writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")
-            body.token()
-
-
-class _Bodies:
-    """What the warps of a row write.
-
-    Attributes:
-        whole: the program, which a warp fetches for.
-        early: what helpers compute of each token and leave beside its inputs; None without them.
-        late: what the team runs: the program, or what helpers leave of it.
-    """
-
-    def __init__(self, program: Program, writer: Writer, config: CudaRowsConfig) -> None:
-        row: dict[str, Any] = {
-            "tile": config.tile,
-            "ring": config.slots,
-            "warps": config.threads // LANES,
-            "tables": config.tables,
-            "rows": config.rows,
-        }
-        team = row | {"team": config.team, "sets": config.sets}
-        self.whole = self.late = TvmLanes(program, writer, **team)
-        self.early: EarlyLanes | None = None
-        hoisted = hoist(program) if config.helpers else None
-        made: Iterator[SharedBuffer] = iter(())
-        if hoisted is not None:
-            self.early = EarlyLanes(hoisted.early, writer, **row)
-            self.late = TvmLanes(hoisted.late, writer, **team)
-            made = self.late.ring_of(hoisted.names)
-        barriers = self.whole.barrier_buffers(config.helpers)
-        block = (*barriers, *self.whole.row_buffers(), *self.whole.table_buffers(), *made)
-        self.shared = SharedMemory(block, tuple(self.late.exchange_buffers()))
 
 
 def _tables(program: Program) -> tuple[int, ...]:

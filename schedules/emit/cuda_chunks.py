@@ -1,0 +1,439 @@
+"""The kernel of cuda-chunks: how teams fetch, fold and run chunks, and hand carries on.
+
+:mod:`pdssm_compiler.schedules.templates.cuda_chunks` says why; here is what each thread does.
+"""
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Index, Table, precision
+from pdssm_compiler.schedules.emit.arithmetic import part_names
+from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, locate_row, whole_team
+from pdssm_compiler.schedules.emit.lane_body import LANES, place_of_row
+from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
+from pdssm_compiler.schedules.emit.tvm import real_dtype
+from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
+from pdssm_compiler.schedules.emit.tvm_summaries import AppendLanes, ApplyLanes, JoinLanes
+from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.source import Writer
+
+# Summaries that are read together.
+_TOGETHER = 4
+
+
+class Shape(Protocol):
+    """How chunks are run: the template's config."""
+
+    @property
+    def tile(self) -> int:
+        """Tokens whose inputs are in registers together."""
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a chunk."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a chunk."""
+
+    @property
+    def teams(self) -> int:
+        """Teams of a block."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that a warp holds side by side."""
+
+
+class ChunkBodies:
+    """What a warp runs, and where it leaves what others read."""
+
+    def __init__(self, program: Program, writer: Writer, config: Shape) -> None:
+        parts: InChunks = in_chunks(program)
+        of_chunks = frozenset(parts.summaries)
+        # Maps that others scatter by are sorted where they are made.
+        scattered = [v.args[1] for v in parts.combine.body if v.op == "scatter_add"]
+        self.sorted = frozenset(map_.name for map_ in scattered)
+        self.team = whole_team(program)
+        self.warps = self.team * config.teams
+        self.rows = config.rows
+        shape: dict[str, int] = {"team": self.team, "teams": config.teams, "rows": config.rows}
+        chunks: dict[str, Any] = {
+            **shape,
+            "tile": config.tile,
+            "ring": config.tiles * config.teams,
+            "warps": self.warps,
+            "copying": self.team * LANES,
+            "stays": True,
+        }
+        # Each team adds to sums of its own.
+        sums = frozenset(total.name for total in program.sum_outputs)
+        self.scan = TvmLanes(program, writer, signature=Signature(program, sums), **chunks)
+        self.fold = TvmLanes(
+            parts.fold,
+            writer,
+            prefix="fold_",
+            signature=Signature(parts.fold, of_chunks, self.sorted, reports=False),
+            **chunks,
+        )
+        self.join = JoinLanes(parts.combine, writer, tile=_TOGETHER, **shape)
+        # Only the carry it leaves is wanted.
+        carry = replace(parts.carry, token_outputs=())
+        self.apply = ApplyLanes(carry, writer, **shape)
+        self.append = AppendLanes(parts.combine, writer, **shape)
+        self.all = (self.scan, self.fold, self.join, self.apply, self.append)
+        (before,) = program.carries
+        self.carry = before
+        self.summaries = tuple(a for a in self.fold.signature.arguments if a.role == "chunk")
+        # 32 bits of a real and a mark in each of its words.
+        reals = len(part_names("", before.type))
+        words = Table(reals * precision(before.type) // 32, "general")
+        self.words = words.size * self.scan.width
+        self.passed = Argument("passed", words, "i64", "chunk", True)
+        self.folded = Argument("folded", Index(2), "i32", "chunk", True)
+        for body in self.all[1:]:
+            body.axes["C"] = "number"
+        self.scan.axes["C"] = "own[0]"
+        self.shared = self._shared()
+        for body in self.all:
+            body.team_bytes = self.shared.team_bytes
+
+    @property
+    def scratch(self) -> tuple[Argument, ...]:
+        """Tensors that warps leave for one another: a place a chunk for its summary; the carry
+        behind each window; a flag a chunk, for its summary. The last two start at zero.
+        """
+        return (*self.summaries, self.passed, self.folded)
+
+    def _shared(self) -> SharedMemory:
+        """Shared memory of a block. A team runs one body at a time."""
+        lasting = [buffer for body in self.all for buffer in body.lasting_buffers()]
+        # The carry that the team before has left for this one.
+        lasting.append(("handed", "uint64", self.words))
+        turns = [tuple(body.passing_buffers()) for body in self.all]
+        turns.append(tuple(self.scan.table_buffers()))
+        if self.sorted:
+            turns.append(tuple(self.scan.sort_buffers()))
+        block = tuple(self.scan.row_buffers())
+        return SharedMemory(block, tuple(lasting), tuple(turns), self.scan.teams)
+
+
+def _form(source: str) -> tuple[str, str]:
+    """Where a team keeps the sorted form of a summary's map."""
+    return f"{source}map_order[0]", f"{source}map_last[0]"
+
+
+class ChunkKernel:
+    """Writes the kernel's skeleton."""
+
+    def __init__(self, writer: Writer, bodies: ChunkBodies, config: Shape) -> None:
+        self.writer = writer
+        self.bodies = bodies
+        self.config = config
+        self.threads = bodies.warps * LANES
+
+    def block(self) -> None:
+        """The rows of a block, one after the other, with the head's tables in shared memory."""
+        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write(f"lane: T.let = thread % {scan.lanes}")
+        scan.alike("team", f"thread // {scan.lanes}")
+        self.bodies.shared.write(self.writer)
+        self._arrays()
+        declare_row(self.writer, scan.rows)
+        for name in ("own", "all", "ahead"):
+            write(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
+        # A row without tokens still has a beginning and an end.
+        chunks = f"T.Cast('int32', (L + {config.tokens - 1}) // {config.tokens})"
+        write(f"chunks: T.let = T.max({chunks}, 1)")
+        # The team's first chunk, and how many chunks of a row run at once.
+        write(f"own[0] = block // abreast * {config.teams} + team")
+        write(f"all[0] = blocks // abreast * {config.teams}")
+        for_each = f"for c in T.serial({-(-self.bodies.words // scan.lanes)}):"
+        with (
+            self.writer.block(for_each),
+            self.writer.block(f"if c * {scan.lanes} + lane < {self.bodies.words}:"),
+        ):
+            write(f"{self._box('team')} + c * {scan.lanes} + lane] = T.uint64(0)")
+        # Several rows side by side count as one.
+        rows = "rows" if scan.rows == 1 else f"((rows + {scan.rows - 1}) // {scan.rows})"
+        with self.writer.block(f"for turn in T.serial(({rows} + abreast - 1) // abreast):"):
+            write("row: T.let = turn * abreast + block % abreast")
+            with self.writer.block(f"if row < {rows}:"):
+                locate_row(self.writer, scan.rows, scan.program.state_size)
+                scan.locate_copies()
+                # The tables of the row before are in use until every team is here.
+                write("T.cuda.cta_sync()")
+                scan.load_tables(self.threads)
+                for body in self.bodies.all:
+                    body.clear_exchanges(self.threads)
+                write("T.cuda.cta_sync()")
+                scan.prepare_tables()
+                scan.check_inverses(self.threads)
+                write("T.cuda.cta_sync()")
+                scan.start_sums()
+                write("ahead[0] = 0")
+                with self.writer.block("for step in T.serial((chunks + all[0] - 1) // all[0]):"):
+                    write("number: T.let = step * all[0] + own[0]")
+                    with self.writer.block("if number < chunks:"):
+                        self._chunk()
+
+    def _arrays(self) -> None:
+        scan, fold, join, apply, append = self.bodies.all
+        scan.arrays()
+        scan.stream_arrays(self.config.tokens)
+        fold.arrays()
+        join.arrays()
+        apply.value_arrays()
+        append.arrays()
+        for source in ("fold_", "joined_", "whole_") if self.bodies.sorted else ():
+            for place in _form(source):
+                name = place.split("[")[0]
+                self.writer.line(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
+        real = real_dtype(self.bodies.carry.type)
+        for name in self._carry:
+            shape = f"({scan.elements},)"
+            self.writer.line(f'{name}_kept = T.alloc_buffer({shape}, "{real}", scope="local")')
+
+    @property
+    def _carry(self) -> tuple[str, ...]:
+        """The arrays that hold this lane's elements of the carry, part by part."""
+        return part_names(self.bodies.carry.name, self.bodies.carry.type)
+
+    def _chunk(self) -> None:
+        """One chunk: fetched, folded, told to others, run."""
+        write, config, bodies = self.writer.line, self.config, self.bodies
+        scan = bodies.scan
+        write(f"start: T.let = T.Cast('int64', number) * {config.tokens}")
+        write(f"count: T.let = T.Cast('int32', T.min(L - start, {config.tokens}))")
+        write("place: T.let = number % window")
+        self._fetch()
+        bodies.fold.start_row()
+        with self.writer.block("if chunks > 1:"):
+            self._run(bodies.fold)
+            self._sort("fold_")
+        with self.writer.block("if place + 1 < window and number + 1 < chunks:"):
+            bodies.fold.end_row()
+            self._write_form()
+            scan.sync()
+            scan.call("lane_publish", self._flag("number"), "lane")
+        bodies.join.start_row()
+        last = "place + 1 == window and number + 1 < chunks"
+        with self.writer.block("if place > 0:"):
+            self._join()
+            with self.writer.block(f"if {last}:"):
+                self._join_own()
+        scan.load_constants()
+        with self.writer.block("if number < window:"):
+            scan.start_carries()
+        with self.writer.block("else:"):
+            self._receive()
+        with self.writer.block(f"if {last}:"):
+            self._pass_on()
+        with self.writer.block("if place > 0:"):
+            self._apply("joined_", 0)
+        self._look_ahead()
+        self._run(scan)
+        with self.writer.block("if number + 1 == chunks:"):
+            scan.end_row()
+
+    def _fetch(self) -> None:
+        """Have the chunk's tokens in the team's slots: they are copied here, unless they were
+        while the chunk before ran.
+        """
+        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write(f"slots: T.let = team * {config.tiles}")
+        # What the team still reads of the chunk before.
+        scan.sync()
+        scan.slot = "slots"
+        with self.writer.block("if ahead[0] == 0:"):
+            with self.writer.block("if count > 0:"):
+                write("first: T.let = start")
+                scan.load_indices(config.tokens)
+                scan.stream_values(config.tokens)
+            scan.copies_done()
+        with self.writer.block("else:"):
+            # Indices are in the first group, which is the last of one tile.
+            scan.copies_done(but_last=config.tiles > 1)
+        with self.writer.block("if count > 0:"):
+            write("first: T.let = start")
+            scan.store_indices(config.tokens)
+
+    def _look_ahead(self) -> None:
+        """Whether the team's next chunk is copied while this one runs: it is, if it is whole."""
+        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write(f"following: T.let = start + T.Cast('int64', all[0] * {config.tokens})")
+        # A lagged input is one step ahead of its token.
+        whole = f"aligned != 0 and following + {config.tokens + 1} <= L"
+        write(f"ahead[0] = T.if_then_else({whole}, 1, 0)")
+        with self.writer.block("if ahead[0] != 0:"):
+            write("first: T.let = following")
+            scan.slot = "slots"
+            scan.load_indices(config.tokens)
+            scan.start_ahead(config.tile)
+
+    def _run(self, body: TvmLanes) -> None:
+        """The chunk's tokens."""
+        write, tile = self.writer.line, self.config.tile
+        body.sync()
+        forward = body.program.direction == "forward"
+        body.slot = "slot"
+
+        def step(tiles: str) -> None:
+            at = f"start + T.Cast('int64', {tiles} * {tile} + u)"
+            write(f"t: T.let = {at if forward else f'L - 1 - ({at})'}")
+
+        with self.writer.block(f"for s in T.serial(count // {tile}):"):
+            write("slot: T.let = slots + s")
+            if body is self.bodies.fold:
+                # The last tile's copies were started last.
+                with self.writer.block(f"if s + 1 == {self.config.tiles}:"):
+                    body.copies_done()
+            body.hold(0)
+            first = f"start + T.Cast('int64', s * {tile})"
+            with (
+                body.whole_tile(first),
+                self.writer.block(f"for u in T.unroll({tile}):"),
+            ):
+                step("s")
+                body.token()
+            if body is self.bodies.scan:
+                with self.writer.block("if ahead[0] != 0:"):
+                    body.slot_is_read()
+                    write(f"first: T.let = following + T.Cast('int64', s * {tile})")
+                    body.stream_ahead(tile)
+                    body.call("lane_copies_group")
+        # The tokens left are read where they are.
+        body.held = None
+        with self.writer.block(f"for u in T.serial(count % {tile}):"):
+            write(f"slot: T.let = slots + count // {tile}")
+            step(f"(count // {tile})")
+            body.token()
+
+    def _join(self) -> None:
+        """Join the summaries of the window before this chunk's."""
+        write, join = self.writer.line, self.bodies.join
+        write("opening: T.let = number - place")
+        join.sync()
+        join.call("lane_await", self._flag("opening"), "folded_sC", "place", "lane")
+        with self.writer.block(
+            f"for group in T.serial((place + {join.tile - 1}) // {join.tile}):"
+        ):
+            join.chunk = f"(opening + T.min(group * {join.tile} + u, place - 1))"
+            join.hold(0)
+            with (
+                self.writer.block(f"for u in T.unroll({join.tile}):"),
+                self.writer.block(f"if group * {join.tile} + u < place:"),
+            ):
+                join.token()
+        self._sort("joined_")
+
+    def _join_own(self) -> None:
+        """Join this chunk's summary to those before it, so that one step leads from the carry
+        before the window to the one behind it.
+        """
+        write, append = self.writer.line, self.bodies.append
+        for joined, whole in zip(self.bodies.join.carry_arrays, append.carry_arrays, strict=True):
+            with append.over_elements():
+                write(f"{whole}[e] = {joined}[e]")
+        append.held = None
+        append.sync()
+        with self.writer.block("for u in T.serial(1):"):
+            append.token()
+        self._sort("whole_")
+
+    def _sort(self, source: str) -> None:
+        """Sort the map of a summary that this team holds."""
+        if self.bodies.sorted:
+            self.bodies.scan.sync()
+            order, last = _form(source)
+            self.bodies.scan.sort(f"{source}summary_map[0]", order, last)
+
+    def _write_form(self) -> None:
+        """Leave the sorted form of the fold's map where the summary is."""
+        fold = self.bodies.fold
+        forms = [a for a in fold.signature.arguments if a.name.endswith(("_order", "_last"))]
+        if self.bodies.sorted:
+            # Lanes beyond the last element repeat it, but have a form that ends every run.
+            with fold.over_elements(), fold.by_its_owner():
+                for argument, place in zip(forms, fold.to_row(*_form("fold_")), strict=True):
+                    fold.write_element(argument, "j", (place,))
+
+    def _apply(self, source: str, parity: int) -> None:
+        """Apply a summary to the carry; twice in a row with another parity."""
+        self.bodies.apply.source = source
+        self.bodies.apply.held = None
+        self.bodies.apply.sync()
+        with self.writer.block(f"for u in T.serial({parity}, {parity + 1}):"):
+            self.bodies.apply.token()
+
+    def _receive(self) -> None:
+        """Take the carry that the chunk or window before has passed on."""
+        with self.writer.block(f"if {self._is_near('team > 0')}:"):
+            self._hand_near("lane_take_near", "team", self._mark("number"))
+        with self.writer.block("else:"):
+            self._hand_far("lane_take", self._words("number // every - 1"))
+
+    def _pass_on(self) -> None:
+        """Pass the carry behind this chunk's window on before its tokens are run."""
+        write = self.writer.line
+        for name in self._carry:
+            with self.bodies.scan.over_elements():
+                write(f"{name}_kept[e] = {name}[e]")
+        with self.writer.block("if place > 0:"):
+            self._apply("whole_", 1)
+        with self.writer.block("else:"):
+            self._apply("fold_", 1)
+        teams = self.config.teams
+        with self.writer.block(f"if {self._is_near(f'team + 1 < {teams}')}:"):
+            following = f"((team + 1) % {teams})"
+            self._hand_near("lane_post_near", following, self._mark("number + 1"))
+        with self.writer.block("else:"):
+            self._hand_far("lane_post", self._words("number // every"))
+        for name in self._carry:
+            with self.bodies.scan.over_elements():
+                write(f"{name}[e] = {name}_kept[e]")
+
+    @staticmethod
+    def _is_near(neighbour: str) -> str:
+        """Whether the team of the next chunk, or the one before, is in this block: then chunks do
+        not wait for whole windows.
+        """
+        return f"window == 1 and ({neighbour} or blocks == abreast)"
+
+    def _hand_near(self, function: str, team: str, mark: str) -> None:
+        """Post or take a carry in the block's memory, all rows of a team together."""
+        place = f"T.address_of({self._box(team)}])"
+        self._hand(function, place, mark, "lane", self.bodies.scan.width)
+
+    def _hand_far(self, function: str, place: str) -> None:
+        """Post or take a carry in global memory, where each row has a place of its own."""
+        scan = self.bodies.scan
+        lane = "lane" if scan.rows == 1 else scan.within(scan.own_lane)
+        self._hand(function, f"T.address_of({place})", lane, scan.program.state_size)
+
+    def _hand(self, function: str, *place_and_size: str | int) -> None:
+        scan = self.bodies.scan
+        parts = (f"T.address_of({name}[0])" for name in self._carry)
+        *place, size = place_and_size
+        scan.call(function, *parts, *map(str, place), str(scan.lanes), str(size))
+
+    def _words(self, number: str) -> str:
+        return f"passed[b * passed_sB + ({number}) * passed_sC + h * passed_sH]"
+
+    def _box(self, team: str) -> str:
+        """Where a team's carries are handed to it, without the closing bracket."""
+        return f"handed[{team} * {self.bodies.shared.team_bytes // 8}"
+
+    @staticmethod
+    def _mark(number: str) -> str:
+        """What marks the carry for a chunk, differently for each chunk of each row."""
+        return f"T.Cast('uint32', turn * chunks + {number})"
+
+    def _flag(self, chunk: str) -> str:
+        """Of several rows side by side, the first one's."""
+        b, h = "b", "h"
+        if self.bodies.rows > 1:
+            b, h = place_of_row("team_row[0]")
+        return f"T.address_of(folded[{b} * folded_sB + {chunk} * folded_sC + {h} * folded_sH])"
