@@ -1,31 +1,43 @@
 """Scans that keep no states: the torch operator ``pdssm_compiler::scan_in_segments``.
 
-``scan_in_segments(str program, Tensor[] inputs, str config, int? length) -> Tensor[]`` runs a
-program a segment of ``length`` tokens at a time; None leaves that to the sizes. Besides the
+``scan_in_segments(str program, Tensor[] inputs, Tensor[] entries, str config, int? length) ->
+Tensor[]`` runs a program a segment of ``length`` tokens at a time; None leaves that to the sizes.
+``entries`` are those of hard choices, as in :mod:`pdssm_compiler.runtime.ops`. Besides the
 program's outputs it gives, for each carry, its values before the segments, ``[B, G, H, ...]`` for
 ``G`` segments in the order they run. They and the inputs are all that is kept for the backward,
 ``pdssm_compiler::scan_in_segments_backward``, which takes the segments from the last to the first:
 it computes the states within one again, into scratch that the next one reuses, and runs the
-derived adjoint on it.
+derived adjoint on it. What is summed over tokens, such as the gradient of a dictionary, is summed
+within each segment and then over them, in the order they run.
 
 Segments are views of the caller's tensors, along T; nothing is copied.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.ir.passes.segments import SegmentAdjoint, in_segments, segment_adjoint
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.ir.types import Map
+from pdssm_compiler.ir.types import Index, Map, is_number, precision
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot, allocate, check
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.ops import output_names, refuse_batched, slots_of
+from pdssm_compiler.runtime.ops import (
+    check_entries,
+    chosen_inputs,
+    of_all_entries,
+    output_names,
+    refuse_batched,
+    slots_of,
+    surrogate_of,
+)
 from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -63,14 +75,29 @@ class Segmented:
         self.start_slots = {
             i.name: Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in starts
         }
+        self._choices = {i.name for i in chosen_inputs(self.program)}
         self._by_token = {i.name for i in self.inputs if i.role == "token"}
         self._written_by_token = {out.name for out in self.program.token_outputs}
         # A table is the same in every segment; maps of tokens are not.
         self._maps_of_tokens = any(isinstance(i.type, Map) for i in self.inputs)
 
-    def adjoint(self, wrt: tuple[str, ...], cotangents: frozenset[str]) -> SegmentAdjoint:
+    def adjoint(
+        self, wrt: tuple[str, ...], cotangents: frozenset[str], surrogate: Surrogate = "active"
+    ) -> SegmentAdjoint:
         """The backward of a segment; see :func:`segment_adjoint`."""
-        return _adjoint(self, wrt, cotangents)
+        return _adjoint(self, wrt, cotangents, surrogate)
+
+    def gradient_slot(self, name: str, surrogate: Surrogate) -> Slot:
+        """What an input's gradient looks like; of a choice, that of its entries."""
+        slot, type_ = self.input_slots[name], self.program.input(name).type
+        if is_number(type_):
+            return slot
+        numbers = (value.type for value in self.program.body if is_number(value.type))
+        wide = max(map(precision, numbers), default=32) == 64
+        own = slot.own
+        if surrogate == "dense":
+            own = (type_.bound,) if isinstance(type_, Index) else (*own, self.program.state_size)
+        return replace(slot, dtype=torch.float64 if wide else torch.float32, own=own)
 
     def length(self, sizes: Sizes, asked: int | None, device: torch.device) -> int:
         """Tokens a segment."""
@@ -108,8 +135,10 @@ class Segmented:
         }
         return outputs, boundaries
 
-    def forward(self, inputs: Tensors, config: str, asked: int | None) -> list[torch.Tensor]:
-        """The program's outputs, then the boundaries."""
+    def forward(
+        self, inputs: Tensors, config: str, asked: int | None, chosen: bool = False
+    ) -> list[torch.Tensor]:
+        """The program's outputs, then the boundaries; see :func:`run` for ``chosen``."""
         tensors, sizes, device = self.read(inputs)
         length = self.length(sizes, asked, device)
         outputs, boundaries = self.allocate(sizes, device, length, new_output)
@@ -124,7 +153,8 @@ class Segmented:
             reads = self._of_segment(tensors, tokens) | state
             into = {out.name: outputs[out.name][:, tokens] for out in self.program.token_outputs}
             trusted = number > 0 and not self._maps_of_tokens
-            found = _run(self.segments.forward, reads, into, config, tokens.start, trusted)
+            first = tokens.start
+            found = _run(self.segments.forward, reads, into, config, first, trusted, chosen)
             state = {b.start: found[b.end] for b in self.segments.boundaries}
             for name, total in sums.items():
                 total += found[name]
@@ -145,20 +175,25 @@ class Segmented:
         boundaries: Tensors,
         grads: Sequence[torch.Tensor | None],
         wrt: tuple[str, ...],
+        surrogate: Surrogate,
         config: str,
         asked: int | None,
     ) -> list[torch.Tensor]:
-        """The gradients of the inputs in ``wrt``, from those of the outputs and boundaries."""
+        """The gradients of the inputs in ``wrt``, from those of the outputs and boundaries; of
+        those that are choices, the gradients of their entries.
+        """
         tensors, sizes, device = self.read(inputs)
         length = self.length(sizes, asked, device)
         before = dict(zip(self.start_slots, boundaries, strict=True))
         count = len(self.output_slots)
         arriving = _present(self.output_slots, grads[:count])
         of_boundaries = _present(self.start_slots, grads[count:])
-        derived = self.adjoint(wrt, frozenset(arriving))
+        derived = self.adjoint(wrt, frozenset(arriving), surrogate)
         program = derived.adjoint.program
         found = {
-            f"grad_{name}": allocate(self.input_slots[name], sizes, device, new_output)
+            f"grad_{name}": allocate(
+                self.gradient_slot(name, surrogate), sizes, device, new_output
+            )
             for name in wrt
         }
         slots = _output_slots(program)
@@ -166,7 +201,11 @@ class Segmented:
             total.name: allocate(slots[total.name], sizes, device, torch.zeros)
             for total in program.sum_outputs
         }
-        written = {out.name: found[out.name] for out in program.token_outputs}
+        written = {o.name: found[o.name] for o in program.token_outputs if o.name in found}
+        if surrogate == "dense":
+            # Nothing writes them: each use of a choice adds its part.
+            for name in self._choices.intersection(wrt):
+                found[f"grad_{name}"].zero_()
         # What arrives at the end of a segment, from the one after it.
         passed: Named = {
             f"grad_{b.end}": arriving[b.end]
@@ -191,6 +230,10 @@ class Segmented:
                     passed[f"grad_{boundary.end}"] += of_boundaries[boundary.start][:, number]
             for name, total in sums.items():
                 total += results[name]
+            for name, part in of_all_entries(derived.adjoint, results, reads, wrt):
+                by_token = name.removeprefix("grad_") in self._by_token
+                total = found[name][:, tokens] if by_token else found[name]
+                total += part
         for name in sums:
             total = sums[name].sum(dim=0) if name in derived.adjoint.summed else sums[name]
             found[name].copy_(total)
@@ -199,10 +242,12 @@ class Segmented:
                 found[f"grad_{boundary.start}"].copy_(passed[f"grad_{boundary.end}"])
         return list(found.values())
 
-    def gradients(self, inputs: Tensors, wrt: tuple[str, ...]) -> list[torch.Tensor]:
+    def gradients(
+        self, inputs: Tensors, wrt: tuple[str, ...], surrogate: Surrogate
+    ) -> list[torch.Tensor]:
         """The gradients of the inputs in ``wrt``, uninitialised."""
         _, sizes, device = self.read(inputs)
-        return [allocate(self.input_slots[name], sizes, device) for name in wrt]
+        return [allocate(self.gradient_slot(name, surrogate), sizes, device) for name in wrt]
 
     def _scratch(
         self, replay: Program | None, sizes: Sizes, device: torch.device, length: int
@@ -222,9 +267,11 @@ def segmented(text: str) -> Segmented:
 
 
 @lru_cache(maxsize=1024)
-def _adjoint(scan: Segmented, wrt: tuple[str, ...], cotangents: frozenset[str]) -> SegmentAdjoint:
+def _adjoint(
+    scan: Segmented, wrt: tuple[str, ...], cotangents: frozenset[str], surrogate: Surrogate
+) -> SegmentAdjoint:
     ends = {boundary.end for boundary in scan.segments.boundaries}
-    return segment_adjoint(scan.segments, wrt, cotangents - ends)
+    return segment_adjoint(scan.segments, wrt, cotangents - ends, surrogate)
 
 
 def _replayed(
@@ -261,6 +308,7 @@ def _run(
     config: str,
     first: int,
     trusted: bool = True,
+    chosen: bool = False,
 ) -> Named:
     """Run a program on one segment, which starts at a token ``first``; what ``into`` names is
     written there.
@@ -271,7 +319,7 @@ def _run(
         into[name] if name in into else allocate(slot, sizes, given[0].device)
         for name, slot in _output_slots(program).items()
     ]
-    run(program.text, given, config, trusted, out, first)
+    run(program.text, given, config, trusted, out, first, chosen)
     return dict(zip(output_names(program), out, strict=True))
 
 
@@ -279,18 +327,22 @@ def _run(
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
-    "scan_in_segments(str program, Tensor[] inputs, str config, int? length) -> Tensor[]",
+    "scan_in_segments(str program, Tensor[] inputs, Tensor[] entries, str config, int? length) "
+    "-> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "scan_in_segments_backward(str program, Tensor[] inputs, Tensor[] boundaries, "
-    "Tensor?[] grads, str wrt, str config, int? length) -> Tensor[]",
+    "Tensor?[] grads, str wrt, str surrogate, str config, int? length) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-def _forward(program: str, inputs: Tensors, config: str, length: int | None) -> list[torch.Tensor]:
-    return segmented(program).forward(inputs, config, length)
+def _forward(
+    program: str, inputs: Tensors, entries: Tensors, config: str, length: int | None
+) -> list[torch.Tensor]:
+    check_entries(program, entries)
+    return segmented(program).forward(inputs, config, length, bool(entries))
 
 
 def _backward(
@@ -299,11 +351,13 @@ def _backward(
     boundaries: Tensors,
     grads: Sequence[torch.Tensor | None],
     wrt: str,
+    surrogate: Surrogate,
     config: str,
     length: int | None,
 ) -> list[torch.Tensor]:
     names = tuple(wrt.split())
-    return segmented(program).backward(inputs, boundaries, grads, names, config, length)
+    scan = segmented(program)
+    return scan.backward(inputs, boundaries, grads, names, surrogate, config, length)
 
 
 for _type in DEVICE_TYPES:
@@ -317,7 +371,10 @@ scan_in_segments = torch.ops.pdssm_compiler.scan_in_segments.default
 scan_in_segments_backward = torch.ops.pdssm_compiler.scan_in_segments_backward.default
 
 
-def _fake(program: str, inputs: Tensors, config: str, length: int | None) -> list[torch.Tensor]:
+def _fake(
+    program: str, inputs: Tensors, entries: Tensors, config: str, length: int | None
+) -> list[torch.Tensor]:
+    check_entries(program, entries)
     scan = segmented(program)
     _, sizes, device = scan.read(inputs)
     outputs, boundaries = scan.allocate(sizes, device, scan.length(sizes, length, device))
@@ -330,17 +387,20 @@ def _fake_backward(
     boundaries: Tensors,
     grads: Sequence[torch.Tensor | None],
     wrt: str,
+    surrogate: Surrogate,
     config: str,
     length: int | None,
 ) -> list[torch.Tensor]:
-    return segmented(program).gradients(inputs, tuple(wrt.split()))
+    return segmented(program).gradients(inputs, tuple(wrt.split()), surrogate)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    program, tensors, config, length = inputs
+    program, tensors, entries, config, length = inputs
     ctx.program, ctx.length = program, length
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
+    ctx.entries = [entry.dtype for entry in entries]
+    ctx.surrogate = surrogate_of(program, entries)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output[len(segmented(program).output_slots) :])
@@ -348,12 +408,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
 
 def _gradients(
     ctx: Any, grads: Sequence[torch.Tensor | None]
-) -> tuple[None, list[Any], None, None]:
-    needed = ctx.needs_input_grad[1]
-    known = segmented(ctx.program).input_slots
-    names = [name for name, need in zip(known, needed, strict=True) if need]
+) -> tuple[None, list[Any], list[Any], None, None]:
+    _, needed, chosen, _, _ = ctx.needs_input_grad
+    scan = segmented(ctx.program)
+    choices = [input_.name for input_ in chosen_inputs(scan.program)] if ctx.entries else []
+    names = [name for name, need in zip(scan.input_slots, needed, strict=True) if need]
+    names += [name for name, need in zip(choices, chosen, strict=True) if need]
     if not names or all(grad is None for grad in grads):
-        return None, [None] * ctx.count, None, None
+        return None, [None] * ctx.count, [None] * len(choices), None, None
     tensors = list(ctx.saved_tensors)
     inputs, boundaries = tensors[: ctx.count], tensors[ctx.count :]
     found = scan_in_segments_backward(
@@ -362,11 +424,17 @@ def _gradients(
         boundaries,
         list(grads),
         " ".join(names),
+        ctx.surrogate,
         ctx.config,
         ctx.length,
     )
     results = iter(found)
-    return None, [next(results) if need else None for need in needed], None, None
+    of_inputs = [next(results) if need else None for need in needed]
+    of_entries = [
+        next(results).to(dtype) if need else None
+        for dtype, need in zip(ctx.entries, chosen, strict=True)
+    ]
+    return None, of_inputs, of_entries, None, None
 
 
 def _no_second_gradient(*_: Any) -> Any:

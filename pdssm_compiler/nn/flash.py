@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.flash import SURROGATES, flash_pd_scan
+from pdssm_compiler.choices import SURROGATES
+from pdssm_compiler.flash import flash_pd_scan
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.arguments import (
     check_cache,
