@@ -40,7 +40,7 @@ from pdssm_compiler.runtime.ops import (
 )
 from pdssm_compiler.runtime.output_pool import new_output
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
-from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.signature import Argument
 
 # Tokens of a segment, all rows together, unless the caller says otherwise: scratch of a fixed
 # size, and for few rows segments long enough to be cut into chunks that run side by side.
@@ -291,8 +291,7 @@ def _present(names: Iterable[str], grads: Sequence[torch.Tensor | None]) -> Name
 
 
 def _output_slots(program: Program) -> dict[str, Slot]:
-    n = program.state_size
-    return {a.name: Slot.of(a, n) for a in Signature(program).outputs}
+    return {slot.name: slot for slot in slots_of(program.text)[1]}
 
 
 def _cut(program: Program, tokens: int, length: int) -> list[slice]:
