@@ -72,7 +72,9 @@ class DecayDiagonal(nn.Module):
             ``[H, N]``.
         """
         dtype = wide((self.a_log if delta is None else delta).dtype)
-        bias, rate = self.delta_bias.to(dtype), torch.exp(self.a_log.to(dtype))
+        # A copy: where the parameters are gathered for this call, they are gone after it.
+        bias = self.delta_bias.to(dtype, copy=delta is None)
+        rate = torch.exp(self.a_log.to(dtype))
         if delta is None or phase is None:
             return bias, rate
         magnitude = torch.exp(-functional.softplus(delta.to(dtype) + bias) * rate)

@@ -320,8 +320,9 @@ def mixed(name: str, folder: Path) -> dict[str, Any]:
 
             def look(_: nn.Module, given: Any, out: Any, plain: nn.Module) -> None:
                 # Every digit is there, of the diagonal or of what heads have of it.
-                pairs = zip(*(x if isinstance(x, tuple) else (x,) for x in (out, plain(*given))))
-                seen.append(all(torch.equal(*pair) for pair in pairs))
+                right = plain(*given)
+                both = zip(out, right, strict=True) if isinstance(out, tuple) else [(out, right)]
+                seen.append(all(torch.equal(mine, theirs) for mine, theirs in both))
 
             one.diagonal.register_forward_hook(partial(look, plain=other.diagonal))
     inside = mine(x).bfloat16() if x.is_floating_point() else mine(x)

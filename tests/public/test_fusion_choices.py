@@ -137,9 +137,7 @@ def test_segments_of_any_length(length: int | None, surrogate: str) -> None:
     assert_as_defined(case, scan, logits_for(case, 2, 29, 2), surrogate=surrogate)
 
 
-@pytest.mark.parametrize(
-    "surrogate", ["active", pytest.param("dense", marks=pytest.mark.stress)]
-)
+@pytest.mark.parametrize("surrogate", ["active", pytest.param("dense", marks=pytest.mark.stress)])
 def test_by_the_kernels_that_users_get(surrogate: str) -> None:
     """And the same bit by bit every time, sums over segments included."""
     case, scan = READ_OUT, fused(READ_OUT)
@@ -301,7 +299,10 @@ def test_a_nan_is_an_error_at_once(name: str) -> None:
 N, K = READ_OUT.spec.state_size, READ_OUT.spec.dictionary_size
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "half": ({LOGITS[0]: None}, "dictionary_logits is missing: maps are chosen by dictionary_lo"),
-    "other half": ({LOGITS[1]: None}, "selector_logits is missing: .* or dictionary and selection"),
+    "other half": (
+        {LOGITS[1]: None},
+        "selector_logits is missing: .* or dictionary and selection",
+    ),
     "both": (
         {"selection": torch.zeros(2, 9, 2, dtype=torch.int32)},
         "choose dictionary and selection; pass the logits or the integers",
@@ -337,7 +338,7 @@ def test_what_is_refused(case: tuple[dict[str, Any], str]) -> None:
 
 def test_maps_of_tokens_have_no_logits() -> None:
     case = CASES[1]
-    tensors = draw(case, 2, 9, 2) | {n: t for n, t in logits_for(STATES, 2, 9, 2).items()}
+    tensors = draw(case, 2, 9, 2) | logits_for(STATES, 2, 9, 2)
     del tensors["destination"]
     with pytest.raises(ArgumentError, match="map_source 'dictionary', but the scan was compiled"):
         fused(case, config=TOKENS)(**tensors)

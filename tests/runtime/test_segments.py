@@ -15,6 +15,7 @@ from pdssm_compiler.ir.types import is_number
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.binding import TORCH_DTYPES
 from pdssm_compiler.runtime.faults import Reporter
+from pdssm_compiler.runtime.ops import scan
 from pdssm_compiler.runtime.plan import caller_inputs
 from pdssm_compiler.runtime.segments import Segmented, scan_in_segments
 from pdssm_compiler.schedules.signature import CHECK_SHIFT, Signature
@@ -73,6 +74,58 @@ def test_opcheck(length: int | None) -> None:
     """The boundaries are results as well, with gradients of their own."""
     program, tensors = call(final_state=True)
     torch.library.opcheck(scan_in_segments, (program.text, tensors, [], TOKENS, length))
+
+
+def entries_of(program: Program, tensors: list[torch.Tensor], dense: bool) -> list[torch.Tensor]:
+    """Entries of the dictionary and the selection, as leaves."""
+    n, size = program.state_size, program.input("selection").type.bound
+    found = []
+    for input_, tensor in zip(caller_inputs(program), tensors, strict=True):
+        if not is_number(input_.type):
+            more = (size if input_.name == "selection" else n,) * dense
+            found.append(torch.ones(*tensor.shape, *more, requires_grad=True))
+    return found
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_opcheck_with_choices(dense: bool) -> None:
+    program, tensors = call(final_state=True)
+    entries = entries_of(program, tensors, dense)
+    torch.library.opcheck(scan_in_segments, (program.text, tensors, entries, TOKENS, 3))
+
+
+@settings(max_examples=10)
+@given(
+    dense=st.booleans(),
+    orientation=st.sampled_from(("column", "row")),
+    length=st.integers(1, 8),
+    tokens=st.integers(0, 7),
+    seed=seeds(),
+)
+def test_choices_have_the_gradients_of_the_whole(
+    dense: bool, orientation: str, length: int, tokens: int, seed: int
+) -> None:
+    """What the operator without segments gives them."""
+    spec = PdScan(4, 3, "c128", orientation=orientation, initial_state=True, final_state=True)
+    program = pd_scan(spec)
+    arrays = arrays_for(program, Sizes(2, tokens, 2), seed)
+    found = []
+    for operator, more in ((scan_in_segments, (length,)), (scan, ())):
+        tensors = leaves_of(program, arrays)
+        entries = entries_of(program, tensors, dense)
+        trusted = () if more else (False,)
+        outputs = operator(program.text, tensors, entries, TOKENS, *more, *trusted)[:2]
+        total = sum(out.abs().square().sum() for out in outputs)
+        wrt = [*entries, *(tensor for tensor in tensors if tensor.requires_grad)]
+        found.append(torch.autograd.grad(total, wrt))
+    torch.testing.assert_close(*found)
+
+
+def test_entries_that_do_not_fit() -> None:
+    program, tensors = call()
+    entries = entries_of(program, tensors, dense=False)
+    with pytest.raises(ArgumentError, match="an entry for each of dictionary, selection, or none"):
+        scan_in_segments(program.text, tensors, entries[:1], TOKENS, 3)
 
 
 def test_a_boundary_has_a_gradient() -> None:
