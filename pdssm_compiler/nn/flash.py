@@ -77,8 +77,9 @@ class FlashPDSSM(nn.Module):
     anneals it without compiling anything.
 
     **Precision.** Under autocast, or with parameters of bfloat16 or float16, the projections are
-    in that dtype, and drive and states are stored in it. Convolution, diagonal, the scan's
-    arithmetic and the read-out are in float32, as is the state that is carried on in a cache.
+    in that dtype, and drive and states, or what is read from them, are stored in it. Convolution,
+    diagonal, the scan's arithmetic and the read-out are in float32, as is the state that is
+    carried on in a cache.
 
     **Initialisation**: see :mod:`pdssm_compiler.nn.initialise`. Memories start at one token to a
     thousand, phases at a tenth of what a linear layer gives, the drive such that states have a

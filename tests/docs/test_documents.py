@@ -54,11 +54,12 @@ def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_snippet_of_fusion_runs() -> None:
-    (snippet,) = blocks(ROOT / "docs" / "fusion.md", "python")
     scope: dict[str, object] = {}
-    exec(compile(snippet, "fusion.md", "exec"), scope)
-    assert scope["y"].shape == (2, 100, 4, 16)
-    assert all(tensor.grad.abs().max() > 0 for tensor in scope["given"].values())
+    for snippet in blocks(ROOT / "docs" / "fusion.md", "python"):
+        exec(compile(snippet, "fusion.md", "exec"), scope)
+        assert scope["y"].shape == (2, 100, 4, 16)
+        assert all(tensor.grad.abs().max() > 0 for tensor in scope["given"].values())
+    assert all(tensor.grad.abs().max() > 0 for tensor in scope["logits"].values())
 
 
 def test_the_snippets_of_packed_run() -> None:
