@@ -17,7 +17,8 @@ from pdssm_compiler.runtime.binding import TORCH_DTYPES
 from pdssm_compiler.runtime.faults import Reporter
 from pdssm_compiler.runtime.ops import scan
 from pdssm_compiler.runtime.plan import caller_inputs
-from pdssm_compiler.runtime.segments import Segmented, scan_in_segments
+from pdssm_compiler.runtime.segmented import Segmented
+from pdssm_compiler.runtime.segments import scan_in_segments
 from pdssm_compiler.schedules.signature import CHECK_SHIFT, Signature
 from tests.ir.agreement import assert_close, cotangents_for
 from tests.ir.torch_oracle import differentiable, gradients
