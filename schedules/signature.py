@@ -6,6 +6,7 @@ outputs, then its final outputs, then its sums, each sorted by name, then the er
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Literal
 
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, Role
@@ -87,6 +88,15 @@ class Argument:
                 shape = (state_size,)
         groups = () if self.groups is None else (self.groups,)
         return (*groups, *shape, 2) if self.complex else (*groups, *shape)
+
+    def copied_at_once(self, state_size: int) -> int:
+        """Bytes that a thread copies of a token's row at once, where it starts at a multiple of
+        them: as many, of at most 16, as go evenly into the row; those of one of its reals or
+        integers where that is less than a copy takes.
+        """
+        each = int("".join(filter(str.isdigit, self.dtype))) // 8
+        row = prod(self.own_shape(state_size)) * each
+        return max(each, next((size for size in (16, 8, 4) if row % size == 0), 1))
 
 
 def sorted_form(maps: Argument) -> tuple[Argument, Argument]:

@@ -3,6 +3,7 @@
 from pdssm_compiler.ir.passes.adjoint import Adjoint, adjoint
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.passes.factors import Factors
+from pdssm_compiler.ir.passes.hoist import Hoisted, hoist
 from pdssm_compiler.ir.passes.inverses import computed_inverses
 from pdssm_compiler.ir.passes.segments import (
     InSegments,
@@ -18,6 +19,7 @@ from pdssm_compiler.ir.passes.sums import carried_sums
 __all__ = [
     "Adjoint",
     "Factors",
+    "Hoisted",
     "InChunks",
     "InSegments",
     "SegmentAdjoint",
@@ -25,6 +27,7 @@ __all__ = [
     "adjoint",
     "carried_sums",
     "computed_inverses",
+    "hoist",
     "in_chunks",
     "in_segments",
     "segment_adjoint",

@@ -17,7 +17,7 @@ from pdssm_compiler.schedules.chunking import blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 
-# Bytes that a thread copies at once, where everything is a multiple of them.
+# Bytes that a thread copies at once, at most.
 _WIDE = 16
 
 FORMATS = {"pointer": "Q", "int64_t": "q", "int": "i"}
@@ -35,7 +35,8 @@ class Strides(NamedTuple):
     Attributes:
         all: of their leading axes, one tensor after the other, in elements; of complex numbers in
             reals.
-        bits: those in bytes, all of them together, of the tensors that are copied in wide units.
+        bits: those in bytes, all of them together, of the tensors that are copied in wide units;
+            each in as many times its bytes as its units go into the widest.
     """
 
     all: tuple[int, ...]
@@ -81,15 +82,15 @@ class CudaKernel(Kernel):
         names += [f"{argument.name}_s{axis}" for argument in every for axis in argument.leading]
         names += ["error_ptr", *self.size_names]
         self._in_order = itemgetter(*(names.index(name) for name, _ in parameters))
-        # Number of leading axes, and the bytes of an element where copies depend on alignment.
+        # Number of leading axes, and the bytes of an element where copies depend on alignment: to
+        # a multiple of their own units, so that all are one multiple of the widest.
+        n = source.program.state_size
+        units = [_WIDE // a.copied_at_once(n) if _is_copied(a) else 0 for a in every]
         self._layouts = [
-            (
-                len(argument.leading),
-                getattr(torch, argument.dtype).itemsize if _is_copied(argument) else 0,
-            )
-            for argument in every
+            (len(argument.leading), units_ * getattr(torch, argument.dtype).itemsize)
+            for argument, units_ in zip(every, units, strict=True)
         ]
-        self._copied = [place for place, (_, width) in enumerate(self._layouts) if width]
+        self._copied = [(place, units_) for place, units_ in enumerate(units) if units_]
         self._own = [prod(argument.own_shape(source.program.state_size)) for argument in arguments]
         self._axes = [argument.leading for argument in arguments]
         # Lengths come and go.
@@ -169,8 +170,8 @@ class CudaKernel(Kernel):
         """Where tensors start, and whether wide copies are safe."""
         pointers = [tensor.data_ptr() for tensor in tensors]
         bits = strides.bits
-        for place in self._copied:
-            bits |= pointers[place]
+        for place, units in self._copied:
+            bits |= pointers[place] * units
         return pointers, bits % _WIDE == 0
 
     def _packed(self, known: Sequence[int]) -> bytes:

@@ -88,6 +88,15 @@ def whole_team(program: Program, most: int = MOST_WARPS) -> int:
     return -(-program.state_size // (LANES * elements))
 
 
+def tile_refused(template: str, target: Target, tile: int) -> str | None:
+    """Why a template cannot run tiles of so many tokens on a target; None if it can."""
+    if target.kind != "cuda":
+        return f"{template} is for NVIDIA GPUs, not for {target}"
+    if tile < 2 or tile % 2 or tile > LANES:
+        return f"tile must be even, from 2 to {LANES}, not {tile}"
+    return None
+
+
 def rows_refused(program: Program, rows: int, team: int) -> str | None:
     """Why a warp cannot hold so many rows side by side; None if it can."""
     if rows < 1:

@@ -1,7 +1,7 @@
 """The ring of slots in shared memory that tokens come from, and the registers they go to."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pdssm_compiler.ir.types import Index, Scalar
@@ -19,17 +19,15 @@ class LaneRing(LaneTables):
     # Lanes of a team that give a slot back. One speaks for the others, which have met before.
     releasing = 1
 
-    def barrier_buffers(self) -> Iterator[SharedBuffer]:
-        """The ring's barriers: a slot is filled, a slot is free."""
-        yield ("arrived", "uint64", 2 * self.ring)
+    def barrier_buffers(self, helpers: int = 0) -> Iterator[SharedBuffer]:
+        """The ring's barriers: a slot is filled, a slot is free, helpers are done with it."""
+        yield ("arrived", "uint64", (3 if helpers else 2) * self.ring)
 
     def row_buffers(self) -> Iterator[SharedBuffer]:
         """The ring and the head's tables."""
         n = self.program.state_size
         tokens = self.ring * self.tile
-        for argument in self.streamed:
-            size = tokens * self._token_elements(argument)
-            yield (f"ring_{argument.name}", buffer_dtype(argument), size)
+        yield from self.ring_of([argument.name for argument in self.streamed])
         for index in self.indices:
             yield (f"ring_{index.name}", "int32", tokens * self.rows)
             if self._is_copied(index):
@@ -42,6 +40,12 @@ class LaneRing(LaneTables):
             if collected:
                 yield (f"fan_{name}", "uint32", size * 4 * n)
                 yield (f"kind_{name}", "int32", size)
+
+    def ring_of(self, names: Sequence[str]) -> Iterator[SharedBuffer]:
+        """The ring of some of the inputs."""
+        for argument in map(self._argument, names):
+            size = self.ring * self.tile * self._token_elements(argument)
+            yield (f"ring_{argument.name}", buffer_dtype(argument), size)
 
     def stream_arrays(self, span: int) -> None:
         """What :meth:`produce` needs, ``span`` indices at a time, and what reports."""
@@ -71,7 +75,7 @@ class LaneRing(LaneTables):
                 self._local(f"{name}_fan{number}", "uint32", 2 * self.tile * self.elements)
                 self._local(f"{name}_kind{number}", "int32", self.tile)
 
-    def start_barriers(self) -> None:
+    def start_barriers(self, helpers: int = 0) -> None:
         """Make the ring's barriers, before a barrier of the block."""
         with (
             self.writer.block("if thread == 0:"),
@@ -81,6 +85,9 @@ class LaneRing(LaneTables):
             self.call("lane_barrier_init", "T.address_of(arrived[s])", str(2 * LANES))
             free = f"T.address_of(arrived[{self.ring} + s])"
             self.call("lane_barrier_init", free, str(self.releasing))
+            if helpers:
+                done = f"T.address_of(arrived[{2 * self.ring} + s])"
+                self.call("lane_barrier_init", done, str(helpers))
 
     def _token_elements(self, argument: Argument) -> int:
         """Reals or integers of one token of all rows."""
@@ -134,12 +141,7 @@ class LaneRing(LaneTables):
 
     def _copy_size(self, argument: Argument) -> int:
         """Bytes that a lane copies at once, where tensors are aligned."""
-        elements, narrow = (
-            row_elements(argument, self.program.state_size),
-            width_of(argument.dtype),
-        )
-        wide = next(step for step in (16, 8, 4, 2, 1) if elements * narrow % step == 0)
-        return narrow if wide < 4 else max(wide, narrow)
+        return argument.copied_at_once(self.program.state_size)
 
     def _even_copies(self, argument: Argument, span: int, size: int) -> None:
         """Copy whole tokens, every lane the same place of a token each time: its addresses are
@@ -412,7 +414,11 @@ class LaneRing(LaneTables):
         if self.held is not None and j in ("j", "0"):
             name = self._held_name(argument.name, self.held)
             return f"{name}[u * {self._held_step(argument)}{own}]"
-        elements = self._token_elements(argument)
+        return self._ring_place(argument, j)
+
+    def _ring_place(self, argument: Argument, j: str) -> str:
+        """An element of a token's tensor in the slot, the parts of a complex number left open."""
+        parts, elements = 2 if argument.complex else 1, self._token_elements(argument)
         own = f" + {j} * {parts}"
         if isinstance(argument.type, Scalar):
             own = self._times_side(parts)

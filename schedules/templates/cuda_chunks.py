@@ -32,6 +32,7 @@ from pdssm_compiler.schedules.emit.cuda_kernel import (
     most_rows,
     registers_of,
     rows_refused,
+    tile_refused,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES, place_of_row
@@ -289,10 +290,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         self, program: Program, target: Target, config: CudaChunksConfig, most: int
     ) -> str | None:
         """Why a config cannot work with so many bytes of shared memory; None if it can."""
-        if target.kind != "cuda":
-            return f"{self.name} is for NVIDIA GPUs, not for {target}"
-        if config.tile < 2 or config.tile % 2 or config.tile > LANES:
-            return f"tile must be even, from 2 to {LANES}, not {config.tile}"
+        refused = tile_refused(self.name, target, config.tile)
+        if refused:
+            return refused
         if config.tiles < 1:
             return f"tiles is at least 1, not {config.tiles}"
         if not 1 <= config.teams <= _MOST_TEAMS:

@@ -8,24 +8,30 @@ instead of adding into memory; where they are too large for that, as much as mus
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
+from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_number, precision
 from pdssm_compiler.schedules.emit.cuda_kernel import (
     MOST_ELEMENTS,
+    MOST_WARPS,
     declare_row,
     kernel,
     locate_row,
     most_rows,
     registers_of,
     rows_refused,
+    tile_refused,
     whole_team,
 )
 from pdssm_compiler.schedules.emit.lane_body import LANES, MOST_STATES
 from pdssm_compiler.schedules.emit.names import in_text_names
-from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
+from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, SharedMemory
+from pdssm_compiler.schedules.emit.tvm_early import EarlyLanes
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
@@ -50,6 +56,8 @@ _FEW_TOKENS = 1024
 _MOST_TEAM = 31
 # Waits for memory before the first token: a head's tables, indices, then what they select.
 _STARTING = 3
+# Warps beside them that compute ahead.
+_MOST_HELPERS = 8
 # Values of all tokens of a tile together; more takes long to compile.
 _MOST_VALUES = 400
 
@@ -66,6 +74,7 @@ class CudaRowsConfig(Config):
         tables: what shared memory holds of the head's tables: 0 nothing, 1 the maps, 2 the sources
             of each target as well, where something is scattered by them.
         rows: rows narrower than a warp that one holds, side by side.
+        helpers: warps that compute ahead what a token needs no carry for.
     """
 
     tile: int
@@ -74,11 +83,12 @@ class CudaRowsConfig(Config):
     team: int = 1
     tables: int = 2
     rows: int = 1
+    helpers: int = 0
 
     @property
     def threads(self) -> int:
-        """Threads of a row: those that compute, and the warp that fetches."""
-        return (self.team + 1) * LANES
+        """Threads of a row: those that compute, the warp that fetches, and helpers."""
+        return (self.team + 1 + self.helpers) * LANES
 
 
 class CudaRows(Template[CudaRowsConfig]):
@@ -104,16 +114,20 @@ class CudaRows(Template[CudaRowsConfig]):
                     for team in sorted({1, whole_team(program, _MOST_TEAM)}):
                         for tables in _tables(program):
                             for rows in sorted({1, most_rows(program)}):
-                                yield CudaRowsConfig(tile, slots, sets, team, tables, rows)
+                                for helpers in (0, 1, 2, 4) if hoist(program) else (0,):
+                                    yield CudaRowsConfig(
+                                        tile, slots, sets, team, tables, rows, helpers
+                                    )
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaRowsConfig:
         # Collecting takes so many instructions a token that longer tiles leave the instruction
-        # cache, the sooner the more rows run there side by side (docs/gpu-log.md).
+        # cache, the sooner the more rows run there side by side; several rows a warp have more
+        # to do for a tile, and lose by short ones (docs/gpu-log.md).
         rows = most_rows(program)
         if (problem.rows or 0) < _ENOUGH_WARPS * target.processors * rows:
             rows = 1
         crowded = (problem.rows or 0) >= 4 * target.processors * rows
-        longest = 4 if crowded and collects(program) else 16
+        longest = 4 if crowded and rows == 1 and collects(program) else 16
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
         # A row that shares its processor with none has all its memory, for more copies on their
@@ -144,10 +158,9 @@ class CudaRows(Template[CudaRowsConfig]):
         self, program: Program, target: Target, config: CudaRowsConfig, most: int
     ) -> str | None:
         """Why a config cannot work with so many bytes of shared memory; None if it can."""
-        if target.kind != "cuda":
-            return f"{self.name} is for NVIDIA GPUs, not for {target}"
-        if config.tile < 2 or config.tile % 2 or config.tile > LANES:
-            return f"tile must be even, from 2 to {LANES}, not {config.tile}"
+        refused = tile_refused(self.name, target, config.tile)
+        if refused:
+            return refused
         if config.slots < 3:
             return f"slots is at least 3, not {config.slots}"
         if config.sets not in (1, 2):
@@ -161,25 +174,32 @@ class CudaRows(Template[CudaRowsConfig]):
             return refused
         if config.rows > 1 and config.tables == 0:
             return "tables of several rows stand in shared memory"
+        if not 0 <= config.helpers <= _MOST_HELPERS:
+            return f"helpers is from 0 to {_MOST_HELPERS}, not {config.helpers}"
+        if config.helpers and hoist(program) is None:
+            return "there is nothing that helpers could compute ahead"
+        if config.threads > MOST_WARPS * LANES:
+            return f"{config.threads // LANES} warps are more than a block has"
         held = MOST_ELEMENTS * LANES * config.team
         if program.state_size > held:
             return f"a state size of {program.state_size} is more than {held}, what a team holds"
-        body = _body(program, Writer(), config)
-        shared = _shared(body).bytes
+        bodies = _Bodies(program, Writer(), config)
+        body, shared = bodies.late, bodies.shared.bytes
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
         held = config.sets * config.tile * _words(program, body)
         if held > registers_of(target, config.threads) - 80 and config.tile > 2:
             return f"the inputs of {config.tile} tokens take {held} registers a thread"
-        values = config.sets * config.tile * body.elements * len(program.body)
+        values = config.sets * config.tile * body.elements * len(body.program.body)
         if values > _MOST_VALUES and config.tile > 2:
-            return f"unrolling {config.tile} tokens of {len(program.body)} values is too long"
+            return f"unrolling {config.tile} tokens of {len(body.program.body)} values is too long"
         return None
 
     def work(
         self, program: Program, target: Target, config: CudaRowsConfig, rows: int, length: int
     ) -> Work:
-        body = _body(program, Writer(), config)
+        bodies = _Bodies(program, Writer(), config)
+        body = bodies.late
         held = config.sets * config.tile * _words(program, body)
         loaded, warps = bytes_in(program), -(-rows // config.rows)
         # Without lists a target looks for its sources by doubling how far it looks.
@@ -188,7 +208,7 @@ class CudaRows(Template[CudaRowsConfig]):
             moved=rows * length * (loaded + bytes_out(program)),
             blocks=warps,
             threads=config.threads,
-            shared_bytes=_shared(body).bytes,
+            shared_bytes=bodies.shared.bytes,
             registers=min(registers_of(target, config.threads), 80 + held),
             # One slot is read while the others are filled.
             ahead=(config.slots - 1) * config.tile * loaded * config.rows,
@@ -205,11 +225,14 @@ class CudaRows(Template[CudaRowsConfig]):
     def lower(self, program: Program, target: Target, config: CudaRowsConfig) -> KernelSource:
         program = in_text_names(program)
         writer = Writer()
-        body = _body(program, writer, config)
+        bodies = _Bodies(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
+        if bodies.early is not None:
+            writer.comment(bodies.early.program.text)
+            writer.comment(bodies.late.program.text)
         sizes, grid = ("rows", "aligned", "blocks"), ("row", "blocks")
-        with kernel(writer, body, sizes, grid, config.threads):
-            self._block(writer, body, config)
+        with kernel(writer, bodies.whole, sizes, grid, config.threads):
+            self._block(writer, bodies, config)
         return KernelSource(
             "tvm-cuda",
             writer.text,
@@ -219,23 +242,26 @@ class CudaRows(Template[CudaRowsConfig]):
             asdict(config),
             target,
             {
-                "shared_bytes": _shared(body).bytes,
+                "shared_bytes": bodies.shared.bytes,
                 "threads": config.threads,
                 "rows_together": config.rows,
             },
-            inverts=bool(body.inverted_tables),
+            inverts=bool(bodies.whole.inverted_tables),
         )
 
-    def _block(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
+    def _block(self, writer: Writer, bodies: "_Bodies", config: CudaRowsConfig) -> None:
         """What the warps of a row do."""
-        _shared(body).write(writer)
-        body.arrays()
+        body = bodies.whole
+        bodies.shared.write(writer)
+        bodies.late.arrays()
+        if bodies.early is not None:
+            bodies.early.value_arrays()
         body.stream_arrays(config.tile)
         declare_row(writer, body.rows)
         locate_row(writer, body.rows, body.program.state_size)
         body.load_tables(config.threads)
-        body.clear_exchanges(config.threads)
-        body.start_barriers()
+        bodies.late.clear_exchanges(config.threads)
+        body.start_barriers(config.helpers)
         writer.line("T.cuda.cta_sync()")
         body.prepare_tables()
         body.check_inverses(config.threads)
@@ -254,8 +280,14 @@ class CudaRows(Template[CudaRowsConfig]):
             body.locate_copies()
             self._fetch(writer, body, config)
         with writer.block("else:"):
-            writer.line(f"lane: T.let = thread - {LANES}")
-            self._compute(writer, body, config)
+            if bodies.early is None:
+                self._team(writer, bodies.late, config)
+            else:
+                with writer.block(f"if warp <= {config.team}:"):
+                    self._team(writer, bodies.late, config)
+                with writer.block("else:"):
+                    writer.line(f"lane: T.let = thread % {LANES}")
+                    self._help(writer, bodies.early, config)
 
     def _fetch(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
         """The warp that fills the ring."""
@@ -275,8 +307,30 @@ class CudaRows(Template[CudaRowsConfig]):
                 writer.line(f"first: T.let = T.Cast('int64', number + 1) * {config.tile}")
                 body.load_indices(config.tile)
 
-    def _compute(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
+    def _help(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
+        """A warp that computes ahead, for every so many tokens of each tile."""
+        body.start_row()
+        writer.line(f"helper: T.let = warp - {config.team + 1}")
+        with writer.block("for number in T.serial(tiles):"):
+            self._slot(writer, body, config, "number", "now")
+            body.wait(body.slot, f"number // {config.slots} % 2")
+            each = -(-config.tile // config.helpers)
+            with writer.block(f"for turn in T.unroll({each}):"):
+                writer.line(f"u: T.let = turn * {config.helpers} + helper")
+                guard = f"if u < {config.tile}:" if config.tile % config.helpers else None
+                with writer.block(guard) if guard else nullcontext():
+                    step = f"T.Cast('int64', number * {config.tile} + u)"
+                    forward = body.program.direction == "forward"
+                    writer.line(f"t: T.let = {step if forward else f'L - 1 - {step}'}")
+                    body.token()
+            body.sync()
+            with writer.block("if lane == 0:"):
+                done = f"arrived[{2 * config.slots} + {body.slot}]"
+                body.call("lane_arrive", f"T.address_of({done})")
+
+    def _team(self, writer: Writer, body: TvmLanes, config: CudaRowsConfig) -> None:
         """The warps that run the tokens."""
+        writer.line(f"lane: T.let = thread - {LANES}")
         body.start_row()
         if config.sets == 2:
             with writer.block("if groups > 0:"):
@@ -290,7 +344,7 @@ class CudaRows(Template[CudaRowsConfig]):
         with writer.block(f"for left in T.serial(tiles - {config.sets} * groups):"):
             writer.line(f"number: T.let = {config.sets} * groups + left")
             self._slot(writer, body, config, "number", "now")
-            body.wait(body.slot, f"number // {config.slots} % 2")
+            self._wait(body, config, "number")
             writer.line(f"first: T.let = T.Cast('int64', number) * {config.tile}")
             count = f"T.min(T.Cast('int32', L - first), {config.tile})"
             self._tokens(writer, body, "first", f"T.serial({count})")
@@ -302,8 +356,16 @@ class CudaRows(Template[CudaRowsConfig]):
     ) -> None:
         """Wait for a tile and read it into a set of registers."""
         self._slot(writer, body, config, number, str(registers))
-        body.wait(body.slot, f"({number}) // {config.slots} % 2")
+        self._wait(body, config, f"({number})")
         body.hold(registers)
+
+    @staticmethod
+    def _wait(body: TvmLanes, config: CudaRowsConfig, number: str) -> None:
+        """Wait until a tile's slot is filled, and helpers are done with it."""
+        parity = f"{number} // {config.slots} % 2"
+        body.wait(body.slot, parity)
+        if config.helpers:
+            body.wait(f"{2 * config.slots} + {body.slot}", parity)
 
     def _tile(
         self, writer: Writer, body: TvmLanes, config: CudaRowsConfig, registers: int
@@ -341,32 +403,40 @@ class CudaRows(Template[CudaRowsConfig]):
             body.token()
 
 
-def _body(program: Program, writer: Writer, config: CudaRowsConfig) -> TvmLanes:
-    """What the warps of a row write."""
-    return TvmLanes(
-        program,
-        writer,
-        tile=config.tile,
-        ring=config.slots,
-        sets=config.sets,
-        warps=config.team + 1,
-        team=config.team,
-        tables=config.tables,
-        rows=config.rows,
-    )
+class _Bodies:
+    """What the warps of a row write.
+
+    Attributes:
+        whole: the program, which a warp fetches for.
+        early: what helpers compute of each token and leave beside its inputs; None without them.
+        late: what the team runs: the program, or what helpers leave of it.
+    """
+
+    def __init__(self, program: Program, writer: Writer, config: CudaRowsConfig) -> None:
+        row: dict[str, Any] = {
+            "tile": config.tile,
+            "ring": config.slots,
+            "warps": config.threads // LANES,
+            "tables": config.tables,
+            "rows": config.rows,
+        }
+        team = row | {"team": config.team, "sets": config.sets}
+        self.whole = self.late = TvmLanes(program, writer, **team)
+        self.early: EarlyLanes | None = None
+        hoisted = hoist(program) if config.helpers else None
+        made: Iterator[SharedBuffer] = iter(())
+        if hoisted is not None:
+            self.early = EarlyLanes(hoisted.early, writer, **row)
+            self.late = TvmLanes(hoisted.late, writer, **team)
+            made = self.late.ring_of(hoisted.names)
+        barriers = self.whole.barrier_buffers(config.helpers)
+        block = (*barriers, *self.whole.row_buffers(), *self.whole.table_buffers(), *made)
+        self.shared = SharedMemory(block, tuple(self.late.exchange_buffers()))
 
 
 def _tables(program: Program) -> tuple[int, ...]:
     """What may be in shared memory of the tables, the best first."""
     return (2, 1, 0) if any(value.op == "select" for value in program.body) else (2,)
-
-
-def _shared(body: TvmLanes) -> SharedMemory:
-    """Shared memory of a row."""
-    return SharedMemory(
-        (*body.barrier_buffers(), *body.row_buffers(), *body.table_buffers()),
-        tuple(body.exchange_buffers()),
-    )
 
 
 def _words(program: Program, body: TvmLanes) -> int:

@@ -79,7 +79,7 @@ def test_kernels_are_saved(names: tuple[str, ...], pdssm: Command, tmp_path: Pat
     assert (folder / "kernel.cubin").read_bytes()[:4] == b"\x7fELF"
     assert "scan_kernel(" in (folder / "kernel.cu").read_text()
     parameters = json.loads((folder / "call.json").read_text())
-    assert {"rows", "L", "H", "out_states0_ptr"} <= {name for name, _ in parameters}
+    assert {"blocks", "L", "H", "out_states0_ptr"} <= {name for name, _ in parameters}
     for folder in out.glob("gfx942-backward-triton-rows-*"):
         assert b".amdgcn_target" in (folder / "scan.amdgcn").read_bytes()
         assert (folder / "scan.hsaco").read_bytes()[:4] == b"\x7fELF"

@@ -163,6 +163,7 @@ def test_there_are_commands() -> None:
                 "tune",
                 "run",
                 "cache",
+                "log",
             )
         },
         "python -m benchmarks ": {"gpu", "cpu", "model", "show", "plot", "untuned"},

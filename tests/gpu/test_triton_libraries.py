@@ -17,7 +17,7 @@ sys.addaudithook(
     lambda event, given: touched.extend(
         f"{event} {os.fsdecode(each)}"
         for each in given
-        if isinstance(each, (str, bytes)) and "hostile" in os.fsdecode(each)
+        if isinstance(each, (str, bytes)) and "unlikely-name-of-a-folder" in os.fsdecode(each)
     )
     if event != "os.putenv"
     else None
@@ -37,9 +37,10 @@ print(json.dumps([pdssm_compiler.explain()[0].origin, touched, len(built)]))
 
 
 def test_folders_of_triton_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "hostile").mkdir()
-    (tmp_path / "hostile").chmod(0o777)
-    named = dict.fromkeys(("TRITON_CACHE_DIR", "TRITON_HOME"), str(tmp_path / "hostile"))
+    hostile = tmp_path / "unlikely-name-of-a-folder"
+    hostile.mkdir()
+    hostile.chmod(0o777)
+    named = dict.fromkeys(("TRITON_CACHE_DIR", "TRITON_HOME"), str(hostile))
     environment = os.environ | named | {settings.CACHE_DIR: str(tmp_path / "cache")}
 
     def run() -> list:
@@ -58,4 +59,4 @@ def test_folders_of_triton_are_left_alone(tmp_path: Path) -> None:
     # One that was exchanged is not loaded.
     libraries[0].write_bytes(libraries[0].read_bytes()[:-1] + b"x")
     assert run() == ["disk", [], 1]
-    assert list((tmp_path / "hostile").iterdir()) == []
+    assert list(hostile.iterdir()) == []

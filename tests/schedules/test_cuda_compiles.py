@@ -200,6 +200,8 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         (CudaRowsConfig(8, 4, team=32), "team is from 1 to 31, not 32"),
         (CudaRowsConfig(8, 4, tables=3), "tables is 0, 1 or 2, not 3"),
         (CudaRowsConfig(32, 20), "bytes of shared memory are more than"),
+        (CudaRowsConfig(8, 4, helpers=9), "helpers is from 0 to 8, not 9"),
+        (CudaRowsConfig(8, 4, helpers=1), "there is nothing that helpers could compute ahead"),
     ],
 )
 def test_feasible_says_why_not(config: CudaRowsConfig, reason: str) -> None:
@@ -264,6 +266,21 @@ def test_a_launch_says_whether_wide_copies_are_safe(monkeypatch: pytest.MonkeyPa
     spread = scan_tensors()
     spread[0] = torch.zeros(2, 3, 2, 9, 2)[:, :, :, :8]
     assert handed(monkeypatch, spread, Sizes(2, 3, 2))[0]["aligned"] == 0
+
+
+def test_rows_of_odd_sizes_are_copied_by_the_units_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows of 40 bytes, by 8: wide copies are safe where they start at multiples of that."""
+    source = lowered(TEMPLATE, pd_scan(PdScan(5, 4)))
+    sizes = Sizes(2, 3, 2)
+    dense = tensors_for(source, sizes)
+    assert launches(monkeypatch, source, dense, sizes)[0]["aligned"] == 1
+    shifted = list(dense)
+    shifted[2] = torch.zeros(2 * 3 * 2 * 5 * 2 + 2)[2:].view(2, 3, 2, 5, 2)
+    assert launches(monkeypatch, source, shifted, sizes)[0]["aligned"] == 1
+    shifted[2] = torch.zeros(2 * 3 * 2 * 5 * 2 + 1)[1:].view(2, 3, 2, 5, 2)
+    assert launches(monkeypatch, source, shifted, sizes)[0]["aligned"] == 0
 
 
 def test_an_empty_call_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

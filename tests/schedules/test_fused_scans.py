@@ -27,6 +27,7 @@ from tests.strategies import Sizes, arrays_for
 
 CUDA: tuple[tuple[Template[Any], Config], ...] = (
     (CudaRows(), CudaRowsConfig(4, 3)),
+    (CudaRows(), CudaRowsConfig(4, 3, rows=4, helpers=3)),
     (CudaChunks(), CudaChunksConfig(2, 2, 3)),
     (CudaStep(), CudaStepConfig(2)),
 )
@@ -53,7 +54,7 @@ FIRST = [CASES[0], *under_stress(*CASES[1:])]
 
 
 @pytest.mark.parametrize("case", FIRST, ids=str)
-@pytest.mark.parametrize("number", range(len(CUDA)), ids=["rows", "chunks", "step"])
+@pytest.mark.parametrize("number", range(len(CUDA)), ids=["rows", "helped", "chunks", "step"])
 def test_cuda_on_a_cpu(case: Expressions, number: int) -> None:
     assert_cuda_runs(number, programs(case))
 

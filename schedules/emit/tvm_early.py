@@ -1,0 +1,46 @@
+"""A body that computes ahead what a token needs no carry for, on the lanes of a warp.
+
+It reads a token's inputs in the slot of the ring that they came to, and leaves what it makes of
+them beside them, where the warps that run the token take it for inputs.
+"""
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.emit.arithmetic import Parts
+from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
+from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.source import Writer
+
+
+class EarlyLanes(TvmLanes):
+    """See the module's text; what it leaves are the token outputs of a program without carries."""
+
+    def __init__(
+        self,
+        program: Program,
+        writer: Writer,
+        *,
+        tile: int,
+        ring: int,
+        warps: int,
+        tables: int,
+        rows: int,
+    ) -> None:
+        super().__init__(
+            program,
+            writer,
+            tile=tile,
+            ring=ring,
+            sets=0,
+            warps=warps,
+            tables=tables,
+            rows=rows,
+            prefix="early_",
+            signature=Signature(program, reports=False),
+        )
+        self.held = None
+
+    def _store(self, argument: Argument, leading: list[str], j: str, parts: Parts) -> None:
+        place = self._ring_place(argument, j)
+        for number, part in enumerate(parts):
+            to = self._part(place, number) if argument.complex else place
+            self.writer.line(f"{to} = {part}")
