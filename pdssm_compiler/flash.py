@@ -3,18 +3,11 @@
 import torch
 
 from pdssm_compiler.arguments import read_call
+from pdssm_compiler.choices import CHOSEN_ALONG, choose
 from pdssm_compiler.functional import results
 from pdssm_compiler.packed import PackedCall, scan_packed
-from pdssm_compiler.runtime.binding import check_layout
-from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.dispatch import call
-from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import one_of
-
-# What the last axes of the dictionary's logits are, and which of them is chosen along.
-_CHOSEN_ALONG = {"column": -2, "row": -1}
-SURROGATES = ("active", "dense")
-_LOGITS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def flash_pd_scan(
@@ -90,25 +83,15 @@ def flash_pd_scan(
 
     Source: arXiv 2605.19150.
     """
-    orientation = one_of("orientation", orientation, tuple(_CHOSEN_ALONG))
-    dense = one_of("surrogate", surrogate, SURROGATES) == "dense"
-    _check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
-    _check_logits("selector_logits", selector_logits, "[B, T, H, K]")
-    _check_sizes(dictionary_logits, selector_logits, drive)
-    along = _CHOSEN_ALONG[orientation]
-    tau = _temperature(temperature, selector_logits)
-    maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits", dense)
-    tokens_used, selection = hard_choice(selector_logits, -1, tau, "selector_logits", dense)
-    if dense and orientation == "row":
-        # The scan takes a map for the matrix with ones at [p[i], i].
-        maps_used = maps_used.mT
+    orientation = one_of("orientation", orientation, tuple(CHOSEN_ALONG))
+    chosen = choose(dictionary_logits, selector_logits, drive, temperature, surrogate, orientation)
     # In the order of the program's inputs: dictionary, selection.
-    entries = (maps_used, tokens_used)
+    entries = (chosen.maps_used, chosen.tokens_used)
     given = (
         diagonal,
         drive,
-        dictionary,
-        selection,
+        chosen.dictionary,
+        chosen.selection,
         None,
         "general",
         orientation,
@@ -121,71 +104,3 @@ def flash_pd_scan(
     request = read_call(*given)
     outputs = call(request.text, request.tensors, "", entries)
     return results(request, outputs)
-
-
-def _check_logits(name: str, logits: torch.Tensor, axes: str) -> None:
-    if not isinstance(logits, torch.Tensor):
-        raise ArgumentError(
-            f"{name} must be a torch.Tensor, got {type(logits).__name__}; torch.as_tensor makes "
-            f"one"
-        )
-    check_layout(name, logits)
-    if logits.dtype not in _LOGITS:
-        raise ArgumentError(
-            f"{name} has the unsupported dtype {logits.dtype}: use a real floating-point one, "
-            f"by .to()"
-        )
-    if logits.dim() != 4:
-        raise ArgumentError(
-            f"{name} must have the shape {axes}, got {list(logits.shape)}; reshape it"
-        )
-
-
-def _check_sizes(dictionary: torch.Tensor, selector: torch.Tensor, drive: torch.Tensor) -> None:
-    """Sizes of the two logits, before an argmax of theirs has another name."""
-    _, maps, rows, columns = dictionary.shape
-    if rows != columns or maps == 0 or rows == 0:
-        raise ArgumentError(
-            f"dictionary_logits must have the shape [H, K, N, N] with K and N of at least 1, got "
-            f"{list(dictionary.shape)}; reshape it"
-        )
-    if selector.shape[3] != maps:
-        raise ArgumentError(
-            f"selector_logits choose from {selector.shape[3]} maps and dictionary_logits hold "
-            f"{maps}; give both the same K"
-        )
-    if isinstance(drive, torch.Tensor) and drive.dim() >= 4:
-        wanted = (*drive.shape[:3], maps)
-        if selector.shape != wanted:
-            raise ArgumentError(
-                f"selector_logits must have the shape [B, T, H, K] = {list(wanted)}, got "
-                f"{list(selector.shape)}; make it agree with drive"
-            )
-        wanted = (drive.shape[2], maps, drive.shape[3], drive.shape[3])
-        if dictionary.shape != wanted:
-            raise ArgumentError(
-                f"dictionary_logits must have the shape [H, K, N, N] = {list(wanted)}, got "
-                f"{list(dictionary.shape)}; make it agree with drive"
-            )
-
-
-def _temperature(temperature: float | torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """A tensor of one number beside the logits, which the host never waits for."""
-    if isinstance(temperature, torch.Tensor):
-        if temperature.numel() != 1 or not temperature.is_floating_point():
-            raise ArgumentError(
-                f"temperature must be one real number, got {temperature.dtype} "
-                f"{list(temperature.shape)}; pass a float or a tensor of one"
-            )
-        if temperature.requires_grad:
-            raise ArgumentError(
-                "temperature has no gradient here; pass temperature.detach(), or divide the "
-                "logits by it yourself"
-            )
-        return temperature.reshape(())
-    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-        raise ArgumentError(
-            f"temperature must be a positive number, got {temperature!r}; pass a float or a tensor"
-        )
-    wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
-    return torch.full((), float(temperature), dtype=wide, device=logits.device)

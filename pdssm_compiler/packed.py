@@ -63,12 +63,7 @@ def scan_packed(
         request = _read(given._replace(drive=drive), sequences)
     if entries:
         # In the order of the program's inputs: dictionary, follows, selection.
-        shape = sequences.follows.shape
-        if entries[1].dim() > len(shape):
-            # Of the dense surrogate, all entries: of no and of yes.
-            shape = (*shape, 2)
-        one = torch.ones((), device=entries[0].device).expand(shape)
-        entries = (entries[0], one, entries[1])
+        entries = (entries[0], sequences.entry(entries[1]), entries[1])
     states = call(request.text, request.tensors, config, entries)[0]
     final: torch.Tensor | None = None
     if wants_final:

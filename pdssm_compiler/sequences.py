@@ -60,6 +60,18 @@ class Sequences:
             )
         return start
 
+    def entry(self, of_tokens: torch.Tensor) -> torch.Tensor:
+        """What stands for an entry of ``follows``, which is no choice of anyone's, beside those of
+        hard choices: of the dense surrogate, of no and of yes.
+
+        Args:
+            of_tokens: the entries of the tokens' choices.
+        """
+        shape = self.follows.shape
+        if of_tokens.dim() > len(shape):
+            shape = (*shape, 2)
+        return torch.ones((), device=of_tokens.device).expand(shape)
+
     @property
     def _empty(self) -> torch.Tensor:
         """Which have no token, ``[S, 1, 1]``."""

@@ -45,19 +45,23 @@ def call(
 
 
 def call_in_segments(
-    text: str, tensors: Sequence[torch.Tensor], config: str, length: int | None
+    text: str,
+    tensors: Sequence[torch.Tensor],
+    config: str,
+    length: int | None,
+    entries: Sequence[torch.Tensor] = (),
 ) -> list[torch.Tensor]:
     """:func:`call`, keeping no token output for the backward: where gradients are wanted, the
     program runs in segments of ``length`` tokens, and their boundaries stand behind its outputs.
     """
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if not wanted:
-        return call(text, tensors, config)
+    given = (*tensors, *entries)
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)):
+        return call(text, tensors, config, entries)
     if not torch.compiler.is_compiling():
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
         _refuse_transforms()
-    return scan_in_segments(text, list(tensors), config, length)
+    return scan_in_segments(text, list(tensors), list(entries), config, length)
 
 
 def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:

@@ -13,7 +13,7 @@ dense one they are all entries, with one axis more: ``[H, K, N, N]`` for a table
 has its ones at ``[h, k, p[j], j]``, and ``[B, T, H, K]`` for an index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -46,11 +46,11 @@ def _scan(
     config: str,
     trusted: bool,
 ) -> list[torch.Tensor]:
-    _check_entries(program, entries)
+    check_entries(program, entries)
     return run(program, inputs, config, trusted, chosen=bool(entries))
 
 
-def _check_entries(text: str, entries: Sequence[torch.Tensor]) -> None:
+def check_entries(text: str, entries: Sequence[torch.Tensor]) -> None:
     """Refuse a number of entries that is neither none nor one for each choice, and entries of two
     surrogates.
     """
@@ -78,7 +78,7 @@ def _rank(choice: Input) -> int:
     return len(LEADING_AXES[choice.role]) + own
 
 
-def _surrogate(text: str, entries: Sequence[torch.Tensor]) -> Surrogate:
+def surrogate_of(text: str, entries: Sequence[torch.Tensor]) -> Surrogate:
     """Which surrogate the entries are of, by their shape."""
     choices = chosen_inputs(program_of(text))
     return "dense" if entries and entries[0].dim() > _rank(choices[0]) else "active"
@@ -131,7 +131,7 @@ def _fake(
     config: str,
     trusted: bool,
 ) -> list[torch.Tensor]:
-    _check_entries(program, entries)
+    check_entries(program, entries)
     slots, outputs = slots_of(program)
     device = one_device(program, inputs)
     sizes = check(slots, inputs)
@@ -167,7 +167,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
     ctx.entries = [entry.dtype for entry in entries]
-    ctx.surrogate = _surrogate(program, entries)
+    ctx.surrogate = surrogate_of(program, entries)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
@@ -208,7 +208,8 @@ def _backward(
     found = dict(zip(output_names(backward), written, strict=True))
     for name in derived.summed:
         found[name] = found[name].sum(dim=0)
-    _add_of_all_entries(found, derived, values, wrt)
+    for name, grad in of_all_entries(derived, found, values, wrt):
+        found[name] = found[name] + grad if name in found else grad
     # An integer input's gradient is its entry's.
     of_inputs = [
         found[f"grad_{name}"] if need else None for name, need in zip(names, needed, strict=True)
@@ -222,23 +223,30 @@ def _backward(
     return None, of_inputs, of_entries, None, None
 
 
-def _add_of_all_entries(
-    found: dict[str, torch.Tensor],
+def of_all_entries(
     derived: Adjoint,
-    values: dict[str, torch.Tensor],
+    found: Mapping[str, torch.Tensor],
+    values: Mapping[str, torch.Tensor],
     wrt: Sequence[str],
-) -> None:
-    """Put the gradients of all entries, of which the backward gave the factors, to the others."""
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The gradients of all entries, by each use of a choice, from what the backward gave.
+
+    Args:
+        derived: the adjoint, by the dense surrogate.
+        found: what its program gave, by name.
+        values: the forward's inputs, by name.
+        wrt: what has a gradient.
+
+    Yields:
+        ``grad_<input>`` and the part of one use; a choice used twice has the sum.
+    """
     for use in derived.factors:
         left, right = found[use.left], found[use.right]
         table, index = values[use.table], values[use.index]
-        of_use = {}
         if use.table in wrt:
-            of_use[f"grad_{use.table}"] = map_products(left, right, index, table.shape[1])
+            yield f"grad_{use.table}", map_products(left, right, index, table.shape[1])
         if use.index in wrt:
-            of_use[f"grad_{use.index}"] = map_scores(left, right, table)
-        for name, grad in of_use.items():
-            found[name] = found[name] + grad if name in found else grad
+            yield f"grad_{use.index}", map_scores(left, right, table)
 
 
 torch.library.register_fake("pdssm_compiler::scan", _fake)
@@ -246,9 +254,13 @@ torch.library.register_autograd("pdssm_compiler::scan", _backward, setup_context
 
 __all__ = [
     "adjoint_of",
+    "check_entries",
+    "chosen_inputs",
     "differentiable",
+    "of_all_entries",
     "output_names",
     "refuse_batched",
     "scan",
     "slots_of",
+    "surrogate_of",
 ]

@@ -1,296 +1,46 @@
 """Scans that keep no states: the torch operator ``pdssm_compiler::scan_in_segments``.
 
-``scan_in_segments(str program, Tensor[] inputs, str config, int? length) -> Tensor[]`` runs a
-program a segment of ``length`` tokens at a time; None leaves that to the sizes. Besides the
+``scan_in_segments(str program, Tensor[] inputs, Tensor[] entries, str config, int? length) ->
+Tensor[]`` runs a program a segment of ``length`` tokens at a time; None leaves that to the sizes.
+``entries`` are those of hard choices, as in :mod:`pdssm_compiler.runtime.ops`. Besides the
 program's outputs it gives, for each carry, its values before the segments, ``[B, G, H, ...]`` for
 ``G`` segments in the order they run. They and the inputs are all that is kept for the backward,
 ``pdssm_compiler::scan_in_segments_backward``, which takes the segments from the last to the first:
 it computes the states within one again, into scratch that the next one reuses, and runs the
-derived adjoint on it.
-
-Segments are views of the caller's tensors, along T; nothing is copied.
+derived adjoint on it. What is summed over tokens, such as the gradient of a dictionary, is summed
+within each segment and then over them, in the order they run.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from pdssm_compiler.ir.passes.segments import SegmentAdjoint, in_segments, segment_adjoint
-from pdssm_compiler.ir.program import Program
-from pdssm_compiler.ir.types import Map
-from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.binding import Slot, allocate, check
+from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.ops import output_names, refuse_batched, slots_of
-from pdssm_compiler.runtime.output_pool import new_output
-from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
-from pdssm_compiler.schedules.signature import Argument, Signature
-
-# Tokens of a segment, all rows together, unless the caller says otherwise: scratch of a fixed
-# size, and for few rows segments long enough to be cut into chunks that run side by side.
-_TOKENS_AT_ONCE = 65536
-# On a GPU so many numbers of a segment's states, 256 MiB of complex64: less does not keep it busy.
-_STATES_AT_ONCE = 1 << 25
-# Boundaries and scratch together are least where there are as many segments as tokens in one,
-# which is at 65536 tokens. For fewer, shorter segments would save little, and launch more often.
-_LEAST = 256
-# A segment starts where a vector load may.
-_STEP = 16
-
-Named = dict[str, torch.Tensor]
-Tensors = Sequence[torch.Tensor]
-
-
-class Segmented:
-    """A program run in segments.
-
-    Args:
-        text: the program's text form.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.program: Program = program_of(text)
-        self.segments = in_segments(self.program)
-        self.inputs = caller_inputs(self.program)
-        self.input_slots = dict(zip((i.name for i in self.inputs), slots_of(text)[0], strict=True))
-        self.output_slots = _output_slots(self.program)
-        forward, n = self.segments.forward, self.program.state_size
-        starts = [forward.input(boundary.start) for boundary in self.segments.boundaries]
-        self.start_slots = {
-            i.name: Slot.of(Argument(i.name, i.type, i.storage, i.role), n) for i in starts
-        }
-        self._by_token = {i.name for i in self.inputs if i.role == "token"}
-        self._written_by_token = {out.name for out in self.program.token_outputs}
-        # A table is the same in every segment; maps of tokens are not.
-        self._maps_of_tokens = any(isinstance(i.type, Map) for i in self.inputs)
-
-    def adjoint(self, wrt: tuple[str, ...], cotangents: frozenset[str]) -> SegmentAdjoint:
-        """The backward of a segment; see :func:`segment_adjoint`."""
-        return _adjoint(self, wrt, cotangents)
-
-    def length(self, sizes: Sizes, asked: int | None, device: torch.device) -> int:
-        """Tokens a segment."""
-        if asked is not None:
-            return asked
-        tokens = _TOKENS_AT_ONCE
-        if device.type == "cuda":
-            tokens = _STATES_AT_ONCE // self.program.state_size
-        rows = torch.sym_max(sizes.batch * sizes.heads, 1)
-        return torch.sym_max(_LEAST, tokens // rows // _STEP * _STEP)
-
-    def read(self, inputs: Tensors) -> tuple[Named, Sizes, torch.device]:
-        """A call's inputs by name, checked, its sizes and its device."""
-        device = one_device(self.program.text, inputs)
-        sizes = check(list(self.input_slots.values()), inputs)
-        return dict(zip(self.input_slots, inputs, strict=True)), sizes, device
-
-    def allocate(
-        self,
-        sizes: Sizes,
-        device: torch.device,
-        length: int,
-        empty: Callable[..., torch.Tensor] = torch.empty,
-    ) -> tuple[Named, Named]:
-        """Outputs, made by ``empty``, and boundaries, uninitialised."""
-        outputs = {
-            name: allocate(slot, sizes, device, empty) for name, slot in self.output_slots.items()
-        }
-        count = (sizes.length + length - 1) // length
-        boundaries = {
-            name: torch.empty(
-                (sizes.batch, count, sizes.heads, *slot.own), dtype=slot.dtype, device=device
-            )
-            for name, slot in self.start_slots.items()
-        }
-        return outputs, boundaries
-
-    def forward(self, inputs: Tensors, config: str, asked: int | None) -> list[torch.Tensor]:
-        """The program's outputs, then the boundaries."""
-        tensors, sizes, device = self.read(inputs)
-        length = self.length(sizes, asked, device)
-        outputs, boundaries = self.allocate(sizes, device, length, new_output)
-        state = {
-            name: tensors[name] if name in tensors else allocate(slot, sizes, device, torch.zeros)
-            for name, slot in self.start_slots.items()
-        }
-        sums = {total.name: outputs[total.name].zero_() for total in self.program.sum_outputs}
-        for number, tokens in enumerate(_cut(self.program, sizes.length, length)):
-            for name, value in state.items():
-                boundaries[name][:, number] = value
-            reads = self._of_segment(tensors, tokens) | state
-            into = {out.name: outputs[out.name][:, tokens] for out in self.program.token_outputs}
-            trusted = number > 0 and not self._maps_of_tokens
-            found = _run(self.segments.forward, reads, into, config, tokens.start, trusted)
-            state = {b.start: found[b.end] for b in self.segments.boundaries}
-            for name, total in sums.items():
-                total += found[name]
-        for boundary in self.segments.boundaries:
-            if boundary.returned:
-                outputs[boundary.end].copy_(state[boundary.start])
-        return [*outputs.values(), *boundaries.values()]
-
-    def _of_segment(self, tensors: Named, tokens: slice) -> Named:
-        return {
-            name: tensor[:, tokens] if name in self._by_token else tensor
-            for name, tensor in tensors.items()
-        }
-
-    def backward(
-        self,
-        inputs: Tensors,
-        boundaries: Tensors,
-        grads: Sequence[torch.Tensor | None],
-        wrt: tuple[str, ...],
-        config: str,
-        asked: int | None,
-    ) -> list[torch.Tensor]:
-        """The gradients of the inputs in ``wrt``, from those of the outputs and boundaries."""
-        tensors, sizes, device = self.read(inputs)
-        length = self.length(sizes, asked, device)
-        before = dict(zip(self.start_slots, boundaries, strict=True))
-        count = len(self.output_slots)
-        arriving = _present(self.output_slots, grads[:count])
-        of_boundaries = _present(self.start_slots, grads[count:])
-        derived = self.adjoint(wrt, frozenset(arriving))
-        program = derived.adjoint.program
-        found = {
-            f"grad_{name}": allocate(self.input_slots[name], sizes, device, new_output)
-            for name in wrt
-        }
-        slots = _output_slots(program)
-        sums = {
-            total.name: allocate(slots[total.name], sizes, device, torch.zeros)
-            for total in program.sum_outputs
-        }
-        written = {out.name: found[out.name] for out in program.token_outputs}
-        # What arrives at the end of a segment, from the one after it.
-        passed: Named = {
-            f"grad_{b.end}": arriving[b.end]
-            if b.end in arriving
-            else allocate(self.start_slots[b.start], sizes, device, torch.zeros)
-            for b in derived.passed
-        }
-        scratch = self._scratch(derived.replay, sizes, device, length)
-        for number, tokens in reversed(list(enumerate(_cut(self.program, sizes.length, length)))):
-            reads = self._of_segment(tensors, tokens)
-            reads |= {name: value[:, number] for name, value in before.items()}
-            reads |= _replayed(derived, reads, scratch, config, tokens)
-            reads |= {
-                f"grad_{name}": grad[:, tokens] if name in self._written_by_token else grad
-                for name, grad in arriving.items()
-            }
-            into = {name: gradient[:, tokens] for name, gradient in written.items()}
-            results = _run(program, reads | passed, into, config, tokens.start)
-            passed = {f"grad_{b.end}": results[f"grad_{b.start}"] for b in derived.passed}
-            for boundary in derived.passed:
-                if boundary.start in of_boundaries:
-                    passed[f"grad_{boundary.end}"] += of_boundaries[boundary.start][:, number]
-            for name, total in sums.items():
-                total += results[name]
-        for name in sums:
-            total = sums[name].sum(dim=0) if name in derived.adjoint.summed else sums[name]
-            found[name].copy_(total)
-        for boundary in derived.passed:
-            if f"grad_{boundary.start}" in found:
-                found[f"grad_{boundary.start}"].copy_(passed[f"grad_{boundary.end}"])
-        return list(found.values())
-
-    def gradients(self, inputs: Tensors, wrt: tuple[str, ...]) -> list[torch.Tensor]:
-        """The gradients of the inputs in ``wrt``, uninitialised."""
-        _, sizes, device = self.read(inputs)
-        return [allocate(self.input_slots[name], sizes, device) for name in wrt]
-
-    def _scratch(
-        self, replay: Program | None, sizes: Sizes, device: torch.device, length: int
-    ) -> Named:
-        """Room for the states of one segment."""
-        if replay is None:
-            return {}
-        room = Sizes(sizes.batch, min(length, sizes.length), sizes.heads)
-        slots = _output_slots(replay)
-        return {name: allocate(slot, room, device, new_output) for name, slot in slots.items()}
-
-
-@lru_cache(maxsize=1024)
-def segmented(text: str) -> Segmented:
-    """A program run in segments, by its text."""
-    return Segmented(text)
-
-
-@lru_cache(maxsize=1024)
-def _adjoint(scan: Segmented, wrt: tuple[str, ...], cotangents: frozenset[str]) -> SegmentAdjoint:
-    ends = {boundary.end for boundary in scan.segments.boundaries}
-    return segment_adjoint(scan.segments, wrt, cotangents - ends)
-
-
-def _replayed(
-    derived: SegmentAdjoint, reads: Named, scratch: Named, config: str, tokens: slice
-) -> Named:
-    """What the forward would have saved of a segment, computed again."""
-    if derived.replay is None:
-        return {}
-    states = {name: room[:, : tokens.stop - tokens.start] for name, room in scratch.items()}
-    _run(derived.replay, reads, states, config, tokens.start)
-    return {name: states[output] for name, output in derived.adjoint.saved.items()}
-
-
-def _present(names: Iterable[str], grads: Sequence[torch.Tensor | None]) -> Named:
-    named = zip(names, grads, strict=True)
-    return {name: grad for name, grad in named if grad is not None}
-
-
-def _output_slots(program: Program) -> dict[str, Slot]:
-    n = program.state_size
-    return {a.name: Slot.of(a, n) for a in Signature(program).outputs}
-
-
-def _cut(program: Program, tokens: int, length: int) -> list[slice]:
-    """The segments of a sequence, in the order that a program runs them."""
-    found = [slice(at, min(at + length, tokens)) for at in range(0, tokens, length)]
-    return found if program.direction == "forward" else found[::-1]
-
-
-def _run(
-    program: Program,
-    reads: Named,
-    into: Named,
-    config: str,
-    first: int,
-    trusted: bool = True,
-) -> Named:
-    """Run a program on one segment, which starts at a token ``first``; what ``into`` names is
-    written there.
-    """
-    given = [reads[input_.name] for input_ in caller_inputs(program)]
-    sizes = check(slots_of(program.text)[0], given)
-    out = [
-        into[name] if name in into else allocate(slot, sizes, given[0].device)
-        for name, slot in _output_slots(program).items()
-    ]
-    run(program.text, given, config, trusted, out, first)
-    return dict(zip(output_names(program), out, strict=True))
-
-
-# -- the operators ------------------------------------------------------------------------------
+from pdssm_compiler.runtime.ops import check_entries, chosen_inputs, refuse_batched, surrogate_of
+from pdssm_compiler.runtime.segmented import Tensors, segmented
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
-    "scan_in_segments(str program, Tensor[] inputs, str config, int? length) -> Tensor[]",
+    "scan_in_segments(str program, Tensor[] inputs, Tensor[] entries, str config, int? length) "
+    "-> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "scan_in_segments_backward(str program, Tensor[] inputs, Tensor[] boundaries, "
-    "Tensor?[] grads, str wrt, str config, int? length) -> Tensor[]",
+    "Tensor?[] grads, str wrt, str surrogate, str config, int? length) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-def _forward(program: str, inputs: Tensors, config: str, length: int | None) -> list[torch.Tensor]:
-    return segmented(program).forward(inputs, config, length)
+def _forward(
+    program: str, inputs: Tensors, entries: Tensors, config: str, length: int | None
+) -> list[torch.Tensor]:
+    check_entries(program, entries)
+    return segmented(program).forward(inputs, config, length, bool(entries))
 
 
 def _backward(
@@ -299,11 +49,13 @@ def _backward(
     boundaries: Tensors,
     grads: Sequence[torch.Tensor | None],
     wrt: str,
+    surrogate: Surrogate,
     config: str,
     length: int | None,
 ) -> list[torch.Tensor]:
     names = tuple(wrt.split())
-    return segmented(program).backward(inputs, boundaries, grads, names, config, length)
+    scan = segmented(program)
+    return scan.backward(inputs, boundaries, grads, names, surrogate, config, length)
 
 
 for _type in DEVICE_TYPES:
@@ -317,7 +69,10 @@ scan_in_segments = torch.ops.pdssm_compiler.scan_in_segments.default
 scan_in_segments_backward = torch.ops.pdssm_compiler.scan_in_segments_backward.default
 
 
-def _fake(program: str, inputs: Tensors, config: str, length: int | None) -> list[torch.Tensor]:
+def _fake(
+    program: str, inputs: Tensors, entries: Tensors, config: str, length: int | None
+) -> list[torch.Tensor]:
+    check_entries(program, entries)
     scan = segmented(program)
     _, sizes, device = scan.read(inputs)
     outputs, boundaries = scan.allocate(sizes, device, scan.length(sizes, length, device))
@@ -330,17 +85,20 @@ def _fake_backward(
     boundaries: Tensors,
     grads: Sequence[torch.Tensor | None],
     wrt: str,
+    surrogate: Surrogate,
     config: str,
     length: int | None,
 ) -> list[torch.Tensor]:
-    return segmented(program).gradients(inputs, tuple(wrt.split()))
+    return segmented(program).gradients(inputs, tuple(wrt.split()), surrogate)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    program, tensors, config, length = inputs
+    program, tensors, entries, config, length = inputs
     ctx.program, ctx.length = program, length
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
+    ctx.entries = [entry.dtype for entry in entries]
+    ctx.surrogate = surrogate_of(program, entries)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output[len(segmented(program).output_slots) :])
@@ -348,12 +106,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
 
 def _gradients(
     ctx: Any, grads: Sequence[torch.Tensor | None]
-) -> tuple[None, list[Any], None, None]:
-    needed = ctx.needs_input_grad[1]
-    known = segmented(ctx.program).input_slots
-    names = [name for name, need in zip(known, needed, strict=True) if need]
+) -> tuple[None, list[Any], list[Any], None, None]:
+    _, needed, chosen, _, _ = ctx.needs_input_grad
+    scan = segmented(ctx.program)
+    choices = [input_.name for input_ in chosen_inputs(scan.program)] if ctx.entries else []
+    names = [name for name, need in zip(scan.input_slots, needed, strict=True) if need]
+    names += [name for name, need in zip(choices, chosen, strict=True) if need]
     if not names or all(grad is None for grad in grads):
-        return None, [None] * ctx.count, None, None
+        return None, [None] * ctx.count, [None] * len(choices), None, None
     tensors = list(ctx.saved_tensors)
     inputs, boundaries = tensors[: ctx.count], tensors[ctx.count :]
     found = scan_in_segments_backward(
@@ -362,11 +122,17 @@ def _gradients(
         boundaries,
         list(grads),
         " ".join(names),
+        ctx.surrogate,
         ctx.config,
         ctx.length,
     )
     results = iter(found)
-    return None, [next(results) if need else None for need in needed], None, None
+    of_inputs = [next(results) if need else None for need in needed]
+    of_entries = [
+        next(results).to(dtype) if need else None
+        for dtype, need in zip(ctx.entries, chosen, strict=True)
+    ]
+    return None, of_inputs, of_entries, None, None
 
 
 def _no_second_gradient(*_: Any) -> Any:
@@ -383,4 +149,4 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd("pdssm_compiler::scan_in_segments_backward", _no_second_gradient)
 
-__all__ = ["scan_in_segments", "scan_in_segments_backward", "segmented"]
+__all__ = ["scan_in_segments", "scan_in_segments_backward"]

@@ -17,6 +17,7 @@ from pdssm_compiler import InputSpec, ScanSpec, reference
 from pdssm_compiler.fusion.trace import Traced, trace
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import in_segments, segment_adjoint
+from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.ir.programs import pd_scan
 from pdssm_compiler.ir.types import is_number
 
@@ -201,12 +202,14 @@ def expected(case: Expressions, tensors: Tensors) -> tuple[torch.Tensor, torch.T
     return case.readout(states, *(read[name] for name in parameters)), final
 
 
-def programs(case: Expressions) -> list[Program]:
-    """What a fused scan runs, without gradients and with."""
+def programs(case: Expressions, surrogate: Surrogate | None = None) -> list[Program]:
+    """What a fused scan runs, without gradients and with; by a surrogate, with those of logits."""
     program = case.program()
     segments = in_segments(program)
     starts = {boundary.start for boundary in segments.boundaries if not boundary.given}
-    wrt = [i.name for i in program.inputs if is_number(i.type) and i.name not in starts]
-    derived = segment_adjoint(segments, wrt, [out.name for out in program.token_outputs])
+    wanted = [i.name for i in program.inputs if surrogate or is_number(i.type)]
+    wrt = [name for name in wanted if name not in starts]
+    reached = [out.name for out in program.token_outputs]
+    derived = segment_adjoint(segments, wrt, reached, surrogate)
     found = [program, segments.forward, derived.replay, derived.adjoint.program]
     return list(dict.fromkeys(each for each in found if each is not None))

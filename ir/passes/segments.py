@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pdssm_compiler.ir.errors import PassError
-from pdssm_compiler.ir.passes.adjoint import Adjoint, adjoint, cotangent_carry
+from pdssm_compiler.ir.passes.adjoint import Adjoint, Surrogate, adjoint, cotangent_carry
 from pdssm_compiler.ir.passes.rewrite import prune
 from pdssm_compiler.ir.program import Carry, FinalOutput, Input, Program
 from pdssm_compiler.ir.types import default_storage
@@ -115,7 +115,10 @@ def _ends(final: FinalOutput, carry: Carry) -> bool:
 
 
 def segment_adjoint(
-    segments: InSegments, wrt: Iterable[str], cotangents: Iterable[str]
+    segments: InSegments,
+    wrt: Iterable[str],
+    cotangents: Iterable[str],
+    surrogate: Surrogate | None = None,
 ) -> SegmentAdjoint:
     """The backward of a segment.
 
@@ -124,18 +127,21 @@ def segment_adjoint(
         wrt: names of the inputs whose gradients are wanted.
         cotangents: names of the token outputs, and of the sums, that a gradient arrives at. Final
             outputs are reached from the segment after.
+        surrogate: what stands for the gradient of maps, tables and indices in ``wrt``. A table's
+            is the segment's share of the sum over all tokens.
 
     Raises:
         PassError: see :func:`~pdssm_compiler.ir.passes.adjoint.adjoint`.
     """
     wanted = set(wrt)
     arriving = {*cotangents, *(boundary.end for boundary in segments.boundaries)}
-    derived = adjoint(segments.forward, wanted, arriving)
+    derived = adjoint(segments.forward, wanted, arriving, surrogate)
     # A carry of the adjoint is one that the tokens before need; what starts it is passed on.
     needed = {carry.name for carry in derived.program.carries}
     passed = tuple(b for b in segments.boundaries if cotangent_carry(b.carry) in needed)
     if passed:
-        derived = adjoint(segments.forward, wanted | {b.start for b in passed}, arriving)
+        wanted |= {b.start for b in passed}
+        derived = adjoint(segments.forward, wanted, arriving, surrogate)
     return SegmentAdjoint(_replay(derived), derived, passed)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from pdssm_compiler.arguments import as_complex, read_drive, read_maps, truth
 from pdssm_compiler.artifacts import Artifacts
+from pdssm_compiler.choices import both_logits, choose
 from pdssm_compiler.fusion.inputs import InputSpec
 from pdssm_compiler.fusion.symbols import TraceError
 from pdssm_compiler.fusion.trace import Expression, Traced, trace
@@ -113,6 +114,10 @@ class FusedScan(Artifacts):
         dictionary: torch.Tensor | None = None,
         selection: torch.Tensor | None = None,
         destination: torch.Tensor | None = None,
+        dictionary_logits: torch.Tensor | None = None,
+        selector_logits: torch.Tensor | None = None,
+        temperature: float | torch.Tensor = 1.0,
+        surrogate: str = "active",
         initial_state: torch.Tensor | None = None,
         output_final_state: bool = False,
         reverse: bool = False,
@@ -121,7 +126,7 @@ class FusedScan(Artifacts):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the scan.
 
-        Differentiable in every real and complex tensor, once.
+        Differentiable in every real and complex tensor, once; in logits by a surrogate.
 
         Args:
             drive: ``b``, ``[B, T, H, N]`` complex or ``[B, T, H, N, 2]`` real, in the dtype of the
@@ -130,7 +135,12 @@ class FusedScan(Artifacts):
             dictionary: as in :func:`pdssm_compiler.pd_scan`.
             selection: likewise.
             destination: likewise.
-            initial_state: likewise.
+            dictionary_logits: real ``[H, K, N, N]``, which choose the dictionary in its place, as
+                in :func:`pdssm_compiler.flash_pd_scan`; with ``selector_logits``.
+            selector_logits: real ``[B, T, H, K]``, which choose the selection in its place.
+            temperature: likewise, of the logits' surrogate.
+            surrogate: likewise.
+            initial_state: as in ``pd_scan``.
             output_final_state: likewise; not of packed sequences with a read-out, whose states are
                 not written.
             reverse: likewise.
@@ -148,9 +158,22 @@ class FusedScan(Artifacts):
             ArgumentError: a missing or unknown input, or a wrong shape, dtype or device.
             IndexRangeError, OffsetError, PromiseError: as in ``pd_scan``. On a GPU a token may be
                 counted from the start of its segment; the message says so.
+            NanLogitError: as in ``flash_pd_scan``.
         """
         self._refuse_missing(inputs, diagonal)
         drive, as_pairs = read_drive(drive, self.spec.dtype, self.spec.payload_dtype)
+        entries: dict[str, torch.Tensor] = {}
+        if dictionary_logits is not None or selector_logits is not None:
+            integers = (dictionary, selection, destination)
+            logits = both_logits(dictionary_logits, selector_logits, integers)
+            choice = choose(*logits, drive, temperature, surrogate, self.spec.orientation)
+            dictionary, selection = choice.dictionary, choice.selection
+            entries = {"dictionary": choice.maps_used, "selection": choice.tokens_used}
+        elif surrogate != "active" or isinstance(temperature, torch.Tensor) or temperature != 1:
+            raise ArgumentError(
+                "temperature and surrogate are of logits; pass dictionary_logits and "
+                "selector_logits, or leave them out"
+            )
         maps, chosen = self._read_maps(dictionary, selection, destination)
         read: dict[str, torch.Tensor] = {"drive": drive}
         sizes = dict(zip("BTHN", (*drive.shape[:3], self.spec.state_size), strict=True))
@@ -160,38 +183,42 @@ class FusedScan(Artifacts):
             tensor = each.read(inputs[name])
             each.check_shape(tensor, sizes)
             read[each.input.name] = tensor
-        integers = {
-            "dictionary": dictionary,
-            "selection": selection,
-            "destination": destination,
-        }
-        read |= {name: tensor for name, tensor in integers.items() if tensor is not None}
+        given = {"dictionary": dictionary, "selection": selection, "destination": destination}
+        read |= {name: tensor for name, tensor in given.items() if tensor is not None}
         self._check_device(drive)
         final = truth("output_final_state", output_final_state)
         kind = _Kind(maps, chosen, truth("reverse", reverse))
         if cu_seqlens is not None:
             sequences = Sequences(cu_seqlens, drive, kind.reverse)
-            outputs = self._run_packed(sequences, kind, read, initial_state, final)
+            outputs = self._run_packed(sequences, kind, read, entries, initial_state, final)
         else:
             if initial_state is not None:
                 read["initial_state"] = self._complex("initial_state", initial_state, 3)
-            outputs = self._run(kind, read, final)
+            outputs = self._run(kind, read, entries, final)
         return self._results(outputs, as_pairs, final)
 
-    def _run(self, kind: "_Kind", read: Mapping[str, torch.Tensor], final: bool) -> list[Any]:
-        """The results of a program on its tensors, by their names."""
+    def _run(
+        self,
+        kind: "_Kind",
+        read: Mapping[str, torch.Tensor],
+        entries: Mapping[str, torch.Tensor],
+        final: bool,
+    ) -> list[Any]:
+        """The results of a program on its tensors, and the entries of its choices, by name."""
         text = self._text(kind, "initial_state" in read, final, "follows" in read)
         # A program's inputs stand in the order of their names.
         tensors = [read[name] for name in sorted(read)]
+        used = [entries[name] for name in sorted(entries)]
         if self._in_segments:
-            return call_in_segments(text, tensors, self._config, self.segment_length)
-        return call(text, tensors, self._config)
+            return call_in_segments(text, tensors, self._config, self.segment_length, used)
+        return call(text, tensors, self._config, used)
 
     def _run_packed(
         self,
         sequences: Sequences,
         kind: "_Kind",
         read: dict[str, torch.Tensor],
+        entries: dict[str, torch.Tensor],
         initial_state: torch.Tensor | None,
         final: bool,
     ) -> list[torch.Tensor]:
@@ -217,9 +244,16 @@ class FusedScan(Artifacts):
                 for name, tensor in read.items()
             }
             first["drive"] = drive.new_zeros(()).expand(first["drive"].shape)
-            moved = self._run(kind, first | {"initial_state": start}, True)[1]
+            used = {
+                name: sequences.first_tokens(entry) if name in by_token else entry
+                for name, entry in entries.items()
+            }
+            moved = self._run(kind, first | {"initial_state": start}, used, True)[1]
             drive = sequences.begun(drive, moved)
-        outputs = self._run(kind, read | {"drive": drive, "follows": sequences.follows}, False)
+        if entries:
+            entries = entries | {"follows": sequences.entry(entries["selection"])}
+        whole = read | {"drive": drive, "follows": sequences.follows}
+        outputs = self._run(kind, whole, entries, False)
         if not final:
             return outputs
         start = sequences.zero(drive) if start is None else start

@@ -21,13 +21,19 @@ Expression = Callable[..., Any]
 
 # The scan's own parameters.
 RESERVED = (
+    "cu_seqlens",
     "destination",
     "diagonal",
     "dictionary",
+    "dictionary_logits",
     "drive",
     "initial_state",
     "output_final_state",
+    "reverse",
     "selection",
+    "selector_logits",
+    "surrogate",
+    "temperature",
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 # No name of an input has two underscores in a row.

@@ -60,19 +60,24 @@ class DecayDiagonal(nn.Module):
             self.delta_bias.copy_(inverse_softplus(step))
             self.a_log.uniform_(*self.RATES).log_()
 
-    def forward(self, delta: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
-        """The diagonal.
+    def forward(self, delta: torch.Tensor | None = None, phase: torch.Tensor | None = None) -> Any:
+        """The diagonal, or what heads have of it, for a kernel that computes the rest.
 
         Args:
             delta: ``[B, T, H, N]``, real.
             phase: likewise, in radians.
 
         Returns:
-            float32 or float64 ``[B, T, H, N, 2]``.
+            float32 or float64 ``[B, T, H, N, 2]``; without arguments ``(bias, exp(a_log))``, each
+            ``[H, N]``.
         """
-        dtype = wide(delta.dtype)
-        step = functional.softplus(delta.to(dtype) + self.delta_bias.to(dtype))
-        magnitude = torch.exp(-step * torch.exp(self.a_log.to(dtype)))
+        dtype = wide((self.a_log if delta is None else delta).dtype)
+        # A copy: where the parameters are gathered for this call, they are gone after it.
+        bias = self.delta_bias.to(dtype, copy=delta is None)
+        rate = torch.exp(self.a_log.to(dtype))
+        if delta is None or phase is None:
+            return bias, rate
+        magnitude = torch.exp(-functional.softplus(delta.to(dtype) + bias) * rate)
         return polar_pairs(magnitude, phase.to(dtype))
 
     def mean_loss(self) -> torch.Tensor:

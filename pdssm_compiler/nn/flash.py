@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.flash import SURROGATES, flash_pd_scan
+from pdssm_compiler.arguments import truth
+from pdssm_compiler.choices import SURROGATES
+from pdssm_compiler.flash import flash_pd_scan
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.arguments import (
     check_cache,
@@ -18,6 +20,7 @@ from pdssm_compiler.nn.arguments import (
 )
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.convolution import CausalConvolution
+from pdssm_compiler.nn.core import mix
 from pdssm_compiler.nn.diagonal import DecayDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
 from pdssm_compiler.nn.precision import wide
@@ -36,7 +39,8 @@ class _Projected(NamedTuple):
         gate: likewise.
         drive: ``[B, T, H, N, 2]``.
         readout: likewise, ``C``.
-        diagonal: likewise, float32 or float64.
+        delta: ``[B, T, H, N]``.
+        phase: likewise.
         selector: logits ``[B, T, H, K]``.
         window: the convolution's, after these tokens.
     """
@@ -45,7 +49,8 @@ class _Projected(NamedTuple):
     gate: torch.Tensor
     drive: torch.Tensor
     readout: torch.Tensor
-    diagonal: torch.Tensor
+    delta: torch.Tensor
+    phase: torch.Tensor
     selector: torch.Tensor
     window: torch.Tensor
 
@@ -66,13 +71,15 @@ class FlashPDSSM(nn.Module):
     ``P_k`` is column one-hot, its column ``j`` in row ``argmax_i dictionary_logits[h, k, i, j]``.
     With ``H·K = d`` these are ``10 d²`` parameters, besides the dictionary's ``H K N²``.
 
-    Both choices train by a surrogate of :func:`pdssm_compiler.flash_pd_scan`, which is the core.
+    Both choices train by a surrogate of :func:`pdssm_compiler.flash_pd_scan`, which is the core,
+    or by the same one in the one kernel of a fused core.
     ``temperature`` is its ``τ``, a buffer of one number, so that ``layer.temperature.fill_(0.5)``
     anneals it without compiling anything.
 
     **Precision.** Under autocast, or with parameters of bfloat16 or float16, the projections are
-    in that dtype, and drive and states are stored in it. Convolution, diagonal, the scan's
-    arithmetic and the read-out are in float32, as is the state that is carried on in a cache.
+    in that dtype, and drive and states, or what is read from them, are stored in it. Convolution,
+    diagonal, the scan's arithmetic and the read-out are in float32, as is the state that is
+    carried on in a cache.
 
     **Initialisation**: see :mod:`pdssm_compiler.nn.initialise`. Memories start at one token to a
     thousand, phases at a tenth of what a linear layer gives, the drive such that states have a
@@ -87,6 +94,9 @@ class FlashPDSSM(nn.Module):
         conv_width: tokens that the convolution reads.
         surrogate: ``"active"``, or ``"dense"``, by which maps that were not chosen learn as well,
             at ``N (N + K)`` a token more in the backward.
+        fused: whether diagonal, scan, read-out and gate are one kernel, which keeps no states for
+            the backward; None where that has been measured to be faster, on CPUs. Packed sequences
+            with a cache are not.
         bias: whether ``in_proj`` and ``out_proj`` have one.
         device: of the parameters.
         dtype: likewise.
@@ -109,6 +119,7 @@ class FlashPDSSM(nn.Module):
         dictionary_size: int | None = None,
         conv_width: int = 4,
         surrogate: str = "active",
+        fused: bool | None = None,
         bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -121,6 +132,7 @@ class FlashPDSSM(nn.Module):
         )
         self.conv_width = positive("conv_width", conv_width)
         self.surrogate = one_of("surrogate", surrogate, SURROGATES)
+        self.fused = None if fused is None else truth("fused", fused)
         H, N, K = self.heads, self.state_size, self.dictionary_size
         self.d_inner = H * N
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -221,22 +233,73 @@ class FlashPDSSM(nn.Module):
             start = check_cache(cache, start)
         check_mask(attention_mask, x, cu_seqlens)
         token = self._project(x, start, cu_seqlens, attention_mask)
-        states, final = flash_pd_scan(
-            self.dictionary_logits,
-            token.selector,
-            token.diagonal,
-            token.drive,
-            temperature=self.temperature,
-            surrogate=self.surrogate,
-            # Where sequences begin the scan starts from zero by itself.
-            initial_state=None if cache is None else cache.state,
-            output_final_state=output_cache,
-            cu_seqlens=cu_seqlens,
-        )
-        out = self._read(token, states)
+        # Where sequences begin the scan starts from zero by itself.
+        state = None if cache is None else cache.state
+        carried = state is not None or output_cache
+        # A read-out in the kernel leaves no states, which the ends of packed sequences are among.
+        fused = self._fuses(x.device) and (cu_seqlens is None or not carried)
+        scan = self._fused if fused else self._in_parts
+        y, final = scan(token, state, output_cache, cu_seqlens)
+        out = self.out_proj(y.flatten(-2))
         if final is None:
             return out
         return out, LayerCache(final, token.window, self._maps())
+
+    def _fuses(self, device: torch.device) -> bool:
+        """Whether the core is one kernel."""
+        return device.type == "cpu" if self.fused is None else self.fused
+
+    def _fused(
+        self,
+        token: _Projected,
+        state: torch.Tensor | None,
+        wants_final: bool,
+        cu_seqlens: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What goes into the output projection, ``[B, T, H, N]``, and the final state."""
+        bias, rate = self.diagonal()
+        numbers = {
+            "c": token.readout,
+            "delta": token.delta,
+            "phase": token.phase,
+            "bias": bias,
+            "rate": rate,
+            "skip": self.skip.to(rate.dtype),
+            "u": token.u,
+            "gate": token.gate,
+        }
+        return mix(
+            numbers,
+            token.drive,
+            self.dictionary_logits,
+            token.selector,
+            temperature=self.temperature,
+            surrogate=self.surrogate,
+            initial_state=state,
+            output_final_state=wants_final,
+            cu_seqlens=cu_seqlens,
+        )
+
+    def _in_parts(
+        self,
+        token: _Projected,
+        state: torch.Tensor | None,
+        wants_final: bool,
+        cu_seqlens: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As :meth:`_fused`, with diagonals and states as tensors."""
+        states, final = flash_pd_scan(
+            self.dictionary_logits,
+            token.selector,
+            self.diagonal(token.delta, token.phase),
+            token.drive,
+            temperature=self.temperature,
+            surrogate=self.surrogate,
+            initial_state=state,
+            output_final_state=wants_final,
+            cu_seqlens=cu_seqlens,
+        )
+        return self._read(token, states), final
 
     def step(self, x: torch.Tensor, cache: LayerCache) -> tuple[torch.Tensor, LayerCache]:
         """One token: what :meth:`forward` gives for it, after those that the cache has seen.
@@ -265,12 +328,12 @@ class FlashPDSSM(nn.Module):
         token = self._project(x.unsqueeze(1), cache)
         state = pd_scan_step(
             cache.state,
-            token.diagonal.squeeze(1),
+            self.diagonal(token.delta, token.phase).squeeze(1),
             token.drive.squeeze(1),
             dictionary=maps,
             selection=self._choose(token.selector, -1, "selector_logits").squeeze(1),
         )
-        out = self._read(token, state.unsqueeze(1)).squeeze(1)
+        out = self.out_proj(self._read(token, state.unsqueeze(1)).flatten(-2)).squeeze(1)
         return out, LayerCache(state, token.window, maps)
 
     def _project(
@@ -296,20 +359,20 @@ class FlashPDSSM(nn.Module):
             gate.unflatten(-1, of_components),
             drive.unflatten(-1, of_pairs),
             readout.unflatten(-1, of_pairs),
-            self.diagonal(delta.unflatten(-1, of_components), phase.unflatten(-1, of_components)),
+            delta.unflatten(-1, of_components),
+            phase.unflatten(-1, of_components),
             selector.unflatten(-1, (self.heads, self.dictionary_size)),
             window,
         )
 
     def _read(self, token: _Projected, states: torch.Tensor) -> torch.Tensor:
-        """Everything behind the scan; states are ``[B, T, H, N, 2]``."""
+        """What goes into the output projection, of states ``[B, T, H, N, 2]``."""
         dtype = wide(states.dtype)
         real, imaginary = states.to(dtype).unbind(-1)
         c_real, c_imaginary = token.readout.to(dtype).unbind(-1)
         y = c_real * real - c_imaginary * imaginary + self.skip.to(dtype) * token.u
         y = y * functional.silu(token.gate.to(dtype))
-        out: torch.Tensor = self.out_proj(y.to(token.u.dtype).flatten(-2))
-        return out
+        return y.to(token.u.dtype)
 
     def extra_repr(self) -> str:
         """Sizes and options, for ``print``."""

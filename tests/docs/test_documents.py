@@ -53,12 +53,17 @@ def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert piece in text
 
 
-def test_the_snippet_of_fusion_runs() -> None:
-    (snippet,) = blocks(ROOT / "docs" / "fusion.md", "python")
+def test_the_snippets_of_fusion_run() -> None:
+    """The second by generated PyTorch: its kernels are compiled in tests of their own."""
+    first, second = blocks(ROOT / "docs" / "fusion.md", "python")
     scope: dict[str, object] = {}
-    exec(compile(snippet, "fusion.md", "exec"), scope)
+    exec(compile(first, "fusion.md", "exec"), scope)
     assert scope["y"].shape == (2, 100, 4, 16)
     assert all(tensor.grad.abs().max() > 0 for tensor in scope["given"].values())
+    with torch_only(TorchTokens()):
+        exec(compile(second, "fusion.md", "exec"), scope)
+    assert scope["y"].shape == (2, 100, 4, 16)
+    assert all(tensor.grad.abs().max() > 0 for tensor in scope["logits"].values())
 
 
 def test_the_snippets_of_packed_run() -> None:

@@ -6,6 +6,7 @@ import torch
 from pdssm_compiler import IndexRangeError, check
 from tests.expressions import CASES, Expressions, draw
 from tests.public.test_fusion import assert_agrees, fused
+from tests.public.test_fusion_choices import READ_OUT, assert_as_defined, logits_for
 
 
 def on_gpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -21,6 +22,16 @@ def test_values_and_gradients(case: Expressions, config: str | None) -> None:
     scan = fused(case, "cuda", config=config)
     for length in (1, 4, 9):
         assert_agrees(case, scan, on_gpu(draw(case, 2, length, 3)))
+    check()
+
+
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
+@pytest.mark.parametrize("config", TEMPLATES)
+def test_logits(config: str | None, surrogate: str) -> None:
+    scan = fused(READ_OUT, "cuda", config=config)
+    for length in (1, 9):
+        tensors = on_gpu(logits_for(READ_OUT, 2, length, 3))
+        assert_as_defined(READ_OUT, scan, tensors, surrogate=surrogate)
     check()
 
 

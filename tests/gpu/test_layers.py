@@ -1,23 +1,27 @@
 """Layers on a GPU: what a CPU gives, without waiting for the device, compiled and captured."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from pdssm_compiler.nn import PDSSM, FlashPDSSM
 
-KINDS = [FlashPDSSM, PDSSM]
+# By itself the first is in parts on a GPU, and fused on a CPU.
+KINDS = [FlashPDSSM, partial(FlashPDSSM, fused=True), PDSSM]
+Kind = Callable[[int], FlashPDSSM | PDSSM]
 
 
-def made(kind: type, device: torch.device) -> tuple[FlashPDSSM | PDSSM, torch.Tensor]:
+def made(kind: Kind, device: torch.device) -> tuple[FlashPDSSM | PDSSM, torch.Tensor]:
     """A layer and tokens."""
     torch.manual_seed(0)
     return kind(64).to(device), torch.randn(2, 300, 64).to(device)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_as_on_a_cpu(kind: type, device: torch.device) -> None:
+def test_as_on_a_cpu(kind: Kind, device: torch.device) -> None:
     """In float64, where no choice is so near a tie that the order of sums decides it."""
     layer, x = made(kind, device)
     layer, x = layer.double(), x.double().requires_grad_()
@@ -31,7 +35,7 @@ def test_as_on_a_cpu(kind: type, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_synchronisation(kind: type, device: torch.device) -> None:
+def test_no_synchronisation(kind: Kind, device: torch.device) -> None:
     layer, x = made(kind, device)
     offsets = torch.tensor([0, 7, 7, 300], device=device)
 
@@ -48,7 +52,7 @@ def test_no_synchronisation(kind: type, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_torch_compile(kind: type, device: torch.device) -> None:
+def test_torch_compile(kind: Kind, device: torch.device) -> None:
     layer, x = made(kind, device)
     leaves = list(layer.parameters())
     compiled = torch.compile(layer, fullgraph=True)
@@ -60,7 +64,7 @@ def test_torch_compile(kind: type, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_captured_step(kind: type, device: torch.device) -> None:
+def test_a_captured_step(kind: Kind, device: torch.device) -> None:
     """A graph that writes the next cache over the last decodes what steps decode."""
     layer, x = made(kind, device)
     with torch.no_grad():

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir import PassError, Program, ProgramBuilder, interpret
 from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, in_segments, segment_adjoint
+from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import Vector
 from tests.ir.agreement import assert_close, cotangents_for
+from tests.ir.one_hot_oracle import gradients as of_one_hots
+from tests.ir.test_active_surrogate import choosable
 from tests.ir.torch_oracle import differentiable, gradients
 from tests.strategies import Sizes, arrays_for, programs, seeds
 
@@ -65,12 +68,18 @@ def run_forward(program: Program, arrays: Arrays, length: int) -> tuple[Arrays, 
 
 
 def run_backward(
-    program: Program, arrays: Arrays, cotangents: Arrays, before: list[Arrays], length: int
+    program: Program,
+    arrays: Arrays,
+    cotangents: Arrays,
+    before: list[Arrays],
+    length: int,
+    surrogate: Surrogate | None = None,
 ) -> Arrays:
-    """Gradients by input name."""
+    """Gradients by input name, those of choices by a surrogate."""
     segments = in_segments(program)
     ends = {boundary.end for boundary in segments.boundaries}
-    derived = segment_adjoint(segments, differentiable(program), set(cotangents) - ends)
+    wrt = choosable(program) if surrogate else differentiable(program)
+    derived = segment_adjoint(segments, wrt, set(cotangents) - ends, surrogate)
     passed = {
         f"grad_{each.end}": cotangents.get(each.end, np.zeros_like(before[0][each.start]))
         for each in derived.passed
@@ -112,6 +121,18 @@ def test_values_and_gradients(program: Program, length: int, seed: int) -> None:
     wanted = differentiable(program)
     want = gradients(program, arrays, SIZES, cotangents, wanted)
     assert_close(got, want, wanted)
+
+
+@settings(max_examples=50)
+@given(program=programs(), length=st.integers(1, 8), seed=seeds())
+def test_gradients_of_choices(program: Program, length: int, seed: int) -> None:
+    """Each segment has its share of a table's, and the indices of its own tokens."""
+    arrays = arrays_for(program, SIZES, seed)
+    _, before = run_forward(program, arrays, length)
+    cotangents = cotangents_for(program, SIZES, seed)
+    got = run_backward(program, arrays, cotangents, before, length, "active")
+    wanted = choosable(program)
+    assert_close(got, of_one_hots(program, arrays, SIZES, cotangents, wanted), wanted)
 
 
 def read_out() -> Program:

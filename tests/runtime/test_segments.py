@@ -15,8 +15,10 @@ from pdssm_compiler.ir.types import is_number
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.binding import TORCH_DTYPES
 from pdssm_compiler.runtime.faults import Reporter
+from pdssm_compiler.runtime.ops import scan
 from pdssm_compiler.runtime.plan import caller_inputs
-from pdssm_compiler.runtime.segments import Segmented, scan_in_segments
+from pdssm_compiler.runtime.segmented import Segmented
+from pdssm_compiler.runtime.segments import scan_in_segments
 from pdssm_compiler.schedules.signature import CHECK_SHIFT, Signature
 from tests.ir.agreement import assert_close, cotangents_for
 from tests.ir.torch_oracle import differentiable, gradients
@@ -42,7 +44,7 @@ def test_any_program(program: Program, length: int, seed: int) -> None:
     names = [i.name for i in caller_inputs(program)]
     leaves = leaves_of(program, arrays)
     scan = Segmented(program.text)
-    outputs = scan_in_segments(program.text, leaves, TOKENS, length)
+    outputs = scan_in_segments(program.text, leaves, [], TOKENS, length)
     results = dict(zip(scan.output_slots, outputs, strict=False))
     got = {name: out.detach().resolve_conj().numpy() for name, out in results.items()}
     got = {name: out if out.dtype.kind in "fc" else out.astype(int) for name, out in got.items()}
@@ -72,18 +74,70 @@ def call(**options: object) -> tuple[Program, list[torch.Tensor]]:
 def test_opcheck(length: int | None) -> None:
     """The boundaries are results as well, with gradients of their own."""
     program, tensors = call(final_state=True)
-    torch.library.opcheck(scan_in_segments, (program.text, tensors, TOKENS, length))
+    torch.library.opcheck(scan_in_segments, (program.text, tensors, [], TOKENS, length))
+
+
+def entries_of(program: Program, tensors: list[torch.Tensor], dense: bool) -> list[torch.Tensor]:
+    """Entries of the dictionary and the selection, as leaves."""
+    n, size = program.state_size, program.input("selection").type.bound
+    found = []
+    for input_, tensor in zip(caller_inputs(program), tensors, strict=True):
+        if not is_number(input_.type):
+            more = (size if input_.name == "selection" else n,) * dense
+            found.append(torch.ones(*tensor.shape, *more, requires_grad=True))
+    return found
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_opcheck_with_choices(dense: bool) -> None:
+    program, tensors = call(final_state=True)
+    entries = entries_of(program, tensors, dense)
+    torch.library.opcheck(scan_in_segments, (program.text, tensors, entries, TOKENS, 3))
+
+
+@settings(max_examples=10)
+@given(
+    dense=st.booleans(),
+    orientation=st.sampled_from(("column", "row")),
+    length=st.integers(1, 8),
+    tokens=st.integers(0, 7),
+    seed=seeds(),
+)
+def test_choices_have_the_gradients_of_the_whole(
+    dense: bool, orientation: str, length: int, tokens: int, seed: int
+) -> None:
+    """What the operator without segments gives them."""
+    spec = PdScan(4, 3, "c128", orientation=orientation, initial_state=True, final_state=True)
+    program = pd_scan(spec)
+    arrays = arrays_for(program, Sizes(2, tokens, 2), seed)
+    found = []
+    for operator, more in ((scan_in_segments, (length,)), (scan, ())):
+        tensors = leaves_of(program, arrays)
+        entries = entries_of(program, tensors, dense)
+        trusted = () if more else (False,)
+        outputs = operator(program.text, tensors, entries, TOKENS, *more, *trusted)[:2]
+        total = sum(out.abs().square().sum() for out in outputs)
+        wrt = [*entries, *(tensor for tensor in tensors if tensor.requires_grad)]
+        found.append(torch.autograd.grad(total, wrt))
+    torch.testing.assert_close(*found)
+
+
+def test_entries_that_do_not_fit() -> None:
+    program, tensors = call()
+    entries = entries_of(program, tensors, dense=False)
+    with pytest.raises(ArgumentError, match="an entry for each of dictionary, selection, or none"):
+        scan_in_segments(program.text, tensors, entries[:1], TOKENS, 3)
 
 
 def test_a_boundary_has_a_gradient() -> None:
     """That of the state before it: after a segment of three tokens."""
     program, tensors = call()
-    states, boundaries = scan_in_segments(program.text, tensors, TOKENS, 3)
+    states, boundaries = scan_in_segments(program.text, tensors, [], TOKENS, 3)
     torch.testing.assert_close(boundaries[:, 1], states[:, 2])
     weights = torch.randn(boundaries.shape, dtype=boundaries.dtype)
     wrt = [tensor for tensor in tensors if tensor.requires_grad]
     got = torch.autograd.grad(boundaries, wrt, weights)
-    whole = scan_in_segments(program.text, tensors, TOKENS, 100)[0]
+    whole = scan_in_segments(program.text, tensors, [], TOKENS, 100)[0]
     start = next(t for t in tensors if t.dim() == 3 and t.is_complex())
     before = torch.stack([start, whole[:, 2], whole[:, 5]], dim=1)
     want = torch.autograd.grad(before, wrt, weights)
@@ -93,7 +147,7 @@ def test_a_boundary_has_a_gradient() -> None:
 
 def test_a_second_backward_is_refused() -> None:
     program, tensors = call()
-    outputs = scan_in_segments(program.text, tensors, TOKENS, 3)
+    outputs = scan_in_segments(program.text, tensors, [], TOKENS, 3)
     wrt = next(tensor for tensor in tensors if tensor.requires_grad)
     (grad,) = torch.autograd.grad(outputs[0].abs().sum(), wrt, create_graph=True)
     with pytest.raises(ArgumentError, match="has no gradient of its own; for second"):
@@ -128,7 +182,7 @@ def test_errors_name_the_token_of_the_sequence(source: str) -> None:
     tensors = leaves_of(program, arrays)
     at = "1, 5, 0" if source == "dictionary" else "1, 5, 0, 0"
     with pytest.raises(IndexRangeError, match=rf"{name}\[{at}\] = 9: entries must lie"):
-        scan_in_segments(program.text, tensors, TOKENS, 3)
+        scan_in_segments(program.text, tensors, [], TOKENS, 3)
 
 
 def test_promises_are_verified_in_every_segment() -> None:
@@ -137,7 +191,7 @@ def test_promises_are_verified_in_every_segment() -> None:
     arrays["destination"][0, 6, 1] = 0
     tensors = leaves_of(program, arrays)
     with pytest.raises(PromiseError, match=r"destination\[b=0, t=6, h=1\] is not the perm"):
-        scan_in_segments(program.text, tensors, TOKENS, 3)
+        scan_in_segments(program.text, tensors, [], TOKENS, 3)
 
 
 def test_on_a_gpu_the_place_is_told_within_its_segment() -> None:
@@ -157,7 +211,7 @@ def test_on_a_gpu_the_place_is_told_within_its_segment() -> None:
 def test_it_is_not_mapped() -> None:
     program, tensors = call()
     with pytest.raises(ArgumentError, match="cannot be mapped by vmap"):
-        torch.vmap(lambda *t: scan_in_segments(program.text, list(t), TOKENS, 3))(
+        torch.vmap(lambda *t: scan_in_segments(program.text, list(t), [], TOKENS, 3))(
             *(torch.stack([t, t]) for t in tensors)
         )
 
@@ -167,7 +221,7 @@ def test_no_rows_and_no_tokens() -> None:
         program = pd_scan(PdScan(4, 3, "c128", initial_state=True, final_state=True))
         arrays = arrays_for(program, sizes, 1)
         tensors = leaves_of(program, arrays)
-        outputs = scan_in_segments(program.text, tensors, TOKENS, 2)
+        outputs = scan_in_segments(program.text, tensors, [], TOKENS, 2)
         assert list(outputs[0].shape) == [*sizes, 4]
         wrt = [tensor for tensor in tensors if tensor.requires_grad]
         found = torch.autograd.grad(outputs[1].real.sum(), wrt)

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from pdssm_compiler import ScanSpec
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import specialise
+from pdssm_compiler.ir.passes.adjoint import Surrogate
+from pdssm_compiler.nn import core
 from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
 from pdssm_compiler.runtime.compile_service import config_text
 from pdssm_compiler.runtime.plan import Plan
@@ -16,7 +19,7 @@ from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfi
 from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
-from tests.expressions import CASES, Expressions, programs
+from tests.expressions import CASES, COMPLEX, PER_HEAD, Expressions, programs
 from tests.kernels import LAYOUTS, assert_runs, under_stress
 from tests.schedules.cuda import H100
 from tests.schedules.cuda_on_cpu import run
@@ -36,6 +39,16 @@ TORCH = (
 )
 
 
+# The core of nn.FlashPDSSM.
+MIXER = Expressions(
+    "mixer",
+    core.diagonal,
+    core.readout,
+    dict.fromkeys(("bias", "rate", "skip"), PER_HEAD) | {"c": COMPLEX},
+    ScanSpec(5, 3),
+)
+
+
 # The first case each time, all under stress.
 FIRST = [CASES[0], *under_stress(*CASES[1:])]
 
@@ -43,6 +56,18 @@ FIRST = [CASES[0], *under_stress(*CASES[1:])]
 @pytest.mark.parametrize("case", FIRST, ids=str)
 @pytest.mark.parametrize("number", range(len(CUDA)), ids=["rows", "helped", "chunks", "step"])
 def test_cuda_on_a_cpu(case: Expressions, number: int) -> None:
+    assert_cuda_runs(number, programs(case))
+
+
+@pytest.mark.parametrize("logits", under_stress((0, "active"), (1, "active"), (0, "dense")))
+def test_gradients_of_logits_by_cuda_on_a_cpu(logits: tuple[int, Surrogate]) -> None:
+    """The replay and the adjoint of a layer's core."""
+    number, surrogate = logits
+    assert_cuda_runs(number, programs(MIXER, surrogate)[-2:])
+
+
+def assert_cuda_runs(number: int, wanted: list[Program]) -> None:
+    """All of the programs that the template can run, of which there are some."""
     template, config = CUDA[number]
 
     def outputs(program: Program, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
@@ -51,7 +76,7 @@ def test_cuda_on_a_cpu(case: Expressions, number: int) -> None:
         return found
 
     ran = 0
-    for program in programs(case):
+    for program in wanted:
         if template.feasible(specialise(program), H100, config) is None:
             ran += 1
             sizes = Sizes(2, 13, 2)
