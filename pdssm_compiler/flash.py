@@ -7,7 +7,7 @@ from pdssm_compiler.functional import results
 from pdssm_compiler.packed import PackedCall, scan_packed
 from pdssm_compiler.runtime.binding import check_layout
 from pdssm_compiler.runtime.choices import hard_choice
-from pdssm_compiler.runtime.dispatch import call
+from pdssm_compiler.runtime.dispatch import call, refuse_transforms
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import one_of
 
@@ -70,7 +70,8 @@ def flash_pd_scan(
         selector_logits: likewise, ``[B, T, H, K]``.
         diagonal: ``D``, as in ``pd_scan``.
         drive: ``b``, as in ``pd_scan``.
-        temperature: ``τ``, a positive number, or a tensor of one, which is not read on the host.
+        temperature: ``τ``, a positive number, or a tensor of one, on the CPU or beside the logits,
+            which is not read on the host.
         surrogate: ``"active"`` or ``"dense"``.
         orientation: ``"column"``, or ``"row"``: rows are one-hot, row ``i`` in column
             ``argmax_j dictionary_logits[h, k, i, j]``.
@@ -95,6 +96,9 @@ def flash_pd_scan(
     _check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
     _check_logits("selector_logits", selector_logits, "[B, T, H, K]")
     _check_sizes(dictionary_logits, selector_logits, drive)
+    # Before the choices, whose gradient torch would refuse in words of its own.
+    if not torch.compiler.is_compiling():
+        refuse_transforms()
     along = _CHOSEN_ALONG[orientation]
     tau = _temperature(temperature, selector_logits)
     maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits", dense)
@@ -188,4 +192,10 @@ def _temperature(temperature: float | torch.Tensor, logits: torch.Tensor) -> tor
             f"temperature must be a positive number, got {temperature!r}; pass a float or a tensor"
         )
     wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    range_ = torch.finfo(wide)
+    if not range_.tiny <= temperature <= range_.max:
+        raise ArgumentError(
+            f"temperature is 0 or infinite in {wide}, in which the softmax is computed, got "
+            f"{temperature!r}; pass one between {range_.tiny:.3g} and {range_.max:.3g}"
+        )
     return torch.full((), float(temperature), dtype=wide, device=logits.device)

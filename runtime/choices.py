@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.runtime.errors import NanLogitError
+from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
+from pdssm_compiler.runtime.ops import refuse_batched
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
@@ -32,6 +33,19 @@ def _computed_in(logits: torch.Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype is torch.float64 else torch.float32
 
 
+def _check_device(logits: torch.Tensor, temperature: torch.Tensor) -> None:
+    """A number on the host goes with any device; elsewhere torch runs the kernel of either one.
+
+    Raises:
+        ArgumentError: names both devices.
+    """
+    if temperature.device not in (logits.device, torch.device("cpu")):
+        raise ArgumentError(
+            f"temperature is on {temperature.device} and the logits on {logits.device}; move it "
+            f"there with .to()"
+        )
+
+
 def _entries(logits: torch.Tensor, index: torch.Tensor, dense: bool) -> torch.Tensor:
     one = logits.new_ones((), dtype=_computed_in(logits))
     return one.expand(logits.shape if dense else index.shape)
@@ -40,6 +54,7 @@ def _entries(logits: torch.Tensor, index: torch.Tensor, dense: bool) -> torch.Te
 def _choose(
     logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_device(logits, temperature)
     # Of equal ones torch gives the first, and NaN counts as the largest.
     largest, place = logits.max(dim)
     # Out of range, so a kernel that reads it clamps it and reports it.
@@ -64,6 +79,7 @@ def _choose_on_cpu(
 def _fake(
     logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_device(logits, temperature)
     shape = list(logits.shape)
     del shape[dim]
     index = logits.new_empty(shape, dtype=torch.int32)
@@ -102,6 +118,8 @@ def _backward(
 _library.impl("hard_choice", _choose_on_cpu, "CPU")
 for _key in ("CUDA", "MPS", "XPU"):
     _library.impl("hard_choice", _choose, _key)
+for _key in ("FuncTorchBatched", "Batched"):
+    _library.impl("hard_choice", refuse_batched, _key)
 torch.library.register_fake("pdssm_compiler::hard_choice", _fake)
 torch.library.register_autograd(
     "pdssm_compiler::hard_choice", _backward, setup_context=_setup_context

@@ -40,7 +40,7 @@ def call(
             return run(text, tensors, config, chosen=bool(entries))
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
-        _refuse_transforms()
+        refuse_transforms()
     return scan(text, list(tensors), list(entries), config, False)
 
 
@@ -56,7 +56,7 @@ def call_in_segments(
     if not torch.compiler.is_compiling():
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
-        _refuse_transforms()
+        refuse_transforms()
     return scan_in_segments(text, list(tensors), config, length)
 
 
@@ -88,7 +88,7 @@ def _refuse_tangents(tensors: Sequence[torch.Tensor]) -> None:
         )
 
 
-def _refuse_transforms() -> None:
+def refuse_transforms() -> None:
     """Operators with a gradient of their own are not differentiated by ``torch.func``.
 
     Raises:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
+from pdssm_compiler.runtime.ops import refuse_batched
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _DEFINITIONS = (
@@ -215,6 +216,8 @@ for _name, _kernel, _fake in (
 ):
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
+    for _key in ("FuncTorchBatched", "Batched"):
+        _library.impl(_name, refuse_batched, _key)
 torch.library.register_autograd(
     "pdssm_compiler::mixture_ones", _backward, setup_context=_setup_context
 )
