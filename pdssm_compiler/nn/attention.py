@@ -6,7 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.nn.arguments import check_mask, check_token, check_tokens, positive
+from pdssm_compiler.nn.arguments import (
+    check_beside,
+    check_mask,
+    check_token,
+    check_tokens,
+    positive,
+)
 from pdssm_compiler.runtime.errors import ArgumentError
 
 
@@ -101,8 +107,8 @@ class CausalAttention(nn.Module):
             ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
 
         Raises:
-            ArgumentError: a wrong shape or dtype, another layer's cache, or packed sequences with
-                a cache.
+            ArgumentError: a wrong shape, dtype or device, another layer's cache, or packed
+                sequences with a cache.
         """
         if step:
             check_token(x, self.d_model, cu_seqlens)
@@ -110,6 +116,7 @@ class CausalAttention(nn.Module):
             out, cache = self.forward(x.unsqueeze(1), cache=cache, output_cache=True)
             return out.squeeze(1), cache
         check_tokens(x, self.d_model, cu_seqlens)
+        check_beside(x, self.in_proj)
         check_mask(attention_mask, x, cu_seqlens)
         if cu_seqlens is not None and (cache is not None or output_cache):
             raise ArgumentError(

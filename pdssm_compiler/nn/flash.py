@@ -10,6 +10,7 @@ from torch.nn import functional
 from pdssm_compiler.flash import SURROGATES, flash_pd_scan
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.arguments import (
+    check_beside,
     check_cache,
     check_mask,
     check_token,
@@ -216,6 +217,7 @@ class FlashPDSSM(nn.Module):
         if step:
             return self._step(x, cache, cu_seqlens)
         sequences = check_tokens(x, self.d_model, cu_seqlens)
+        check_beside(x, self.in_proj)
         start = self._empty_cache(sequences)
         if cache is not None:
             start = check_cache(cache, start)
@@ -261,6 +263,7 @@ class FlashPDSSM(nn.Module):
         self, x: torch.Tensor, cache: LayerCache | None, cu_seqlens: torch.Tensor | None
     ) -> tuple[torch.Tensor, LayerCache]:
         cache = check_cache(cache, self._empty_cache(check_token(x, self.d_model, cu_seqlens)))
+        check_beside(x, self.in_proj)
         maps = self._maps() if cache.maps is None else cache.maps
         token = self._project(x.unsqueeze(1), cache)
         state = pd_scan_step(
