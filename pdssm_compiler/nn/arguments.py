@@ -29,6 +29,23 @@ def positive(name: str, value: object) -> int:
     return size
 
 
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no number of things, none at all among them.
+
+    Raises:
+        ArgumentError: not a whole number of at least 0.
+    """
+    try:
+        # A size that torch.compile traces is compared, and not made a number of this call.
+        size = value if isinstance(value, int | torch.SymInt) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        size = -1
+    if isinstance(value, bool) or size < 0:
+        raise ArgumentError(
+            f"{name} must be a whole number of at least 0, got {shown(value)}; pass an int"
+        )
+
+
 def check_tokens(x: torch.Tensor, d_model: int, cu_seqlens: torch.Tensor | None) -> int:
     """Refuse what is no input of a layer; gives the number of sequences.
 

@@ -8,11 +8,13 @@ from torch.nn import functional
 
 from pdssm_compiler.nn.arguments import (
     check_beside,
+    check_count,
     check_mask,
     check_token,
     check_tokens,
     positive,
 )
+from pdssm_compiler.nn.cache import check_rows
 from pdssm_compiler.runtime.errors import ArgumentError
 
 
@@ -30,7 +32,12 @@ class AttentionCache(NamedTuple):
     mask: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor) -> "AttentionCache":
-        """The caches of some sequences in some order, ``rows`` int32 or int64 ``[B']``."""
+        """The caches of some sequences in some order, ``rows`` int32 or int64 ``[B']``.
+
+        Raises:
+            ArgumentError: another shape, dtype or device; on a CPU, a sequence that is not there.
+        """
+        check_rows(rows, self.keys)
         mask = None if self.mask is None else self.mask.index_select(0, rows)
         keys, values = (each.index_select(0, rows) for each in (self.keys, self.values))
         return AttentionCache(keys, values, mask)
@@ -72,7 +79,12 @@ class CausalAttention(nn.Module):
         self.out_proj.reset_parameters()
 
     def init_cache(self, batch_size: int) -> AttentionCache:
-        """The cache of sequences that begin: no keys."""
+        """The cache of sequences that begin: no keys.
+
+        Raises:
+            ArgumentError: a batch size that is none.
+        """
+        check_count("batch_size", batch_size)
         weight = self.in_proj.weight
         empty = torch.empty(
             (batch_size, self.heads, 0, self.d_model // self.heads),

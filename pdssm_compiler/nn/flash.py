@@ -12,6 +12,7 @@ from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.arguments import (
     check_beside,
     check_cache,
+    check_count,
     check_mask,
     check_token,
     check_tokens,
@@ -160,7 +161,11 @@ class FlashPDSSM(nn.Module):
 
         Args:
             batch_size: how many: ``B``, or ``S`` of packed ones.
+
+        Raises:
+            ArgumentError: a batch size that is none.
         """
+        check_count("batch_size", batch_size)
         cache = self._empty_cache(batch_size)
         # Where each process holds a part of the logits, the first step makes the maps.
         sharded = is_distributed(self.dictionary_logits)

@@ -11,6 +11,7 @@ from pdssm_compiler.functional import pd_scan
 from pdssm_compiler.nn.arguments import (
     check_beside,
     check_cache,
+    check_count,
     check_token,
     check_tokens,
     positive,
@@ -131,7 +132,11 @@ class PDSSM(nn.Module):
 
         Args:
             batch_size: how many: ``B``, or ``S`` of packed ones.
+
+        Raises:
+            ArgumentError: a batch size that is none.
         """
+        check_count("batch_size", batch_size)
         state = torch.zeros(1, 1, self.state_size, 2, device=self.skip.device)
         state = state.to(wide(self.skip.dtype))
         state[..., 0, 0] = 1

@@ -134,6 +134,35 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "prompt": (lambda m: m.generate(prompts(1, 0), 2), "generate needs a prompt: at least one"),
     "temperature": (lambda m: m.generate(prompts(1, 1), 2, temperature=-1), "must be at least 0"),
+    "no temperature": (
+        lambda m: m.generate(prompts(1, 1), 2, temperature="1"),
+        "temperature must be at least 0, got '1'; 0 takes the likeliest token",
+    ),
+    "temperature of float64": (
+        lambda m: m.generate(prompts(1, 1), 2, temperature=1e-40),
+        r"temperature must be .*, and float32 divides by 1.18e-38 to 3.4e\+38",
+    ),
+    "endless": (
+        lambda m: m.generate(prompts(1, 1), 1, temperature=float("inf")),
+        "must be at lea",
+    ),
+    "count": (
+        lambda m: m.generate(prompts(1, 1), 2.5),
+        "count must be a whole number of at least 0, got 2.5; pass an int",
+    ),
+    "negative": (lambda m: m.generate(prompts(1, 1), -1), "count must be a whole number of at le"),
+    "end": (
+        lambda m: m.generate(prompts(1, 1), 1, end=[1, 2]),
+        r"end must be a whole number of at least 0, got \[1, 2\]; pass an int",
+    ),
+    "vocabulary": (
+        lambda m: m(torch.tensor([[0, 1], [1, 99]])),
+        r"tokens\[1, 1\] = 99 is none of the vocabulary of \d+; compare the tokenizer's",
+    ),
+    "batch": (
+        lambda m: m.init_cache(-1),
+        "batch_size must be a whole number of at least 0, got -1; pass an int",
+    ),
     "top_k": (lambda m: m.generate(prompts(1, 1), 2, top_k=0), "top_k must be a whole number"),
     "packed": (
         lambda m: m(prompts(1, 2), cu_seqlens=torch.tensor([0, 2]), output_cache=True),
