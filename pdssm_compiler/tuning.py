@@ -275,7 +275,7 @@ def check_workloads(workloads: object) -> Sequence[Workload]:
     Raises:
         ArgumentError: names what is none.
     """
-    each = workloads if isinstance(workloads, Sequence) else [workloads]
+    each: Sequence[Any] = workloads if isinstance(workloads, Sequence) else [workloads]
     for one in each:
         if not isinstance(one, Workload):
             raise ArgumentError(

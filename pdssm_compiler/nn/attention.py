@@ -16,6 +16,7 @@ from pdssm_compiler.nn.arguments import (
 )
 from pdssm_compiler.nn.cache import check_rows
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.packing import follows
 
 
 class AttentionCache(NamedTuple):
@@ -85,7 +86,7 @@ class CausalAttention(nn.Module):
             ArgumentError: a batch size that is none.
         """
         check_count("batch_size", batch_size)
-        weight = self.in_proj.weight
+        weight = next(self.parameters())
         empty = torch.empty(
             (batch_size, self.heads, 0, self.d_model // self.heads),
             dtype=weight.dtype,
@@ -121,6 +122,8 @@ class CausalAttention(nn.Module):
         Raises:
             ArgumentError: a wrong shape, dtype or device, another layer's cache, or packed
                 sequences with a cache.
+            OffsetError: on a CPU, offsets that do not cut the tokens into sequences; on a GPU the
+                scans beside it report them.
         """
         if step:
             check_token(x, self.d_model, cu_seqlens)
@@ -169,7 +172,8 @@ class CausalAttention(nn.Module):
             return seen & (real[:, None, None, :] | (key == token[:, None]))
         if cu_seqlens is None:
             return seen
-        owner = torch.searchsorted(cu_seqlens.long(), key, right=True)
+        # By the operator that the scans use, which checks the offsets. It is 0 where one begins.
+        owner = (follows(cu_seqlens, x.shape[1], False) == 0).cumsum(0)
         return seen & (owner == owner[:, None])
 
     def step(self, x: torch.Tensor, cache: AttentionCache) -> tuple[torch.Tensor, AttentionCache]:

@@ -1,8 +1,9 @@
 """A small causal language model: :class:`CausalLM`."""
 
+import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -67,10 +68,12 @@ class CausalLM(nn.Module):
         heads = max(1, d_model // 64) if attention_heads is None else attention_heads
         hidden = 2 * d_model if hidden is None else positive("hidden", hidden)
 
+        options = _mixer_options(mixer)
+
         def block(number: int) -> Block:
             if self.attention_every and number % self.attention_every == 0:
                 return Block(CausalAttention(d_model, heads, **factory), hidden, **factory)
-            return Block(FlashPDSSM(d_model, **(mixer or {}), **factory), hidden, **factory)
+            return Block(FlashPDSSM(d_model, **options, **factory), hidden, **factory)
 
         count = positive("layers", layers)
         self.embedding = nn.Embedding(vocabulary, positive("d_model", d_model), **factory)
@@ -258,6 +261,24 @@ def _gathers(model: nn.Module) -> bool:
     """Whether a call takes other processes: some part of it is sharded by ``fully_shard``."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules())
+
+
+def _mixer_options(mixer: dict[str, Any] | None) -> dict[str, Any]:
+    """The mixer's own options.
+
+    Raises:
+        ArgumentError: no mapping, or an option that it does not have or that the model gives it.
+    """
+    if mixer is not None and not isinstance(mixer, Mapping):
+        raise ArgumentError(f"mixer must be a dict of FlashPDSSM's options, got {shown(mixer)}")
+    given = dict(mixer or {})
+    known = set(inspect.signature(FlashPDSSM).parameters) - {"d_model", "device", "dtype"}
+    for name in given:
+        if name not in known:
+            raise ArgumentError(
+                f"mixer has no option {name!r}; there are {', '.join(sorted(known))}"
+            )
+    return given
 
 
 def _check_tokens(tokens: torch.Tensor, rank: int) -> None:

@@ -157,3 +157,7 @@ def test_parameter_groups() -> None:
         ArgumentError, match=re.escape("weight_decay must be a number of at least")
     ):
         parameter_groups(model, -0.1)
+    with pytest.raises(ArgumentError, match=r"weight_decay must be .*, got '0.1'"):
+        parameter_groups(model, "0.1")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"model must be a torch.nn.Module, got list; several"):
+        parameter_groups([model])  # type: ignore[arg-type]
