@@ -46,6 +46,24 @@ def _check_device(logits: torch.Tensor, temperature: torch.Tensor) -> None:
         )
 
 
+def check_temperature(temperature: torch.Tensor) -> None:
+    """Refuse a temperature that no softmax has, where looking at it waits for no device.
+
+    A backward asks for it: a choice by itself does not depend on it.
+
+    Raises:
+        ArgumentError: a number on the CPU that is not positive.
+    """
+    # What is traced, by torch.compile or with shapes alone, has no value to look at.
+    if type(temperature) is not torch.Tensor or not temperature.is_cpu:
+        return
+    if not temperature > 0:
+        raise ArgumentError(
+            f"temperature must be a positive number, got {temperature.item()}: the surrogate's "
+            f"softmax divides by it; of a layer, temperature.fill_(0.5)"
+        )
+
+
 def _entries(logits: torch.Tensor, index: torch.Tensor, dense: bool) -> torch.Tensor:
     one = logits.new_ones((), dtype=_computed_in(logits))
     return one.expand(logits.shape if dense else index.shape)
@@ -100,6 +118,7 @@ def _backward(
     if grad is None:
         return None, None, None, None, None
     logits, index, temperature = ctx.saved_tensors
+    check_temperature(temperature)
     soft = torch.softmax(logits.to(_computed_in(logits)) / temperature, ctx.dim)
     if ctx.dense:
         # ρ_i (grad_i - Σ ρ grad) / τ
@@ -125,4 +144,4 @@ torch.library.register_autograd(
     "pdssm_compiler::hard_choice", _backward, setup_context=_setup_context
 )
 
-__all__ = ["hard_choice"]
+__all__ = ["check_temperature", "hard_choice"]

@@ -190,6 +190,8 @@ def _check_step(attention_mask: torch.Tensor | None) -> None:
     """
     if attention_mask is None or attention_mask.dim() != 2 or torch.compiler.is_compiling():
         return
+    if attention_mask.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
     if not attention_mask[:, -1].all():
         row = int((attention_mask[:, -1] == 0).nonzero()[0])
         raise ArgumentError(

@@ -136,6 +136,17 @@ def test_what_the_scan_reports(kind: type) -> None:
         layer(bad)
 
 
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_no_gradient_by_a_temperature_of_zero(kind: type) -> None:
+    layer = kind(4)
+    layer.temperature.fill_(0)
+    out = layer(X)
+    with pytest.raises(
+        ArgumentError, match=r"temperature must be a positive number, got 0.0: the"
+    ):
+        out.sum().backward()
+
+
 def test_a_projection_of_another_kind_takes_what_it_takes() -> None:
     layer = FlashPDSSM(4)
     layer.in_proj.register_forward_pre_hook(lambda _, given: (given[0].float(),))

@@ -311,6 +311,18 @@ def test_what_is_refused(case: tuple[dict[str, Any], str]) -> None:
         flash_pd_scan(**flash_inputs(SMALL, DRAW) | changed)
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_the_backward_looks_at_a_temperature_in_a_tensor(temperature: float) -> None:
+    """Not the forward, which does not depend on it."""
+    given = flash_inputs(SMALL, DRAW)
+    given["selector_logits"].requires_grad_()
+    states, _ = flash_pd_scan(**given, temperature=torch.tensor(temperature))
+    with pytest.raises(
+        ArgumentError, match=f"temperature must be a positive number, got {temperature}"
+    ):
+        states.abs().sum().backward()
+
+
 @pytest.mark.parametrize("surrogate", ["active", "dense"])
 def test_transforms_are_refused_with_the_way_out(surrogate: str) -> None:
     given = flash_inputs(SMALL, DRAW)
