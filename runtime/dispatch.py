@@ -8,7 +8,7 @@ operator, which those know. Both ways run the same plan.
 from collections.abc import Sequence
 
 import torch
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -36,6 +36,7 @@ def call(
             :mod:`pdssm_compiler.runtime.ops`.
     """
     if not torch.compiler.is_compiling():
+        _refuse_jit()
         if _is_plain((*tensors, *entries) if entries else tensors):
             return run(text, tensors, config, chosen=bool(entries))
         check_layouts(text, tensors)
@@ -54,6 +55,7 @@ def call_in_segments(
     if not wanted:
         return call(text, tensors, config)
     if not torch.compiler.is_compiling():
+        _refuse_jit()
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
         refuse_transforms()
@@ -85,6 +87,19 @@ def _refuse_tangents(tensors: Sequence[torch.Tensor]) -> None:
         raise ArgumentError(
             "a scan has no forward-mode derivative (jvp, jacfwd): use reverse mode "
             "(torch.autograd.grad, .backward()), or pdssm_compiler.reference.pd_scan"
+        )
+
+
+def _refuse_jit() -> None:
+    """``torch.jit.trace`` would have its sizes for ours.
+
+    Raises:
+        ArgumentError: the call is inside it.
+    """
+    if _get_tracing_state() is not None:
+        raise ArgumentError(
+            "a scan cannot be traced by torch.jit, whose sizes are tensors: use torch.compile or "
+            "torch.export, or pdssm_compiler.reference.pd_scan"
         )
 
 
