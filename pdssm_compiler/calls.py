@@ -19,7 +19,7 @@ from pdssm_compiler.runtime.errors import ArgumentError, TuningWarning
 from pdssm_compiler.runtime.plan import plans
 from pdssm_compiler.runtime.tuning.kin import kin
 from pdssm_compiler.spec import ELEMENTS, PAYLOADS, ScanSpec
-from pdssm_compiler.tuning import Workload
+from pdssm_compiler.tuning import Workload, check_workloads
 
 _DIRECTIONS = ("forward", "backward", "active")
 
@@ -31,7 +31,8 @@ def called() -> list[Workload]:
     Of each program the sizes of the first call in each bucket are there, as a schedule is chosen
     once for a bucket; calls that name their own (``config``) are not, as they have none to tune.
     What no workload says (functions of your own, packed sequences, reverse, gradients of a part
-    of the inputs) is left out, with a :class:`TuningWarning` each.
+    of the inputs, the backward of the dense surrogate) is left out, with a
+    :class:`TuningWarning` each.
 
     Returns:
         Workloads, those called first before others, each with the directions that ran.
@@ -61,10 +62,10 @@ def save_workloads(workloads: Sequence[Workload], path: str | Path) -> None:
         path: a ``.toml`` file; another name has a JSON object a line.
 
     Raises:
-        ArgumentError: the file cannot be written.
+        ArgumentError: no workloads, or the file cannot be written.
     """
     path = Path(path)
-    entries = [_entry(workload) for workload in workloads]
+    entries = [_entry(workload) for workload in check_workloads(workloads)]
     if path.suffix == ".toml":
         text = "\n".join(map(_table, entries))
     else:
@@ -117,7 +118,10 @@ def _alike(program: Program, sizes: Sizes) -> Iterator[Workload]:
 
 def _left_out(program: Program, sizes: Sizes) -> str:
     """Why what was called is not among the workloads."""
-    why = "it has functions of its own, runs in reverse, or has gradients of a part of its inputs"
+    why = (
+        "it has functions of its own, runs in reverse, has gradients of a part of its inputs, or "
+        "is of the dense surrogate's backward"
+    )
     if any(input_.name == "follows" for input_ in program.inputs):
         why = "it is of packed sequences"
     name = "{} with B={} T={} H={}".format(program.text.splitlines()[0], *sizes)

@@ -7,6 +7,7 @@ import torch
 
 from pdssm_compiler.runtime.binding import check_layout
 from pdssm_compiler.runtime.choices import hard_choice
+from pdssm_compiler.runtime.dispatch import refuse_transforms
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import one_of
 
@@ -76,6 +77,9 @@ def choose(
     _check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
     _check_logits("selector_logits", selector_logits, "[B, T, H, K]")
     _check_sizes(dictionary_logits, selector_logits, drive)
+    # Before the choices, whose gradient torch would refuse in words of its own.
+    if not torch.compiler.is_compiling():
+        refuse_transforms()
     along = CHOSEN_ALONG[orientation]
     tau = _temperature(temperature, selector_logits)
     maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits", dense)
@@ -151,4 +155,10 @@ def _temperature(temperature: float | torch.Tensor, logits: torch.Tensor) -> tor
             f"temperature must be a positive number, got {temperature!r}; pass a float or a tensor"
         )
     wide = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    range_ = torch.finfo(wide)
+    if not range_.tiny <= temperature <= range_.max:
+        raise ArgumentError(
+            f"temperature is 0 or infinite in {wide}, in which the softmax is computed, got "
+            f"{temperature!r}; pass one between {range_.tiny:.3g} and {range_.max:.3g}"
+        )
     return torch.full((), float(temperature), dtype=wide, device=logits.device)

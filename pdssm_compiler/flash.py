@@ -63,7 +63,8 @@ def flash_pd_scan(
         selector_logits: likewise, ``[B, T, H, K]``.
         diagonal: ``D``, as in ``pd_scan``.
         drive: ``b``, as in ``pd_scan``.
-        temperature: ``τ``, a positive number, or a tensor of one, which is not read on the host.
+        temperature: ``τ``, a positive number, or a tensor of one, on the CPU or beside the logits.
+            On a GPU a tensor is not looked at; on a CPU the backward looks.
         surrogate: ``"active"`` or ``"dense"``.
         orientation: ``"column"``, or ``"row"``: rows are one-hot, row ``i`` in column
             ``argmax_j dictionary_logits[h, k, i, j]``.

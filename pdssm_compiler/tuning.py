@@ -15,7 +15,7 @@ from pdssm_compiler.ir.errors import PdssmError, shown
 from pdssm_compiler.ir.programs import pd_scan
 from pdssm_compiler.ir.types import is_number
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.devices import find_target
+from pdssm_compiler.runtime.devices import DEVICE_TYPES, find_target
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import adjoint_of
 from pdssm_compiler.runtime.plan import caller_inputs
@@ -154,7 +154,7 @@ def tune(
         budget: seconds from now, also those that starting processes, waiting for others and
             compiling take, after which no candidate is begun; None for no end. The programs share
             it, and of each that is begun, what the heuristic says is measured in any case.
-        workers: processes that compile; None for as many as there are processors.
+        workers: processes that compile; 0 for this one, None for as many as there are processors.
         commit: of this package, for the log, where it has no history to ask.
         told: called with how far it is.
 
@@ -162,14 +162,19 @@ def tune(
         One result a program, with the rows of its log.
 
     Raises:
-        ArgumentError: sizes that are missing or not needed, an unknown direction or effort, a log
-            that cannot be written.
+        ArgumentError: sizes that are missing or not needed, an unknown direction, effort or
+            device, a log that cannot be written.
         NoTemplateError: nothing can run a scan there.
         TuningTimeoutError: another process tunes the same, and does not go on.
     """
-    if budget is not None and not 0 <= budget < float("inf"):
+    if budget is not None and not (isinstance(budget, int | float) and 0 <= budget < float("inf")):
         raise ArgumentError(f"budget must be seconds, at least 0, or None, got {shown(budget)}")
-    where = _this_one(torch.device(device))
+    if workers is not None and not (isinstance(workers, int) and workers >= 0):
+        raise ArgumentError(
+            f"workers must be a whole number of at least 0, or None, got {shown(workers)}; 0 "
+            f"compiles in this process"
+        )
+    where = _this_one(device)
     named = _named(workloads, batch, length, heads, directions)
     problems = [problem for each in named for problem in each.problems(where)]
     return tune_problems(
@@ -254,14 +259,47 @@ def _named(
     if isinstance(workloads, ScanSpec):
         if batch is None or length is None or heads is None:
             raise ArgumentError("tuning needs the sizes of a specification: batch, length, heads")
+        if isinstance(directions, str):
+            raise ArgumentError(
+                f"directions are several, got {directions!r}; pass ({directions!r},)"
+            )
         return [Workload(workloads, batch, length, heads, directions=tuple(directions))]
     if not (batch is length is heads is None):
         raise ArgumentError("workloads have sizes of their own; leave out batch, length, heads")
-    return [workloads] if isinstance(workloads, Workload) else workloads
+    return [workloads] if isinstance(workloads, Workload) else check_workloads(workloads)
 
 
-def _this_one(device: torch.device) -> torch.device:
-    """The GPU that ``"cuda"`` names now: other processes have another current one."""
+def check_workloads(workloads: object) -> Sequence[Workload]:
+    """Refuse what is no sequence of workloads; gives it back.
+
+    Raises:
+        ArgumentError: names what is none.
+    """
+    each: Sequence[Any] = workloads if isinstance(workloads, Sequence) else [workloads]
+    for one in each:
+        if not isinstance(one, Workload):
+            raise ArgumentError(
+                f"workloads must be a list of Workload, got {shown(one)}; make one with "
+                f"Workload(spec, batch, length, heads)"
+            )
+    return each
+
+
+def _this_one(named: str | torch.device) -> torch.device:
+    """The GPU that ``"cuda"`` names now: other processes have another current one.
+
+    Raises:
+        ArgumentError: a device that scans do not run on, or that is not here.
+    """
+    try:
+        device = torch.device(named)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in DEVICE_TYPES:
+        raise ArgumentError(
+            f"scans run on devices of {', '.join(DEVICE_TYPES)}, got {shown(named)}; name one, or "
+            f"predict for a GPU that is not here"
+        )
     if device.type != "cuda":
         return device
     if (device.index or 0) >= torch.cuda.device_count():

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.runtime.errors import NanLogitError
+from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
+from pdssm_compiler.runtime.ops import refuse_batched
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
@@ -32,6 +33,37 @@ def _computed_in(logits: torch.Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype is torch.float64 else torch.float32
 
 
+def _check_device(logits: torch.Tensor, temperature: torch.Tensor) -> None:
+    """A number on the host goes with any device; elsewhere torch runs the kernel of either one.
+
+    Raises:
+        ArgumentError: names both devices.
+    """
+    if temperature.device not in (logits.device, torch.device("cpu")):
+        raise ArgumentError(
+            f"temperature is on {temperature.device} and the logits on {logits.device}; move it "
+            f"there with .to()"
+        )
+
+
+def check_temperature(temperature: torch.Tensor) -> None:
+    """Refuse a temperature that no softmax has, where looking at it waits for no device.
+
+    A backward asks for it: a choice by itself does not depend on it.
+
+    Raises:
+        ArgumentError: a number on the CPU that is not positive.
+    """
+    # What is traced, by torch.compile or with shapes alone, has no value to look at.
+    if type(temperature) is not torch.Tensor or not temperature.is_cpu:
+        return
+    if not temperature > 0:
+        raise ArgumentError(
+            f"temperature must be a positive number, got {temperature.item()}: the surrogate's "
+            f"softmax divides by it; of a layer, temperature.fill_(0.5)"
+        )
+
+
 def _entries(logits: torch.Tensor, index: torch.Tensor, dense: bool) -> torch.Tensor:
     one = logits.new_ones((), dtype=_computed_in(logits))
     return one.expand(logits.shape if dense else index.shape)
@@ -40,6 +72,7 @@ def _entries(logits: torch.Tensor, index: torch.Tensor, dense: bool) -> torch.Te
 def _choose(
     logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_device(logits, temperature)
     # Of equal ones torch gives the first, and NaN counts as the largest.
     largest, place = logits.max(dim)
     # Out of range, so a kernel that reads it clamps it and reports it.
@@ -64,6 +97,7 @@ def _choose_on_cpu(
 def _fake(
     logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_device(logits, temperature)
     shape = list(logits.shape)
     del shape[dim]
     index = logits.new_empty(shape, dtype=torch.int32)
@@ -84,6 +118,7 @@ def _backward(
     if grad is None:
         return None, None, None, None, None
     logits, index, temperature = ctx.saved_tensors
+    check_temperature(temperature)
     soft = torch.softmax(logits.to(_computed_in(logits)) / temperature, ctx.dim)
     if ctx.dense:
         # ρ_i (grad_i - Σ ρ grad) / τ
@@ -102,9 +137,11 @@ def _backward(
 _library.impl("hard_choice", _choose_on_cpu, "CPU")
 for _key in ("CUDA", "MPS", "XPU"):
     _library.impl("hard_choice", _choose, _key)
+for _key in ("FuncTorchBatched", "Batched"):
+    _library.impl("hard_choice", refuse_batched, _key)
 torch.library.register_fake("pdssm_compiler::hard_choice", _fake)
 torch.library.register_autograd(
     "pdssm_compiler::hard_choice", _backward, setup_context=_setup_context
 )
 
-__all__ = ["hard_choice"]
+__all__ = ["check_temperature", "hard_choice"]

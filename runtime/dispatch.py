@@ -8,7 +8,7 @@ operator, which those know. Both ways run the same plan.
 from collections.abc import Sequence
 
 import torch
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -36,11 +36,12 @@ def call(
             :mod:`pdssm_compiler.runtime.ops`.
     """
     if not torch.compiler.is_compiling():
+        _refuse_jit()
         if _is_plain((*tensors, *entries) if entries else tensors):
             return run(text, tensors, config, chosen=bool(entries))
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
-        _refuse_transforms()
+        refuse_transforms()
     return scan(text, list(tensors), list(entries), config, False)
 
 
@@ -58,9 +59,10 @@ def call_in_segments(
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)):
         return call(text, tensors, config, entries)
     if not torch.compiler.is_compiling():
+        _refuse_jit()
         check_layouts(text, tensors)
         _refuse_tangents(tensors)
-        _refuse_transforms()
+        refuse_transforms()
     return scan_in_segments(text, list(tensors), list(entries), config, length)
 
 
@@ -92,7 +94,20 @@ def _refuse_tangents(tensors: Sequence[torch.Tensor]) -> None:
         )
 
 
-def _refuse_transforms() -> None:
+def _refuse_jit() -> None:
+    """``torch.jit.trace`` would have its sizes for ours.
+
+    Raises:
+        ArgumentError: the call is inside it.
+    """
+    if _get_tracing_state() is not None:
+        raise ArgumentError(
+            "a scan cannot be traced by torch.jit, whose sizes are tensors: use torch.compile or "
+            "torch.export, or pdssm_compiler.reference.pd_scan"
+        )
+
+
+def refuse_transforms() -> None:
     """Operators with a gradient of their own are not differentiated by ``torch.func``.
 
     Raises:

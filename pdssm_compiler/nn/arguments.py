@@ -3,6 +3,7 @@
 import operator
 
 import torch
+from torch import nn
 
 from pdssm_compiler.arguments import check_tensor
 from pdssm_compiler.ir.errors import shown
@@ -26,6 +27,23 @@ def positive(name: str, value: object) -> int:
             f"{name} must be a whole number of at least 1, got {shown(value)}; pass an int"
         )
     return size
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no number of things, none at all among them.
+
+    Raises:
+        ArgumentError: not a whole number of at least 0.
+    """
+    try:
+        # A size that torch.compile traces is compared, and not made a number of this call.
+        size = value if isinstance(value, int | torch.SymInt) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        size = -1
+    if isinstance(value, bool) or size < 0:
+        raise ArgumentError(
+            f"{name} must be a whole number of at least 0, got {shown(value)}; pass an int"
+        )
 
 
 def check_tokens(x: torch.Tensor, d_model: int, cu_seqlens: torch.Tensor | None) -> int:
@@ -63,6 +81,36 @@ def _check(x: torch.Tensor, rank: int, axes: str, d_model: int) -> None:
         raise ArgumentError(
             f"x must have the shape {axes}, got {list(x.shape)}; the last axis is d_model"
         )
+
+
+def check_beside(x: torch.Tensor, projection: nn.Module) -> None:
+    """Refuse what a layer's first projection cannot multiply.
+
+    Only where it is torch's own linear layer as it came: what was put in its place, or has a hook
+    that converts or moves its inputs, takes what it takes.
+
+    Raises:
+        ArgumentError: ``x`` on another device than the weight, or of another dtype where autocast
+            converts neither.
+    """
+    if type(projection) is not nn.Linear or projection._forward_pre_hooks:
+        return
+    weight = projection.weight
+    # A weight on ``meta`` is one that is loaded when its layer is called.
+    if x.device != weight.device and not weight.is_meta:
+        raise ArgumentError(
+            f"x is on {x.device} and the layer's parameters on {weight.device}; move one with "
+            f".to()"
+        )
+    if x.dtype == weight.dtype:
+        return
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return
+    raise ArgumentError(
+        f"x is {x.dtype} and the layer's parameters are {weight.dtype}; convert one with .to(), "
+        f"or call the layer under torch.autocast"
+    )
 
 
 def check_mask(

@@ -6,8 +6,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.nn.arguments import check_mask, check_token, check_tokens, positive
+from pdssm_compiler.nn.arguments import (
+    check_beside,
+    check_count,
+    check_mask,
+    check_token,
+    check_tokens,
+    positive,
+)
+from pdssm_compiler.nn.cache import check_rows
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.packing import follows
 
 
 class AttentionCache(NamedTuple):
@@ -24,7 +33,12 @@ class AttentionCache(NamedTuple):
     mask: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor) -> "AttentionCache":
-        """The caches of some sequences in some order, ``rows`` int32 or int64 ``[B']``."""
+        """The caches of some sequences in some order, ``rows`` int32 or int64 ``[B']``.
+
+        Raises:
+            ArgumentError: another shape, dtype or device; on a CPU, a sequence that is not there.
+        """
+        check_rows(rows, self.keys)
         mask = None if self.mask is None else self.mask.index_select(0, rows)
         keys, values = (each.index_select(0, rows) for each in (self.keys, self.values))
         return AttentionCache(keys, values, mask)
@@ -66,8 +80,13 @@ class CausalAttention(nn.Module):
         self.out_proj.reset_parameters()
 
     def init_cache(self, batch_size: int) -> AttentionCache:
-        """The cache of sequences that begin: no keys."""
-        weight = self.in_proj.weight
+        """The cache of sequences that begin: no keys.
+
+        Raises:
+            ArgumentError: a batch size that is none.
+        """
+        check_count("batch_size", batch_size)
+        weight = next(self.parameters())
         empty = torch.empty(
             (batch_size, self.heads, 0, self.d_model // self.heads),
             dtype=weight.dtype,
@@ -101,8 +120,10 @@ class CausalAttention(nn.Module):
             ``out`` ``[B, T, d_model]``, or ``(out, cache)`` with ``output_cache``.
 
         Raises:
-            ArgumentError: a wrong shape or dtype, another layer's cache, or packed sequences with
-                a cache.
+            ArgumentError: a wrong shape, dtype or device, another layer's cache, or packed
+                sequences with a cache.
+            OffsetError: on a CPU, offsets that do not cut the tokens into sequences; on a GPU the
+                scans beside it report them.
         """
         if step:
             check_token(x, self.d_model, cu_seqlens)
@@ -110,6 +131,7 @@ class CausalAttention(nn.Module):
             out, cache = self.forward(x.unsqueeze(1), cache=cache, output_cache=True)
             return out.squeeze(1), cache
         check_tokens(x, self.d_model, cu_seqlens)
+        check_beside(x, self.in_proj)
         check_mask(attention_mask, x, cu_seqlens)
         if cu_seqlens is not None and (cache is not None or output_cache):
             raise ArgumentError(
@@ -150,7 +172,8 @@ class CausalAttention(nn.Module):
             return seen & (real[:, None, None, :] | (key == token[:, None]))
         if cu_seqlens is None:
             return seen
-        owner = torch.searchsorted(cu_seqlens.long(), key, right=True)
+        # By the operator that the scans use, which checks the offsets. It is 0 where one begins.
+        owner = (follows(cu_seqlens, x.shape[1], False) == 0).cumsum(0)
         return seen & (owner == owner[:, None])
 
     def step(self, x: torch.Tensor, cache: AttentionCache) -> tuple[torch.Tensor, AttentionCache]:

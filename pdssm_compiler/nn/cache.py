@@ -4,7 +4,37 @@ from typing import NamedTuple
 
 import torch
 
+from pdssm_compiler.arguments import check_tensor
 from pdssm_compiler.runtime.errors import ArgumentError
+
+
+def check_rows(rows: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+    """Refuse what does not name sequences of a cache; gives it back.
+
+    Whether they are there is told where that waits for no device.
+
+    Raises:
+        ArgumentError: another shape, dtype or device; on a CPU, a sequence that is not there.
+    """
+    check_tensor("rows", rows)
+    if rows.dtype not in (torch.int32, torch.int64) or rows.dim() != 1:
+        raise ArgumentError(
+            f"rows must be int32 or int64 [B'], got {rows.dtype} {list(rows.shape)}; of a mask, "
+            f"mask.nonzero().squeeze(1)"
+        )
+    if rows.device != beside.device:
+        raise ArgumentError(
+            f"rows are on {rows.device} and the cache on {beside.device}; move one"
+        )
+    if type(rows) is torch.Tensor and rows.is_cpu and not torch.compiler.is_compiling():
+        wrong = ((rows < 0) | (rows >= len(beside))).nonzero()
+        if len(wrong):
+            at = int(wrong[0])
+            raise ArgumentError(
+                f"rows[{at}] = {int(rows[at])}, and the cache is of {len(beside)} sequences; "
+                f"number them from 0"
+            )
+    return rows
 
 
 class LayerCache(NamedTuple):
@@ -33,7 +63,11 @@ class LayerCache(NamedTuple):
 
         Args:
             rows: which, int32 or int64 ``[B']``.
+
+        Raises:
+            ArgumentError: another shape, dtype or device; on a CPU, a sequence that is not there.
         """
+        check_rows(rows, self.state)
         window = None if self.window is None else self.window.index_select(0, rows)
         return self._replace(state=self.state.index_select(0, rows), window=window)
 
@@ -46,13 +80,18 @@ class LayerCache(NamedTuple):
         """Write another cache of the same shapes into this one's memory.
 
         Raises:
-            ArgumentError: one has a tensor where the other has none.
+            ArgumentError: one has a tensor where the other has none, or of another shape.
         """
         for name, mine, theirs in zip(self._fields, self, other, strict=True):
             if (mine is None) != (theirs is None):
                 raise ArgumentError(
                     f"{name} is a tensor in one cache and None in the other; copy between caches "
                     f"of one layer"
+                )
+            if mine is not None and theirs is not None and mine.shape != theirs.shape:
+                raise ArgumentError(
+                    f"{name} is {list(theirs.shape)} and is to be written into "
+                    f"{list(mine.shape)}; make one by init_cache for as many sequences"
                 )
             if mine is not None and theirs is not None and mine is not theirs:
                 mine.copy_(theirs)

@@ -32,9 +32,14 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[s
         Two groups ``{"params": […], "weight_decay": …}``, of the parameters that want gradients.
 
     Raises:
-        ArgumentError: a negative decay.
+        ArgumentError: no module, or a decay that is negative or no number.
     """
-    if not weight_decay >= 0:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; several go into one "
+            f"torch.nn.ModuleList"
+        )
+    if not isinstance(weight_decay, int | float) or not weight_decay >= 0:
         raise ArgumentError(
             f"weight_decay must be a number of at least 0, got {shown(weight_decay)}"
         )

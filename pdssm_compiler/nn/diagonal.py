@@ -5,6 +5,7 @@ autocast says; see :func:`pdssm_compiler.nn.precision.wide`.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ def polar_pairs(magnitude: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     Not ``torch.polar``: ``torch.compile`` generates code for real numbers alone.
     """
     return torch.stack((magnitude * torch.cos(phase), magnitude * torch.sin(phase)), -1)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """No autocast; on devices that have none, such as ``meta``, there is none to leave."""
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 class DecayDiagonal(nn.Module):
@@ -132,7 +139,7 @@ class SigmoidDiagonal(nn.Module):
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """The diagonal, float32 or float64 ``[B, T, N, 2]``, of tokens ``[B, T, d_model]``."""
-        with torch.autocast(u.device.type, enabled=False):
+        with _without_autocast(u.device.type):
             u = u.to(self.magnitude.first.weight.dtype)
             magnitude, phase = (mlp(u).to(wide(u.dtype)) for mlp in (self.magnitude, self.phase))
             return polar_pairs(torch.sigmoid(magnitude), 2 * math.pi * torch.sigmoid(phase))

@@ -12,7 +12,9 @@ from pdssm_compiler.choices import SURROGATES
 from pdssm_compiler.flash import flash_pd_scan
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.arguments import (
+    check_beside,
     check_cache,
+    check_count,
     check_mask,
     check_token,
     check_tokens,
@@ -171,7 +173,11 @@ class FlashPDSSM(nn.Module):
 
         Args:
             batch_size: how many: ``B``, or ``S`` of packed ones.
+
+        Raises:
+            ArgumentError: a batch size that is none.
         """
+        check_count("batch_size", batch_size)
         cache = self._empty_cache(batch_size)
         # Where each process holds a part of the logits, the first step makes the maps.
         sharded = is_distributed(self.dictionary_logits)
@@ -228,6 +234,7 @@ class FlashPDSSM(nn.Module):
         if step:
             return self._step(x, cache, cu_seqlens)
         sequences = check_tokens(x, self.d_model, cu_seqlens)
+        check_beside(x, self.in_proj)
         start = self._empty_cache(sequences)
         if cache is not None:
             start = check_cache(cache, start)
@@ -324,6 +331,7 @@ class FlashPDSSM(nn.Module):
         self, x: torch.Tensor, cache: LayerCache | None, cu_seqlens: torch.Tensor | None
     ) -> tuple[torch.Tensor, LayerCache]:
         cache = check_cache(cache, self._empty_cache(check_token(x, self.d_model, cu_seqlens)))
+        check_beside(x, self.in_proj)
         maps = self._maps() if cache.maps is None else cache.maps
         token = self._project(x.unsqueeze(1), cache)
         state = pd_scan_step(

@@ -156,20 +156,48 @@ class PdssmCache:
         )
 
 
-def _check_positions(position_ids: torch.Tensor | None) -> None:
+def _check_positions(
+    position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+) -> None:
     """Refuse packed sequences that nothing else tells apart.
 
     Raises:
-        ArgumentError: positions that begin anew in the only row.
+        ArgumentError: positions that begin anew within a row, behind another token than padding.
     """
-    if position_ids is not None and position_ids.dim() == 2 and position_ids.shape[0] == 1:
-        anew = (position_ids[0, 1:] == 0).nonzero()
-        if len(anew):
-            raise ArgumentError(
-                f"position_ids begin anew at token {int(anew[0]) + 1}, so the row holds packed "
-                f"sequences, which run into one another without their offsets: pass cu_seqlens "
-                f"(DataCollatorWithFlattening gives them with return_flash_attn_kwargs=True)"
-            )
+    if position_ids is None or position_ids.dim() != 2 or torch.compiler.is_compiling():
+        return
+    anew = position_ids[:, 1:] == 0
+    length = position_ids.shape[1]
+    if attention_mask is not None and attention_mask.dim() == 2 and length > 1:
+        # Of the call's tokens: the last ones of a mask that has those of the cache as well.
+        of_call = attention_mask[:, -length:].bool()
+        anew = anew & of_call[:, :-1] if of_call.shape[1] == length else anew
+    if anew.any():
+        row, token = anew.nonzero()[0].tolist()
+        raise ArgumentError(
+            f"position_ids begin anew at token {token + 1} of row {row}, so the row holds packed "
+            f"sequences, which run into one another without their offsets: lay all in one row and "
+            f"pass cu_seqlens (DataCollatorWithFlattening gives them with "
+            f"return_flash_attn_kwargs=True)"
+        )
+
+
+def _check_step(attention_mask: torch.Tensor | None) -> None:
+    """Refuse a mask by which the one token of a call is padding: the cache would take it in.
+
+    Raises:
+        ArgumentError: it is 0 there.
+    """
+    if attention_mask is None or attention_mask.dim() != 2 or torch.compiler.is_compiling():
+        return
+    if attention_mask.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    if not attention_mask[:, -1].all():
+        row = int((attention_mask[:, -1] == 0).nonzero()[0])
+        raise ArgumentError(
+            f"attention_mask[{row}, -1] is 0, and a call of one token after a cache has no "
+            f"padding; give that sequence a token, or leave it out by batch_select_indices"
+        )
 
 
 def _first_tensor(layers: ModelCache) -> torch.Tensor:
@@ -276,8 +304,8 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 "the model takes tokens: pass input_ids, and leave out inputs_embeds"
             )
         cu_seqlens = cu_seq_lens_q if cu_seqlens is None else cu_seqlens
-        if cu_seqlens is None and attention_mask is None:
-            _check_positions(others.get("position_ids"))
+        if cu_seqlens is None:
+            _check_positions(others.get("position_ids"), attention_mask)
         cache = past_key_values if cache is None else cache
         if cache is not None and not isinstance(cache, PdssmCache):
             raise ArgumentError(
@@ -294,7 +322,9 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         length = input_ids.shape[1]
         before = 0 if cache is None else cache.length
         layers: ModelCache = ()
-        if cache is not None and length == 1:
+        # In a step the choices have no gradient.
+        if cache is not None and length == 1 and not torch.is_grad_enabled():
+            _check_step(attention_mask)
             logits, layers = self.lm.step(input_ids[:, 0], cache.layers)
             logits = logits[:, None]
         else:

@@ -1,8 +1,9 @@
 """A small causal language model: :class:`CausalLM`."""
 
+import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from pdssm_compiler.arguments import check_tensor
 from pdssm_compiler.ir.errors import shown
-from pdssm_compiler.nn.arguments import positive
+from pdssm_compiler.nn.arguments import check_count, positive
 from pdssm_compiler.nn.attention import AttentionCache, CausalAttention
 from pdssm_compiler.nn.block import Block
 from pdssm_compiler.nn.cache import LayerCache
@@ -67,10 +68,12 @@ class CausalLM(nn.Module):
         heads = max(1, d_model // 64) if attention_heads is None else attention_heads
         hidden = 2 * d_model if hidden is None else positive("hidden", hidden)
 
+        options = _mixer_options(mixer)
+
         def block(number: int) -> Block:
             if self.attention_every and number % self.attention_every == 0:
                 return Block(CausalAttention(d_model, heads, **factory), hidden, **factory)
-            return Block(FlashPDSSM(d_model, **(mixer or {}), **factory), hidden, **factory)
+            return Block(FlashPDSSM(d_model, **options, **factory), hidden, **factory)
 
         count = positive("layers", layers)
         self.embedding = nn.Embedding(vocabulary, positive("d_model", d_model), **factory)
@@ -122,7 +125,8 @@ class CausalLM(nn.Module):
             ``logits`` ``[B, T, vocabulary]``, or ``(logits, cache)`` with ``output_cache``.
 
         Raises:
-            ArgumentError: another shape or dtype, or a cache of something else.
+            ArgumentError: another shape or dtype, a cache of something else, or, on a CPU, a token
+                that is not of the vocabulary.
         """
         _check_tokens(tokens, 1 if step else 2)
         self._check_cache(cache)
@@ -134,7 +138,7 @@ class CausalLM(nn.Module):
                     "attention_mask"
                 )
             options["attention_mask"] = read_mask(attention_mask, tokens, cache, output_cache)
-        x = self.embedding(tokens)
+        x = self._embedded(tokens)
         caches = []
         for number, block in enumerate(self._blocks):
             x = block(x, cache=None if cache is None else cache[number], **options)
@@ -148,6 +152,22 @@ class CausalLM(nn.Module):
         """One token ``[B]`` of each sequence: ``(logits [B, vocabulary], cache)``."""
         after: tuple[torch.Tensor, ModelCache] = self(tokens, cache=cache, step=True)
         return after
+
+    def _embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            embedded: torch.Tensor = self.embedding(tokens)
+            return embedded
+        try:
+            return self.embedding(tokens)  # type: ignore[no-any-return]
+        except IndexError as error:
+            wrong = (tokens < 0) | (tokens >= self.vocabulary)
+            if not wrong.any():
+                raise
+            at = wrong.nonzero()[0].tolist()
+            raise ArgumentError(
+                f"tokens{at} = {int(tokens[tuple(at)])} is none of the vocabulary of "
+                f"{self.vocabulary}; compare the tokenizer's with the model's"
+            ) from error
 
     @torch.no_grad()
     def generate(
@@ -194,8 +214,10 @@ class CausalLM(nn.Module):
                     f"generate needs a prompt, and attention_mask[{int(empty[0])}] is 0 "
                     f"everywhere; give that sequence a token, or leave it out"
                 )
-        if not temperature >= 0:
-            raise ArgumentError(f"temperature must be at least 0, got {shown(temperature)}")
+        check_count("count", count)
+        _check_temperature(temperature)
+        if end is not None:
+            check_count("end", end)
         if top_k is not None:
             top_k = min(positive("top_k", top_k), self.vocabulary)
         found = [tokens.long()]
@@ -241,12 +263,48 @@ def _gathers(model: nn.Module) -> bool:
     return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules())
 
 
+def _mixer_options(mixer: dict[str, Any] | None) -> dict[str, Any]:
+    """The mixer's own options.
+
+    Raises:
+        ArgumentError: no mapping, or an option that it does not have or that the model gives it.
+    """
+    if mixer is not None and not isinstance(mixer, Mapping):
+        raise ArgumentError(f"mixer must be a dict of FlashPDSSM's options, got {shown(mixer)}")
+    given = dict(mixer or {})
+    known = set(inspect.signature(FlashPDSSM).parameters) - {"d_model", "device", "dtype"}
+    for name in given:
+        if name not in known:
+            raise ArgumentError(
+                f"mixer has no option {name!r}; there are {', '.join(sorted(known))}"
+            )
+    return given
+
+
 def _check_tokens(tokens: torch.Tensor, rank: int) -> None:
     check_tensor("tokens", tokens)
     if tokens.dtype not in (torch.int32, torch.int64) or tokens.dim() != rank:
         axes = "[B, T]" if rank == 2 else "[B]"
         raise ArgumentError(
             f"tokens must be int32 or int64 {axes}, got {tokens.dtype} {list(tokens.shape)}"
+        )
+
+
+def _check_temperature(temperature: float) -> None:
+    """Refuse what logits cannot be divided by, in float32.
+
+    Raises:
+        ArgumentError: no number, or one that is neither 0 nor one of float32's range.
+    """
+    try:
+        value = -1.0 if isinstance(temperature, str) else float(temperature)
+    except (TypeError, ValueError, RuntimeError):
+        value = -1.0
+    range_ = torch.finfo(torch.float32)
+    if not (value == 0 or range_.tiny <= value <= range_.max):
+        raise ArgumentError(
+            f"temperature must be at least 0, got {shown(temperature)}; 0 takes the likeliest "
+            f"token, and float32 divides by {range_.tiny:.3g} to {range_.max:.3g}"
         )
 
 
@@ -259,5 +317,6 @@ def _choose(
     if top_k is not None:
         least = logits.topk(top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
-    shares = torch.softmax(logits / temperature, -1)
+    # The largest is taken off before the division, which so can only give -inf.
+    shares = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperature, -1)
     return torch.multinomial(shares, 1, generator=generator).squeeze(1)

@@ -23,7 +23,9 @@ from typing import Any
 
 import torch
 
+from pdssm_compiler.runtime.choices import check_temperature
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
+from pdssm_compiler.runtime.ops import refuse_batched
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _DEFINITIONS = (
@@ -149,6 +151,7 @@ def _mixture_gradient(
     With ``ρ = softmax(M_t / τ)`` and ``∂P_t[i, j] = Re(conj(g[i]) v[j])``:
     ``∂M_t = ρ (∂P_t - Σ ρ ∂P_t) / τ``, ``∂s_t[k] = ⟨∂M_t, M_k⟩``, ``∂M_k = Σ_t s_t[k] ∂M_t``.
     """
+    check_temperature(temperature)
     # A backward may be called under autocast, which would have the products in low precision.
     with torch.autocast(weights.device.type, enabled=False):
         return _mixture_gradient_of(weights, dictionary, temperature, moved, arriving, dim)
@@ -215,6 +218,8 @@ for _name, _kernel, _fake in (
 ):
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
+    for _key in ("FuncTorchBatched", "Batched"):
+        _library.impl(_name, refuse_batched, _key)
 torch.library.register_autograd(
     "pdssm_compiler::mixture_ones", _backward, setup_context=_setup_context
 )

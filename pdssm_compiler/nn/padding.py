@@ -81,8 +81,12 @@ def _refuse(mask: torch.Tensor, real: torch.Tensor, wrong: torch.Tensor) -> None
             f"padding; sequences that lie one after the other are told apart by cu_seqlens"
         )
     at = wrong.nonzero()[0].tolist()
+    at_end = not real[at[0], at[1] :].any()
+    way_out = (
+        "; at the end it is taken where no cache is wanted (output_cache=False, use_cache=False)"
+    )
     raise ArgumentError(
         f"attention_mask{at} is 0 behind a token of its sequence, and what comes after it, tokens "
         f"or caches, would go on from the padding: it must stand before a sequence; pad on the "
-        f"left (of a tokenizer, padding_side='left')"
+        f"left (of a tokenizer, padding_side='left'){way_out if at_end else ''}"
     )

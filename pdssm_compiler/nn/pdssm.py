@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn import functional
 
 from pdssm_compiler.functional import pd_scan
-from pdssm_compiler.nn.arguments import check_cache, check_token, check_tokens, positive
+from pdssm_compiler.nn.arguments import (
+    check_beside,
+    check_cache,
+    check_count,
+    check_token,
+    check_tokens,
+    positive,
+)
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.diagonal import SigmoidDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
@@ -125,7 +132,11 @@ class PDSSM(nn.Module):
 
         Args:
             batch_size: how many: ``B``, or ``S`` of packed ones.
+
+        Raises:
+            ArgumentError: a batch size that is none.
         """
+        check_count("batch_size", batch_size)
         state = torch.zeros(1, 1, self.state_size, 2, device=self.skip.device)
         state = state.to(wide(self.skip.dtype))
         state[..., 0, 0] = 1
@@ -164,6 +175,7 @@ class PDSSM(nn.Module):
         if step:
             return self._step(x, cache, cu_seqlens)
         start = self.init_cache(check_tokens(x, self.d_model, cu_seqlens))
+        check_beside(x, self.selector)
         if cache is not None:
             start = check_cache(cache, start)
         diagonal, drive, weights, maps = self._project(x)
@@ -210,6 +222,7 @@ class PDSSM(nn.Module):
         self, x: torch.Tensor, cache: LayerCache | None, cu_seqlens: torch.Tensor | None
     ) -> tuple[torch.Tensor, LayerCache]:
         cache = check_cache(cache, self.init_cache(check_token(x, self.d_model, cu_seqlens)))
+        check_beside(x, self.selector)
         token = x.unsqueeze(1)
         diagonal, drive, _, maps = self._project(token)
         state = pd_scan_step(

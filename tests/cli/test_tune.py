@@ -401,5 +401,18 @@ def test_what_tune_cannot_do_is_said_before_it_begins(pdssm: Command, tmp_path: 
     for budget in (-1, float("nan"), float("inf")):
         with pytest.raises(ArgumentError, match="budget must be seconds, at least 0, or None"):
             tune(spec, **sizes, budget=budget)
-    with pytest.raises(ArgumentError, match="torch sees no device 'cuda:77'"):
-        tune(spec, **sizes, device="cuda:77")
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"budget": "60"}, "budget must be seconds, at least 0, or None, got '60'"),
+        ({"device": "cuda:77"}, "torch sees no device 'cuda:77'"),
+        ({"device": "meta"}, "scans run on devices of cpu, cuda, mps, xpu, got 'meta'; name one"),
+        ({"device": "tpu"}, "scans run on devices of cpu, cuda, mps, xpu, got 'tpu'; name one"),
+        ({"workers": "2"}, "workers must be a whole number of at least 0, or None, got '2'"),
+        ({"workers": -1}, "workers must be a whole number of at least 0, or None, got -1"),
+        ({"directions": "forward"}, r"directions are several, got 'forward'; pass \('forward',\)"),
+    )
+    for options, told in wrong:
+        with pytest.raises(ArgumentError, match=told):
+            tune(spec, **sizes, **options)
+    for workloads in (3, "abc", [spec]):
+        with pytest.raises(ArgumentError, match="workloads must be a list of Workload, got"):
+            tune(workloads)

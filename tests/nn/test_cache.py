@@ -1,11 +1,13 @@
 """Caches: any split of a sequence, into pieces and single tokens, gives what the whole gives."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdssm_compiler.nn import PDSSM, FlashPDSSM, LayerCache
+from pdssm_compiler.nn import PDSSM, CausalAttention, FlashPDSSM, LayerCache
 from pdssm_compiler.runtime.errors import ArgumentError
 from tests.nn.layers import CASES, Layer, made, tokens
 
@@ -100,6 +102,23 @@ def test_a_cache_is_written_into_another(kind: type, name: str) -> None:
     assert places == [None if tensor is None else tensor.data_ptr() for tensor in static]
     with pytest.raises(ArgumentError, match="window is a tensor in one cache and None in the oth"):
         static._replace(window=torch.zeros(2)).copy_(static._replace(window=None))
+    with pytest.raises(ArgumentError, match=r"state is \[1, .*\] and is to be written into \[2, "):
+        static.copy_(layer.init_cache(1))
+
+
+@pytest.mark.parametrize("layer", [FlashPDSSM(4), CausalAttention(4, 2)])
+def test_rows_that_are_none(layer: Any) -> None:
+    cache = layer.init_cache(2)
+    for rows, message in (
+        (torch.tensor([0, 2]), r"rows\[1\] = 2, and the cache is of 2 sequences; number them"),
+        (torch.tensor([-1]), r"rows\[0\] = -1, and the cache is of 2 sequences"),
+        (torch.tensor([True, False]), r"rows must be int32 or int64 \[B'\], got torch.bool \[2\]"),
+        (torch.tensor([[0]]), r"rows must be int32 or int64 \[B'\], got torch.int64 \[1, 1\]"),
+        (torch.tensor([0], device="meta"), "rows are on meta and the cache on cpu; move one"),
+        ([0], "rows must be a torch.Tensor, got list"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            cache.select(rows)
 
 
 def test_steps_take_the_maps_of_the_cache() -> None:

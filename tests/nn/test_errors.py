@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -67,6 +68,11 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
         r"x must have the shape \[B, T, 4\], got \[3, 4\]; the last axis is d_m",
     ),
     "width": ({"x": X[..., :3]}, r"x must have the shape \[B, T, 4\], got \[2, 3, 3\]"),
+    "precision": (
+        {"x": X.double()},
+        r"x is torch.float64 and the layer's parameters are torch.float32; convert one with .to",
+    ),
+    "device": ({"x": X.to("meta")}, "x is on meta and the layer's parameters on cpu; move one"),
     "batch": ({"cu_seqlens": torch.tensor([0, 3])}, r"so B must be 1, got 2"),
     "offsets": ({"x": X[:1], "cu_seqlens": torch.ones(2)}, "cu_seqlens must be int32 or int64"),
     "no cache": ({"cache": (X,)}, "cache must be a LayerCache, got tuple; take what init_cache"),
@@ -96,6 +102,10 @@ def test_steps(kind: type) -> None:
         ArgumentError, match=r"cache.state must have the shape \[2, .*\]; a cache g"
     ):
         layer.step(X[:, 0], layer.init_cache(3))
+    with pytest.raises(
+        ArgumentError, match=r"x is torch.float16 and the layer's parameters are t"
+    ):
+        layer.step(X[:, 0].half(), layer.init_cache(2))
 
 
 @pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
@@ -124,6 +134,34 @@ def test_what_the_scan_reports(kind: type) -> None:
     bad[1, 2] = float("nan")
     with pytest.raises(NanLogitError, match="has a NaN, so nothing can be chosen"):
         layer(bad)
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_no_gradient_by_a_temperature_of_zero(kind: type) -> None:
+    layer = kind(4)
+    layer.temperature.fill_(0)
+    out = layer(X)
+    with pytest.raises(
+        ArgumentError, match=r"temperature must be a positive number, got 0.0: the"
+    ):
+        out.sum().backward()
+
+
+def test_a_projection_of_another_kind_takes_what_it_takes() -> None:
+    layer = FlashPDSSM(4)
+    layer.in_proj.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+    assert torch.equal(layer(X.double()), layer(X))
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_what_a_layer_says_of_transforms(kind: type) -> None:
+    layer = kind(4)
+    with pytest.raises(ArgumentError, match=r"a scan cannot be differentiated by torch.func"):
+        torch.func.grad(lambda x: layer(x).sum())(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ArgumentError, match="a scan cannot be mapped by vmap"):
+            torch.func.vmap(layer)(X[:, None])
 
 
 def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,10 +146,38 @@ def test_packed_sequences(model: Any) -> None:
     offsets = model(given["input_ids"], cu_seqlens=torch.tensor([0, 5, 8]))
     assert torch.equal(offsets.logits, out.logits)
     bare = {name: given[name] for name in ("input_ids", "position_ids")}
-    with pytest.raises(ArgumentError, match="position_ids begin anew at token 5, so the row"):
+    with pytest.raises(ArgumentError, match="position_ids begin anew at token 5 of row 0, so"):
         model(**bare)
+    several, padded = batch([3, 7])
+    anew = torch.tensor([[0, 0, 0, 0, 0, 1, 2], [0, 1, 0, 1, 2, 3, 4]])
+    with pytest.raises(ArgumentError, match="position_ids begin anew at token 2 of row 1, so"):
+        model(several, attention_mask=padded, position_ids=anew)
+    left = model(several[:1], attention_mask=padded[:1], position_ids=anew[:1])
+    assert torch.equal(left.logits, model(several[:1], attention_mask=padded[:1]).logits)
     straight = model(tokens[:1], position_ids=torch.arange(7)[None])
     assert torch.equal(straight.logits, model(tokens[:1]).logits)
+
+
+def test_one_token_after_a_cache(model: Any) -> None:
+    """With the gradients that several have, choices included; as padding it is refused."""
+    tokens, _ = batch([7, 7])
+    choice = model.lm.blocks[0].mixer.dictionary_logits
+    first = model(tokens[:, :5], use_cache=True)[hf._CACHE]
+    one = model(tokens[:, 5:6], **{hf._CACHE: first}).logits
+    want, _ = model.lm(tokens[:, 5:6], cache=first.layers, output_cache=True)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), choice, retain_graph=True)[0]
+        for out in (one, want)
+    ]
+    assert torch.equal(*gradients)
+    mask = torch.tensor([[1] * 6, [1] * 5 + [0]])
+    with torch.no_grad():
+        stepped = model(tokens[:, 5:6], attention_mask=mask[:1].expand(2, 6), **{hf._CACHE: first})
+        with pytest.raises(
+            ArgumentError, match=r"attention_mask\[1, -1\] is 0, and a call of one"
+        ):
+            model(tokens[:, 5:6], attention_mask=mask, **{hf._CACHE: first})
+    torch.testing.assert_close(stepped.logits, one)
 
 
 def test_another_vocabulary(model: Any) -> None:

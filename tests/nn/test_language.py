@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pdssm_compiler.nn import CausalAttention, CausalLM, FlashPDSSM
-from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.errors import ArgumentError, OffsetError
 
 KINDS: dict[str, dict[str, Any]] = {"scans": {}, "hybrid": {"attention_every": 2}}
 
@@ -54,6 +55,25 @@ def test_packed_equals_separate(kind: str) -> None:
     got = model(tokens, cu_seqlens=torch.tensor(offsets))
     alone = [model(tokens[:, begin:end]) for begin, end in pairwise(offsets) if end > begin]
     torch.testing.assert_close(got, torch.cat(alone, 1))
+
+
+def test_attention_by_itself_checks_offsets() -> None:
+    model, tokens = made(attention_every=1), prompts(1, 9)
+    got = model(tokens, cu_seqlens=torch.tensor([0, 4, 9], dtype=torch.int32))
+    torch.testing.assert_close(got[:, 4:], model(tokens[:, 4:]))
+    for wrong, message in (([0, 5], "leaves tokens over"), ([0, 7, 4, 9], "must not decrease")):
+        with pytest.raises(OffsetError, match=message):
+            model(tokens, cu_seqlens=torch.tensor(wrong))
+
+
+def test_a_wrapped_projection_has_a_cache() -> None:
+    """As adapters wrap it: a module with a layer in it, in the layer's place."""
+    model, tokens = made(attention_every=1), prompts(1, 3)
+    want = model.generate(tokens, 2)
+    for block in model.blocks:
+        block.mixer.in_proj = nn.Sequential(block.mixer.in_proj)
+    assert torch.equal(model.generate(tokens, 2), want)
+    torch.testing.assert_close(model(tokens, cache=model.init_cache(1)), model(tokens))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,6 +154,35 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "prompt": (lambda m: m.generate(prompts(1, 0), 2), "generate needs a prompt: at least one"),
     "temperature": (lambda m: m.generate(prompts(1, 1), 2, temperature=-1), "must be at least 0"),
+    "no temperature": (
+        lambda m: m.generate(prompts(1, 1), 2, temperature="1"),
+        "temperature must be at least 0, got '1'; 0 takes the likeliest token",
+    ),
+    "temperature of float64": (
+        lambda m: m.generate(prompts(1, 1), 2, temperature=1e-40),
+        r"temperature must be .*, and float32 divides by 1.18e-38 to 3.4e\+38",
+    ),
+    "endless": (
+        lambda m: m.generate(prompts(1, 1), 1, temperature=float("inf")),
+        "must be at lea",
+    ),
+    "count": (
+        lambda m: m.generate(prompts(1, 1), 2.5),
+        "count must be a whole number of at least 0, got 2.5; pass an int",
+    ),
+    "negative": (lambda m: m.generate(prompts(1, 1), -1), "count must be a whole number of at le"),
+    "end": (
+        lambda m: m.generate(prompts(1, 1), 1, end=[1, 2]),
+        r"end must be a whole number of at least 0, got \[1, 2\]; pass an int",
+    ),
+    "vocabulary": (
+        lambda m: m(torch.tensor([[0, 1], [1, 99]])),
+        r"tokens\[1, 1\] = 99 is none of the vocabulary of \d+; compare the tokenizer's",
+    ),
+    "batch": (
+        lambda m: m.init_cache(-1),
+        "batch_size must be a whole number of at least 0, got -1; pass an int",
+    ),
     "top_k": (lambda m: m.generate(prompts(1, 1), 2, top_k=0), "top_k must be a whole number"),
     "packed": (
         lambda m: m(prompts(1, 2), cu_seqlens=torch.tensor([0, 2]), output_cache=True),
@@ -142,6 +191,18 @@ WRONG: dict[str, tuple[Any, str]] = {
     "another cache": (
         lambda m: m(prompts(1, 2), cache=m.init_cache(1)[:1] * 3),
         "cache must be an AttentionCache of 1 sequences",
+    ),
+    "option": (
+        lambda m: CausalLM(5, 4, 1, mixer={"width": 3}),
+        "mixer has no option 'width'; there are bias, conv_width, dictionary_size, heads",
+    ),
+    "the model's own": (
+        lambda m: CausalLM(5, 4, 1, mixer={"d_model": 4}),
+        "mixer has no option 'd_model'",
+    ),
+    "options": (
+        lambda m: CausalLM(5, 4, 1, mixer=[3]),
+        "mixer must be a dict of FlashPDSSM's opt",
     ),
     "sizes": (lambda m: CausalAttention(6, 4), "d_model=6 is not divisible by heads=4"),
 }

@@ -84,6 +84,17 @@ def test_from_the_meta_device(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_shapes_on_the_meta_device(kind: Any) -> None:
+    layer = kind(4, device="meta")
+    out, cache = layer(torch.empty(2, 3, 4, device="meta"), output_cache=True)
+    assert out.is_meta
+    assert out.shape == (2, 3, 4)
+    out, after = layer.step(torch.empty(2, 4, device="meta"), cache)
+    assert out.shape == (2, 4)
+    assert after.state.shape == cache.state.shape
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
 @pytest.mark.parametrize("size", [1, 2, 7, 32])
 def test_maps_start_as_permutations(kind: type, size: int) -> None:
     options = {"heads": 2} if kind is FlashPDSSM else {}
@@ -146,3 +157,7 @@ def test_parameter_groups() -> None:
         ArgumentError, match=re.escape("weight_decay must be a number of at least")
     ):
         parameter_groups(model, -0.1)
+    with pytest.raises(ArgumentError, match=r"weight_decay must be .*, got '0.1'"):
+        parameter_groups(model, "0.1")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"model must be a torch.nn.Module, got list; several"):
+        parameter_groups([model])  # type: ignore[arg-type]

@@ -98,6 +98,8 @@ def test_padding_on_the_right_is_seen_by_no_token(kind: str) -> None:
         torch.testing.assert_close(got[row, begin:end], want[0])
     with pytest.raises(ArgumentError, match=r"attention_mask\[0, 2\] is 0 behind a token"):
         model(tokens, attention_mask=mask.index_fill(1, torch.tensor([2]), 0))
+    with pytest.raises(ArgumentError, match=r"mask\[0, 4\] is 0 behind .* no cache is wanted"):
+        model(tokens, attention_mask=mask, output_cache=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

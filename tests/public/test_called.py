@@ -154,3 +154,5 @@ def test_a_file_is_read_as_it_was_written(
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=f"cannot write workloads to {tmp_path}"):
         save_workloads([], tmp_path)
+    with pytest.raises(ArgumentError, match=r"workloads must be a list of Workload, got ScanSpec"):
+        save_workloads([ScanSpec(N, map_source="none")], tmp_path / "file.toml")  # type: ignore[list-item]

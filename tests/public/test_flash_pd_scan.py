@@ -1,5 +1,6 @@
 """``flash_pd_scan``: values, and gradients of both logits by the active surrogate."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -294,6 +295,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"temperature": torch.ones((), requires_grad=True)},
         r"temperature has no gradient here; pass temperature.detach\(\)",
     ),
+    "elsewhere": (
+        {"temperature": torch.ones((), device="meta")},
+        "temperature is on meta and the logits on cpu; move it there",
+    ),
+    "too small": ({"temperature": 1e-40}, "temperature is 0 or infinite in torch.float32, in whi"),
+    "too large": ({"temperature": 10**400}, "temperature is 0 or infinite in torch.float32"),
 }
 
 
@@ -302,3 +309,33 @@ def test_what_is_refused(case: tuple[dict[str, Any], str]) -> None:
     changed, message = case
     with pytest.raises(ArgumentError, match=message):
         flash_pd_scan(**flash_inputs(SMALL, DRAW) | changed)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_the_backward_looks_at_a_temperature_in_a_tensor(temperature: float) -> None:
+    """Not the forward, which does not depend on it."""
+    given = flash_inputs(SMALL, DRAW)
+    given["selector_logits"].requires_grad_()
+    states, _ = flash_pd_scan(**given, temperature=torch.tensor(temperature))
+    with pytest.raises(
+        ArgumentError, match=f"temperature must be a positive number, got {temperature}"
+    ):
+        states.abs().sum().backward()
+
+
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
+def test_transforms_are_refused_with_the_way_out(surrogate: str) -> None:
+    given = flash_inputs(SMALL, DRAW)
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        changed = {**given, "selector_logits": logits}
+        return flash_pd_scan(**changed, surrogate=surrogate)[0].abs().sum()
+
+    logits = given["selector_logits"].detach()
+    with pytest.raises(ArgumentError, match=r"cannot be differentiated by torch.func \(grad, vjp"):
+        torch.func.grad(loss)(logits)
+    with warnings.catch_warnings():
+        # Not before torch has warned of a rule that the operator of the choices does not have.
+        warnings.simplefilter("error")
+        with pytest.raises(ArgumentError, match="a scan cannot be mapped by vmap"):
+            torch.func.vmap(loss)(torch.stack([logits, logits]))

@@ -184,6 +184,19 @@ def test_a_batch_of_cotangents_is_refused_with_the_way_out() -> None:
     assert grad.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Converting a tensor")
+def test_tracing_by_torch_jit_is_refused_with_the_way_out() -> None:
+    given = call()
+
+    def scanned(drive: torch.Tensor) -> torch.Tensor:
+        return pd_scan(**given | {"drive": drive})[0]
+
+    with pytest.raises(
+        ArgumentError, match=r"a scan cannot be traced by torch.jit, .*: use torch"
+    ):
+        torch.jit.trace(scanned, given["drive"])
+
+
 def test_gradients_by_torch_func_are_refused_with_the_way_out() -> None:
     given = call()
 
