@@ -184,7 +184,8 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] =
     ),
     "too large for a template": (
         (ScanSpec(1000, 3), "sm_90"), {"config": CudaRowsConfig(2, 3)}, NoTemplateError,
-        "CudaRowsConfig(tile=2, slots=3, sets=1, team=1, tables=2) cannot run on cuda:sm_90: a"
+        "CudaRowsConfig(tile=2, slots=3, sets=1, team=1, tables=2, rows=1, helpers=0) "
+        "cannot run on cuda:sm_90: a"
     ),
 }  # fmt: skip
 

@@ -91,7 +91,7 @@ def test_the_operator_says_which_calls_are_by_logits(
 
     for module in (dispatch, ops):
         monkeypatch.setattr(module, "run", run)
-    ones = [torch.ones(1)] * entries
+    ones = [torch.ones(1, 1, 1)] * entries
     inputs = [torch.zeros(1, 2, 1, 8, dtype=torch.complex64)]
     dispatch.call(PROGRAM.text, inputs, "", ones)
     ops._scan(PROGRAM.text, inputs, ones, "", False)
