@@ -74,6 +74,7 @@ def test_packed(name: str) -> None:
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.stress
 def test_kernels_in_float32(kernels: None) -> None:
     """By what users get on a CPU."""
     in_parts, fused = both("odd", 0, torch.float32)

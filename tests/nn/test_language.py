@@ -194,7 +194,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "option": (
         lambda m: CausalLM(5, 4, 1, mixer={"width": 3}),
-        "mixer has no option 'width'; there are bias, conv_width, dictionary_size, heads",
+        "mixer has no option 'width'; there are bias, conv_width, dictionary_size, fused, heads",
     ),
     "the model's own": (
         lambda m: CausalLM(5, 4, 1, mixer={"d_model": 4}),

@@ -28,12 +28,12 @@ def assert_compiled(program: Program, seed: int) -> None:
         assert_runs(lambda _, t, __: backward.run(t), derived.program, reads, sizes, layout)
 
 
-@few(7, program=programs(precision=32, max_ops=14), seed=seeds())
+@few(4, program=programs(precision=32, max_ops=14), seed=seeds())
 def test_float32(program: Program, seed: int) -> None:
     assert_compiled(program, seed)
 
 
-@few(3, program=programs(precision=64), seed=seeds())
+@few(2, program=programs(precision=64), seed=seeds())
 def test_float64(program: Program, seed: int) -> None:
     assert_compiled(program, seed)
 

@@ -55,7 +55,7 @@ def some(*each_time: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("scan", some(0, 1))
+@pytest.mark.parametrize("scan", some(1))
 def test_in_order(scan: tuple[Any, ...]) -> None:
     """Six rows: fewer than a warp holds, or more than a whole number of warps do."""
     for program in programs_of(scan):
@@ -64,7 +64,7 @@ def test_in_order(scan: tuple[Any, ...]) -> None:
         assert_agrees(ROWS, config, program, Sizes(2, 23, 3))
 
 
-@pytest.mark.parametrize("scan", some(0, 3))
+@pytest.mark.parametrize("scan", some(0))
 def test_in_chunks(scan: tuple[Any, ...]) -> None:
     """Carries from team to team and from block to block; windows that join summaries."""
     for program in programs_of(scan):
@@ -92,7 +92,7 @@ def test_targets_with_many_sources(n: int) -> None:
 
 
 @few(
-    3,
+    1,
     program=st.sampled_from((32, 64)).flatmap(lambda bits: programs(precision=bits)),
     layout=st.sampled_from(LAYOUTS),
     heads=st.sampled_from([1, 2, 3]),
@@ -117,7 +117,12 @@ CONFIGS = [(ROWS, CudaRowsConfig(2, 3, rows=4)), (CHUNKS, CudaChunksConfig(2, 2,
     ("entry", "error", "told"),
     [
         (3, PromiseError, r"dictionary\[h=1, k=2\] is not the permutation"),
-        (8, IndexRangeError, r"dictionary\[h=1, k=2\] has an entry out of range: .* \[0, 8\)"),
+        pytest.param(
+            8,
+            IndexRangeError,
+            r"dictionary\[h=1, k=2\] has an entry out of range: .* \[0, 8\)",
+            marks=pytest.mark.stress,
+        ),
     ],
 )
 @pytest.mark.parametrize(("template", "config"), CONFIGS, ids=["rows", "chunks"])
@@ -136,7 +141,7 @@ def test_whose_map_is_wrong(
 
 
 @pytest.mark.parametrize(("template", "config"), CONFIGS, ids=["rows", "chunks"])
-@pytest.mark.parametrize("source", ["dictionary", "token"])
+@pytest.mark.parametrize("source", ["dictionary", *under_stress("token")])
 def test_whose_token_is_wrong(template: Template[Any], config: Config, source: str) -> None:
     """The one of its row alone, and the other rows' values are as without it."""
     k = 3 if source == "dictionary" else None

@@ -137,7 +137,7 @@ def test_look_back_compiles_without_spills(arch: str, which: str, record_propert
     assert found["shared_bytes"] <= target.shared_memory
 
 
-@pytest.mark.parametrize("map_class", ["permutation", *under_stress("general")])
+@pytest.mark.parametrize("map_class", under_stress("permutation", "general"))
 def test_look_back_keeps_its_tokens_in_registers(map_class: str, record_property: Record) -> None:
     target = named_target("sm_90")
     program = specialise(pd_scan(PdScan(32, 8, map_class=map_class)))
