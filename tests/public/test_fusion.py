@@ -30,7 +30,7 @@ def double(case: Expressions) -> Expressions:
     return replace(case, name=f"{case.name} c128", inputs=inputs, spec=spec)
 
 
-EVERY = (*CASES, double(CASES[0]), *under_stress(double(CASES[3])))
+EVERY = (*CASES[:4], *CASES[5:], *under_stress(CASES[4], double(CASES[0]), double(CASES[3])))
 
 
 def fused(case: Expressions, device: str = "cpu", **options: object) -> FusedScan:

@@ -179,12 +179,18 @@ def test_what_does_not_fit(n: int, config: Config, why: str) -> None:
     assert refused.startswith(why)
 
 
-def test_the_adjoint_of_a_chosen_map_has_sums_of_its_own_rows() -> None:
+@pytest.mark.parametrize(
+    ("template", "config"),
+    [
+        (ROWS, CudaRowsConfig(4, 3, rows=10)),
+        pytest.param(CHUNKS, CudaChunksConfig(2, 2, 2, 10), marks=pytest.mark.stress),
+    ],
+    ids=["rows", "chunks"],
+)
+def test_the_adjoint_of_a_chosen_map_has_sums_of_its_own_rows(
+    template: Template[Any], config: Config
+) -> None:
     """Of rows of one head, which add to the same sums; the last row is held several times."""
     program = adjoint(pd_scan(PdScan(3, 2)), surrogate="active").program
     assert program.sum_outputs
-    for template, config in (
-        (ROWS, CudaRowsConfig(4, 3, rows=10)),
-        (CHUNKS, CudaChunksConfig(2, 2, 2, 10)),
-    ):
-        assert_agrees(template, config, program, Sizes(13, 9, 1))
+    assert_agrees(template, config, program, Sizes(13, 9, 1))

@@ -14,7 +14,7 @@ from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
 from pdssm_compiler.runtime.faults import Reporter
 from tests.ir.agreement import cotangents_for
-from tests.kernels import LAYOUTS, assert_runs, rounded, tensors_of
+from tests.kernels import LAYOUTS, assert_runs, rounded, tensors_of, under_stress
 from tests.strategies import Sizes, arrays_for
 from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, LOOKBACK, Config, Interpreted
 
@@ -61,7 +61,7 @@ def test_values_and_gradients(
 IN_CHUNKS = (Sizes(2, 7, 1), Sizes(1, 6, 2), Sizes(1, 1, 1), Sizes(1, 0, 2))
 
 
-@pytest.mark.parametrize("turn", [0, 2])
+@pytest.mark.parametrize("turn", [0, *under_stress(2)])
 @pytest.mark.parametrize("spec", KINDS, ids=spec_id)
 def test_values_and_gradients_in_chunks(spec: PdScan, turn: int) -> None:
     for number, config in enumerate(CHUNKS):

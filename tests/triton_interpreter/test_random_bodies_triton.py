@@ -65,7 +65,7 @@ def test_affine(program: Program, seed: int, config: Config) -> None:
 in_parts = st.sampled_from((*CHUNKS, *LOOKBACK))
 
 
-@few(5, program=affine_programs(precision=64), seed=seeds(), config=in_parts)
+@few(3, program=affine_programs(precision=64), seed=seeds(), config=in_parts)
 def test_affine_in_chunks(program: Program, seed: int, config: Config) -> None:
     """The adjoint reads, at a chunk's last step, what was saved in the next one."""
     derived = adjoint(program, surrogate="active")
