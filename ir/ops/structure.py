@@ -4,7 +4,10 @@
 ``sum``: this is what lets the backward program be derived by transposition.
 
 A map stands for a one-hot matrix ``P`` with ``P[map[j], j] = 1``: ``scatter_add`` multiplies by
-it, ``gather`` by its transpose, ``compose`` multiplies two, ``invert`` transposes one. Its X
+it, ``gather`` by its transpose, ``compose`` multiplies two, ``invert`` transposes one. Its entries
+have gradients, ``Re(conj(g[i]) x[j])`` for ``y = P x``: the ``active`` rules give the ones', and
+``factors`` the two vectors, which are enough for all of them.
+
 ``keep`` gives a vector as it is, or zeros, by an index below 2: the product with the entry 1 of
 the index's one-hot form, were it not that a product with zero keeps infinities and NaNs.
 """
