@@ -4,9 +4,9 @@ Every check a user can trip over before a kernel runs is here or in
 :mod:`pdssm_compiler.runtime.binding`, which compares the sizes.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -16,7 +16,10 @@ from pdssm_compiler.runtime.binding import check_layout
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.spec import ELEMENTS, MAP_DTYPES, PAYLOADS, one_of
 
-_PAIRS = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+# The complex dtype of pairs of reals. (Dynamo does not trace a dtype's own to_complex.)
+PAIRS = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 class PdCall(NamedTuple):
@@ -40,13 +43,18 @@ def _text(spec: PdScan) -> str:
     return pd_scan(spec).text
 
 
+def constant(function: FunctionT) -> FunctionT:
+    """Have a compiler that traces a call of it ask once, and put what it gives into the graph:
+    what torch.compiler.assume_constant_result does, which would import Dynamo, two seconds.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant
 def _constant_text(*fields: int | str | bool | None) -> str:
-    """The text for a traced call: Dynamo asks once, and puts it into the graph."""
+    """The text for a traced call."""
     return _text(PdScan(*fields))  # type: ignore[arg-type]
-
-
-# What torch.compiler.assume_constant_result sets; calling that would import Dynamo, two seconds.
-_constant_text._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _static(size: int) -> int:
@@ -282,7 +290,7 @@ def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
         if tensor.dim() != rank:
             _rank(name, tensor, rank)
         return tensor
-    if tensor.dtype not in _PAIRS:
+    if tensor.dtype not in PAIRS:
         raise ArgumentError(
             f"{name} has the unsupported dtype {tensor.dtype}: use torch.complex64 or "
             f"torch.complex128, or float32 or float64 pairs [..., 2]"

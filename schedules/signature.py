@@ -32,6 +32,11 @@ def dtype_of(storage: str) -> str:
     return _DTYPES[STORAGE_OF_PARTS.get(storage, storage)]
 
 
+def width_of(dtype: str) -> int:
+    """Bytes of a dtype by its name."""
+    return int("".join(filter(str.isdigit, dtype))) // 8
+
+
 # The leading axes of scratch that has a place for each chunk of a row.
 _CHUNKS = ("B", "C", "H")
 
@@ -94,7 +99,7 @@ class Argument:
         them: as many, of at most 16, as go evenly into the row; those of one of its reals or
         integers where that is less than a copy takes.
         """
-        each = int("".join(filter(str.isdigit, self.dtype))) // 8
+        each = width_of(self.dtype)
         row = prod(self.own_shape(state_size)) * each
         return max(each, next((size for size in (16, 8, 4) if row % size == 0), 1))
 

@@ -9,8 +9,7 @@ from math import prod
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Table, is_complex, is_number
-from pdssm_compiler.schedules.emit.tvm import width_of
-from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.signature import Argument, Signature, width_of
 from pdssm_compiler.schedules.target import Target
 
 # What a processor runs at once: registers, threads, blocks, as on NVIDIA's largest GPUs. Smaller

@@ -146,12 +146,17 @@ define(
 )
 
 
+# Those defined by :func:`_real_function`, by name.
+_REAL_FUNCTIONS: set[str] = set()
+
+
 def _real_function(
     name: str,
     evaluate: Callable[[np.ndarray], np.ndarray],
     derivative: Callable[[Value], Value],
 ) -> None:
     """A real function; ``derivative`` maps the value ``f(x)`` to ``f'(x)``."""
+    _REAL_FUNCTIONS.add(name)
     define(
         Op(
             name,
@@ -189,3 +194,6 @@ _real_function(
 _real_function("softplus", lambda x: np.logaddexp(0.0, x), lambda v: apply("sigmoid", v.args[0]))
 _real_function("sqrt", np.sqrt, lambda v: apply("mul", _like(v, 0.5), apply("reciprocal", v)))
 _real_function("reciprocal", lambda x: 1.0 / x, lambda v: apply("neg", _square(v)))
+
+# The real functions: ops of several instructions an element.
+FUNCTIONS = frozenset(_REAL_FUNCTIONS)

@@ -10,15 +10,12 @@ compute them ahead, for many tokens at once.
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from pdssm_compiler.ir.ops.elementwise import FUNCTIONS
 from pdssm_compiler.ir.passes.rewrite import prune, substitute, with_values
 from pdssm_compiler.ir.program import Input, Program, TokenOutput
 from pdssm_compiler.ir.types import Vector, is_complex, is_number, precision
 from pdssm_compiler.ir.value import Value
 
-# Ops of several instructions an element; without one of them nothing is worth handing over.
-FUNCTIONS = frozenset(
-    {"exp", "log", "sin", "cos", "tanh", "sigmoid", "softplus", "sqrt", "reciprocal"}
-)
 # Ops whose elements are not made from the same elements of their arguments alone.
 _ACROSS = frozenset({"select", "gather", "scatter_add", "compose", "invert", "iota", "sum"})
 

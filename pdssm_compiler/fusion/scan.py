@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
-from pdssm_compiler.arguments import as_complex, read_drive, read_maps, truth
+from pdssm_compiler.arguments import as_complex, constant, read_drive, read_maps, truth
 from pdssm_compiler.artifacts import Artifacts
 from pdssm_compiler.choices import both_logits, choose
 from pdssm_compiler.fusion.inputs import InputSpec
@@ -32,8 +32,6 @@ from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import ScanSpec
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 class FusedScan(Artifacts):
@@ -359,16 +357,10 @@ def _text_of(spec: ScanSpec, traced: Traced) -> Callable[[_Kind, bool, bool, boo
     def text(kind: _Kind, initial: bool, final: bool, packed: bool) -> str:
         return built(kind, initial, final, packed)
 
-    return _constant(text)
+    return constant(text)
 
 
-def _constant(function: FunctionT) -> FunctionT:
-    """What torch.compiler.assume_constant_result sets; calling that would import Dynamo."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-@_constant
+@constant
 def _target_at(device: str) -> str:
     """What kernels for a device are compiled for."""
     return str(target_of(torch.device(device)))

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch.nn import functional
 
-from pdssm_compiler.arguments import as_complex, read_drive
+from pdssm_compiler.arguments import PAIRS, as_complex, constant, read_drive
 from pdssm_compiler.choices import choose
 from pdssm_compiler.fusion.inputs import InputSpec, input_name
 from pdssm_compiler.fusion.trace import trace
@@ -20,8 +20,6 @@ from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.runtime.dispatch import call_in_segments
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import PAYLOADS, ScanSpec
-
-_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def diagonal(delta, phase, bias, rate):  # type: ignore[no-untyped-def]
@@ -70,7 +68,7 @@ def mix(
     dtype = drive.dtype
     payload = dtype if dtype in PAYLOADS else None
     size, maps = drive.shape[3], selector_logits.shape[3]
-    drive, _ = read_drive(drive, _COMPLEX[wide(dtype)], payload)
+    drive, _ = read_drive(drive, PAIRS[wide(dtype)], payload)
     chosen = choose(dictionary_logits, selector_logits, drive, temperature, surrogate, "column")
     read = {input_name(name): tensor for name, tensor in numbers.items()}
     read |= {"drive": drive, "dictionary": chosen.dictionary, "selection": chosen.selection}
@@ -92,6 +90,7 @@ def mix(
     return outputs[0], torch.view_as_real(outputs[1]) if output_final_state else None
 
 
+@constant
 def _constant_text(
     state_size: int, maps: int, dtype: torch.dtype, initial: bool, final: bool, packed: bool
 ) -> str:
@@ -99,16 +98,12 @@ def _constant_text(
     return _text(state_size, maps, dtype, initial, final, packed)
 
 
-# What torch.compiler.assume_constant_result sets; calling that would import Dynamo.
-_constant_text._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 @lru_cache(maxsize=256)
 def _text(
     state_size: int, maps: int, dtype: torch.dtype, initial: bool, final: bool, packed: bool
 ) -> str:
     payload = dtype if dtype in PAYLOADS else None
-    complex_ = _COMPLEX[wide(dtype)]
+    complex_ = PAIRS[wide(dtype)]
     of_tokens, of_heads = InputSpec(dtype=dtype), InputSpec("HN", wide(dtype))
     inputs = dict.fromkeys(("delta", "phase", "u", "gate"), of_tokens)
     inputs |= dict.fromkeys(("bias", "rate", "skip"), of_heads)

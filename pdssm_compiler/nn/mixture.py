@@ -152,31 +152,20 @@ def _mixture_gradient(
     ``∂M_t = ρ (∂P_t - Σ ρ ∂P_t) / τ``, ``∂s_t[k] = ⟨∂M_t, M_k⟩``, ``∂M_k = Σ_t s_t[k] ∂M_t``.
     """
     check_temperature(temperature)
-    # A backward may be called under autocast, which would have the products in low precision.
-    with torch.autocast(weights.device.type, enabled=False):
-        return _mixture_gradient_of(weights, dictionary, temperature, moved, arriving, dim)
-
-
-def _mixture_gradient_of(
-    weights: torch.Tensor,
-    dictionary: torch.Tensor,
-    temperature: torch.Tensor,
-    moved: torch.Tensor,
-    arriving: torch.Tensor,
-    dim: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
     entries, size, _ = dictionary.shape
     flat, tables = weights.reshape(-1, entries), dictionary.reshape(entries, -1)
     v, g = moved.reshape(-1, size, 2), arriving.reshape(-1, size, 2)
     of_weights, of_tables = torch.empty_like(flat), torch.zeros_like(tables)
-    for block in _blocks(len(flat), dictionary):
-        soft = torch.softmax((flat[block] @ tables).view(-1, size, size) / temperature, dim)
-        # Re(conj(g) v) is the inner product of pairs.
-        of_ones = g[block] @ v[block].mT
-        of_ones = (of_ones - (soft * of_ones).sum(dim, keepdim=True)) * soft / temperature
-        of_mixed = of_ones.flatten(1)
-        of_weights[block] = of_mixed @ tables.mT
-        of_tables.addmm_(flat[block].mT, of_mixed)
+    # A backward may be called under autocast, which would have the products in low precision.
+    with torch.autocast(weights.device.type, enabled=False):
+        for block in _blocks(len(flat), dictionary):
+            soft = torch.softmax((flat[block] @ tables).view(-1, size, size) / temperature, dim)
+            # Re(conj(g) v) is the inner product of pairs.
+            of_ones = g[block] @ v[block].mT
+            of_ones = (of_ones - (soft * of_ones).sum(dim, keepdim=True)) * soft / temperature
+            of_mixed = of_ones.flatten(1)
+            of_weights[block] = of_mixed @ tables.mT
+            of_tables.addmm_(flat[block].mT, of_mixed)
     return of_weights.view(weights.shape), of_tables.view(dictionary.shape)
 
 

@@ -58,7 +58,6 @@ class ChunkBodies:
         self.sorted = frozenset(map_.name for map_ in scattered)
         self.team = whole_team(program)
         self.warps = self.team * config.teams
-        self.rows = config.rows
         shape: dict[str, int] = {"team": self.team, "teams": config.teams, "rows": config.rows}
         chunks: dict[str, Any] = {
             **shape,
@@ -434,6 +433,6 @@ class ChunkKernel:
     def _flag(self, chunk: str) -> str:
         """Of several rows side by side, the first one's."""
         b, h = "b", "h"
-        if self.bodies.rows > 1:
+        if self.bodies.scan.rows > 1:
             b, h = place_of_row("team_row[0]")
         return f"T.address_of(folded[{b} * folded_sB + {chunk} * folded_sC + {h} * folded_sH])"

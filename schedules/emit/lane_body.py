@@ -19,9 +19,8 @@ from pdssm_compiler.schedules.emit.tvm import (
     TvmBody,
     buffer_dtype,
     real_dtype,
-    width_of,
 )
-from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.signature import Argument, Signature, width_of
 from pdssm_compiler.schedules.source import Writer
 
 LANES = 32

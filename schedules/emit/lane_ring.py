@@ -9,8 +9,8 @@ from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.lane_body import LANES, row_elements
 from pdssm_compiler.schedules.emit.lane_tables import LaneTables
 from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer
-from pdssm_compiler.schedules.emit.tvm import buffer_dtype, width_of
-from pdssm_compiler.schedules.signature import Argument
+from pdssm_compiler.schedules.emit.tvm import buffer_dtype
+from pdssm_compiler.schedules.signature import Argument, width_of
 
 
 class LaneRing(LaneTables):
@@ -99,10 +99,9 @@ class LaneRing(LaneTables):
             return
         for argument in self.streamed:
             name, own = argument.name, row_elements(argument, self.program.state_size)
-            size = self._copy_size(argument)
-            if size == width_of(argument.dtype):
+            if not self._is_wide(argument):
                 continue
-            units = self._copy_units(argument, size)
+            units = self._copy_units(argument)
             at = f"(lane % {units} * {self._token_elements(argument) // units})"
             with self._of_side(f"{at} // {own}") as (b, h):
                 start = f"{b} * {name}_sB + {h} * {name}_sH"
@@ -128,14 +127,14 @@ class LaneRing(LaneTables):
 
     def _stream(self, argument: Argument, span: int) -> None:
         """Copy tokens of an input, as wide as its layout allows."""
-        narrow, wide = width_of(argument.dtype), self._copy_size(argument)
-        if wide == narrow:
+        narrow = width_of(argument.dtype)
+        if not self._is_wide(argument):
             self._copies(argument, span, narrow)
             return
         # A lagged input is one step ahead of its token.
         last = span + (1 if argument.role == "lagged" else 0)
         with self.writer.block(f"if aligned != 0 and first + {last} <= L:"):
-            self._even_copies(argument, span, wide)
+            self._even_copies(argument, span)
         with self.writer.block("else:"):
             self._copies(argument, span, narrow)
 
@@ -143,29 +142,37 @@ class LaneRing(LaneTables):
         """Bytes that a lane copies at once, where tensors are aligned."""
         return argument.copied_at_once(self.program.state_size)
 
-    def _even_copies(self, argument: Argument, span: int, size: int) -> None:
+    def _is_wide(self, argument: Argument) -> bool:
+        """Whether those are more than one real or integer."""
+        return self._copy_size(argument) > width_of(argument.dtype)
+
+    def _even_copies(self, argument: Argument, span: int) -> None:
         """Copy whole tokens, every lane the same place of a token each time: its addresses are
         one origin and constant steps. A warp that copies is timed by its address arithmetic.
         """
-        self._copy_place(argument, size)
+        self._copy_place(argument)
         self._copy_origin(argument)
-        self._copy_run(argument, span, size)
+        self._copy_run(argument, span)
 
-    def _copy_units(self, argument: Argument, size: int) -> int:
+    def _copy_units(self, argument: Argument) -> int:
         """Copies of a token."""
-        return self._token_elements(argument) * width_of(argument.dtype) // size
+        return self._token_elements(argument) // self._copied_elements(argument)
 
-    def _across(self, argument: Argument, span: int, size: int) -> int:
+    def _copied_elements(self, argument: Argument) -> int:
+        """Reals or integers of a copy."""
+        return self._copy_size(argument) // width_of(argument.dtype)
+
+    def _across(self, argument: Argument, span: int) -> int:
         """Tokens that the lanes copy at once, so that every time is alike."""
-        most = max(1, self.copying // self._copy_units(argument, size))
+        most = max(1, self.copying // self._copy_units(argument))
         return next(n for n in range(min(most, span), 0, -1) if span % n == 0)
 
-    def _copy_place(self, argument: Argument, size: int) -> None:
+    def _copy_place(self, argument: Argument) -> None:
         """Which token a lane copies, of those copied at once, and which reals of it."""
         name, write, lanes = argument.name, self.writer.line, self.copying
-        units = min(self._copy_units(argument, size), lanes)
+        units, each = min(self._copy_units(argument), lanes), self._copied_elements(argument)
         write(f"{name}_u: T.let = lane // {units}")
-        write(f"{name}_at: T.let = lane % {units} * {size // width_of(argument.dtype)}")
+        write(f"{name}_at: T.let = lane % {units} * {each}")
 
     def _copy_origin(self, argument: Argument) -> None:
         """Where a lane's copies of the tokens from ``first`` on start."""
@@ -181,18 +188,17 @@ class LaneRing(LaneTables):
             origin = f"{start} + T.Cast('int64', {name}_at)"
         self.writer.line(f"{name}_from[0] = {origin}")
 
-    def _copy_run(self, argument: Argument, span: int, size: int) -> None:
+    def _copy_run(self, argument: Argument, span: int) -> None:
         """Copy ``span`` tokens from the origin on."""
-        units, lanes = self._copy_units(argument, size), self.copying
-        busy = self._across(argument, span, size) * units
+        busy, lanes = self._across(argument, span) * self._copy_units(argument), self.copying
         # Lanes that a whole number of tokens leaves over have nothing to do.
         with self._guard(f"lane < {busy}", busy < lanes):
-            self._copy_tokens(argument, span, size)
+            self._copy_tokens(argument, span)
 
-    def _copy_tokens(self, argument: Argument, span: int, size: int) -> None:
+    def _copy_tokens(self, argument: Argument, span: int) -> None:
         name, write, lanes = argument.name, self.writer.line, self.copying
-        elements, each = self._token_elements(argument), size // width_of(argument.dtype)
-        units, across = self._copy_units(argument, size), self._across(argument, span, size)
+        elements, each = self._token_elements(argument), self._copied_elements(argument)
+        units, across = self._copy_units(argument), self._across(argument, span)
         sign = "+" if self.program.direction == "forward" else "-"
         ring = f"ring_{name}[({self.slot} * {self.tile} + {name}_u) * {elements} + {name}_at"
         if self.stays:
@@ -206,7 +212,7 @@ class LaneRing(LaneTables):
                 source = f"{name}[{origin} + {unit * each}]"
                 with self._guard(f"lane < {units - unit}", units > lanes > units - unit):
                     copied = (f"T.address_of({to})", f"T.address_of({source})")
-                    self.call(f"lane_copy{size}", *copied)
+                    self.call(f"lane_copy{self._copy_size(argument)}", *copied)
             if self.stays:
                 # Those who copy compute as well: fewer instructions. A warp that only copies would
                 # wait for one address after the other.
@@ -217,20 +223,18 @@ class LaneRing(LaneTables):
         of ``span``: tensors are aligned for wide copies, and there are that many tokens.
         """
         for argument in self.streamed:
-            size = self._copy_size(argument)
-            if size > width_of(argument.dtype):
-                self._copy_place(argument, size)
+            if self._is_wide(argument):
+                self._copy_place(argument)
                 self._copy_origin(argument)
 
     def stream_ahead(self, span: int) -> None:
         """Start copying the next piece, from ``first`` on, to slot ``slot``."""
         for argument in self.streamed:
-            size = self._copy_size(argument)
-            if size > width_of(argument.dtype):
-                self._copy_place(argument, size)
-                self._copy_run(argument, span, size)
+            if self._is_wide(argument):
+                self._copy_place(argument)
+                self._copy_run(argument, span)
             else:
-                self._copies(argument, span, size)
+                self._copies(argument, span, width_of(argument.dtype))
 
     def slot_is_read(self) -> None:
         """Wait until no lane reads the slot of a tile that was held and has run."""

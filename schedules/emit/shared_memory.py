@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pdssm_compiler.schedules.emit.tvm import width_of
+from pdssm_compiler.schedules.signature import width_of
 from pdssm_compiler.schedules.source import Writer
 
 # Name, dtype and elements.

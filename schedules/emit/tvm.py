@@ -41,6 +41,7 @@ from pdssm_compiler.schedules.signature import (
     ReportedCheck,
     Signature,
     needs_range_check,
+    width_of,
 )
 from pdssm_compiler.schedules.source import Writer
 
@@ -74,11 +75,6 @@ def buffer_dtype(argument: Argument) -> str:
     bits as an integer), so bfloat16 is passed as its bits and converted here.
     """
     return "uint16" if argument.dtype == "bfloat16" else argument.dtype
-
-
-def width_of(dtype: str) -> int:
-    """Bytes of a dtype by its name."""
-    return int("".join(filter(str.isdigit, dtype))) // 8
 
 
 def widened(argument: Argument, place: str) -> str:

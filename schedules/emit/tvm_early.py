@@ -4,6 +4,8 @@ It reads a token's inputs in the slot of the ring that they came to, and leaves 
 them beside them, where the warps that run the token take it for inputs.
 """
 
+from typing import Any
+
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.emit.arithmetic import Parts
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
@@ -14,29 +16,9 @@ from pdssm_compiler.schedules.source import Writer
 class EarlyLanes(TvmLanes):
     """See the module's text; what it leaves are the token outputs of a program without carries."""
 
-    def __init__(
-        self,
-        program: Program,
-        writer: Writer,
-        *,
-        tile: int,
-        ring: int,
-        warps: int,
-        tables: int,
-        rows: int,
-    ) -> None:
-        super().__init__(
-            program,
-            writer,
-            tile=tile,
-            ring=ring,
-            sets=0,
-            warps=warps,
-            tables=tables,
-            rows=rows,
-            prefix="early_",
-            signature=Signature(program, reports=False),
-        )
+    def __init__(self, program: Program, writer: Writer, **row: Any) -> None:
+        signature = Signature(program, reports=False)
+        super().__init__(program, writer, sets=0, prefix="early_", signature=signature, **row)
         self.held = None
 
     def _store(self, argument: Argument, leading: list[str], j: str, parts: Parts) -> None:

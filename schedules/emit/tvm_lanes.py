@@ -18,8 +18,8 @@ from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
 from pdssm_compiler.schedules.emit.lane_body import MOST_STATES
 from pdssm_compiler.schedules.emit.lane_sums import LaneSums
 from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, padded
-from pdssm_compiler.schedules.emit.tvm import real_dtype, width_of
-from pdssm_compiler.schedules.signature import Argument
+from pdssm_compiler.schedules.emit.tvm import real_dtype
+from pdssm_compiler.schedules.signature import Argument, width_of
 
 
 class TvmLanes(LaneSums):

@@ -23,8 +23,8 @@ from pdssm_compiler.ir.types import Index, Scalar, Table, is_complex
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts
 from pdssm_compiler.schedules.emit.stages import Reach, is_uniform
-from pdssm_compiler.schedules.emit.tvm import Array, TvmBody, buffer_dtype, real_dtype, width_of
-from pdssm_compiler.schedules.signature import Argument, needs_range_check
+from pdssm_compiler.schedules.emit.tvm import Array, TvmBody, buffer_dtype, real_dtype
+from pdssm_compiler.schedules.signature import Argument, needs_range_check, width_of
 from pdssm_compiler.schedules.source import Writer
 
 ROW_FUNCTIONS = "\n".join(

@@ -7,8 +7,8 @@ from hypothesis import given
 from pdssm_compiler.ir import Program, ProgramBuilder, interpret
 from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.ops import apply
+from pdssm_compiler.ir.ops.elementwise import FUNCTIONS
 from pdssm_compiler.ir.passes import adjoint, hoist
-from pdssm_compiler.ir.passes.hoist import FUNCTIONS
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import Vector
 from pdssm_compiler.schedules.emit.tvm import DIALECT

@@ -145,28 +145,6 @@ def test_one_map_has_nothing_to_choose_from(case: Case) -> None:
     assert got["dictionary_logits"].any() == (case.state_size > 1)
 
 
-def test_temperature_as_a_tensor() -> None:
-    tensors = flash_inputs(SMALL, DRAW)
-    arriving = cotangents(tensors)
-    want = dense(tensors, arriving, temperature=0.5)
-    for temperature in (torch.tensor(0.5), torch.tensor([0.5], dtype=torch.float64)):
-        got = dense(tensors, arriving, temperature=temperature)
-        for name, tensor in want.items():
-            torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_logits_of_low_precision(dtype: torch.dtype) -> None:
-    """Computed in float32; their gradients are rounded once."""
-    tensors = flash_inputs(SMALL, DRAW)
-    arriving = cotangents(tensors)
-    low = tensors | {name: tensors[name].to(dtype) for name in LOGITS}
-    got = dense(low, arriving)
-    want = dense(low | {name: low[name].float() for name in LOGITS}, arriving)
-    for name, tensor in want.items():
-        assert torch.equal(got[name], tensor.to(got[name].dtype))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=stress)])
 def test_low_precision_payload_and_pairs(dtype: torch.dtype) -> None:
     tensors = flash_inputs(SMALL, DRAW)

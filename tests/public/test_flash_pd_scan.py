@@ -56,6 +56,9 @@ def flash_draws() -> st.SearchStrategy[Draw]:
     )
 
 
+SURROGATES = pytest.mark.parametrize("surrogate", ["active", "dense"])
+
+
 def results(tensors: Tensors, arriving: tuple[torch.Tensor, ...], **options: Any) -> Tensors:
     """States, final state and gradients, by name."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
@@ -141,24 +144,28 @@ def test_infinite_logits_are_numbers() -> None:
     assert (index == 2).all()
 
 
-def test_temperature_as_a_tensor() -> None:
+@SURROGATES
+def test_temperature_as_a_tensor(surrogate: str) -> None:
     tensors = flash_inputs(SMALL, DRAW)
     arriving = cotangents(tensors)
-    want = results(tensors, arriving, temperature=0.5)
+    want = results(tensors, arriving, temperature=0.5, surrogate=surrogate)
     for temperature in (torch.tensor(0.5), torch.tensor([0.5], dtype=torch.float64)):
-        got = results(tensors, arriving, temperature=temperature)
+        got = results(tensors, arriving, temperature=temperature, surrogate=surrogate)
         for name, tensor in want.items():
             torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=1e-7)
 
 
+@SURROGATES
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_logits_of_low_precision(dtype: torch.dtype) -> None:
+def test_logits_of_low_precision(dtype: torch.dtype, surrogate: str) -> None:
     """Computed in float32; their gradients are rounded once."""
     tensors = flash_inputs(SMALL, DRAW)
     arriving = cotangents(tensors)
     low = tensors | {name: tensors[name].to(dtype) for name in LOGITS}
-    got = results(low, arriving)
-    want = results(low | {name: low[name].float() for name in LOGITS}, arriving)
+    got = results(low, arriving, surrogate=surrogate)
+    want = results(
+        low | {name: low[name].float() for name in LOGITS}, arriving, surrogate=surrogate
+    )
     for name, tensor in want.items():
         assert torch.equal(got[name], tensor.to(got[name].dtype))
         assert got[name].dtype == (dtype if name in LOGITS else SMALL.dtype)

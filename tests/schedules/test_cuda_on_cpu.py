@@ -77,16 +77,16 @@ def spec_of(scan: tuple[Any, ...]) -> PdScan:
     )  # fmt: skip
 
 
-def some(*each_time: int) -> list[Any]:
+def some(scans: list[Any], *each_time: int) -> list[Any]:
     """The scans of these numbers are run each time, the others under stress."""
     return [
         pytest.param(scan, id=str(scan), marks=[] if at in each_time else [pytest.mark.stress])
-        for at, scan in enumerate(SCANS)
+        for at, scan in enumerate(scans)
     ]
 
 
 # Of one warp a team and of several, collisions and none, 128 bits.
-@pytest.mark.parametrize("scan", some(5))
+@pytest.mark.parametrize("scan", some(SCANS, 5))
 def test_chunks(scan: tuple[Any, ...]) -> None:
     """Carries from team to team, from block to block and in windows; chunks of a few tokens, the
     last one shorter; several rows.
@@ -114,7 +114,7 @@ def test_chunks_of_one_tile(teams: int) -> None:
     assert_agrees(CHUNKS, config, program, Sizes(1, 50, 2), most_blocks=4)
 
 
-@pytest.mark.parametrize("scan", some(2))
+@pytest.mark.parametrize("scan", some(SCANS, 2))
 def test_rows(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         team = -(-program.state_size // 32)
@@ -173,7 +173,7 @@ def test_targets_with_many_sources(n: int) -> None:
         assert_agrees(template, config, program, sizes, dictionary=dictionary)
 
 
-@pytest.mark.parametrize("scan", some(3, 6))
+@pytest.mark.parametrize("scan", some(SCANS, 3, 6))
 def test_steps(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         for length in (0, 1, 3):

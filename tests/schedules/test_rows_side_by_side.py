@@ -22,7 +22,14 @@ from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from tests.kernels import LAYOUTS, few, tensors_of, under_stress
 from tests.schedules.cuda import H100
 from tests.schedules.cuda_on_cpu import run
-from tests.schedules.test_cuda_on_cpu import CHUNKS, ROWS, assert_agrees, forward_and_backward
+from tests.schedules.test_cuda_on_cpu import (
+    CHUNKS,
+    ROWS,
+    assert_agrees,
+    forward_and_backward,
+    some,
+    spec_of,
+)
 from tests.strategies import Sizes, arrays_for, programs
 
 _COLUMN = ("dictionary", "general", "column", "c64")
@@ -38,36 +45,19 @@ SCANS = [
 ]
 
 
-def programs_of(scan: tuple[Any, ...]) -> list[Program]:
-    n, k, source, map_class, orientation, element = scan
-    spec = PdScan(
-        n, k, element, map_source=source, map_class=map_class, orientation=orientation,
-        initial_state=True, final_state=True,
-    )  # fmt: skip
-    return forward_and_backward(spec)
-
-
-def some(*each_time: int) -> list[Any]:
-    """The scans of these numbers are run each time, the others under stress."""
-    return [
-        pytest.param(scan, id=str(scan), marks=[] if at in each_time else [pytest.mark.stress])
-        for at, scan in enumerate(SCANS)
-    ]
-
-
-@pytest.mark.parametrize("scan", some(1))
+@pytest.mark.parametrize("scan", some(SCANS, 1))
 def test_in_order(scan: tuple[Any, ...]) -> None:
     """Six rows: fewer than a warp holds, or more than a whole number of warps do."""
-    for program in programs_of(scan):
+    for program in forward_and_backward(spec_of(scan)):
         config = CudaRowsConfig(4, 3, rows=most_rows(specialise(program)))
         assert config.rows == 32 // program.state_size
         assert_agrees(ROWS, config, program, Sizes(2, 23, 3))
 
 
-@pytest.mark.parametrize("scan", some(0))
+@pytest.mark.parametrize("scan", some(SCANS, 0))
 def test_in_chunks(scan: tuple[Any, ...]) -> None:
     """Carries from team to team and from block to block; windows that join summaries."""
-    for program in programs_of(scan):
+    for program in forward_and_backward(spec_of(scan)):
         rows = most_rows(specialise(program))
         for sizes, blocks, teams in ((Sizes(1, 157, 2), 40, 1), (Sizes(3, 21, 5), 3, 4)):
             config = CudaChunksConfig(2, 2, teams, rows)
