@@ -57,7 +57,7 @@ def test_the_shipped_log() -> None:
     rows = evidence([shipped_logs()])
     found = judge(rows.only(s for s in rows.samples if s.row.device == H100.name))
     assert found.basis.endswith("rows of NVIDIA H100 80GB HBM3")
-    assert len(found.verdicts) >= 15
+    assert len(found.verdicts) >= 19
     chosen, heuristic = found.ratios("chosen"), found.ratios("heuristic")
     assert chosen is not None
     assert heuristic is not None
