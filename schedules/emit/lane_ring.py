@@ -346,9 +346,7 @@ class LaneRing(LaneTables):
                     self.writer.line(f"{place} = T.Cast('int32', {clamped})")
 
     @contextmanager
-    def _index_lanes(
-        self, span: int, first: str
-    ) -> Iterator[tuple[str, str, tuple[str, str]]]:
+    def _index_lanes(self, span: int, first: str) -> Iterator[tuple[str, str, tuple[str, str]]]:
         """A token of a row for every lane; gives the number of the group of them, the place in
         the group, and ``b`` and ``h``.
         """
