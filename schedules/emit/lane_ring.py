@@ -281,7 +281,7 @@ class LaneRing(LaneTables):
         return self.stays and width_of(self._argument(index.name).dtype) in (4, 8)
 
     def _next_index(self, index: Value, group: str, at: str) -> str:
-        """Where an index that is copied is before it is checked, or one that is loaded comes to."""
+        """Where a copied index is before it is checked, and where a loaded one comes to."""
         if self._is_copied(index):
             return f"next_{index.name}[{self.slot} * {self.tile * self.rows} + {at}]"
         return f"{index.name}_next[{group}]"
@@ -298,7 +298,7 @@ class LaneRing(LaneTables):
         return max(1, self.copying // (self.tile * self.rows))
 
     def take_indices(self, span: int) -> None:
-        """Wait for the indices that were loaded last, of ``span`` tokens, so that the next can be."""
+        """Wait for the indices of ``span`` tokens that were loaded, so that others can be."""
         for index in self.indices:
             for group in range(self._index_groups(span)):
                 self.writer.line(f"{index.name}_now[{group}] = {index.name}_next[{group}]")
