@@ -171,7 +171,7 @@ class CudaRows(Template[CudaRowsConfig]):
             return 16
         blocks = -(-problem.rows // (rows * target.processors))
         wanted = target.bandwidth * _LATENCY / target.processors
-        for tile in (4, 8):
+        for tile in (2, 4, 8):
             slot = tile * rows * max(1, bytes_in(program))
             there = min(blocks, max(1, target.shared_memory // (4 * slot)))
             if problem.length <= tile * _MANY_TILES and 4 * slot * there >= wanted:
