@@ -11,6 +11,7 @@ import torch
 import typer.main
 
 from benchmarks.app import app as benchmarks
+from examples.state_tracking.__main__ import app as state_tracking
 from pdssm_compiler.cli.app import app
 from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.fusion.functions import FUNCTIONS
@@ -51,6 +52,14 @@ def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for piece in ("scan N=32 forward", "scan N=32 backward", "@T.prim_func", "by heuristic"):
         assert piece in text
+
+
+def test_the_snippet_of_state_tracking_runs() -> None:
+    (snippet,) = blocks(ROOT / "docs" / "state-tracking.md", "python")
+    scope: dict[str, object] = {}
+    with torch_only(TorchTokens()):
+        exec(compile(snippet, "state-tracking.md", "exec"), scope)
+    assert scope["block"].dictionary_logits.grad.abs().max() > 0
 
 
 def test_the_snippets_of_fusion_run() -> None:
@@ -143,7 +152,11 @@ def test_every_traced_function_is_named() -> None:
 
 
 # What begins a command in the documents.
-APPS = {"pdssm-compiler ": app, "python -m benchmarks ": benchmarks}
+APPS = {
+    "pdssm-compiler ": app,
+    "python -m benchmarks ": benchmarks,
+    "python -m examples.state_tracking ": state_tracking,
+}
 
 
 def commands(program: str) -> list[str]:
@@ -171,6 +184,7 @@ def test_there_are_commands() -> None:
             )
         },
         "python -m benchmarks ": {"gpu", "cpu", "model", "show", "plot", "untuned"},
+        "python -m examples.state_tracking ": {"table2", "table3", "lengths"},
     }
 
 

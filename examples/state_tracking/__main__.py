@@ -1,0 +1,165 @@
+"""``python -m examples.state_tracking``: a table, or one run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from examples.state_tracking import plots
+from examples.state_tracking.lengths import LENGTHS, over_lengths
+from examples.state_tracking.models import BLOCKS
+from examples.state_tracking.presets import PRESETS, TABLE2, TABLE3, settings_of
+from examples.state_tracking.results import store, summary, table
+from examples.state_tracking.settings import Settings
+from examples.state_tracking.training import Measured, Run, train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+_console = Console()
+_TABLE2, _TABLE3 = ",".join(TABLE2), ",".join(TABLE3)
+
+Tasks = Annotated[str, typer.Option(help="Tasks, separated by commas.")]
+Models = Annotated[str, typer.Option(help=f"Models, separated by commas: {', '.join(BLOCKS)}.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each, from 0 on.")]
+Preset = Annotated[str, typer.Option(help=f"Sizes and steps: {' or '.join(PRESETS)}.")]
+Out = Annotated[Path, typer.Option(help="Folder of the runs, which go on where they were left.")]
+Device = Annotated[str, typer.Option(help="cuda, or cpu; by default what is there.")]
+Together = Annotated[int, typer.Option(min=1, help="Runs that train at once.")]
+Steps = Annotated[int, typer.Option(min=0, help="Steps instead of the preset's; 0 for its own.")]
+
+
+@app.command()
+def table2(
+    tasks: Tasks = _TABLE2,
+    models: Models = "pdssm,flash",
+    seeds: Seeds = 1,
+    preset: Preset = "published",
+    out: Out = Path("state_tracking_runs"),
+    device: Device = "",
+    together: Together = 1,
+    steps: Steps = 0,
+) -> None:
+    """The published tasks, trained on 3 to 40 tokens and tested on 40 to 256."""
+    _table(
+        "Accuracy on 40 to 256 tokens, %",
+        tasks,
+        models,
+        seeds,
+        preset,
+        out,
+        device,
+        together,
+        steps,
+    )
+
+
+@app.command()
+def table3(
+    tasks: Tasks = _TABLE3,
+    models: Models = "pdssm",
+    seeds: Seeds = 1,
+    preset: Preset = "published",
+    out: Out = Path("state_tracking_runs"),
+    device: Device = "",
+    together: Together = 1,
+    steps: Steps = 0,
+) -> None:
+    """Word problems of A5 and S5, by one layer with 32 maps."""
+    _table(
+        "Word problems, accuracy on 40 to 256 tokens, %",
+        tasks,
+        models,
+        seeds,
+        preset,
+        out,
+        device,
+        together,
+        steps,
+    )
+
+
+@app.command()
+def lengths(
+    folder: Annotated[Path, typer.Argument(help="Of the runs.")] = Path("state_tracking_runs"),
+    longest: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = LENGTHS[-1],
+    device: Device = "",
+) -> None:
+    """Accuracy of trained runs on sequences of 40 to 100 000 tokens."""
+    found = []
+    for place in sorted(folder.glob("*/checkpoint.pt")):
+        run = Run(Settings.read(place.parent), place.parent, _device(device))
+        measured = over_lengths(run, [n for n in LENGTHS if n <= longest])
+        found.append((run.settings.name, measured))
+        shares = ", ".join(f"{n}: {100 * r:.1f} % of {c}" for n, (r, c) in measured.items())
+        _console.print(f"{run.settings.name}: {shares}", soft_wrap=True)
+    if not found:
+        raise typer.BadParameter(f"there is no checkpoint in {folder}; train a table first")
+    plots.over_lengths(found, folder / "lengths.png")
+    _console.print(f"stored: {folder / 'lengths.png'}", soft_wrap=True)
+
+
+def _table(
+    title: str,
+    tasks: str,
+    models: str,
+    seeds: int,
+    preset: str,
+    out: Path,
+    device: str,
+    together: int,
+    steps: int,
+) -> None:
+    where = _device(device)
+    try:
+        planned = [
+            settings_of(preset, task, model, seed).for_steps(steps)
+            for model in models.split(",")
+            for task in tasks.split(",")
+            for seed in range(seeds)
+        ]
+        for each in planned:
+            each.check()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    done: list[Run] = []
+    for first in range(0, len(planned), together):
+        try:
+            runs = [Run(s, out / s.name, where) for s in planned[first : first + together]]
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        _train(runs)
+        done += runs
+        found = summary(done)
+        found["together"] = together
+        store(found, out / "results.json")
+        plots.curves(found, out / "curves.png")
+    _console.print(table(title, done))
+    _console.print(f"stored: {out / 'results.json'}, {out / 'curves.png'}", soft_wrap=True)
+
+
+def _train(runs: list[Run]) -> None:
+    """Train runs under a progress bar each."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=_console) as progress:
+        bars = {
+            run.settings.name: progress.add_task(
+                run.settings.name, total=run.settings.steps, completed=run.step
+            )
+            for run in runs
+        }
+
+        def told(run: Run, line: Measured) -> None:
+            said = f"{run.settings.name}: {100 * line.accuracy:.1f} %, loss {line.loss:.3f}"
+            progress.update(bars[run.settings.name], completed=line.step, description=said)
+
+        train(runs, told)
+
+
+def _device(name: str) -> torch.device:
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,124 @@
+"""The models of the tables: an embedding, blocks, and scores of answers at every token."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pdssm_compiler import pd_scan
+from pdssm_compiler.nn import PDSSM, Block, FlashPDSSM
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model is made with; the published ones by default.
+
+    Attributes:
+        width: of a token.
+        state: ``N``, complex numbers of a state.
+        dictionary: ``K``, maps.
+        layers: blocks.
+        dropout: of the states before the read-out.
+    """
+
+    width: int = 128
+    state: int = 128
+    dictionary: int = 8
+    layers: int = 2
+    dropout: float = 0.01
+
+
+class DiagonalSSM(PDSSM):
+    """The ablation: the published block with identities for its maps, a complex diagonal SSM."""
+
+    NO_DECAY = frozenset({"skip"})
+
+    def __init__(self, width: int, *, state_size: int, dropout: float) -> None:
+        super().__init__(width, state_size=state_size, dictionary_size=1, dropout=dropout)
+        del self.dictionary_logits, self.selector, self.temperature
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """``[B, T, width]``."""
+        diagonal = self.diagonal(x).unsqueeze(2)
+        drive = self.drive_proj(x).unflatten(-1, (1, self.state_size, 2))
+        start = self.init_cache(len(x)).state
+        return self._read(x, pd_scan(diagonal, drive, initial_state=start)[0])
+
+
+class Lstm(nn.Module):
+    """A layer of an LSTM, which reads in order."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[B, T, width]``."""
+        out: torch.Tensor = self.cell(x)[0]
+        return out
+
+
+def _pdssm(sizes: Sizes) -> nn.Module:
+    return PDSSM(
+        sizes.width,
+        state_size=sizes.state,
+        dictionary_size=sizes.dictionary,
+        dropout=sizes.dropout,
+    )
+
+
+def _flash(sizes: Sizes) -> nn.Module:
+    """One head, so that a state is as large as the other models', in a language model's block."""
+    mixer = FlashPDSSM(
+        sizes.width, heads=1, state_size=sizes.width, dictionary_size=sizes.dictionary
+    )
+    return Block(mixer, 2 * sizes.width)
+
+
+BLOCKS: dict[str, Callable[[Sizes], nn.Module]] = {
+    "pdssm": _pdssm,
+    "flash": _flash,
+    "diagonal": lambda sizes: DiagonalSSM(
+        sizes.width, state_size=sizes.state, dropout=sizes.dropout
+    ),
+    "lstm": lambda sizes: Lstm(sizes.width),
+}
+
+
+class Tracker(nn.Module):
+    """A model that reads a task.
+
+    Args:
+        kind: one of :data:`BLOCKS`.
+        vocabulary: symbols, answers and padding together.
+        sizes: see :class:`Sizes`.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+
+    def __init__(self, kind: str, vocabulary: int, sizes: Sizes) -> None:
+        super().__init__()
+        if kind not in BLOCKS:
+            raise ValueError(f"there is no model {kind!r}; there are {', '.join(BLOCKS)}")
+        self.embedding = nn.Embedding(vocabulary, sizes.width)
+        self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
+        self.head = nn.Linear(sizes.width, vocabulary)
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Scores of the answers after the last token.
+
+        Args:
+            tokens: int64 ``[B, T]``.
+            lengths: int64 ``[B]``.
+
+        Returns:
+            ``[B, vocabulary]``.
+        """
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1])
+        scores: torch.Tensor = self.head(x.gather(1, last).squeeze(1))
+        return scores

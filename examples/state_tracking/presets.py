@@ -1,0 +1,43 @@
+"""Sets of values for whole tables."""
+
+from dataclasses import replace
+
+from examples.state_tracking.models import Sizes
+from examples.state_tracking.settings import Settings
+
+# The published tables' rows, and how many layers and maps they were made with.
+TABLE2 = ("cycle-navigation", "even-pairs", "modular-arithmetic", "parity")
+TABLE3 = ("A5-2", "A5-6", "A5-8", "A5-12", "S5-4", "S5-8", "S5-32")
+_TABLE3_SIZES = Sizes(dictionary=32, layers=1)
+# Minutes on a CPU; solves parity.
+_SMALL = Settings(
+    "",
+    "",
+    sizes=Sizes(32, 32, 4, 1),
+    steps=2000,
+    batch=64,
+    test_sequences=256,
+    rate=1e-2,
+    every=100,
+)
+PRESETS = ("published", "small")
+
+
+def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
+    """The settings of a run.
+
+    Args:
+        preset: one of :data:`PRESETS`.
+        task: see :class:`Settings`.
+        model: likewise.
+        seed: likewise.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    if preset == "small":
+        return replace(_SMALL, task=task, model=model, seed=seed)
+    sizes = _TABLE3_SIZES if task in TABLE3 or task[:3] in ("A5-", "S5-") else Sizes()
+    return Settings(task, model, seed, sizes)

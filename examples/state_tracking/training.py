@@ -1,0 +1,207 @@
+"""A run: training with the published schedule, its log and checkpoints, and exact resumption.
+
+What a step draws follows from the seed and the step's number alone, so a run that was ended at
+any point goes on as if it had not been.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from examples.state_tracking.evaluation import accuracy
+from examples.state_tracking.models import Tracker
+from examples.state_tracking.settings import Settings
+from examples.state_tracking.stepping import stepper
+from examples.state_tracking.tasks import Batch, task_of
+from pdssm_compiler.nn import parameter_groups
+
+# Streams of random numbers that have nothing to do with one another.
+_TRAINING, _TESTING = 1, 2
+_MODULUS = 2**61 - 1
+
+
+class Measured(NamedTuple):
+    """A line of a run's log.
+
+    Attributes:
+        step: steps done.
+        loss: the mean since the line before.
+        accuracy: on test lengths.
+        seconds: of training until then, with the runs beside it, measurements apart.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+class Run:
+    """One training run in a folder, begun anew or where it was left.
+
+    Args:
+        settings: see :class:`Settings`.
+        folder: for ``settings.json``, ``log.jsonl`` and ``checkpoint.pt``.
+        device: where it runs.
+
+    Raises:
+        ValueError: the folder has a run of other settings.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, device: torch.device | str) -> None:
+        self.settings, self.folder, self.device = settings, folder, torch.device(device)
+        self.task = task_of(settings.task)
+        torch.manual_seed(_seed(settings.seed, 0, 0))
+        self.model = Tracker(settings.model, self.task.vocabulary, settings.sizes)
+        self.model.to(self.device)
+        self.random = torch.Generator(self.device)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, settings.weight_decay),
+            # A tensor, which a captured graph reads anew each time.
+            lr=torch.tensor(settings.rate, device=self.device),
+            capturable=self.device.type == "cuda",
+        )
+        self.log: list[Measured] = []
+        self.step, self.seconds = 0, 0.0
+        self._loss = torch.zeros((), device=self.device)
+        self._read_folder()
+        self._step = stepper(self.model, self.optimizer, self._loss_of, self.draw(0))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the steps are done, or the accuracy is enough."""
+        solved = bool(self.log) and self.log[-1].accuracy > self.settings.enough
+        return solved or self.step >= self.settings.steps
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step."""
+        settings = self.settings
+        self.random.manual_seed(_seed(settings.seed, _TRAINING, step))
+        lengths = (settings.shortest, settings.longest)
+        return self.task.batch(settings.batch, *lengths, self.random, self.device)
+
+    def advance(self) -> None:
+        """One step of training."""
+        batch = self.draw(self.step)
+        # Dropout's, on every device.
+        torch.manual_seed(_seed(self.settings.seed, 0, self.step))
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(rate(self.settings, self.step))
+        self._loss += self._step(batch)
+        self.step += 1
+
+    def measure(self) -> Measured:
+        """Accuracy on test lengths; a line of the log, and a checkpoint."""
+        settings = self.settings
+        self.random.manual_seed(_seed(settings.seed, _TESTING, self.step))
+        right = accuracy(
+            self.model,
+            self.task,
+            settings.test_sequences,
+            (settings.test_shortest, settings.test_longest),
+            self.random,
+        )
+        steps = self.step - (self.log[-1].step if self.log else 0)
+        line = Measured(self.step, self._loss.item() / max(1, steps), right, self.seconds)
+        self._loss.zero_()
+        self.log.append(line)
+        self._save()
+        return line
+
+    @property
+    def next_measured(self) -> int:
+        """The step after which accuracy is measured again."""
+        every = self.settings.every
+        return min(self.settings.steps, (self.step // every + 1) * every)
+
+    def _loss_of(self, batch: Batch) -> torch.Tensor:
+        scores = self.model(batch.tokens, batch.lengths)
+        return functional.cross_entropy(scores, batch.answers)
+
+    def _read_folder(self) -> None:
+        kept = self.folder / "settings.json"
+        mine = json.loads(json.dumps(self.settings.as_json()))
+        if kept.exists() and json.loads(kept.read_text()) != mine:
+            raise ValueError(
+                f"{self.folder} has a run of other settings; name another folder, or remove it"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _replace(kept, json.dumps(mine, indent=1).encode())
+        checkpoint = self.folder / "checkpoint.pt"
+        if not checkpoint.exists():
+            return
+        state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.log = [Measured(*line) for line in state["log"]]
+        self.step, self.seconds = self.log[-1].step, self.log[-1].seconds
+
+    def _save(self) -> None:
+        """The checkpoint first: the log is written from it."""
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "log": [tuple(line) for line in self.log],
+        }
+        place = self.folder / "checkpoint.pt"
+        part = place.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, place)
+        lines = "".join(json.dumps(line._asdict()) + "\n" for line in self.log)
+        _replace(self.folder / "log.jsonl", lines.encode())
+
+
+def train(
+    runs: Sequence[Run], told: Callable[[Run, Measured], None] = lambda run, line: None
+) -> None:
+    """Train runs to their ends, or from where they were left: a step of each in turn, on a GPU
+    each on a stream of its own, so that small models fill it together.
+
+    Args:
+        runs: on one device.
+        told: is given each measurement.
+    """
+    on_gpu = any(run.device.type == "cuda" for run in runs)
+    streams = {id(run): torch.cuda.Stream() if on_gpu else None for run in runs}
+    while active := [run for run in runs if not run.is_done]:
+        until = {id(run): run.next_measured for run in active}
+        began = time.perf_counter()
+        while left := [run for run in active if run.step < until[id(run)]]:
+            for run in left:
+                with torch.cuda.stream(streams[id(run)]):
+                    run.advance()
+        if on_gpu:
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - began
+        for run in active:
+            run.seconds += spent
+            told(run, run.measure())
+
+
+def rate(settings: Settings, step: int) -> float:
+    """The learning rate of a step: a linear rise, then a cosine."""
+    rising = max(1, round(settings.warm_up * settings.steps))
+    if step < rising:
+        return settings.rate * (step + 1) / rising
+    done = (step - rising) / max(1, settings.steps - rising)
+    fallen = (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return settings.last_rate + (settings.rate - settings.last_rate) * fallen
+
+
+def _seed(seed: int, stream: int, step: int) -> int:
+    """Of a stream's step; seeds of runs and steps beside one another have no more in common."""
+    mixed = (seed * 1_000_003 + stream) * 1_000_000_007 + step
+    return mixed * 0x9E3779B97F4A7C15 % _MODULUS
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)

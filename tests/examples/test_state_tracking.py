@@ -1,0 +1,234 @@
+"""The state-tracking example: runs resume exactly, logs and results say what was, and commands."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from examples.state_tracking import presets
+from examples.state_tracking.__main__ import app
+from examples.state_tracking.evaluation import accuracy
+from examples.state_tracking.lengths import LENGTHS, over_lengths
+from examples.state_tracking.models import BLOCKS, DiagonalSSM, Sizes, Tracker
+from examples.state_tracking.presets import settings_of
+from examples.state_tracking.settings import Settings
+from examples.state_tracking.tasks import TASKS
+from examples.state_tracking.training import Measured, Run, rate, train
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
+from tests.torch_only import torch_only
+
+
+@pytest.fixture(autouse=True)
+def _no_compiler() -> Iterator[None]:
+    """What kernels do is tested elsewhere; here none is waited for."""
+    with torch_only(TorchTokens()):
+        yield
+
+
+SMALL = Settings(
+    "parity", "pdssm", 3, Sizes(8, 6, 3, 1, 0.1), steps=6, batch=5, shortest=2, longest=7,
+    test_shortest=4, test_longest=9, test_sequences=12, every=2,
+)  # fmt: skip
+
+
+def parameters(run: Run) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in run.model.parameters()]
+
+
+def without_seconds(run: Run) -> list[Measured]:
+    return [line._replace(seconds=0.0) for line in run.log]
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["pdssm", *(pytest.param(m, marks=pytest.mark.stress) for m in BLOCKS if m != "pdssm")],
+)
+def test_a_run_goes_on_as_if_it_had_not_been_ended(tmp_path: Path, model: str) -> None:
+    """Ended after any step; with dropout, whose random numbers follow from the step too."""
+    settings = replace(SMALL, model=model)
+    whole = Run(settings, tmp_path / "whole", "cpu")
+    train([whole])
+    assert [line.step for line in whole.log] == [2, 4, 6]
+    ended = Run(settings, tmp_path / "ended", "cpu")
+    for _ in range(2):
+        ended.advance()
+    ended.measure()
+    ended.advance()  # of which nothing is kept
+    again = Run(settings, tmp_path / "ended", "cpu")
+    assert again.step == 2
+    train([again])
+    assert without_seconds(again) == without_seconds(whole)
+    assert all(map(torch.equal, parameters(again), parameters(whole)))
+    # What is done stays as it is.
+    last = Run(settings, tmp_path / "ended", "cpu")
+    assert last.is_done
+    train([last])
+    assert last.step == 6
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "ended" / "log.jsonl").read_text().split("\n")
+        if line
+    ]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+
+
+def test_runs_beside_one_another_are_what_each_is_alone(tmp_path: Path) -> None:
+    each = [replace(SMALL, seed=seed) for seed in (1, 2)]
+    together = [Run(s, tmp_path / "together" / s.name, "cpu") for s in each]
+    told = []
+    train(together, lambda run, line: told.append((run.settings.seed, line.step)))
+    assert told == [(1, 2), (2, 2), (1, 4), (2, 4), (1, 6), (2, 6)]
+    for settings, run in zip(each, together, strict=True):
+        alone = Run(settings, tmp_path / "alone" / settings.name, "cpu")
+        train([alone])
+        assert without_seconds(alone) == without_seconds(run)
+    assert not all(map(torch.equal, parameters(together[0]), parameters(together[1])))
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    Run(SMALL, tmp_path, "cpu")
+    with pytest.raises(ValueError, match="has a run of other settings; name another folder"):
+        Run(replace(SMALL, rate=1e-3), tmp_path, "cpu")
+    assert Settings.read(tmp_path) == SMALL
+
+
+def test_enough_ends_a_run(tmp_path: Path) -> None:
+    run = Run(replace(SMALL, enough=-1.0), tmp_path, "cpu")
+    train([run])
+    assert run.step == 2
+    assert run.is_done
+
+
+def test_the_rate_rises_and_falls() -> None:
+    settings = replace(SMALL, steps=1000, rate=2e-3, last_rate=1e-5)
+    rates = [rate(settings, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(2e-5)
+    assert rates[99] == pytest.approx(2e-3)
+    assert max(rates) == pytest.approx(2e-3)
+    assert rates[549] == pytest.approx((2e-3 + 1e-5) / 2, rel=0.01)
+    assert rates[-1] == pytest.approx(1e-5, rel=0.05)
+    assert all(a >= b for a, b in pairwise(rates[99:]))
+
+
+def test_the_diagonal_ablation_is_the_recurrence_without_maps() -> None:
+    torch.manual_seed(0)
+    block = DiagonalSSM(4, state_size=3, dropout=0.0)
+    x = torch.randn(2, 5, 4)
+    diagonal = torch.view_as_complex(block.diagonal(x))
+    drive = torch.view_as_complex(block.drive_proj(x).unflatten(-1, (3, 2)))
+    state, states = torch.tensor([1.0 + 0j, 0, 0]).expand(2, 3), []
+    for t in range(5):
+        state = diagonal[:, t] * state + drive[:, t]
+        states.append(torch.cat([state.real, state.imag], -1))
+    want = block.norm(block.readout(torch.stack(states, 1)) + block.skip * x)
+    torch.testing.assert_close(block(x), want)
+    assert not any(
+        "dictionary" in name or "selector" in name for name, _ in block.named_parameters()
+    )
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_padding_changes_nothing(kind: str) -> None:
+    torch.manual_seed(1)
+    model = Tracker(kind, 6, Sizes(8, 6, 3, 2)).eval()
+    tokens = torch.tensor([[1, 2, 5, 3, 0, 0, 0]])
+    lengths = torch.tensor([4])
+    torch.testing.assert_close(model(tokens[:, :4], lengths), model(tokens, lengths))
+
+
+def test_accuracy_is_of_all_sequences() -> None:
+    """In batches, the last one smaller, of a model that is right for half of the answers."""
+    task = TASKS["parity"]
+    seen: list[int] = []
+
+    class Guess(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            seen.append(len(tokens))
+            scores = torch.zeros(len(tokens), 3)
+            scores[:, 2] = 1
+            return scores
+
+    guess, random = Guess().train(), torch.Generator().manual_seed(0)
+    found = accuracy(guess, task, 700, (150, 300), random)
+    assert seen == [109] * 6 + [46]
+    assert 0.43 < found < 0.57
+    assert guess.training
+
+
+def test_lengths_far_beyond(tmp_path: Path) -> None:
+    run = Run(SMALL, tmp_path, "cpu")
+    found = over_lengths(run, (8, 100), tokens=400, most=30)
+    assert {length: count for length, (_, count) in found.items()} == {8: 30, 100: 4}
+    assert found == over_lengths(run, (8, 100), tokens=400, most=30)
+
+
+def command(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "_SMALL", replace(presets._SMALL, test_sequences=9))
+    monkeypatch.setattr(over_lengths, "__defaults__", (LENGTHS, 2000, 50))
+    out = tmp_path / "runs"
+    code, said = command(
+        *("table2", "--preset", "small", "--tasks", "parity,even-pairs", "--models", "lstm"),
+        *("--seeds", "2", "--steps", "3", "--together", "2", "--out", str(out)),
+        *("--device", "cpu"),
+    )
+    assert code == 0, said
+    assert "Accuracy on 40 to 256 tokens, %" in said
+    assert "(2)" in said
+    found = json.loads((out / "results.json").read_text())
+    assert {"device", "versions", "commit", "date", "together"} <= found.keys()
+    assert [run["settings"]["seed"] for run in found["runs"]] == [0, 1, 0, 1]
+    assert all(run["done"] and run["log"][-1]["step"] == 3 for run in found["runs"])
+    assert (out / "curves.png").stat().st_size > 0
+    code, said = command("lengths", str(out), "--longest", "300", "--device", "cpu")
+    assert code == 0, said
+    assert "parity-lstm-1: 40: " in said
+    assert (out / "lengths.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("table2", "--tasks", "party"), "there is no task 'party'; there are cycle-navigation"),
+        (("table2", "--models", "gpt"), "there is no model 'gpt'; there are pdssm"),
+        (("table3", "--preset", "tiny"), "there is no preset 'tiny'; there are published, small"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    code, text = command(*words, "--out", str(tmp_path / "runs"))
+    assert code == 2
+    assert said in " ".join(text.replace("│", " ").split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_runs_have_no_lengths(tmp_path: Path) -> None:
+    code, text = command("lengths", str(tmp_path))
+    assert code == 2
+    assert "there is no checkpoint in" in text
+
+
+def test_tables_have_their_published_sizes() -> None:
+    two, three = (settings_of("published", task, "pdssm", 0) for task in ("parity", "S5-32"))
+    assert (two.sizes.layers, two.sizes.dictionary, two.sizes.state) == (2, 8, 128)
+    assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
+    assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+def test_the_small_preset_solves_parity(tmp_path: Path) -> None:
+    run = Run(settings_of("small", "parity", "pdssm", 0), tmp_path, "cpu")
+    train([run])
+    assert run.log[-1].accuracy > 0.9995

@@ -1,0 +1,64 @@
+"""The state-tracking example on a GPU: a captured step does what one in parts does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.state_tracking import training
+from examples.state_tracking.models import BLOCKS
+from examples.state_tracking.training import Run, train
+from tests.examples.test_state_tracking import SMALL, without_seconds
+
+ALIKE = replace(SMALL, sizes=replace(SMALL.sizes, dropout=0.0))
+
+
+def in_parts(model, optimizer, loss_of, example):  # type: ignore[no-untyped-def]
+    def step(batch):  # type: ignore[no-untyped-def]
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(batch)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_captured_step(
+    tmp_path: Path, kind: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(ALIKE, model=kind)
+    captured = Run(settings, tmp_path / "captured", device)
+    train([captured])
+    monkeypatch.setattr(training, "stepper", in_parts)
+    alone = Run(settings, tmp_path / "parts", device)
+    train([alone])
+    for mine, right in zip(captured.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_goes_on_as_if_it_had_not_been_ended(tmp_path: Path, device: torch.device) -> None:
+    """With dropout, whose seed a replay reads anew."""
+    whole = Run(SMALL, tmp_path / "whole", device)
+    train([whole])
+    ended = Run(SMALL, tmp_path / "ended", device)
+    while ended.step < 2:
+        ended.advance()
+    ended.measure()
+    again = Run(SMALL, tmp_path / "ended", device)
+    train([again])
+    for mine, right in zip(without_seconds(again), without_seconds(whole), strict=True):
+        assert mine.loss == pytest.approx(right.loss, rel=1e-4)
+
+
+def test_runs_at_once(tmp_path: Path, device: torch.device) -> None:
+    """On streams of their own: each is what it is alone."""
+    runs = [Run(replace(ALIKE, seed=n), tmp_path / f"{n}", device) for n in range(3)]
+    train(runs)
+    for run in runs:
+        alone = Run(run.settings, tmp_path / f"alone-{run.settings.seed}", device)
+        train([alone])
+        for mine, right in zip(without_seconds(run), without_seconds(alone), strict=True):
+            assert mine.loss == pytest.approx(right.loss, rel=1e-4)
