@@ -18,6 +18,7 @@ from examples.state_tracking.training import Measured, Run, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 _console = Console()
+_RUNS = Path("state_tracking_runs")
 _TABLE2, _TABLE3 = ",".join(TABLE2), ",".join(TABLE3)
 
 Tasks = Annotated[str, typer.Option(help="Tasks, separated by commas.")]
@@ -36,7 +37,7 @@ def table2(
     models: Models = "pdssm,flash",
     seeds: Seeds = 1,
     preset: Preset = "published",
-    out: Out = Path("state_tracking_runs"),
+    out: Out = _RUNS,
     device: Device = "",
     together: Together = 1,
     steps: Steps = 0,
@@ -61,7 +62,7 @@ def table3(
     models: Models = "pdssm",
     seeds: Seeds = 1,
     preset: Preset = "published",
-    out: Out = Path("state_tracking_runs"),
+    out: Out = _RUNS,
     device: Device = "",
     together: Together = 1,
     steps: Steps = 0,
@@ -82,22 +83,62 @@ def table3(
 
 @app.command()
 def lengths(
-    folder: Annotated[Path, typer.Argument(help="Of the runs.")] = Path("state_tracking_runs"),
+    folder: Annotated[Path, typer.Argument(help="Of the runs.")] = _RUNS,
     longest: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = LENGTHS[-1],
     device: Device = "",
 ) -> None:
     """Accuracy of trained runs on sequences of 40 to 100 000 tokens."""
     found = []
-    for place in sorted(folder.glob("*/checkpoint.pt")):
-        run = Run(Settings.read(place.parent), place.parent, _device(device))
+    for place in sorted(_runs_in(folder)):
+        run = Run(Settings.read(place), place, _device(device))
         measured = over_lengths(run, [n for n in LENGTHS if n <= longest])
         found.append((run.settings.name, measured))
         shares = ", ".join(f"{n}: {100 * r:.1f} % of {c}" for n, (r, c) in measured.items())
         _console.print(f"{run.settings.name}: {shares}", soft_wrap=True)
-    if not found:
-        raise typer.BadParameter(f"there is no checkpoint in {folder}; train a table first")
     plots.over_lengths(found, folder / "lengths.png")
     _console.print(f"stored: {folder / 'lengths.png'}", soft_wrap=True)
+
+
+@app.command()
+def automaton(
+    folder: Annotated[Path, typer.Argument(help="Of a run, or of several.")] = _RUNS,
+    device: Device = "",
+) -> None:
+    """The automaton that runs of one layer have learned, beside the true one."""
+    # AALpy is of the tests' and examples' dependencies, not of the package's.
+    from examples.state_tracking.automaton import read_out
+    from examples.state_tracking.drawing import draw
+
+    places = [folder] if (folder / "checkpoint.pt").exists() else sorted(_runs_in(folder))
+    for place in places:
+        run = Run(Settings.read(place), place, _device(device))
+        try:
+            found = read_out(run)
+        except ValueError as error:
+            _console.print(str(error), soft_wrap=True)
+            continue
+        sizes = ", ".join(str(m.size - 1) for m in (found.read, found.small, found.true))
+        if found.difference is None:
+            verdict = "it is the task's, so right for sequences of any length"
+        else:
+            verdict = f"after {' '.join(map(str, found.difference))} it answers otherwise"
+        _console.print(
+            f"{run.settings.name}: states read, at least, of the task: {sizes}; {verdict}; the "
+            f"model answers as it for {100 * found.agreement:.1f} % of short sequences, and half "
+            f"of its state is left after {found.half_life:.3g} tokens",
+            soft_wrap=True,
+        )
+        graphs = [("read", found.read), ("as small as can be", found.small), ("true", found.true)]
+        draw(graphs, place / "automaton.png")
+        _console.print(f"stored: {place / 'automaton.png'}", soft_wrap=True)
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Folders of runs that have been trained; none is an error."""
+    found = [place.parent for place in folder.glob("*/checkpoint.pt")]
+    if not found:
+        raise typer.BadParameter(f"there is no checkpoint in {folder}; train a table first")
+    return found
 
 
 def _table(

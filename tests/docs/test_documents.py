@@ -184,7 +184,7 @@ def test_there_are_commands() -> None:
             )
         },
         "python -m benchmarks ": {"gpu", "cpu", "model", "show", "plot", "untuned"},
-        "python -m examples.state_tracking ": {"table2", "table3", "lengths"},
+        "python -m examples.state_tracking ": {"table2", "table3", "lengths", "automaton"},
     }
 
 

@@ -1,0 +1,137 @@
+"""The automaton that a PD-SSM layer has learned, read from its maps.
+
+In a model of one layer a token's map and diagonal follow from the token alone. A sequence begins
+with a one in component 0, which the maps carry from component to component: an automaton, whose
+states are the components that can be reached. What it answers is what the model answers where it
+is there. How long the model can follow it is what the diagonal leaves of the one.
+"""
+
+import copy
+import math
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from aalpy.automata import MooreMachine
+
+from examples.state_tracking.machines import difference, machine, minimal, true_machine
+from examples.state_tracking.training import Run
+from pdssm_compiler.nn import PDSSM
+from pdssm_compiler.nn.cache import LayerCache
+
+
+class Learned(NamedTuple):
+    """What was read out of a run.
+
+    Attributes:
+        read: the machine of the maps, as it is.
+        small: the smallest machine like it.
+        true: the task's.
+        difference: a shortest word that they answer otherwise; None if they are the same language
+            of answers, for sequences of any length.
+        agreement: the part of sampled sequences for which the model answers as its machine.
+        magnitude: the smallest ``|D|`` that the one is multiplied by where it stays in the end.
+    """
+
+    read: MooreMachine
+    small: MooreMachine
+    true: MooreMachine
+    difference: tuple[int, ...] | None
+    agreement: float
+    magnitude: float
+
+    @property
+    def half_life(self) -> float:
+        """Tokens after which half of the one is left, in the worst case, in the end."""
+        if self.magnitude >= 1:
+            return math.inf
+        return math.log(0.5) / math.log(self.magnitude) if self.magnitude > 0 else 0.0
+
+
+def read_out(run: Run, sequences: int = 2048) -> Learned:
+    """The automaton of a trained run.
+
+    Args:
+        run: of a ``pdssm`` model of one layer.
+        sequences: that its answers are taken from, of training lengths.
+
+    Raises:
+        ValueError: another model, or a task that :func:`true_machine` does not know.
+    """
+    blocks = run.model.blocks
+    if len(blocks) != 1 or type(blocks[0]) is not PDSSM or blocks[0].orientation != "column":
+        raise ValueError(
+            f"{run.settings.name}: only of a pdssm model of one layer do maps follow from tokens "
+            f"alone; train one with a single layer"
+        )
+    true = true_machine(run.task)
+    maps, magnitudes = maps_of(run)
+    answers, agreement = _answers(run, maps, sequences)
+    read = machine(0, run.task.symbols, lambda j, n: maps[n - 1][j], lambda j: answers.get(j))
+    small = minimal(read)
+    lasting = _lasting(maps)
+    smallest = min(magnitude[j] for magnitude in magnitudes for j in lasting)
+    return Learned(read, small, true, difference(small, true), agreement, smallest)
+
+
+def _lasting(maps: list[list[int]]) -> set[int]:
+    """The components, of those that can be reached, that can be reached again whatever comes."""
+
+    def reached(component: int) -> set[int]:
+        found, new = {component}, {component}
+        while new:
+            new = {leads[j] for leads in maps for j in new} - found
+            found |= new
+        return found
+
+    every = {component: reached(component) for component in reached(0)}
+    return {j for j, there in every.items() if all(j in every[k] for k in there)}
+
+
+@torch.no_grad()
+def maps_of(run: Run) -> tuple[list[list[int]], list[list[float]]]:
+    """Of every symbol where its map leads from each component, and ``|D|``.
+
+    Args:
+        run: of a model of one layer.
+
+    Returns:
+        Two lists by symbols, from the first on, of lists by components.
+    """
+    block = copy.deepcopy(run.model.blocks[0]).eval()
+    assert isinstance(block, PDSSM)
+    # Without drive a step from each component alone shows what becomes of it.
+    block.drive_proj.weight.zero_()
+    n = block.state_size
+    alone = torch.view_as_real(torch.eye(n, dtype=torch.complex64, device=run.device))
+    maps, magnitudes = [], []
+    for symbol in range(1, run.task.symbols + 1):
+        token = run.model.embedding.weight[symbol].expand(n, -1)
+        _, cache = block.step(token, LayerCache(alone.unsqueeze(1).clone()))
+        after = torch.view_as_complex(cache.state)[:, 0].abs()  # [from, to]
+        maps.append(after.argmax(-1).tolist())
+        magnitudes.append(after.amax(-1).tolist())
+    return maps, magnitudes
+
+
+@torch.no_grad()
+def _answers(run: Run, maps: list[list[int]], sequences: int) -> tuple[dict[int, int], float]:
+    """What the model mostly answers where the one is in each component, and how often it does."""
+    settings, task = run.settings, run.task
+    random = torch.Generator(run.device).manual_seed(settings.seed)
+    batch = task.batch(sequences, 1, settings.longest, random, run.device)
+    training = run.model.training
+    run.model.eval()
+    found = run.model(batch.tokens, batch.lengths).argmax(-1).tolist()
+    run.model.train(training)
+    leads = torch.tensor([list(range(len(maps[0]))), *maps], device=run.device)
+    places = torch.zeros(sequences, dtype=torch.int64, device=run.device)
+    for tokens in batch.tokens.unbind(1):
+        places = leads[tokens, places]
+    votes: dict[int, Counter[int]] = {}
+    for place, answer in zip(places.tolist(), found, strict=True):
+        votes.setdefault(place, Counter())[answer] += 1
+    most = {place: counted.most_common(1)[0] for place, counted in votes.items()}
+    return {place: answer for place, (answer, _) in most.items()}, sum(
+        count for _, count in most.values()
+    ) / sequences

@@ -1,0 +1,153 @@
+"""Automata of the tasks, and the one that a model's maps are."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples.state_tracking.automaton import Learned, maps_of, read_out
+from examples.state_tracking.drawing import draw
+from examples.state_tracking.machines import (
+    difference,
+    machine,
+    minimal,
+    transitions,
+    true_machine,
+)
+from examples.state_tracking.tasks import task_of
+from examples.state_tracking.training import Run
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
+from tests.examples.test_state_tracking import SMALL, command
+from tests.torch_only import torch_only
+
+SIZES = {"parity": 2, "even-pairs": 4, "cycle-navigation": 5, "A5-3": 60, "S5-2": 120}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_true_machines_answer_as_tasks_do(name: str) -> None:
+    task = task_of(name)
+    found = true_machine(task)
+    assert found.size == 1 + SIZES[name]
+    batch = task.batch(40, 1, 12, torch.Generator().manual_seed(0))
+    for tokens, length, answer in zip(*(part.tolist() for part in batch), strict=True):
+        found.reset_to_initial()
+        outputs = [found.step(token) for token in tokens[:length]]
+        assert outputs[-1] == answer
+
+
+def test_no_machine_of_expressions() -> None:
+    with pytest.raises(ValueError, match="modular-arithmetic are not all words over its letters"):
+        true_machine(task_of("modular-arithmetic"))
+
+
+@given(st.integers(0, 10**6))
+def test_minimal_machines_answer_alike(seed: int) -> None:
+    """As large ones do, for random words; and a word that tells two machines apart does."""
+    draws = torch.Generator().manual_seed(seed)
+    leads = torch.randint(6, (2, 6), generator=draws).tolist()
+    answers = torch.randint(1, 3, (2, 6), generator=draws).tolist()
+    large, other = (
+        machine(0, 2, lambda s, n: leads[n - 1][s], lambda s, own=own: own[s]) for own in answers
+    )
+    small = minimal(large)
+    assert small.size <= large.size
+    assert difference(large, small) is None
+    apart = difference(large, other)
+    for word in ([1, 2, 2, 1, 1], [2, 2, 1, 2, 1, 1, 2, 2], apart or [1]):
+        ends = []
+        for each in (large, small, other):
+            each.reset_to_initial()
+            ends.append([each.step(letter) for letter in word][-1] if word else None)
+        assert ends[0] == ends[1]
+        if apart is None:
+            assert ends[0] == ends[2]
+    if apart is not None:
+        assert ends[0] != ends[2]
+
+
+def planted(folder: Path) -> Run:
+    """A run whose maps are, from component 0 on, the automaton of parity."""
+    run = Run(replace(SMALL, sizes=replace(SMALL.sizes, dictionary=2, dropout=0.0)), folder, "cpu")
+    block, n = run.model.blocks[0], 6
+    leads = [[0, 1, 2, 3, 4, 5], [4, 0, 4, 1, 2, 5]]
+    with torch.no_grad():
+        run.model.embedding.weight.zero_()
+        run.model.embedding.weight[1, 0] = run.model.embedding.weight[2, 1] = 4.0
+        block.dictionary_logits.zero_()
+        for k, map_ in enumerate(leads):
+            block.dictionary_logits[k, map_, range(n)] = 9.0
+        block.selector.weight.zero_()
+        block.selector.weight[0, 0] = block.selector.weight[1, 1] = 5.0
+        block.drive_proj.weight.zero_()
+        for parameter in block.diagonal.parameters():
+            parameter.zero_()  # |D| = 1/2, a phase of half a turn
+    return run
+
+
+def test_maps_of_a_planted_model(tmp_path: Path) -> None:
+    with torch_only(TorchTokens()):
+        maps, magnitudes = maps_of(planted(tmp_path))
+    assert maps == [[0, 1, 2, 3, 4, 5], [4, 0, 4, 1, 2, 5]]
+    torch.testing.assert_close(torch.tensor(magnitudes), torch.full((2, 6), 0.5))
+
+
+def found_in(folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> Learned:
+    """What is read out of the planted model, which answers parity, or always the same."""
+    run = planted(folder)
+
+    def scores(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        odd = (tokens == 2).sum(-1) % 2 * (not wrong)
+        return torch.nn.functional.one_hot(1 + odd, 3).float()
+
+    monkeypatch.setattr(run.model, "forward", scores)
+    with torch_only(TorchTokens()):
+        return read_out(run, 200)
+
+
+def test_the_automaton_of_a_planted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = found_in(tmp_path, monkeypatch, wrong=False)
+    assert found.difference is None
+    assert (found.read.size, found.small.size, found.true.size) == (4, 3, 3)
+    assert transitions(found.read)["4"] == (2, {1: "4", 2: "2"})
+    assert found.agreement == 1
+    assert found.magnitude == pytest.approx(0.5)
+    assert found.half_life == pytest.approx(1.0)
+    draw([("read", found.read), ("true", found.true)], tmp_path / "graph.png")
+    assert (tmp_path / "graph.png").stat().st_size > 0
+
+
+def test_a_model_that_has_learned_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = found_in(tmp_path, monkeypatch, wrong=True)
+    assert found.difference == (2,)
+    assert found.small.size == 2
+
+
+@pytest.mark.parametrize("change", [{"model": "lstm"}, {"sizes": replace(SMALL.sizes, layers=2)}])
+def test_models_whose_maps_do_not_follow_from_tokens(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    run = Run(replace(SMALL, **change), tmp_path, "cpu")
+    with pytest.raises(ValueError, match="only of a pdssm model of one layer do maps follow"):
+        read_out(run)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    with torch_only(TorchTokens()):
+        run = Run(SMALL, tmp_path / SMALL.name, "cpu")
+        run.advance()
+        run.measure()
+        other = replace(SMALL, model="lstm")
+        Run(other, tmp_path / other.name, "cpu").measure()
+        code, said = command("automaton", str(tmp_path), "--device", "cpu")
+    assert code == 0, said
+    assert "parity-pdssm-3: states read, at least, of the task: " in said
+    assert "parity-lstm-3: only of a pdssm model of one layer" in said
+    assert (tmp_path / SMALL.name / "automaton.png").stat().st_size > 0
+    code, said = command("automaton", str(tmp_path / "none"))
+    assert code == 2
+    assert "there is no checkpoint in" in said
