@@ -10,6 +10,7 @@ from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from pdssm_compiler.schedules.templates.cuda_step import CudaStep
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
+from pdssm_compiler.schedules.templates.torch_matrices import TorchMatrices
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
 from pdssm_compiler.schedules.templates.triton_lookback import TritonLookback
@@ -25,7 +26,7 @@ _COMPILED: tuple[Template[Any], ...] = (
     TritonRows(),
 )
 # Plain PyTorch: runs anywhere, and is taken by itself only where nothing else can be had.
-_FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens())
+_FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens(), TorchMatrices())
 
 TEMPLATES: dict[str, Template[Any]] = {
     template.name: template for template in (*_COMPILED, *_FALLBACKS)
@@ -59,7 +60,7 @@ def candidates(
     """
     found = []
     for template in _FALLBACKS if fallback else _COMPILED:
-        if target.kind in template.kinds:
+        if target.kind in template.kinds and template.takes(program) is None:
             config = template.heuristic(program, target, problem)
             refused = template.feasible(program, target, config)
             found.append(Candidate(template, config, refused))

@@ -22,7 +22,7 @@ from pdssm_compiler.ir.chunked_interpreter import interpret_in_chunks
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.interpreter import interpret
 from pdssm_compiler.ir.program import LEADING_AXES, Program
-from pdssm_compiler.ir.types import is_complex, is_number, precision
+from pdssm_compiler.ir.types import is_complex, is_numeric, precision
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import Plan, caller_inputs
@@ -109,7 +109,7 @@ class Probe:
     def _differs(self, argument: Argument, output: torch.Tensor) -> str | None:
         true = self._true[argument.name]
         got = _exact(self._rows(output, argument.leading), argument.complex)
-        if not is_number(argument.type):
+        if not is_numeric(argument.type):
             wrong = got != true
         else:
             own = tuple(n for n in range(true.ndim) if n not in (0, len(argument.leading) - 1))
