@@ -14,6 +14,7 @@ from pdssm_compiler.schedules.templates.torch_matrices import TorchMatrices
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
 from pdssm_compiler.schedules.templates.triton_lookback import TritonLookback
+from pdssm_compiler.schedules.templates.triton_matrices import TritonMatrices
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 _COMPILED: tuple[Template[Any], ...] = (
@@ -24,6 +25,7 @@ _COMPILED: tuple[Template[Any], ...] = (
     TritonLookback(),
     TritonChunks(),
     TritonRows(),
+    TritonMatrices(),
 )
 # Plain PyTorch: runs anywhere, and is taken by itself only where nothing else can be had.
 _FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens(), TorchMatrices())

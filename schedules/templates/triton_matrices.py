@@ -1,0 +1,146 @@
+"""triton-matrices: programs over matrices on GPUs.
+
+No matrix is in memory: each function adds them up, with fused multiply-adds, where it chooses,
+sums or weighs their entries, and a backward adds them up once more in each of its functions. What
+bounds it is arithmetic, so the tile of a program holds the coefficients of its tokens in registers
+and uses each entry of a head's matrices for all of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Matrices
+from pdssm_compiler.schedules.emit.names import in_text_names
+from pdssm_compiler.schedules.emit.triton_matrices import (
+    IN_REGISTERS,
+    Shape,
+    TritonMatrices as Text,
+    orientation_of,
+    refused,
+    tables_of,
+)
+from pdssm_compiler.schedules.source import KernelSource, Writer
+from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+
+_LARGEST = 1024
+
+
+@dataclass(frozen=True)
+class TritonMatricesConfig(Config):
+    """How matrices are cut; all but ``programs`` are powers of two.
+
+    Attributes:
+        tokens: of a program's tile.
+        lanes: entries of the axis that is not chosen along, of a program's tile.
+        rows: of the other axis, computed together.
+        tile: of the other axis, where a program has a tile of every matrix.
+        num_warps: of one program.
+        programs: a processor, that the tokens are split for where they are summed over.
+    """
+
+    tokens: int
+    lanes: int
+    rows: int
+    tile: int
+    num_warps: int
+    programs: int = 8
+
+
+class TritonMatrices(Template[TritonMatricesConfig]):
+    """The template; see the module's text."""
+
+    name = "triton-matrices"
+    backend = "triton"
+    kinds = ("cuda", "hip")
+    config_type = TritonMatricesConfig
+    over_matrices = True
+
+    def space(self, program: Program, target: Target) -> Iterator[TritonMatricesConfig]:
+        for tokens in (16, 32, 64, 128):
+            for lanes in (32, 64, 128):
+                for rows in (1, 2, 4, 8):
+                    for tile in (8, 16, 32):
+                        for num_warps in (4, 8):
+                            yield TritonMatricesConfig(tokens, lanes, rows, tile, num_warps)
+
+    def heuristic(
+        self, program: Program, target: Target, problem: Problem
+    ) -> TritonMatricesConfig:
+        rows = 1 if _entries(program) <= IN_REGISTERS else 4
+        lanes = target.warp_size
+        return TritonMatricesConfig(32, lanes, rows, 16, 4)
+
+    def feasible(
+        self, program: Program, target: Target, config: TritonMatricesConfig
+    ) -> str | None:
+        if target.kind not in self.kinds:
+            return f"{self.name} is for GPUs, not for {target}"
+        wrong = refused(program)
+        if wrong is not None:
+            return f"{self.name} does not take {wrong}"
+        for name in ("tokens", "lanes", "rows", "tile", "num_warps"):
+            value = getattr(config, name)
+            if not 0 < value <= _LARGEST or value & (value - 1):
+                return f"{name} is a power of two up to {_LARGEST}, not {value}"
+        if config.num_warps > 16:
+            return f"num_warps is at most 16, not {config.num_warps}"
+        if config.programs < 1:
+            return f"programs is at least 1, not {config.programs}"
+        held = _registers(program, config, target)
+        if held > target.registers:
+            return f"its tiles take some {held} registers of {target.registers}"
+        if config.rows * _entries(program) > 256:
+            return f"{config.rows} rows of {_entries(program)} matrices are too long a text"
+        return None
+
+    def lower(
+        self, program: Program, target: Target, config: TritonMatricesConfig
+    ) -> KernelSource:
+        program = in_text_names(program)
+        writer = Writer()
+        writer.comment(f"{self.name} {config}\n{program.text}")
+        text = Text(program, writer, shape_of(program, asdict(config)))
+        phases = text.write()
+        return KernelSource(
+            "triton",
+            writer.text,
+            phases[-1].entry,
+            program,
+            self.name,
+            asdict(config),
+            target,
+            {"num_warps": config.num_warps, "num_stages": 1, "enable_fp_fusion": True},
+            tuple(phases),
+            tuple(text.scratch()),
+        )
+
+
+def shape_of(program: Program, config: dict[str, int]) -> Shape:
+    """How a program's matrices are cut by a config's fields."""
+    fields = (config[name] for name in ("tokens", "lanes", "rows", "tile"))
+    return Shape(program.state_size, _entries(program), orientation_of(program) or "", *fields)
+
+
+def _entries(program: Program) -> int:
+    tables = tables_of(program)
+    sizes = [table.type.size for table in tables if isinstance(table.type, Matrices)]
+    return sizes[0] if sizes else 1
+
+
+def _registers(program: Program, config: TritonMatricesConfig, target: Target) -> int:
+    """Of a thread, about: 32 bits each."""
+    threads = config.num_warps * target.warp_size
+    wide = 1 if tables_of(program)[0].type.element == "f32" else 2  # type: ignore[union-attr]
+    entries = min(_entries(program), IN_REGISTERS)
+    tokens = max(1, config.tokens // config.num_warps)
+    tile = max(1, config.tokens * config.lanes // threads)
+    lanes = max(1, config.lanes // target.warp_size)
+    chooses = entries * (tokens + lanes) + (3 + config.rows) * tile
+    if any(value.op == "inner" for value in program.body):
+        chooses += entries * tile + 4 * tile
+    weighs = 0
+    if program.sum_outputs:
+        weighs = 2 * entries * max(1, config.tile * config.lanes // threads)
+    return wide * max(chooses, weighs)
