@@ -68,9 +68,13 @@ class TritonMatrices(Template[TritonMatricesConfig]):
     def heuristic(
         self, program: Program, target: Target, problem: Problem
     ) -> TritonMatricesConfig:
-        rows = 1 if _entries(program) <= IN_REGISTERS else 4
-        lanes = target.warp_size
-        return TritonMatricesConfig(32, lanes, rows, 16, 4)
+        rows = 1 if _entries(program) <= IN_REGISTERS else 2
+        for tokens, tile in ((32, 16), (16, 16), (8, 8), (4, 4)):
+            config = TritonMatricesConfig(tokens, target.warp_size, rows, tile, 4)
+            if self.feasible(program, target, config) is None:
+                break
+        # What feasible refuses, with its reason.
+        return config
 
     def feasible(
         self, program: Program, target: Target, config: TritonMatricesConfig
@@ -91,7 +95,7 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         held = _registers(program, config, target)
         if held > target.registers:
             return f"its tiles take some {held} registers of {target.registers}"
-        if config.rows * _entries(program) > 256:
+        if config.rows * min(_entries(program), IN_REGISTERS) > 64:
             return f"{config.rows} rows of {_entries(program)} matrices are too long a text"
         return None
 
@@ -133,14 +137,16 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
     """Of a thread, about: 32 bits each."""
     threads = config.num_warps * target.warp_size
     wide = 1 if tables_of(program)[0].type.element == "f32" else 2  # type: ignore[union-attr]
-    entries = min(_entries(program), IN_REGISTERS)
+    shape = shape_of(program, asdict(config))
+    held = shape.entries if shape.entries <= IN_REGISTERS else 1
     tokens = max(1, config.tokens // config.num_warps)
-    tile = max(1, config.tokens * config.lanes // threads)
     lanes = max(1, config.lanes // target.warp_size)
-    chooses = entries * (tokens + lanes) + (3 + config.rows) * tile
+    tile = max(1, config.tokens * config.lanes // threads)
+    by_tokens = held * (tokens + config.rows * lanes) + (3 + config.rows) * tile
     if any(value.op == "inner" for value in program.body):
-        chooses += entries * tile + 4 * tile
-    weighs = 0
+        by_tokens += (shape.chunk + 1) * tile + config.rows * shape.chunk * lanes
+    by_entries = 0
     if program.sum_outputs:
-        weighs = 2 * entries * max(1, config.tile * config.lanes // threads)
-    return wide * max(chooses, weighs)
+        each = max(1, config.tile * config.lanes // threads)
+        by_entries = (held + shape.chunk + 3) * each + held
+    return wide * max(by_tokens, by_entries) + 24
