@@ -34,8 +34,8 @@ def interpret(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
         program: what to run.
         inputs: one array an input, by name, derived ones left out: ``token`` and ``lagged``
             ``[B, T, H, ...]``, ``row`` ``[B, H, ...]``, ``head`` ``[H, ...]``, where ``...`` is
-            nothing for scalars and indices, ``N`` for vectors and maps, ``K, N`` for tables, ``K`` for
-            coefficients, ``K, N, N`` for matrices.
+            nothing for scalars and indices, ``N`` for vectors and maps, ``K, N`` for tables,
+            ``K`` for coefficients, ``K, N, N`` for matrices.
 
     Returns:
         One array an output, by name: ``[B, T, H, ...]`` for token outputs, ``[B, H, ...]`` for

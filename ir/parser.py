@@ -60,7 +60,7 @@ _FINAL = re.compile(rf"final {_NAME.format('name')} = {_NAME.format('carry')}{_S
 _TYPE = re.compile(r"(?P<head>\w+)(?:<(?P<params>[^>]*)>)?")
 
 
-_SIZED = {"coefs": Coefficients, "matrices": Matrices}
+_SIZED: dict[str, Any] = {"coefs": Coefficients, "matrices": Matrices}
 
 
 def parse_type(text: str) -> Type:
@@ -85,7 +85,7 @@ def parse_type(text: str) -> Type:
     if head == "matrix" and len(params) == 1 and params[0] in ELEMENTS:
         return Matrix(params[0])  # type: ignore[arg-type]
     if head in _SIZED and len(params) == 2 and params[0].isdecimal() and params[1] in ELEMENTS:
-        return _SIZED[head](int(params[0]), params[1])  # type: ignore[arg-type]
+        return _SIZED[head](int(params[0]), params[1])  # type: ignore[no-any-return]
     raise ParseError(f"{text!r} is not a type")
 
 

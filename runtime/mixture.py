@@ -141,7 +141,10 @@ def _mixture_gradient(
     By rows, ``P_t`` is the transposed: the map's ones are at ``[p[i], i]``.
 
     Args:
-        weights, dictionary, temperature, orientation: see :class:`Mixture`.
+        weights: see :class:`Mixture`.
+        dictionary: likewise.
+        temperature: likewise.
+        orientation: likewise.
         map: of ``mixed_map``.
         left: complex ``[B, T, H, N]``.
         right: likewise.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.cpu_matrices import CpuMatrices
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
@@ -19,6 +20,7 @@ from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 _COMPILED: tuple[Template[Any], ...] = (
     CpuRows(),
+    CpuMatrices(),
     CudaChunks(),
     CudaRows(),
     CudaStep(),
@@ -26,9 +28,11 @@ _COMPILED: tuple[Template[Any], ...] = (
     TritonChunks(),
     TritonRows(),
     TritonMatrices(),
+    # Plain PyTorch, where nothing else can run a program over matrices.
+    TorchMatrices(),
 )
 # Plain PyTorch: runs anywhere, and is taken by itself only where nothing else can be had.
-_FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens(), TorchMatrices())
+_FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens())
 
 TEMPLATES: dict[str, Template[Any]] = {
     template.name: template for template in (*_COMPILED, *_FALLBACKS)

@@ -10,7 +10,6 @@ import pytest
 from pdssm_compiler.runtime import plan, settings
 from pdssm_compiler.schedules import registry
 from pdssm_compiler.schedules.templates.base import Template
-from pdssm_compiler.schedules.templates.torch_matrices import TorchMatrices
 
 
 @contextmanager
@@ -18,7 +17,7 @@ def torch_only(*templates: Template[Any]) -> Iterator[None]:
     """Nothing finds the package tvm, and neither a plan nor a kernel made with it is used.
 
     Args:
-        templates: the fallbacks for scans there are; none for those of the registry.
+        templates: the fallbacks there are; none for those of the registry.
     """
     found = importlib.util.find_spec
     with pytest.MonkeyPatch.context() as patch:
@@ -30,5 +29,5 @@ def torch_only(*templates: Template[Any]) -> Iterator[None]:
         patch.setattr(plan, "_plans", {})
         patch.setenv(settings.CACHE_ENABLED, "0")
         if templates:
-            patch.setattr(registry, "_FALLBACKS", (*templates, TorchMatrices()))
+            patch.setattr(registry, "_FALLBACKS", templates)
         yield

@@ -7,8 +7,8 @@ token and matrices a head, what it writes are maps, coefficients, and sums over 
 ``k = 0 … K-1`` in that order with fused multiply-adds. In another order near-ties would choose
 another map.
 
-With ``ρ = softmax(M / τ)`` by column (or by row) and ``G`` the cotangent of the one-hot matrix that
-``argmax`` of ``M`` stands for, ``straight_through`` is what reaches ``M``:
+With ``ρ = softmax(M / τ)`` by column (or by row) and ``G`` the cotangent of the one-hot matrix
+that ``argmax`` of ``M`` stands for, ``straight_through`` is what reaches ``M``:
 ``ρ (G - Σ ρ G) / τ``. ``inner`` and ``weigh`` are the two halves of the adjoint of ``mix``.
 
 Source: arXiv 2509.22284 (PD-SSM).

@@ -6,12 +6,22 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.backends.base import Sizes
-from pdssm_compiler.schedules.emit.triton_matrices import tables_of
+from pdssm_compiler.schedules.emit.triton_matrices import Shape, tables_of
 from pdssm_compiler.schedules.source import KernelSource, Phase
 from pdssm_compiler.schedules.templates.triton_matrices import shape_of
 
-# Programs a processor and processors, where the tokens are not worth splitting further.
+# Tokens that are not worth splitting further.
 _SHORTEST = 64
+
+
+def laid_out(matrices: torch.Tensor, shape: Shape, empty: Any = torch.empty) -> torch.Tensor:
+    """Matrices ``[H, K, N, N]`` as ``[H, looped, K, lanes]``, zeros behind both axes' ends."""
+    heads, entries, n, _ = matrices.shape
+    size = (heads, shape.looped, entries, shape.padded)
+    new = torch.zeros if n < max(shape.looped, shape.padded) else empty
+    table: torch.Tensor = new(size, dtype=matrices.dtype, device=matrices.device)
+    table[:, :n, :, :n] = matrices.permute(shape.order)
+    return table
 
 
 class MatrixLauncher:
@@ -53,7 +63,7 @@ class MatrixLauncher:
             return
         shape, device = self._shape, tensors[0].device
         parts, span = self._split(batch * heads, length)
-        table = self._laid_out(named[self._table])
+        table = laid_out(named[self._table], shape, self._empty)
         named[f"table_{self._table}"] = table
         of_tokens = (batch, length, heads)
         for name in self._scratch:
@@ -96,22 +106,8 @@ class MatrixLauncher:
         span = -(-length // parts)
         return -(-length // span), span
 
-    def _laid_out(self, matrices: torch.Tensor) -> torch.Tensor:
-        """``[H, looped, K, lanes]``, zeros behind the ends of both axes."""
-        shape = self._shape
-        heads, entries, n, _ = matrices.shape
-        size = (heads, shape.looped, entries, shape.padded)
-        new = torch.zeros if n < max(shape.looped, shape.padded) else self._empty
-        table = new(size, dtype=self._dtype, device=matrices.device)
-        table[:, :n, :, :n] = matrices.permute(self._order())
-        return table
-
-    def _order(self) -> tuple[int, int, int, int]:
-        """The axes of ``[H, K, N, N]``, as they are laid out."""
-        return (0, 2, 1, 3) if self._shape.orientation == "column" else (0, 3, 1, 2)
-
     def _add_up(self, partial: torch.Tensor, out: torch.Tensor) -> None:
         n = self._shape.size
         total = partial[0] if len(partial) == 1 else partial.sum(0)  # [B, H, looped, K, lanes]
-        laid_out = out.permute(0, *(axis + 1 for axis in self._order()))
+        laid_out = out.permute(0, *(axis + 1 for axis in self._shape.order))
         laid_out.copy_(total[:, :, :n, :, :n])

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.ir.types import Coefficients, Matrices, Matrix, Scalar, is_complex
-from pdssm_compiler.ir.value import Value
+from pdssm_compiler.ir.types import Coefficients, Matrices, Scalar, is_complex
+from pdssm_compiler.ir.value import Value, topological
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import Phase, Writer
 
@@ -83,6 +83,11 @@ class Shape:
         """How many times so many."""
         return -(-self.entries // self.chunk)
 
+    @property
+    def order(self) -> tuple[int, int, int, int]:
+        """The axes of ``[H, K, N, N]``, as they are laid out."""
+        return (0, 2, 1, 3) if self.orientation == "column" else (0, 3, 1, 2)
+
 
 def orientation_of(program: Program) -> str | None:
     """Which axis is chosen along, the same for all choices; None if they differ."""
@@ -107,11 +112,12 @@ def refused(program: Program) -> str | None:
         return "a program over matrices that has carries or checks"
     if len(tables_of(program)) != 1:
         return "a program of one head's matrices is wanted"
-    outputs = [(o.value, ("argmax", "inner")) for o in program.token_outputs]
-    outputs += [(o.value, ("weigh",)) for o in program.sum_outputs]
-    for value, ops in outputs:
-        if value.op not in ops:
-            return f"an output that is none of {', '.join(ops)} but {value.op}"
+    for out in program.token_outputs:
+        if out.value.op not in ("argmax", "inner"):
+            return f"a token output that is neither argmax nor inner, but {out.value.op}"
+    for total in program.sum_outputs:
+        if total.value.op != "weigh" or total.index is not None:
+            return f"a sum that is not of weigh, but of {total.value.op}"
     return None
 
 
@@ -187,7 +193,7 @@ class TritonMatrices:
         self, entry: str, roots: Sequence[Value], others: Sequence[Argument], body: "_Walk"
     ) -> Phase:
         """One function, of the tensors that some values need."""
-        read = {v.name for v in _needs(roots) if v.op == "input"}
+        read = {v.name for v in topological(roots) if v.op == "input"}
         tensors = [a for a in self.signature.inputs if a.name in read and a != self.matrices]
         arguments = (*tensors, self.table, *others)
         names = []
@@ -273,7 +279,7 @@ class TritonMatrices:
         write(f"here = tl.minimum(tl.maximum(here, 0), {shape.size - 1}).to(tl.int64)")
         write(f"here = here * {shape.entries * shape.padded} + lane[None, :]")
         self._tile("top", "0.0")
-        tables, coefficients = matrix.args
+        _, coefficients = matrix.args
         if self.in_registers:
             for k in range(shape.entries):
                 write(f"d = tl.load(table + here + {k * shape.padded})")
@@ -357,7 +363,7 @@ class TritonMatrices:
 
     def _softs_in(self, matrix: Value) -> list[Value]:
         """The softmaxes whose columns must be known."""
-        return [soft for soft in self.softs if soft in _needs([matrix])]
+        return [soft for soft in self.softs if soft in topological([matrix])]
 
     def _token_tile(self, chunked: bool = False) -> None:
         write, shape = self.writer.line, self.shape
@@ -393,9 +399,8 @@ class TritonMatrices:
 
     def _token_at(self, argument: Argument) -> str:
         """Where a tensor's token is, without its own axes; complex numbers count as one."""
-        return " + ".join(f"{axis.lower()} * {argument.name}_s{axis.upper()}" for axis in ()) or (
-            f"(b * {argument.name}_sB + t * {argument.name}_sL + h * {argument.name}_sH)"
-        )
+        name = argument.name
+        return f"(b * {name}_sB + t * {name}_sL + h * {name}_sH)"
 
     def _stats_at(self, tokens: str) -> str:
         padded = self.shape.padded
@@ -412,12 +417,6 @@ class TritonMatrices:
 _LOG2E = "1.4426950408889634"
 _ALL_NAN = "propagate_nan=tl.PropagateNan.ALL"
 _Walk = Callable[[TritonMatrices], None]
-
-
-def _needs(roots: Sequence[Value]) -> list[Value]:
-    from pdssm_compiler.ir.value import topological
-
-    return topological(roots)
 
 
 class _Place:
@@ -497,14 +496,14 @@ class _Place:
 
     def vectors(self, values: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """Vectors along the loop and along the lanes that values need."""
-        sides = [self._sides(v) for v in _needs(values) if v.op == "outer"]
+        sides = [self._sides(v) for v in topological(values) if v.op == "outer"]
         return [s[0] for s in sides], [s[1] for s in sides]
 
     def softs(self, values: Sequence[Value]) -> list[Value]:
-        return [v for v in _needs(values) if v.op == "straight_through"]
+        return [v for v in topological(values) if v.op == "straight_through"]
 
     def coefficients(self, values: Sequence[Value]) -> list[Value]:
-        return [v for v in _needs(values) if isinstance(v.type, Coefficients)]
+        return [v for v in topological(values) if isinstance(v.type, Coefficients)]
 
 
 class _Tokens(_Place):
@@ -545,7 +544,7 @@ class _Tokens(_Place):
         text, shape = self.text, self.shape
         self.made = {}
         step = shape.entries * shape.padded
-        mixes = [v for v in _needs(values) if v.op == "mix"]
+        mixes = [v for v in topological(values) if v.op == "mix"]
         if text.in_registers:
             for row in range(shape.rows):
                 for k in range(shape.entries):
@@ -698,8 +697,3 @@ RULES: dict[str, Callable[[_Place, Value, int], str]] = {
     "straight_through": lambda place, value, row: place.straight_through(value, row),
 }
 SUPPORTED_OPS = frozenset(RULES) | {"argmax", "inner", "weigh"}
-
-
-def is_matrix(value: Value) -> bool:
-    """Whether a value is one."""
-    return isinstance(value.type, Matrix)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.emit import torch_matrices as emit
 from pdssm_compiler.schedules.emit.names import in_text_names
-from pdssm_compiler.schedules.emit.torch_matrices import TorchMatrices as Text
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
@@ -56,7 +56,7 @@ class TorchMatrices(Template[TorchMatricesConfig]):
         program = in_text_names(program)
         writer = Writer()
         writer.comment(f"{self.name} {config}\n{program.text}")
-        Text(program, writer).write(config.numbers)
+        emit.TorchMatrices(program, writer).write(config.numbers)
         return KernelSource(
             self.backend, writer.text, "scan", program, self.name, asdict(config), target
         )

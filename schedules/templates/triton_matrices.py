@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Matrices
+from pdssm_compiler.schedules.emit import triton_matrices as emit
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.triton_matrices import (
     IN_REGISTERS,
     Shape,
-    TritonMatrices as Text,
     orientation_of,
     refused,
     tables_of,
@@ -105,7 +105,7 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         program = in_text_names(program)
         writer = Writer()
         writer.comment(f"{self.name} {config}\n{program.text}")
-        text = Text(program, writer, shape_of(program, asdict(config)))
+        text = emit.TritonMatrices(program, writer, shape_of(program, asdict(config)))
         phases = text.write()
         return KernelSource(
             "triton",

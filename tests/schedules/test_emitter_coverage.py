@@ -8,7 +8,14 @@ import pytest
 from pdssm_compiler.ir import programs
 from pdssm_compiler.ir.ops import OPS
 from pdssm_compiler.ir.ops.matrices import MATRIX_OPS
-from pdssm_compiler.schedules.emit import arithmetic, pytorch, torch_matrices, triton, tvm
+from pdssm_compiler.schedules.emit import (
+    arithmetic,
+    pytorch,
+    torch_matrices,
+    triton,
+    triton_matrices,
+    tvm,
+)
 from tests.imports import imported, sources
 
 
@@ -18,7 +25,7 @@ def test_every_op_has_a_rule(emitter: object) -> None:
     assert set(OPS) - MATRIX_OPS - leaves == emitter.SUPPORTED_OPS - leaves
 
 
-@pytest.mark.parametrize("emitter", [torch_matrices], ids=["torch"])
+@pytest.mark.parametrize("emitter", [torch_matrices, triton_matrices], ids=["torch", "triton"])
 def test_every_op_over_matrices_has_a_rule(emitter: object) -> None:
     assert MATRIX_OPS == emitter.SUPPORTED_OPS
 
