@@ -259,6 +259,11 @@ def mix(matrices: Value, coefficients: Value) -> Value:
     return apply("mix", matrices, coefficients, element=matrices.type.element)
 
 
+def gumbel(matrix: Value, scale: Value, seed: Value, draw: Value, orientation: str) -> Value:
+    """The matrix, and so many times Gumbel noise of a seed and a token's number."""
+    return apply("gumbel", matrix, scale, seed, draw, orientation=orientation)
+
+
 def argmax(matrix: Value, orientation: str) -> Value:
     """The map with its ones where the entries of each column, or row, are largest."""
     return apply("argmax", matrix, orientation=orientation)

@@ -11,6 +11,9 @@ from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.mixture import Mixture, call_mixed, mixed_map
 from pdssm_compiler.spec import one_of
 
+# Seeds are below.
+_SEEDS = 2**31
+
 
 def mixture_pd_scan(
     dictionary_logits: torch.Tensor,
@@ -19,6 +22,9 @@ def mixture_pd_scan(
     drive: torch.Tensor,
     *,
     temperature: float | torch.Tensor = 1.0,
+    choice: str = "hard",
+    noise: float | torch.Tensor = 0.0,
+    seed: int | torch.Tensor | None = None,
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
@@ -47,6 +53,19 @@ def mixture_pd_scan(
     b_t[i]``, it is the same with ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[i] x_{t-1}[j])`` and softmaxes
     over ``j``.
 
+    **Noise.** With ``noise > 0``, ``noise`` times standard Gumbel noise is added to every entry of
+    every ``M_t``, in choice and gradient alike: with ``noise = τ``, a column's choice is a draw
+    from ``softmax_i(M_t / τ)``. It is drawn by Philox from the seed and its place
+    (:mod:`pdssm_compiler.ir.ops.noise`) wherever it is needed, and never kept. Without a seed one
+    is drawn by the device's default generator, so ``torch.manual_seed`` repeats it, and a graph of
+    ``torch.compile`` draws one at each call. (Its logarithms may differ by a rounding from device
+    to device, and so may a near-tie.)
+
+    **Soft.** With ``choice="soft"`` the matrices are ``softmax(M_t / τ)`` themselves, and no maps:
+    the exact soft scan, a product with a dense matrix a token, by plain torch
+    (:func:`pdssm_compiler.reference.mixture_pd_scan`), whose matrices are all kept. It is there to
+    compare with: nothing of it is fused.
+
     Args:
         dictionary_logits: ``M``, float16, bfloat16, float32 or float64 ``[H, K, N, N]``, or
             ``[K, N, N]`` for all heads. Computed in float32, or float64 if it is.
@@ -56,6 +75,10 @@ def mixture_pd_scan(
         drive: ``b``, as in ``pd_scan``.
         temperature: ``τ``, a positive number, or a tensor of one, on the CPU or beside the logits.
             On a GPU a tensor is not looked at; on a CPU the backward looks.
+        choice: ``"hard"`` or ``"soft"``; see above.
+        noise: how much; a number, or a tensor of one, which is not looked at.
+        seed: of the noise, an integer in ``[0, 2³¹)``, or an int64 tensor of one; None for a new
+            one.
         orientation: ``"column"``, or ``"row"``: rows are one-hot, row ``i`` in column
             ``argmax_j M_t[i, j]``.
         initial_state: ``x_0``, as in ``pd_scan``.
@@ -78,8 +101,29 @@ def mixture_pd_scan(
     # Before the operators, whose gradient torch would refuse in words of its own.
     if not torch.compiler.is_compiling():
         refuse_transforms()
+    if one_of("choice", choice, ("hard", "soft")) == "soft":
+        # It reads this module.
+        from pdssm_compiler import reference
+
+        if not (isinstance(noise, int | float) and noise == 0):
+            raise ArgumentError("noise is of choices, and choice='soft' makes none; leave it out")
+        return reference.mixture_pd_scan(
+            dictionary_logits,
+            mixture_weights,
+            diagonal,
+            drive,
+            temperature=temperature,
+            choice="soft",
+            orientation=orientation,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            reverse=reverse,
+            cu_seqlens=cu_seqlens,
+        )
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
-    maps = mixed_map(mixed.weights.detach(), mixed.dictionary.detach(), orientation)
+    mixed = mixed._replace(noise=_read_noise(noise, seed, mixed.weights))
+    sources = (mixed.weights.detach(), mixed.dictionary.detach())
+    maps = mixed_map(*sources, list(mixed.noise), orientation)
     given = (
         diagonal,
         drive,
@@ -133,6 +177,38 @@ def read_mixture(
             f"with .to()"
         )
     return Mixture(weights.to(wide), dictionary.to(wide), tau, orientation)
+
+
+def _read_noise(
+    noise: float | torch.Tensor, seed: int | torch.Tensor | None, weights: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """How much, the seed, and the number of each token's draw; nothing without noise."""
+    device = weights.device
+    if isinstance(noise, torch.Tensor):
+        if noise.numel() != 1 or not noise.is_floating_point() or noise.requires_grad:
+            raise ArgumentError(
+                f"noise must be one real number without a gradient, got {noise.dtype} "
+                f"{list(noise.shape)}; pass a float or a tensor of one"
+            )
+        scale = noise
+    elif not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
+        raise ArgumentError(f"noise must be a number of at least 0, got {noise!r}; pass a float")
+    elif noise == 0:
+        return ()
+    else:
+        scale = torch.full((1,), float(noise), dtype=weights.dtype, device=device)
+    if seed is None:
+        drawn = torch.randint(_SEEDS, (1,), device=device)
+    elif isinstance(seed, torch.Tensor):
+        if seed.numel() != 1 or seed.dtype != torch.int64:
+            raise ArgumentError(f"seed must be one int64 number, got {seed.dtype}; convert it")
+        drawn = seed.to(device)
+    elif isinstance(seed, int) and 0 <= seed < _SEEDS:
+        drawn = torch.full((1,), seed, dtype=torch.int64, device=device)
+    else:
+        raise ArgumentError(f"seed must be an integer in [0, 2**31), got {seed!r}; pass one")
+    count = weights.shape[:3].numel()
+    return scale, drawn, torch.arange(count, device=device).view(weights.shape[:3])
 
 
 def _check_sizes(dictionary: torch.Tensor, weights: torch.Tensor, drive: torch.Tensor) -> None:

@@ -132,6 +132,9 @@ def _moved(
     )
     if mixed is not None:
         first = mixed._replace(weights=sequences.first_tokens(mixed.weights))
+        if mixed.noise:
+            scale, seed, draw = mixed.noise
+            first = first._replace(noise=(scale, seed, sequences.first_tokens(draw)))
         return call_mixed(request.text, request.tensors, first)[0].squeeze(1)
     choices = (entries[0], sequences.first_tokens(entries[1])) if entries else ()
     return call(request.text, request.tensors, "", choices)[0].squeeze(1)

@@ -271,7 +271,7 @@ def mixture_pd_scan(
     product = torch.einsum("bthk,hkij->bthij", mixed.weights, mixed.dictionary)
     matrices = torch.softmax(product / mixed.temperature, along)
     if choice == "hard":
-        place = mixed_map(mixed.weights.detach(), mixed.dictionary.detach(), orientation)
+        place = mixed_map(mixed.weights.detach(), mixed.dictionary.detach(), [], orientation)
         place = place.long().unsqueeze(along)
         hard = torch.zeros_like(matrices).scatter(along, place, 1.0)
         matrices = matrices - matrices.detach() + hard

@@ -5,13 +5,17 @@
 at every token. Its gradient is the straight-through softmax's, of every entry: what autograd gives
 for ``(hard - soft).detach() + soft``.
 
-- ``mixed_map(Tensor weights, Tensor dictionary, str orientation) -> Tensor`` gives the maps,
+- ``mixed_map(Tensor weights, Tensor dictionary, Tensor[] noise, str orientation) -> Tensor`` gives
+  the maps,
 - ``mixed_scan(str program, Tensor[] inputs, Tensor weights, Tensor dictionary, Tensor temperature,
-  str orientation, str config) -> Tensor[]`` is ``scan`` by these maps, and its backward gives
-  weights and dictionary their gradients as well,
-- ``mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor map, Tensor
-  left, Tensor right, str orientation) -> (Tensor, Tensor)`` computes those, from the two vectors a
-  token whose product is the gradient of the map's matrix.
+  Tensor[] noise, str orientation, str config) -> Tensor[]`` is ``scan`` by these maps, and its
+  backward gives weights and dictionary their gradients as well,
+- ``mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor[] noise, Tensor
+  map, Tensor left, Tensor right, str orientation) -> (Tensor, Tensor)`` computes those, from the
+  two vectors a token whose product is the gradient of the map's matrix.
+
+``noise`` is empty, or what Gumbel noise is drawn by: how much of it, the seed, and the numbers of
+the tokens' draws. It is drawn anew wherever it is needed, and never kept.
 
 The first and the last run programs of the IR (:func:`~pdssm_compiler.ir.programs.mixture` and its
 adjoint), by kernels that keep no ``M_t``: besides its results a call needs memory for a few
@@ -27,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pdssm_compiler.ir.passes import adjoint
-from pdssm_compiler.ir.programs import mixture
+from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.ir.types import Element
 from pdssm_compiler.runtime.choices import check_temperature
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
@@ -39,11 +43,11 @@ from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
-    "mixed_map(Tensor weights, Tensor dictionary, str orientation) -> Tensor",
+    "mixed_map(Tensor weights, Tensor dictionary, Tensor[] noise, str orientation) -> Tensor",
     "mixed_scan(str program, Tensor[] inputs, Tensor weights, Tensor dictionary,"
-    " Tensor temperature, str orientation, str config) -> Tensor[]",
-    "mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor map,"
-    " Tensor left, Tensor right, str orientation) -> (Tensor, Tensor)",
+    " Tensor temperature, Tensor[] noise, str orientation, str config) -> Tensor[]",
+    "mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor[] noise,"
+    " Tensor map, Tensor left, Tensor right, str orientation) -> (Tensor, Tensor)",
 ):
     _library.define(_definition, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -65,24 +69,47 @@ class Mixture(NamedTuple):
         dictionary: ``M``, likewise, ``[H, K, N, N]``.
         temperature: ``τ`` of the softmax that stands for the choice, one number.
         orientation: ``column`` or ``row``: which are one-hot.
+        noise: none, or how much, one number like ``s``; a seed below 2³¹, int64 ``[1]``; and the
+            number of each token's draw, int64 ``[B, T, H]``.
     """
 
     weights: torch.Tensor
     dictionary: torch.Tensor
     temperature: torch.Tensor
     orientation: str
+    noise: tuple[torch.Tensor, ...] = ()
 
 
 @lru_cache(maxsize=4096)
-def _texts(n: int, entries: int, element: Element, orientation: str) -> tuple[str, str]:
+def _texts(
+    n: int, entries: int, element: Element, orientation: str, noisy: bool = False
+) -> tuple[str, str]:
     """The program that chooses, and its adjoint."""
-    program = mixture(n, entries, element, orientation)
-    return program.text, adjoint(program, surrogate="dense").program.text
+    program = mixture(n, entries, element, orientation, noisy)
+    return program.text, adjoint(program, LEARNED, surrogate="dense").program.text
 
 
-def _texts_for(dictionary: torch.Tensor, orientation: str) -> tuple[str, str]:
+def _texts_for(dictionary: torch.Tensor, orientation: str, noisy: bool) -> tuple[str, str]:
     _, entries, n, _ = dictionary.shape
-    return _texts(n, entries, _ELEMENTS[dictionary.dtype], orientation)
+    return _texts(n, entries, _ELEMENTS[dictionary.dtype], orientation, noisy)
+
+
+def _by_name(
+    weights: torch.Tensor, dictionary: torch.Tensor, noise: Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What a choice reads, by the program's names."""
+    found = {"dictionary_logits": dictionary, "mixture_weights": _in_one_row(weights)}
+    if noise:
+        heads = dictionary.shape[0]
+        scale, seed, draw = noise
+        found["noise_scale"] = scale.to(weights.device, dictionary.dtype).reshape(1).expand(heads)
+        found["noise_seed"] = seed.to(weights.device).reshape(1).expand(heads)
+        found["noise_draw"] = _in_one_row(draw)
+    return found
+
+
+def _run(text: str, named: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    return run(text, [named[input_.name] for input_ in caller_inputs(program_of(text))])
 
 
 def _in_one_row(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,7 +117,12 @@ def _in_one_row(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(1, tensor.shape[0] * tensor.shape[1], *tensor.shape[2:])
 
 
-def _mixed_map(weights: torch.Tensor, dictionary: torch.Tensor, orientation: str) -> torch.Tensor:
+def _mixed_map(
+    weights: torch.Tensor,
+    dictionary: torch.Tensor,
+    noise: Sequence[torch.Tensor],
+    orientation: str,
+) -> torch.Tensor:
     """The destination maps of mixtures.
 
     ``M_t`` is added up in float32 over ``k = 0 … K-1`` in that order with fused multiply-adds, by
@@ -99,6 +131,7 @@ def _mixed_map(weights: torch.Tensor, dictionary: torch.Tensor, orientation: str
     Args:
         weights: see :class:`Mixture`.
         dictionary: likewise.
+        noise: likewise; it is added to ``M_t``.
         orientation: likewise.
 
     Returns:
@@ -107,8 +140,8 @@ def _mixed_map(weights: torch.Tensor, dictionary: torch.Tensor, orientation: str
     Raises:
         NanLogitError: a NaN; elsewhere than on a CPU the scan reports it, as an index.
     """
-    text, _ = _texts_for(dictionary, orientation)
-    (found,) = run(text, [dictionary, _in_one_row(weights)])
+    text, _ = _texts_for(dictionary, orientation, bool(noise))
+    (found,) = _run(text, _by_name(weights, dictionary, noise))
     found = found.view(*weights.shape[:3], dictionary.shape[-1])
     if found.device.type == "cpu" and (found < 0).any():
         at = (found < 0).nonzero()[0].tolist()
@@ -120,7 +153,10 @@ def _mixed_map(weights: torch.Tensor, dictionary: torch.Tensor, orientation: str
 
 
 def _fake_mixed_map(
-    weights: torch.Tensor, dictionary: torch.Tensor, orientation: str
+    weights: torch.Tensor,
+    dictionary: torch.Tensor,
+    noise: Sequence[torch.Tensor],
+    orientation: str,
 ) -> torch.Tensor:
     return weights.new_empty((*weights.shape[:3], dictionary.shape[-1]), dtype=torch.int32)
 
@@ -129,6 +165,7 @@ def _mixture_gradient(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
+    noise: Sequence[torch.Tensor],
     map: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
@@ -144,19 +181,24 @@ def _mixture_gradient(
         weights: see :class:`Mixture`.
         dictionary: likewise.
         temperature: likewise.
+        noise: likewise.
         orientation: likewise.
         map: of ``mixed_map``.
         left: complex ``[B, T, H, N]``.
         right: likewise.
     """
     check_temperature(temperature)
-    _, text = _texts_for(dictionary, orientation)
+    _, text = _texts_for(dictionary, orientation, bool(noise))
     dtype = dictionary.dtype
-    vectors = [_in_one_row(side.to(_COMPLEX[dtype])) for side in (left, right)]
-    tau = temperature.to(weights.device, dtype).reshape(1).expand(dictionary.shape[0])
-    # In the order of the program's inputs.
-    given = [dictionary, vectors[0], _in_one_row(weights), vectors[1], _in_one_row(map), tau]
-    of_weights, of_dictionary = run(text, given)
+    left, right = (_in_one_row(side.to(_COMPLEX[dtype])) for side in (left, right))
+    named = {
+        **_by_name(weights, dictionary, noise),
+        "left_mixed_map": left,
+        "right_mixed_map": right,
+        "saved_mixed_map": _in_one_row(map),
+        "temperature": temperature.to(weights.device, dtype).reshape(1).expand(len(dictionary)),
+    }
+    of_weights, of_dictionary = _run(text, named)
     return of_weights.view(weights.shape), of_dictionary.squeeze(0)
 
 
@@ -164,6 +206,7 @@ def _fake_mixture_gradient(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
+    noise: Sequence[torch.Tensor],
     map: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
@@ -178,6 +221,7 @@ def _mixed_scan(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
+    noise: Sequence[torch.Tensor],
     orientation: str,
     config: str,
 ) -> list[torch.Tensor]:
@@ -190,6 +234,7 @@ def _fake_mixed_scan(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
+    noise: Sequence[torch.Tensor],
     orientation: str,
     config: str,
 ) -> list[torch.Tensor]:
@@ -215,22 +260,25 @@ def call_mixed(text: str, tensors: Sequence[torch.Tensor], mixed: Mixture) -> li
         mixed.weights,
         mixed.dictionary,
         mixed.temperature,
+        list(mixed.noise),
         mixed.orientation,
         "",
     )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    program, tensors, weights, dictionary, temperature, ctx.orientation, config = inputs
+    program, tensors, weights, dictionary, temperature, noise, ctx.orientation, config = inputs
     ctx.program = program
     ctx.config = config_text(backward_config(read_config(config)))
-    ctx.count = len(tensors)
+    ctx.count, ctx.noise = len(tensors), len(noise)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(weights, dictionary, temperature, *tensors, *output)
+    ctx.save_for_backward(weights, dictionary, temperature, *noise, *tensors, *output)
 
 
 def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:
     weights, dictionary, temperature, *saved = ctx.saved_tensors
+    noise, saved = saved[: ctx.noise], saved[ctx.noise :]
+    nothing = [None] * ctx.noise
     program = program_of(ctx.program)
     names = [input_.name for input_ in caller_inputs(program)]
     outputs = output_names(program)
@@ -243,7 +291,7 @@ def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]
     if of_weights or of_dictionary:
         wrt += (DESTINATION,)
     if not wrt or not arriving:
-        return None, [None] * ctx.count, None, None, None, None, None
+        return None, [None] * ctx.count, None, None, None, nothing, None, None
     derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)), "dense")
     reads = {
         **values,
@@ -261,6 +309,7 @@ def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]
             weights,
             dictionary,
             temperature,
+            noise,
             values[DESTINATION],
             _as_complex(found[use.left]),
             _as_complex(found[use.right]),
@@ -269,7 +318,7 @@ def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]
     of_inputs = [
         found[f"grad_{name}"] if need else None for name, need in zip(names, needed, strict=True)
     ]
-    return None, of_inputs, *mixed, None, None, None
+    return None, of_inputs, *mixed, None, nothing, None, None
 
 
 def _as_complex(vectors: torch.Tensor) -> torch.Tensor:

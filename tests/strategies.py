@@ -77,7 +77,7 @@ def arrays_for(
 
 def _array(rng: np.random.Generator, type_: Any, rows: tuple[int, ...], n: int) -> np.ndarray:
     if isinstance(type_, Index):
-        return rng.integers(0, type_.bound, rows)
+        return rng.integers(0, min(type_.bound, 2**40), rows)
     if isinstance(type_, Coefficients):
         return rng.dirichlet(np.ones(type_.size), rows)
     if isinstance(type_, Matrices):

@@ -249,5 +249,5 @@ define(
     )
 )
 
-# The ops of this module: those that templates over matrices have rules for, and others have not.
-MATRIX_OPS = frozenset({"mix", "argmax", "outer", "straight_through", "inner", "weigh"})
+# The ops over matrices: those that templates over matrices have rules for, and others have not.
+MATRIX_OPS = frozenset({"mix", "argmax", "outer", "straight_through", "inner", "weigh", "gumbel"})

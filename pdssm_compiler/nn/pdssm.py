@@ -215,7 +215,8 @@ class PDSSM(nn.Module):
         token = x.unsqueeze(1)
         diagonal, drive, weights = self._project(token)
         dictionary = self.dictionary_logits.detach().to(weights.dtype)
-        maps = mixed_map(weights.detach().unsqueeze(2), dictionary.unsqueeze(0), self.orientation)
+        sources = (weights.detach().unsqueeze(2), dictionary.unsqueeze(0))
+        maps = mixed_map(*sources, [], self.orientation)
         state = pd_scan_step(
             cache.state,
             diagonal.squeeze(1),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pdssm_compiler.ir.ops.matrices import CHOSEN_ALONG
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_complex
-from pdssm_compiler.ir.value import Value
+from pdssm_compiler.ir.value import Value, topological
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import Writer
 
@@ -36,6 +36,38 @@ def fused(coefficients, matrices):
 """
 
 
+# Gumbel noise by Philox, as ir/ops/noise.py has it; words of 32 bits in 64.
+_NOISE = """
+def gumbel(matrix, scale, seed, draw, row):
+    n, word = matrix.shape[-1], 0xFFFFFFFF
+    first = torch.arange(n, device=matrix.device)[:, None]
+    second = torch.arange(n, device=matrix.device)
+    if row:
+        first, second = second, first
+    draw = draw[:, None, None]
+    words = [first // 4 * n + second, draw & word, draw >> 32, torch.zeros_like(draw)]
+    key, other = seed & word, seed >> 32
+    for _ in range(10):
+        low_a, high_a = product(0xD2511F53, words[0])
+        low_b, high_b = product(0xCD9E8D57, words[2])
+        words = [high_b ^ words[1] ^ key, low_b, high_a ^ words[3] ^ other, low_a]
+        key, other = (key + 0x9E3779B9) & word, (other + 0xBB67AE85) & word
+    words = torch.broadcast_tensors(*words)
+    chosen = words[0]
+    for number in range(1, 4):
+        chosen = torch.where(first % 4 == number, words[number], chosen)
+    uniform = ((chosen >> 9).to(matrix.dtype) + 0.5) * 2.0**-23
+    return matrix - scale * torch.log(-torch.log(uniform))
+
+
+def product(a, b):
+    # Of two words, low and high, in parts that do not overflow 63 bits.
+    low, high = a * (b & 0xFFFF), a * (b >> 16)
+    total = low + ((high & 0xFFFF) << 16)
+    return total & 0xFFFFFFFF, (total >> 32) + (high >> 16)
+"""
+
+
 class TorchMatrices:
     """The text of one program; see the module's text."""
 
@@ -51,14 +83,19 @@ class TorchMatrices:
             value: f"{value.name}_block" for value in program.body if value.op == "input"
         }
         # What chooses a map must be added up as it is defined; all else may be a product.
-        self._exact = {v.args[0] for v in program.body if v.op == "argmax"}
+        chosen = [v.args[0] for v in program.body if v.op == "argmax"]
+        self._exact = {v for v in topological(chosen) if v.op == "mix"}
 
     def write(self, numbers: int) -> None:
         """The source; a block has as many numbers of a matrix, or one token."""
         write = self.writer.line
         write("import torch")
-        for text in ("", "", *_FUSED.strip("\n").splitlines(), "", ""):
-            write(text)
+        noisy = any(value.op == "gumbel" for value in self.program.body)
+        for helper in (_FUSED, _NOISE) if noisy else (_FUSED,):
+            for text in ("", "", *helper.strip("\n").splitlines()):
+                write(text)
+        write("")
+        write("")
         names = [argument.name for argument in self.signature.arguments]
         with self.writer.block(f"def scan({', '.join([*names, 'error'])}):"):
             self._all_tokens(numbers)
@@ -117,6 +154,10 @@ class TorchMatrices:
         self.writer.line(f"largest, place = {names[0]}.max({along})")
         return "torch.where(largest.isnan(), -1, place)"
 
+    def gumbel(self, value: Value, names: list[str]) -> str:
+        """Drawn for a block of tokens."""
+        return f"gumbel({', '.join(names)}, {value.attribute('orientation') == 'row'})"
+
     def outer(self, value: Value, names: list[str]) -> str:
         """Of complex vectors: their parts are one more axis that is summed over."""
         sides = [
@@ -145,6 +186,7 @@ class TorchMatrices:
 RULES: dict[str, Callable[[TorchMatrices, Value, list[str]], str]] = {
     "mix": TorchMatrices.mix,
     "argmax": TorchMatrices.argmax,
+    "gumbel": TorchMatrices.gumbel,
     "outer": TorchMatrices.outer,
     "straight_through": TorchMatrices.straight_through,
     "inner": TorchMatrices.inner,

@@ -35,6 +35,23 @@ def fused(a, b, c):
 """
 
 
+# Gumbel noise by Philox, as ir/ops/noise.py has it.
+_NOISE = """
+
+@triton.jit
+def gumbel(m, scale, seed, draw, place, which):
+    # tokens or entries [X, lanes]; place and which of each, or of all
+    place = tl.broadcast_to(place.to(tl.int32), m.shape)
+    low = tl.broadcast_to((draw & 0xFFFFFFFF).to(tl.uint32), m.shape)
+    high = tl.broadcast_to((draw >> 32).to(tl.uint32), m.shape)
+    a, b, c, d = tl.philox(seed, place.to(tl.uint32), low, high, tl.zeros_like(low))
+    which = tl.broadcast_to(which, m.shape)
+    word = tl.where(which == 0, a, tl.where(which == 1, b, tl.where(which == 2, c, d)))
+    uniform = ((word >> 9).to(tl.int32).to(m.dtype) + 0.5) * 1.1920928955078125e-07
+    return m - scale * tl.log(-tl.log(uniform))
+"""
+
+
 @dataclass(frozen=True)
 class Shape:
     """How matrices are laid out and cut.
@@ -115,6 +132,11 @@ def refused(program: Program) -> str | None:
     for out in program.token_outputs:
         if out.value.op not in ("argmax", "inner"):
             return f"a token output that is neither argmax nor inner, but {out.value.op}"
+    for value in program.body:
+        if value.op in ("argmax", "straight_through"):
+            mixes = [v for v in topological(value.args[:1]) if v.op == "mix"]
+            if len(mixes) != 1:
+                return f"a choice of what is no mixture, but of {value.args[0].op}"
     for total in program.sum_outputs:
         if total.value.op != "weigh" or total.index is not None:
             return f"a sum that is not of weigh, but of {total.value.op}"
@@ -176,8 +198,10 @@ class TritonMatrices:
         write = self.writer.line
         write("import triton")
         write("import triton.language as tl")
-        for line in _HELPERS.rstrip("\n").splitlines():
-            write(line)
+        noisy = any(value.op == "gumbel" for value in self.program.body)
+        for helper in (_HELPERS, _NOISE) if noisy else (_HELPERS,):
+            for line in helper.rstrip("\n").splitlines():
+                write(line)
         phases = []
         for out in self.program.token_outputs:
             if out.value.op == "argmax":
@@ -277,9 +301,11 @@ class TritonMatrices:
         mask = f"inside[:, None] & (lane < {shape.size})[None, :]"
         write(f"here = tl.load({argument.name} + here, mask={mask}, other=0)")
         write(f"here = tl.minimum(tl.maximum(here, 0), {shape.size - 1}).to(tl.int64)")
+        write("found = here")
         write(f"here = here * {shape.entries * shape.padded} + lane[None, :]")
         self._tile("top", "0.0")
-        _, coefficients = matrix.args
+        (mixed,) = (value for value in topological([matrix]) if value.op == "mix")
+        _, coefficients = mixed.args
         if self.in_registers:
             for k in range(shape.entries):
                 write(f"d = tl.load(table + here + {k * shape.padded})")
@@ -288,6 +314,8 @@ class TritonMatrices:
             with self.writer.block(f"for k in range(0, {shape.entries}):"):
                 write(f"d = tl.load(table + here + k * {shape.padded})")
                 write(f"top = fused({place.loaded_coefficient(coefficients)}, d, top)")
+        if matrix.op == "gumbel":
+            write(f"top = {place.noisy(matrix, 'top', 'found')}")
         write("top = top * sharp")
 
     def _inner(self, name: str, value: Value) -> Phase:
@@ -469,6 +497,44 @@ class _Place:
         """A factor of a softmax's that is the same for a column."""
         return f" * {self.stat(value, 2)}" if value.op == "straight_through" else ""
 
+    def noisy(self, value: Value, tile: str, looped: str) -> str:
+        """A tile with its noise.
+
+        Args:
+            value: the op.
+            tile: its numbers.
+            looped: where they are on the looped axis.
+        """
+        _, scale, seed, draw = (arg.name if arg.is_leaf else "" for arg in value.args)
+        at = f"({looped} // 4) * {self.shape.size} + lane[None, :]"
+        return f"gumbel({tile}, {scale}_all, {seed}_all, {self.draw(draw)}, {at}, ({looped}) % 4)"
+
+    def gumbel(self, value: Value, row: int) -> str:
+        """A matrix and its noise."""
+        name = self.matrix(value.args[0], row)
+        self.write(f"{name} = {self.noisy(value, name, self.looped(row))}")
+        return name
+
+    def draw(self, name: str) -> str:
+        """The numbers of the tokens' draws."""
+        raise NotImplementedError
+
+    def looped(self, row: int) -> str:
+        """Where entries are on the looped axis."""
+        raise NotImplementedError
+
+    def prepare_noise(self, values: Sequence[Value]) -> None:
+        """What all tokens of a head have."""
+        for value in topological(values):
+            if value.op == "gumbel":
+                for leaf in value.args[1:3]:
+                    at = f"{leaf.name} + h * {leaf.name}_sH"
+                    self.write(f"{leaf.name}_all = tl.load({at})")
+
+    def draws(self, values: Sequence[Value]) -> list[str]:
+        """The inputs that number draws."""
+        return [v.args[3].name for v in topological(values) if v.op == "gumbel"]
+
     def coefficient(self, value: Value, k: int) -> str:
         raise NotImplementedError
 
@@ -512,6 +578,10 @@ class _Tokens(_Place):
     def prepare(self, values: Sequence[Value]) -> None:
         """What stays the same in all rows."""
         text, shape = self.text, self.shape
+        self.prepare_noise(values)
+        for name in self.draws(values):
+            at = f"{name} + {text._token_at(text.arguments[name])}"
+            self.write(f"{name}_draw = tl.load({at}, mask=inside, other=0)")
         for value in self.coefficients(values):
             argument = text.arguments[value.name]
             self.write(f"{value.name}_at = {value.name} + {text._token_at(argument)}")
@@ -597,6 +667,12 @@ class _Tokens(_Place):
             self.write(f"{name} = fused({pair}, {name})")
         return name
 
+    def draw(self, name: str) -> str:
+        return f"{name}_draw[:, None]"
+
+    def looped(self, row: int) -> str:
+        return f"(i + {row})"
+
     def along_loop(self, value: Value, part: int, row: int) -> str:
         return f"{value.name}_loop_{part}_{row}[:, None]"
 
@@ -616,6 +692,7 @@ class _Entries(_Place):
     def prepare(self, values: Sequence[Value]) -> None:
         """What stays the same for all tokens."""
         text, shape = self.text, self.shape
+        self.prepare_noise(values)
         if text.in_registers:
             for k in range(shape.entries):
                 self.write(f"d_{k} = tl.load(table + here + {k * shape.padded})")
@@ -632,6 +709,9 @@ class _Entries(_Place):
             if text.in_registers:
                 for k in range(shape.entries):
                     self.write(f"{value.name}_{k} = tl.load({value.name}_at + {k})")
+        for name in self.draws(values):
+            at = f"{name} + {text._token_at(text.arguments[name])}"
+            self.write(f"{name}_draw = tl.load({at})")
         along_loop, along_lanes = self.vectors(values)
         for kind, index, vectors in (("loop", "i", along_loop), ("lanes", "lane", along_lanes)):
             for value in vectors:
@@ -671,6 +751,12 @@ class _Entries(_Place):
                 self.write(f"m = fused({self.loaded_coefficient(value.args[1])}, d, m)")
         return "m"
 
+    def draw(self, name: str) -> str:
+        return f"{name}_draw"
+
+    def looped(self, row: int) -> str:
+        return "i[:, None]"
+
     def along_loop(self, value: Value, part: int, row: int) -> str:
         return f"{value.name}_loop_{part}[:, None]"
 
@@ -694,6 +780,7 @@ def _outer(place: _Place, value: Value, row: int) -> str:
 RULES: dict[str, Callable[[_Place, Value, int], str]] = {
     "mix": lambda place, value, row: place.mix(value, row),
     "outer": _outer,
+    "gumbel": lambda place, value, row: place.gumbel(value, row),
     "straight_through": lambda place, value, row: place.straight_through(value, row),
 }
 SUPPORTED_OPS = frozenset(RULES) | {"argmax", "inner", "weigh"}

@@ -145,8 +145,10 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
     by_tokens = held * (tokens + config.rows * lanes) + (3 + config.rows) * tile
     if any(value.op == "inner" for value in program.body):
         by_tokens += (shape.chunk + 1) * tile + config.rows * shape.chunk * lanes
+    noise = 12 if any(value.op == "gumbel" for value in program.body) else 0
+    by_tokens += noise * tile
     by_entries = 0
     if program.sum_outputs:
         each = max(1, config.tile * config.lanes // threads)
-        by_entries = (held + shape.chunk + 3) * each + held
+        by_entries = (held + shape.chunk + 3 + noise) * each + held
     return wide * max(by_tokens, by_entries) + 24

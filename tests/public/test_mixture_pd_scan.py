@@ -110,7 +110,7 @@ def test_float32(orientation: str) -> None:
         for name, each in given_.items()
     }
     maps = [
-        mixed_map(each["mixture_weights"], each["dictionary_logits"], orientation)
+        mixed_map(each["mixture_weights"], each["dictionary_logits"], [], orientation)
         for each in (given_, wide)
     ]
     assert torch.equal(*maps)
@@ -135,7 +135,7 @@ def test_low_precision_payload_and_logits() -> None:
 
 def test_without_gradients_it_is_pd_scan_by_the_maps() -> None:
     given_ = tensors()
-    maps = mixed_map(given_["mixture_weights"], given_["dictionary_logits"], "column")
+    maps = mixed_map(given_["mixture_weights"], given_["dictionary_logits"], [], "column")
     scan = {name: given_[name] for name in ("diagonal", "drive", "initial_state")}
     want, _ = pd_scan(**scan, destination=maps)
     assert torch.equal(mixture_pd_scan(**given_)[0], want)
@@ -154,11 +154,12 @@ def test_opcheck(orientation: str) -> None:
     given_ = tensors(1, 3, 2, 4, 2)
     weights, dictionary = given_["mixture_weights"], given_["dictionary_logits"]
     tau = torch.tensor(0.7, dtype=torch.float64)
-    maps = mixed_map(weights, dictionary, orientation)
+    maps = mixed_map(weights, dictionary, [], orientation)
+    noise = [tau, torch.tensor([3]), torch.arange(6).view(1, 3, 2)]
     sides = (torch.randn(1, 3, 2, 4, dtype=torch.complex128) for _ in range(2))
     checked = [
-        (mixed_map, (weights, dictionary, orientation)),
-        (mixture_gradient, (weights, dictionary, tau, maps, *sides, orientation)),
+        (mixed_map, (weights, dictionary, noise, orientation)),
+        (mixture_gradient, (weights, dictionary, tau, noise, maps, *sides, orientation)),
     ]
     from pdssm_compiler.arguments import read_call
 
@@ -175,7 +176,9 @@ def test_opcheck(orientation: str) -> None:
             None,
             False,
         )
-        checked.append((mixed_scan, (call.text, call.tensors, *leaves, tau, orientation, "")))
+        checked.append(
+            (mixed_scan, (call.text, call.tensors, *leaves, tau, noise, orientation, ""))
+        )
     for op, arguments in checked:
         assert set(torch.library.opcheck(op, arguments).values()) == {"SUCCESS"}
 
@@ -234,7 +237,7 @@ def test_transforms_are_refused() -> None:
     given_ = tensors()
     weights, dictionary = given_["mixture_weights"], given_["dictionary_logits"]
     with pytest.raises(ArgumentError, match="cannot be mapped by vmap"):
-        torch.vmap(lambda w: mixed_map(w, dictionary, "column"))(weights[None])
+        torch.vmap(lambda w: mixed_map(w, dictionary, [], "column"))(weights[None])
     with pytest.raises(ArgumentError, match=r"cannot be differentiated by torch\.func"):
         torch.func.grad(
             lambda w: mixture_pd_scan(**{**given_, "mixture_weights": w})[0].abs().sum()
@@ -284,3 +287,94 @@ def test_the_soft_scan_multiplies_by_softmaxes() -> None:
     torch.testing.assert_close(soft, hard, rtol=1e-6, atol=1e-6)
     warm, _ = reference.mixture_pd_scan(**given_, choice="soft", temperature=1.0)
     assert (warm - hard).abs().max() > 0.1
+
+
+def test_noise_is_drawn_alike_in_choice_and_gradient() -> None:
+    """The reference of the same noise, added to the mixture as one more entry of a token's own."""
+    from pdssm_compiler.ir.ops.noise import gumbel_noise
+
+    for orientation in ("column", "row"):
+        given_ = tensors(2, 3, 2, 5, 3)
+        draw = torch.arange(12).view(2, 3, 2)
+        noise = torch.tensor(gumbel_noise(5, orientation, 7, draw.numpy()))
+        options: dict[str, Any] = {"orientation": orientation, "temperature": 0.8}
+        got = results(mixture_pd_scan, given_, **options, noise=0.8, seed=7)
+        # As many entries more as there are tokens, each token's with weight one.
+        own = torch.eye(12, dtype=torch.float64).view(2, 3, 2, 12)
+        more = {
+            **given_,
+            "dictionary_logits": torch.cat(
+                (given_["dictionary_logits"], 0.8 * noise.flatten(0, 2).expand(2, 12, 5, 5)), 1
+            ),
+            "mixture_weights": torch.cat((given_["mixture_weights"], own), -1),
+        }
+        want = results(mixture_pd_scan, more, **options)
+        want["dictionary_logits"] = want["dictionary_logits"][:, :3]
+        want["mixture_weights"] = want["mixture_weights"][..., :3]
+        for name, value in want.items():
+            torch.testing.assert_close(got[name], value, rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_seeds() -> None:
+    given_ = tensors()
+
+    def states(**options: Any) -> torch.Tensor:
+        return mixture_pd_scan(**given_, noise=1.0, **options)[0]
+
+    assert torch.equal(states(seed=3), states(seed=torch.tensor(3)))
+    assert not torch.equal(states(seed=3), states(seed=4))
+    torch.manual_seed(5)
+    first, second = states(), states()
+    assert not torch.equal(first, second)
+    torch.manual_seed(5)
+    assert torch.equal(states(), first)
+
+
+def test_noise_draws_from_the_softmax() -> None:
+    random = torch.Generator().manual_seed(0)
+    table = torch.randn(1, 1, 4, 4, generator=random, dtype=torch.float64)
+    weights = torch.ones(1, 20000, 1, 1, dtype=torch.float64)
+    scale, seed = torch.tensor(0.5, dtype=torch.float64), torch.tensor([1])
+    draw = torch.arange(20000).view(1, -1, 1)
+    maps = mixed_map(weights, table, [scale, seed, draw], "column")
+    found = torch.nn.functional.one_hot(maps[0, :, 0].long(), 4).double().mean(0).T
+    want = torch.softmax(table[0, 0] / 0.5, 0)
+    # Four standard deviations of a mean of 20000.
+    assert ((found - want).abs() < 4 * (want * (1 - want) / 20000).sqrt() + 1e-9).all()
+
+
+def test_packed_noise_is_each_token_s_own() -> None:
+    given_ = tensors(1, 7, states=4)
+    options: dict[str, Any] = {"noise": 1.0, "seed": 2}
+    got = results(mixture_pd_scan, given_, **options, cu_seqlens=offsets([3, 0, 1, 3]))
+    draws = torch.arange(21).view(1, 7, 3)
+    sources = (given_["mixture_weights"], given_["dictionary_logits"])
+    noise = [torch.tensor(1.0), torch.tensor([2]), draws]
+    maps = mixed_map(*sources, noise, "column")
+    scan = {name: given_[name] for name in ("diagonal", "drive", "initial_state")}
+    want, _ = pd_scan(**scan, destination=maps, cu_seqlens=offsets([3, 0, 1, 3]))
+    torch.testing.assert_close(got["states"], want)
+    assert got["dictionary_logits"].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": -1.0}, "noise must be a number of at least 0, got -1.0"),
+        ({"noise": torch.ones(2)}, "noise must be one real number"),
+        ({"noise": 1.0, "seed": 2**31}, r"seed must be an integer in \[0, 2\*\*31\)"),
+        ({"noise": 1.0, "seed": torch.ones(1)}, "seed must be one int64 number"),
+        ({"noise": 1.0, "choice": "soft"}, "noise is of choices"),
+        ({"choice": "any"}, "choice"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        mixture_pd_scan(**tensors(), **options)
+
+
+def test_the_soft_scan_is_the_reference_s() -> None:
+    given_ = tensors()
+    got = results(mixture_pd_scan, given_, choice="soft", temperature=0.6)
+    want = results(reference.mixture_pd_scan, given_, choice="soft", temperature=0.6)
+    assert all(torch.equal(got[name], value) for name, value in want.items())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program, parse_program
 from pdssm_compiler.ir.passes import adjoint
-from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
+from pdssm_compiler.ir.programs import LEARNED, PdScan, mixture, pd_scan
 from pdssm_compiler.runtime.compile_service import lower
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.runtime.plan import Plan
@@ -20,10 +20,12 @@ from tests.kernels import LAYOUTS, assert_runs
 from tests.strategies import Sizes, arrays_for
 
 
-def programs(n: int, entries: int, element: str, orientation: str) -> tuple[Program, Program]:
+def programs(
+    n: int, entries: int, element: str, orientation: str, noisy: bool = False
+) -> tuple[Program, Program]:
     """The choice and its adjoint."""
-    program = mixture(n, entries, element, orientation)
-    return program, adjoint(program, surrogate="dense").program
+    program = mixture(n, entries, element, orientation, noisy)
+    return program, adjoint(program, LEARNED, surrogate="dense").program
 
 
 @settings(max_examples=25)
@@ -32,6 +34,7 @@ def programs(n: int, entries: int, element: str, orientation: str) -> tuple[Prog
     st.sampled_from((1, 3)),
     st.sampled_from(("f32", "f64")),
     st.sampled_from(("column", "row")),
+    st.booleans(),
     st.sampled_from((1, 60)),
     st.sampled_from(LAYOUTS),
     st.sampled_from((Sizes(2, 3, 2), Sizes(1, 0, 1), Sizes(1, 7, 1))),
@@ -41,6 +44,7 @@ def test_agrees_with_the_interpreter(
     entries: int,
     element: str,
     orientation: str,
+    noisy: bool,
     numbers: int,
     layout: str,
     sizes: Sizes,
@@ -50,7 +54,7 @@ def test_agrees_with_the_interpreter(
     def run(program: Program, tensors: list[torch.Tensor], _: Sizes) -> list[torch.Tensor]:
         return Plan(program, torch.device("cpu"), config=config).run(tensors)
 
-    for program in programs(n, entries, element, orientation):
+    for program in programs(n, entries, element, orientation, noisy):
         arrays = arrays_for(program, sizes, 5)
         if "temperature" in arrays:
             arrays["temperature"] = abs(arrays["temperature"]) + 0.5

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint
-from pdssm_compiler.ir.programs import mixture
+from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.schedules.templates.triton_matrices import TritonMatricesConfig
 from tests.kernels import LAYOUTS, assert_runs
 from tests.strategies import Sizes, arrays_for
@@ -19,10 +19,12 @@ CONFIGS = (
 )
 
 
-def programs(n: int, entries: int, element: str, orientation: str) -> tuple[Program, Program]:
+def programs(
+    n: int, entries: int, element: str, orientation: str, noisy: bool = False
+) -> tuple[Program, Program]:
     """The choice and its adjoint."""
-    program = mixture(n, entries, element, orientation)
-    return program, adjoint(program, surrogate="dense").program
+    program = mixture(n, entries, element, orientation, noisy)
+    return program, adjoint(program, LEARNED, surrogate="dense").program
 
 
 def assert_agrees(
@@ -41,6 +43,7 @@ def assert_agrees(
     st.sampled_from((1, 3, 8, 9)),
     st.sampled_from((1, 3)),
     st.sampled_from(("f32", "f64")),
+    st.booleans(),
     st.sampled_from(CONFIGS),
     st.sampled_from((Sizes(2, 3, 2), Sizes(1, 9, 1), Sizes(2, 0, 1))),
     st.sampled_from(LAYOUTS),
@@ -50,11 +53,12 @@ def test_choice_and_adjoint(
     n: int,
     entries: int,
     element: str,
+    noisy: bool,
     config: TritonMatricesConfig,
     sizes: Sizes,
     layout: str,
 ) -> None:
-    for program in programs(n, entries, element, orientation):
+    for program in programs(n, entries, element, orientation, noisy):
         assert_agrees(program, config, sizes, layout)
 
 
