@@ -21,6 +21,7 @@ from pdssm_compiler.nn.diagonal import SigmoidDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
 from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.mixture import mixed_map
 from pdssm_compiler.spec import one_of
 from pdssm_compiler.step import pd_scan_step
@@ -57,6 +58,8 @@ class PDSSM(nn.Module):
         hidden: the hidden width of the MLPs; ``2 · d_model`` by default.
         readout: ``"linear"`` (state tracking), or ``"mlp"``: Linear, GELU, Linear (time series).
         dropout: of the states before the read-out, in training.
+        noise: how much Gumbel noise is added to every ``M_t`` in training; ``τ`` for a draw from
+            the softmax. An attribute; see :func:`pdssm_compiler.mixture_pd_scan`.
         orientation: ``"column"``, or ``"row"``, the published PyTorch code's: rows of ``P_t`` are
             one-hot and ``x_t[i] = D_t[i] x_{t-1}[p_t[i]] + b_t[i]``.
         device: of the parameters.
@@ -79,6 +82,7 @@ class PDSSM(nn.Module):
         hidden: int | None = None,
         readout: str = "linear",
         dropout: float = 0.0,
+        noise: float = 0.0,
         orientation: str = "column",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -90,6 +94,13 @@ class PDSSM(nn.Module):
         self.hidden = 2 * E if hidden is None else positive("hidden", hidden)
         self.readout_kind = one_of("readout", readout, ("linear", "mlp"))
         self.orientation = one_of("orientation", orientation, ("column", "row"))
+        if not isinstance(noise, int | float) or not 0 <= noise < math.inf:
+            raise ArgumentError(
+                f"noise must be a number of at least 0, got {noise!r}; pass a float"
+            )
+        self.noise = float(noise)
+        # "soft": the matrices are the softmaxes themselves, by plain torch; to compare with.
+        self.choice = "hard"
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.diagonal = SigmoidDiagonal(E, N, self.hidden, **factory)
         self.selector = nn.Linear(E, self.dictionary_size, bias=False, **factory)
@@ -180,6 +191,8 @@ class PDSSM(nn.Module):
             diagonal,
             drive,
             temperature=self.temperature.to(weights.dtype),
+            choice=self.choice,
+            noise=self.noise if self.training and self.choice == "hard" else 0.0,
             orientation=self.orientation,
             initial_state=start.state,
             output_final_state=output_cache,
@@ -214,6 +227,21 @@ class PDSSM(nn.Module):
         check_beside(x, self.selector)
         token = x.unsqueeze(1)
         diagonal, drive, weights = self._project(token)
+        if self.choice == "soft":
+            with torch.no_grad():
+                states, final = mixture_pd_scan(
+                    self.dictionary_logits.to(weights.dtype),
+                    weights,
+                    diagonal,
+                    drive,
+                    temperature=self.temperature.to(weights.dtype),
+                    choice="soft",
+                    orientation=self.orientation,
+                    initial_state=cache.state,
+                    output_final_state=True,
+                )
+            assert final is not None
+            return self._read(token, states).squeeze(1), LayerCache(final)
         dictionary = self.dictionary_logits.detach().to(weights.dtype)
         sources = (weights.detach().unsqueeze(2), dictionary.unsqueeze(0))
         maps = mixed_map(*sources, [], self.orientation)

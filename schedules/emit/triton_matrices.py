@@ -41,11 +41,12 @@ _NOISE = """
 @triton.jit
 def gumbel(m, scale, seed, draw, place, which):
     # tokens or entries [X, lanes]; place and which of each, or of all
-    place = tl.broadcast_to(place.to(tl.int32), m.shape)
+    zero = tl.zeros(m.shape, tl.int32)
+    place = (place + zero).to(tl.uint32)
     low = tl.broadcast_to((draw & 0xFFFFFFFF).to(tl.uint32), m.shape)
     high = tl.broadcast_to((draw >> 32).to(tl.uint32), m.shape)
-    a, b, c, d = tl.philox(seed, place.to(tl.uint32), low, high, tl.zeros_like(low))
-    which = tl.broadcast_to(which, m.shape)
+    a, b, c, d = tl.philox(seed, place, low, high, tl.zeros_like(low))
+    which = which + zero
     word = tl.where(which == 0, a, tl.where(which == 1, b, tl.where(which == 2, c, d)))
     uniform = ((word >> 9).to(tl.int32).to(m.dtype) + 0.5) * 1.1920928955078125e-07
     return m - scale * tl.log(-tl.log(uniform))
@@ -64,6 +65,7 @@ class Shape:
         lanes: of a tile.
         rows: of the looped axis, computed together.
         tile: of the looped axis in a tile of entries.
+        together: tokens that are loaded together there.
     """
 
     size: int
@@ -73,6 +75,7 @@ class Shape:
     lanes: int
     rows: int
     tile: int
+    together: int = 1
 
     @property
     def looped(self) -> int:
@@ -206,7 +209,8 @@ class TritonMatrices:
         for out in self.program.token_outputs:
             if out.value.op == "argmax":
                 phases.append(self._choose(out.name, out.value))
-        phases += [self._soft(number, soft) for number, soft in enumerate(self.softs)]
+        for number, soft in enumerate(self.softs):
+            phases += [self._top(number, soft), self._soft(number, soft)]
         for out in self.program.token_outputs:
             if out.value.op == "inner":
                 phases.append(self._inner(out.name, out.value))
@@ -260,11 +264,50 @@ class TritonMatrices:
 
         return self._function(f"choose_{name}", [matrix], [out], body)
 
+    def _top(self, number: int, soft: Value) -> Phase:
+        """The largest entry of each column, by where it is, times the inverse temperature.
+
+        A function of its own: what it gathers would tell the compiler to give threads another
+        shape of tile, for which every entry of a head's matrices is loaded several times.
+        """
+        matrix, largest, _, _ = soft.args
+        shape, (top, _, _) = self.shape, self.stats_of(soft)
+        argument = self.arguments[largest.name]
+        (mixed,) = (value for value in topological([matrix]) if value.op == "mix")
+        _, coefficients = mixed.args
+
+        def body(_: TritonMatrices) -> None:
+            write = self.writer.line
+            self._token_tile()
+            place = _Tokens(self)
+            place.prepare([matrix])
+            self._inverse_temperature(soft)
+            write(f"found = {self._token_at(argument)}[:, None] + lane[None, :]")
+            mask = f"inside[:, None] & (lane < {shape.size})[None, :]"
+            write(f"found = tl.load({argument.name} + found, mask={mask}, other=0)")
+            write(f"found = tl.minimum(tl.maximum(found, 0), {shape.size - 1}).to(tl.int64)")
+            write(f"here = found * {shape.entries * shape.padded} + lane[None, :]")
+            self._tile("top", "0.0")
+            if self.in_registers:
+                for k in range(shape.entries):
+                    write(f"d = tl.load(table + here + {k * shape.padded})")
+                    write(f"top = fused({place.coefficient(coefficients, k)}, d, top)")
+            else:
+                with self.writer.block(f"for k in range(0, {shape.entries}):"):
+                    write(f"d = tl.load(table + here + k * {shape.padded})")
+                    write(f"top = fused({place.loaded_coefficient(coefficients)}, d, top)")
+            if matrix.op == "gumbel":
+                write(f"top = {place.noisy(matrix, 'top', 'found')}")
+            write(f"at = {self._stats_at('n')}")
+            write(f"tl.store({top.name} + at, top * sharp, mask=inside[:, None])")
+
+        return self._function(f"top_{number}", [matrix, *soft.args[1::2]], [top], body)
+
     def _soft(self, number: int, soft: Value) -> Phase:
         """What a softmax needs to know of its columns, and the mean of what arrives at it."""
-        matrix, largest, reached, _ = soft.args
+        matrix, _, reached, temperature = soft.args
         shape, stats = self.shape, self.stats_of(soft)
-        top, mean, scale = (argument.name for argument in stats)
+        _, mean, scale = (argument.name for argument in stats)
 
         def body(_: TritonMatrices) -> None:
             write = self.writer.line
@@ -272,7 +315,8 @@ class TritonMatrices:
             place = _Tokens(self)
             place.prepare([matrix, reached])
             self._inverse_temperature(soft)
-            self._top(place, matrix, largest)
+            write(f"at = {self._stats_at('n')}")
+            write(f"top = tl.load({stats[0].name} + at, mask=inside[:, None], other=0.0)")
             for name in ("total", "mean"):
                 self._tile(name, "0.0")
             with self._rows():
@@ -285,38 +329,12 @@ class TritonMatrices:
                     write("total += e")
                     start = f"tl.zeros(({shape.tokens}, {shape.lanes}), {self.dtype})"
                     write(f"mean = fused(e, {place.reached(reached, row, start)}, mean)")
-            write(f"at = {self._stats_at('n')}")
-            write("mask = inside[:, None] & (lane == lane)[None, :]")
-            write(f"tl.store({top} + at, top, mask=mask)")
-            write(f"tl.store({mean} + at, mean / total, mask=mask)")
-            write(f"tl.store({scale} + at, (sharp / {_LOG2E}) / total, mask=mask)")
+            write(f"tl.store({mean} + at, mean / total, mask=inside[:, None])")
+            write(f"scale = (sharp / {_LOG2E}) / total")
+            write(f"tl.store({scale} + at, scale, mask=inside[:, None])")
 
-        return self._function(f"soft_{number}", [matrix, largest, reached, soft], stats, body)
-
-    def _top(self, place: "_Tokens", matrix: Value, largest: Value) -> None:
-        """The entry of each column where the largest is, times the inverse temperature."""
-        write, shape = self.writer.line, self.shape
-        argument = self.arguments[largest.name]
-        write(f"here = {self._token_at(argument)}[:, None] + lane[None, :]")
-        mask = f"inside[:, None] & (lane < {shape.size})[None, :]"
-        write(f"here = tl.load({argument.name} + here, mask={mask}, other=0)")
-        write(f"here = tl.minimum(tl.maximum(here, 0), {shape.size - 1}).to(tl.int64)")
-        write("found = here")
-        write(f"here = here * {shape.entries * shape.padded} + lane[None, :]")
-        self._tile("top", "0.0")
-        (mixed,) = (value for value in topological([matrix]) if value.op == "mix")
-        _, coefficients = mixed.args
-        if self.in_registers:
-            for k in range(shape.entries):
-                write(f"d = tl.load(table + here + {k * shape.padded})")
-                write(f"top = fused({place.coefficient(coefficients, k)}, d, top)")
-        else:
-            with self.writer.block(f"for k in range(0, {shape.entries}):"):
-                write(f"d = tl.load(table + here + k * {shape.padded})")
-                write(f"top = fused({place.loaded_coefficient(coefficients)}, d, top)")
-        if matrix.op == "gumbel":
-            write(f"top = {place.noisy(matrix, 'top', 'found')}")
-        write("top = top * sharp")
+        needed = [matrix, reached, temperature]
+        return self._function(f"soft_{number}", needed, stats, body)
 
     def _inner(self, name: str, value: Value) -> Phase:
         """Inner products with each of a head's matrices, of a tile's lanes alone."""
@@ -372,11 +390,16 @@ class TritonMatrices:
             for k in range(n.chunk):
                 write(f"sum_{k} = tl.zeros(({n.tile}, {n.lanes}), {self.dtype})")
             write("begin = part * span")
-            with self.writer.block("for t in range(begin, tl.minimum(begin + span, L)):"):
-                place.token([matrix, coefficients])
-                write(f"x = {place.matrix(matrix, 0)}{place.later(matrix)}")
-                for k in range(n.chunk):
-                    write(f"sum_{k} = fused(x, {place.weight(coefficients, k)}, sum_{k})")
+            write("end = tl.minimum(begin + span, L)")
+            with self.writer.block(f"for step in range(begin, end, {n.together}):"):
+                # What is loaded of some tokens is waited for once.
+                for number in range(n.together):
+                    place.load([matrix, coefficients], number)
+                for number in range(n.together):
+                    place.turn_to(number)
+                    write(f"x = {place.matrix(matrix, 0)}{place.later(matrix)}")
+                    for k in range(n.chunk):
+                        write(f"sum_{k} = fused(x, {place.weight(coefficients, k)}, sum_{k})")
             per_row = n.looped * n.entries * n.padded
             write(f"at = (part * rows + row) * {per_row} + here")
             for k in range(n.chunk):
@@ -689,6 +712,8 @@ class _Tokens(_Place):
 class _Entries(_Place):
     """A tile of every matrix, going through tokens."""
 
+    slot = "_0"
+
     def prepare(self, values: Sequence[Value]) -> None:
         """What stays the same for all tokens."""
         text, shape = self.text, self.shape
@@ -699,45 +724,72 @@ class _Entries(_Place):
         for value in self.softs(values):
             text._inverse_temperature(value)
 
-    def token(self, values: Sequence[Value]) -> None:
-        """What is loaded of a token."""
+    def load(self, values: Sequence[Value], number: int) -> None:
+        """What is loaded of a token, the ``number``-th of those together; zeros behind the last,
+        which add nothing.
+        """
         text, shape = self.text, self.shape
-        self.made = {}
+        slot, known = f"_{number}", "True"
+        self.write(f"t = step + {number}" if number else "t = step")
+        if shape.together > 1:
+            known = f"known{slot}"
+            self.write(f"{known} = t < end")
         for value in self.coefficients(values):
             argument = text.arguments[value.name]
-            self.write(f"{value.name}_at = {value.name} + {text._token_at(argument)}")
+            self.write(f"{value.name}_at{slot} = {value.name} + {text._token_at(argument)}")
             if text.in_registers:
                 for k in range(shape.entries):
-                    self.write(f"{value.name}_{k} = tl.load({value.name}_at + {k})")
+                    load = self._masked(f"{value.name}_at{slot} + {k}", known)
+                    self.write(f"{value.name}_{k}{slot} = {load}")
         for name in self.draws(values):
             at = f"{name} + {text._token_at(text.arguments[name])}"
-            self.write(f"{name}_draw = tl.load({at})")
+            self.write(f"{name}_draw{slot} = {self._masked(at, known, '0')}")
         along_loop, along_lanes = self.vectors(values)
         for kind, index, vectors in (("loop", "i", along_loop), ("lanes", "lane", along_lanes)):
             for value in vectors:
                 step = 2 if is_complex(value.type) else 1
                 at = f"({text._token_at(text.arguments[value.name])} + {index}) * {step}"
                 for part in range(step):
-                    where = f"{value.name} + {at} + {part}, mask={index} < {shape.size}"
-                    self.write(f"{value.name}_{kind}_{part} = tl.load({where}, other=0.0)")
+                    mask = f"({index} < {shape.size})"
+                    mask = mask if known == "True" else f"{mask} & {known}"
+                    load = self._masked(f"{value.name} + {at} + {part}", mask)
+                    self.write(f"{value.name}_{kind}_{part}{slot} = {load}")
         for value in self.softs(values):
             self.write(f"at = {text._stats_at('t')}")
             for argument in text.stats_of(value):
-                self.write(f"{argument.name}_lanes = tl.load({argument.name} + at)")
+                mask = known if known == "True" else f"(lane >= 0) & {known}"
+                load = self._masked(f"{argument.name} + at", mask)
+                self.write(f"{argument.name}_lanes{slot} = {load}")
+
+    @staticmethod
+    def _masked(at: str, mask: str, other: str = "0.0") -> str:
+        return f"tl.load({at})" if mask == "True" else f"tl.load({at}, mask={mask}, other={other})"
+
+    def turn_to(self, number: int) -> None:
+        """What follows is of this one of the tokens that were loaded."""
+        self.slot = f"_{number}"
+        self.made = {}
 
     def coefficient(self, value: Value, k: int) -> str:
-        return f"{value.name}_{k}"
+        return f"{value.name}_{k}{self.slot}"
 
     def loaded_coefficient(self, value: Value) -> str:
-        return f"tl.load({value.name}_at + k)"
+        return self._loaded(value, "k", "")
 
     def weight(self, value: Value, k: int) -> str:
         """The coefficient of the chunk that a sum is weighed by."""
         if self.text.in_registers:
-            return f"{value.name}_{k}"
-        known = f", mask=first + {k} < {self.shape.entries}, other=0.0"
-        known = known if self.shape.entries % self.shape.chunk else ""
-        return f"tl.load({value.name}_at + first + {k}{known})"
+            return self.coefficient(value, k)
+        known = f"(first + {k} < {self.shape.entries})"
+        return self._loaded(
+            value, f"first + {k}", known if self.shape.entries % self.shape.chunk else ""
+        )
+
+    def _loaded(self, value: Value, k: str, mask: str) -> str:
+        masks = [mask] if mask else []
+        if self.shape.together > 1:
+            masks.append(f"known{self.slot}")
+        return self._masked(f"{value.name}_at{self.slot} + {k}", " & ".join(masks) or "True")
 
     def mix(self, value: Value, row: int) -> str:
         shape = self.shape
@@ -752,19 +804,19 @@ class _Entries(_Place):
         return "m"
 
     def draw(self, name: str) -> str:
-        return f"{name}_draw"
+        return f"{name}_draw{self.slot}"
 
     def looped(self, row: int) -> str:
         return "i[:, None]"
 
     def along_loop(self, value: Value, part: int, row: int) -> str:
-        return f"{value.name}_loop_{part}[:, None]"
+        return f"{value.name}_loop_{part}{self.slot}[:, None]"
 
     def along_lanes(self, value: Value, part: int) -> str:
-        return f"{value.name}_lanes_{part}[None, :]"
+        return f"{value.name}_lanes_{part}{self.slot}[None, :]"
 
     def stat(self, value: Value, part: int) -> str:
-        return f"{self.text.stats_of(value)[part].name}_lanes[None, :]"
+        return f"{self.text.stats_of(value)[part].name}_lanes{self.slot}[None, :]"
 
     def negative(self, name: str) -> str:
         return f"tl.broadcast_to(-{name}, ({self.shape.tile}, {self.shape.lanes}))"

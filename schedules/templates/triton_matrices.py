@@ -37,6 +37,7 @@ class TritonMatricesConfig(Config):
         rows: of the other axis, computed together.
         tile: of the other axis, where a program has a tile of every matrix.
         num_warps: of one program.
+        together: tokens that such a program loads together.
         programs: a processor, that the tokens are split for where they are summed over.
     """
 
@@ -45,6 +46,7 @@ class TritonMatricesConfig(Config):
     rows: int
     tile: int
     num_warps: int
+    together: int = 1
     programs: int = 8
 
 
@@ -63,14 +65,26 @@ class TritonMatrices(Template[TritonMatricesConfig]):
                 for rows in (1, 2, 4, 8):
                     for tile in (8, 16, 32):
                         for num_warps in (4, 8):
-                            yield TritonMatricesConfig(tokens, lanes, rows, tile, num_warps)
+                            for together in (1, 2, 4):
+                                yield TritonMatricesConfig(
+                                    tokens, lanes, rows, tile, num_warps, together
+                                )
 
     def heuristic(
         self, program: Program, target: Target, problem: Problem
     ) -> TritonMatricesConfig:
-        rows = 1 if _entries(program) <= IN_REGISTERS else 2
-        for tokens, tile in ((32, 16), (16, 16), (8, 8), (4, 4)):
-            config = TritonMatricesConfig(tokens, target.warp_size, rows, tile, 4)
+        few = _entries(program) <= IN_REGISTERS
+        # More rows hide more of memory's latency, and take registers.
+        rows = (4, 2) if few and not program.sum_outputs else (2, 1)
+        for tokens, tile, together, row in (
+            (32, 32, 2, rows[0]),
+            (32, 16, 2, rows[0]),
+            (32, 16, 2, rows[1]),
+            (16, 16, 1, rows[1]),
+            (8, 8, 1, 1),
+            (4, 4, 1, 1),
+        ):
+            config = TritonMatricesConfig(tokens, target.warp_size, row, tile, 4, together)
             if self.feasible(program, target, config) is None:
                 break
         # What feasible refuses, with its reason.
@@ -90,6 +104,8 @@ class TritonMatrices(Template[TritonMatricesConfig]):
                 return f"{name} is a power of two up to {_LARGEST}, not {value}"
         if config.num_warps > 16:
             return f"num_warps is at most 16, not {config.num_warps}"
+        if not 1 <= config.together <= 8:
+            return f"together is from 1 to 8, not {config.together}"
         if config.programs < 1:
             return f"programs is at least 1, not {config.programs}"
         held = _registers(program, config, target)
@@ -123,7 +139,7 @@ class TritonMatrices(Template[TritonMatricesConfig]):
 
 def shape_of(program: Program, config: dict[str, int]) -> Shape:
     """How a program's matrices are cut by a config's fields."""
-    fields = (config[name] for name in ("tokens", "lanes", "rows", "tile"))
+    fields = (config[name] for name in ("tokens", "lanes", "rows", "tile", "together"))
     return Shape(program.state_size, _entries(program), orientation_of(program) or "", *fields)
 
 
@@ -150,5 +166,6 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
     by_entries = 0
     if program.sum_outputs:
         each = max(1, config.tile * config.lanes // threads)
-        by_entries = (held + shape.chunk + 3 + noise) * each + held
+        by_entries = (held + shape.chunk + 2 + noise) * each
+        by_entries += config.together * (held + 2 * each // lanes + 5 * lanes)
     return wide * max(by_tokens, by_entries) + 24

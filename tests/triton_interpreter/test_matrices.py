@@ -15,7 +15,7 @@ from tests.triton_interpreter.interpreted import Interpreted
 # A row at a time and several, tiles of one warp's lanes and less, several parts of the tokens.
 CONFIGS = (
     TritonMatricesConfig(tokens=4, lanes=8, rows=1, tile=4, num_warps=1),
-    TritonMatricesConfig(tokens=8, lanes=4, rows=2, tile=2, num_warps=1, programs=1),
+    TritonMatricesConfig(tokens=8, lanes=4, rows=2, tile=2, num_warps=1, together=2, programs=1),
 )
 
 
@@ -38,9 +38,9 @@ def assert_agrees(
 
 
 @pytest.mark.parametrize("orientation", ["column", "row"])
-@settings(max_examples=6, derandomize=True)
+@settings(max_examples=3, derandomize=True)
 @given(
-    st.sampled_from((1, 3, 8, 9)),
+    st.sampled_from((1, 3, 5)),
     st.sampled_from((1, 3)),
     st.sampled_from(("f32", "f64")),
     st.booleans(),
