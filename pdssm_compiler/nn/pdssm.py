@@ -185,15 +185,10 @@ class PDSSM(nn.Module):
         if cache is not None:
             start = check_cache(cache, start)
         diagonal, drive, weights = self._project(x)
-        states, final = mixture_pd_scan(
-            self.dictionary_logits.to(weights.dtype),
+        states, final = self.mixed(
             weights,
             diagonal,
             drive,
-            temperature=self.temperature.to(weights.dtype),
-            choice=self.choice,
-            noise=self.noise if self.training and self.choice == "hard" else 0.0,
-            orientation=self.orientation,
             initial_state=start.state,
             output_final_state=output_cache,
             cu_seqlens=cu_seqlens,
@@ -229,14 +224,10 @@ class PDSSM(nn.Module):
         diagonal, drive, weights = self._project(token)
         if self.choice == "soft":
             with torch.no_grad():
-                states, final = mixture_pd_scan(
-                    self.dictionary_logits.to(weights.dtype),
+                states, final = self.mixed(
                     weights,
                     diagonal,
                     drive,
-                    temperature=self.temperature.to(weights.dtype),
-                    choice="soft",
-                    orientation=self.orientation,
                     initial_state=cache.state,
                     output_final_state=True,
                 )
@@ -253,6 +244,35 @@ class PDSSM(nn.Module):
             orientation=self.orientation,
         )
         return self._read(token, state.unsqueeze(1)).squeeze(1), LayerCache(state)
+
+    def mixed(
+        self,
+        weights: torch.Tensor,
+        diagonal: torch.Tensor,
+        drive: torch.Tensor,
+        **options: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The scan by the maps that the dictionary's mixture chooses.
+
+        Args:
+            weights: ``s``, ``[B, T, K]``.
+            diagonal: pairs ``[B, T, 1, N, 2]``.
+            drive: likewise.
+            options: states and packed sequences, as of :func:`pdssm_compiler.pd_scan`.
+        """
+        dtype = weights.dtype
+        noisy = self.training and self.choice == "hard"
+        return mixture_pd_scan(
+            self.dictionary_logits.to(dtype),
+            weights,
+            diagonal,
+            drive,
+            temperature=self.temperature.to(dtype),
+            choice=self.choice,
+            noise=self.noise if noisy else 0.0,
+            orientation=self.orientation,
+            **options,
+        )
 
     def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Diagonal and drive ``[B, T, 1, N, 2]``, weights ``[B, T, K]``."""
