@@ -22,7 +22,7 @@ _ON_GPU = Shape("tiny", 2, 64, 4, 32, 8)
 
 
 def call_overhead(
-    device: torch.device, maps: str = "random", calls: int = 0, blocks: int = 15
+    device: torch.device, maps: str = "random", calls: int = 0, blocks: int = 0
 ) -> dict[str, float]:
     """What a warm ``pd_scan`` takes of the host and what its kernel's launch alone does (on a CPU,
     the kernel), in microseconds: medians over blocks of calls, the two timed in turn.
@@ -31,7 +31,7 @@ def call_overhead(
         device: where the scan runs.
         maps: see :func:`~benchmarks.problems.random_problem`.
         calls: of a block; 0 for as many as suit the device.
-        blocks: how many.
+        blocks: how many; 0 for as many as suit the device.
     """
     shape = _ON_GPU if device.type == "cuda" else _ON_CPU
     problem = random_problem(shape, device, maps=maps)
@@ -62,8 +62,11 @@ def call_overhead(
         _wait(device)
         return times["ms"] * 1e3 / count
 
-    # Few enough for a GPU's queue, which would hold up the host.
-    count = calls or (256 if device.type == "cuda" else 2000)
+    # Few enough for a GPU's queue, which would hold up the host; and more of them, because a host
+    # that has waited for processes takes half a second to be as fast as it is.
+    count, blocks = calls or 2000, blocks or 15
+    if device.type == "cuda":
+        count, blocks = calls or 256, blocks or 100
     pairs = [(block(whole), block(launch)) for _ in range(blocks)]
     return {
         "call_us": statistics.median(pair[0] for pair in pairs),

@@ -264,6 +264,17 @@ def check_tensor(name: str, value: object) -> None:
     check_layout(name, value)
 
 
+@constant
+def has_autocast(device: str) -> bool:
+    """Whether a type of device has autocast. Torch 2.11 does not trace its own function for it."""
+    return torch.amp.is_autocast_available(device)
+
+
+def under_autocast(device: str) -> bool:
+    """Whether there is autocast on a type of device now."""
+    return has_autocast(device) and torch.is_autocast_enabled(device)
+
+
 def widened(tensor: torch.Tensor) -> torch.Tensor:
     """Under autocast, float32 for bfloat16 and float16; everything else as it is.
 
@@ -272,9 +283,7 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not isinstance(tensor, torch.Tensor) or tensor.dtype not in PAYLOADS:
         return tensor
-    device = tensor.device.type
-    known = torch.amp.is_autocast_available(device)
-    return tensor.float() if known and torch.is_autocast_enabled(device) else tensor
+    return tensor.float() if under_autocast(tensor.device.type) else tensor
 
 
 def as_complex(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:

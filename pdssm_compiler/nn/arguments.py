@@ -5,7 +5,7 @@ import operator
 import torch
 from torch import nn
 
-from pdssm_compiler.arguments import check_tensor
+from pdssm_compiler.arguments import check_tensor, under_autocast
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -104,8 +104,7 @@ def check_beside(x: torch.Tensor, projection: nn.Module) -> None:
         )
     if x.dtype == weight.dtype:
         return
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if under_autocast(x.device.type):
         return
     raise ArgumentError(
         f"x is {x.dtype} and the layer's parameters are {weight.dtype}; convert one with .to(), "

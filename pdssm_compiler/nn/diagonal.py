@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pdssm_compiler.arguments import has_autocast
 from pdssm_compiler.nn.initialise import inverse_softplus, log_uniform_, whole
 from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.precision import wide
@@ -27,8 +28,7 @@ def polar_pairs(magnitude: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
     """No autocast; on devices that have none, such as ``meta``, there is none to leave."""
-    known = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if known else nullcontext()
+    return torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext()
 
 
 class DecayDiagonal(nn.Module):

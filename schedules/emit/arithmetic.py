@@ -6,8 +6,9 @@ how a function and a literal are spelled: a :class:`Dialect`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pdssm_compiler.ir.bounds import largest
 from pdssm_compiler.ir.types import Type, is_complex, precision
 from pdssm_compiler.ir.value import Value
 
@@ -26,6 +27,8 @@ class Dialect:
             product: ``x`` may be no number.
         kept: the condition that an index ``{k}`` is not 0, for every element.
         either: the condition that ``{a}`` or ``{b}`` is not 0.
+        within: of functions that take less where their argument is at most so large, by how large
+            it may be and by how they are spelled then.
     """
 
     functions: dict[str, str]
@@ -33,6 +36,12 @@ class Dialect:
     choose: str
     kept: str
     either: str
+    within: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def function(self, value: Value) -> str:
+        """The format string of a function's value."""
+        most, shorter = self.within.get(value.op, (-1.0, ""))
+        return shorter if largest(value.args[0]) <= most else self.functions[value.op]
 
 
 def part_names(name: str, type_: Type) -> Parts:
@@ -102,7 +111,7 @@ def arithmetic(value: Value, args: Sequence[Parts], dialect: Dialect) -> Parts:
         return (dialect.literal(value.attribute("value"), bits),)
     if value.op in FUNCTIONS:
         dtype = f"float{precision(value.type)}"
-        return (dialect.functions[value.op].format(x=args[0][0], dtype=dtype),)
+        return (dialect.function(value).format(x=args[0][0], dtype=dtype),)
     if value.op == "keep":
         condition = dialect.kept.format(k=args[1][0])
         return _chosen(value, args[0], condition, dialect)

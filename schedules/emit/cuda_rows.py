@@ -85,7 +85,7 @@ class RowKernel:
         bodies.late.arrays()
         if bodies.early is not None:
             bodies.early.value_arrays()
-        body.stream_arrays(config.tile)
+        body.stream_arrays(config.tile * body.tiles_of_indices)
         declare_row(writer, body.rows)
         locate_row(writer, body.rows, body.program.state_size)
         body.load_tables(config.threads)
@@ -121,8 +121,7 @@ class RowKernel:
     def _fetch(self, body: TvmLanes) -> None:
         """The warp that fills the ring."""
         with self.writer.block("if tiles > 0:"):
-            self.writer.line("first: T.let = T.int64(0)")
-            body.load_indices(self.config.tile)
+            body.load_indices(self.config.tile * body.tiles_of_indices, "T.int64(0)")
         with self.writer.block("for number in T.serial(tiles):"):
             self._slot(body, "number", "now")
             self.writer.line(f"first: T.let = T.Cast('int64', number) * {self.config.tile}")
@@ -130,15 +129,22 @@ class RowKernel:
             body.wait(
                 f"{self.config.slots} + {body.slot}", f"number // {self.config.slots} % 2 ^ 1"
             )
-            body.produce()
+            body.stream_values(self.config.tile)
+            if body.indices:
+                self._fetch_indices(body)
             body.arrive()
-            # Into the registers that were just read, so that nothing waits for these loads
-            # before the next tile does.
-            with self.writer.block("if number + 1 < tiles:"):
-                self.writer.line(
-                    f"first: T.let = T.Cast('int64', number + 1) * {self.config.tile}"
-                )
-                body.load_indices(self.config.tile)
+
+    def _fetch_indices(self, body: TvmLanes) -> None:
+        """Those of a tile, which came with others; the next are on their way while these last."""
+        tile, together = self.config.tile, body.tiles_of_indices
+        span = tile * together
+        self.writer.line(f"part: T.let = number % {together}")
+        self.writer.line(f"loaded: T.let = T.Cast('int64', number - part) * {tile}")
+        with self.writer.block("if part == 0:"):
+            body.take_indices(span)
+            with self.writer.block(f"if number + {together} < tiles:"):
+                body.load_indices(span, f"loaded + {span}")
+        body.store_indices(span, "loaded", "part")
 
     def _help(self, body: TvmLanes) -> None:
         """A warp that computes ahead, for every so many tokens of each tile."""

@@ -33,8 +33,12 @@ _OWN = ("sin", "cos", "sigmoid")
 _CALL = (
     'T.cuda.func_call("lane_{name}", {{x}}, source_code=LANE_FUNCTIONS, return_type="{{dtype}}")'
 )
+# How far from 0 sine and cosine need no other path, as ``lanes.cuh`` says.
+_NEAR = 48000.0
 LANE_DIALECT = replace(
-    DIALECT, functions=DIALECT.functions | {name: _CALL.format(name=name) for name in _OWN}
+    DIALECT,
+    functions=DIALECT.functions | {name: _CALL.format(name=name) for name in _OWN},
+    within={name: (_NEAR, _CALL.format(name=f"{name}_within")) for name in ("sin", "cos")},
 )
 
 

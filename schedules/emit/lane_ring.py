@@ -48,11 +48,12 @@ class LaneRing(LaneTables):
             yield (f"ring_{argument.name}", buffer_dtype(argument), size)
 
     def stream_arrays(self, span: int) -> None:
-        """What :meth:`produce` needs, ``span`` indices at a time, and what reports."""
+        """What a slot's inputs need to come, ``span`` indices at a time, and what reports."""
         for index in self.indices:
             if not self._is_copied(index):
-                dtype = self._argument(index.name).dtype
-                self._local(f"{index.name}_next", dtype, -(-span * self.rows // self.copying))
+                dtype, size = self._argument(index.name).dtype, self._index_groups(span)
+                self._local(f"{index.name}_next", dtype, size)
+                self._local(f"{index.name}_now", dtype, size)
         for argument in self.streamed:
             self._local(f"{argument.name}_from", "int64", 1)
             if self.rows > 1:
@@ -106,11 +107,6 @@ class LaneRing(LaneTables):
             with self._of_side(f"{at} // {own}") as (b, h):
                 start = f"{b} * {name}_sB + {h} * {name}_sH"
                 self.writer.line(f"{name}_row[0] = {start} + T.Cast('int64', {at} % {own})")
-
-    def produce(self) -> None:
-        """Fill slot ``slot`` with the tokens from ``first`` on; by one warp."""
-        self.stream_values(self.tile)
-        self.store_indices(self.tile)
 
     def stream_values(self, span: int) -> None:
         """Start copying all but the indices of ``span`` tokens from ``first`` on, to slot ``slot``
@@ -285,18 +281,35 @@ class LaneRing(LaneTables):
         return self.stays and width_of(self._argument(index.name).dtype) in (4, 8)
 
     def _next_index(self, index: Value, group: str, at: str) -> str:
-        """Where an index is before it is checked."""
+        """Where a copied index is before it is checked, and where a loaded one comes to."""
         if self._is_copied(index):
             return f"next_{index.name}[{self.slot} * {self.tile * self.rows} + {at}]"
         return f"{index.name}_next[{group}]"
 
-    def load_indices(self, span: int) -> None:
+    def _index_groups(self, span: int) -> int:
+        """Indices of ``span`` tokens that one lane loads."""
+        return -(-span * self.rows // self.copying)
+
+    @property
+    def tiles_of_indices(self) -> int:
+        """Tiles whose indices are loaded together, one a lane. A load takes as long as memory
+        answers, which is longer than a short tile may take.
+        """
+        return max(1, self.copying // (self.tile * self.rows))
+
+    def take_indices(self, span: int) -> None:
+        """Wait for the indices of ``span`` tokens that were loaded, so that others can be."""
+        for index in self.indices:
+            for group in range(self._index_groups(span)):
+                self.writer.line(f"{index.name}_now[{group}] = {index.name}_next[{group}]")
+
+    def load_indices(self, span: int, first: str = "first") -> None:
         """Load the indices of ``span`` tokens from ``first`` on, which :meth:`store_indices` will
         need; what else a slot needs is copied asynchronously.
         """
         if not self.indices:
             return
-        with self._index_lanes(span) as (group, at, (b, h)):
+        with self._index_lanes(span, first) as (group, at, (b, h)):
             for index in self.indices:
                 argument = self._argument(index.name)
                 place = self._tensor(argument, [b, "t", h], [])
@@ -308,23 +321,32 @@ class LaneRing(LaneTables):
                     # As it is stored: a conversion would wait for the load.
                     self.writer.line(f"{to} = {place}")
 
-    def store_indices(self, span: int) -> None:
-        """Check and clamp what :meth:`load_indices` loaded, into slot ``slot`` and on."""
+    def store_indices(self, span: int, first: str = "first", tile: str = "") -> None:
+        """Check and clamp the indices of ``span`` tokens from ``first`` on, into slot ``slot`` and
+        on: all that :meth:`load_indices` copied, or of those that :meth:`take_indices` took the
+        tile of this number.
+        """
         if not self.indices:
             return
-        with self._index_lanes(span) as (group, at, (b, h)):
-            for index in self.indices:
-                assert isinstance(index.type, Index)
-                name, bound = index.name, index.type.bound
-                found = self._next_index(index, group, at)
-                self.writer.line(f"worst[0] = T.Cast('uint64', {found})")
-                self._report(name, "range", bound, f"{b} * L * H + t * H + {h}")
-                clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
-                place = f"ring_{name}[{self.slot} * {self.tile * self.rows} + {at}]"
-                self.writer.line(f"{place} = T.Cast('int32', {clamped})")
+        entries = self.tile * self.rows
+        with self._index_lanes(span, first) as (group, at, (b, h)):
+            to = at
+            with contextlib.ExitStack() as stack:
+                if tile and span > self.tile:
+                    stack.enter_context(self.writer.block(f"if {at} // {entries} == {tile}:"))
+                    to = f"{at} % {entries}"
+                for index in self.indices:
+                    assert isinstance(index.type, Index)
+                    name, bound = index.name, index.type.bound
+                    found = f"{name}_now[{group}]" if tile else self._next_index(index, group, at)
+                    self.writer.line(f"worst[0] = T.Cast('uint64', {found})")
+                    self._report(name, "range", bound, f"{b} * L * H + t * H + {h}")
+                    clamped = f"T.min(worst[0], T.uint64({bound - 1}))"
+                    place = f"ring_{name}[{self.slot} * {entries} + {to}]"
+                    self.writer.line(f"{place} = T.Cast('int32', {clamped})")
 
     @contextmanager
-    def _index_lanes(self, span: int) -> Iterator[tuple[str, str, tuple[str, str]]]:
+    def _index_lanes(self, span: int, first: str) -> Iterator[tuple[str, str, tuple[str, str]]]:
         """A token of a row for every lane; gives the number of the group of them, the place in
         the group, and ``b`` and ``h``.
         """
@@ -337,7 +359,7 @@ class LaneRing(LaneTables):
                 group, at = "group", f"(group * {lanes} + lane)"
             stack.enter_context(self._guard(f"{at} < {count}", count % lanes != 0))
             u = at if self.rows == 1 else f"{at} // {self.rows}"
-            self._step(f"first + T.Cast('int64', {u})")
+            self._step(f"{first} + T.Cast('int64', {u})")
             yield group, at, stack.enter_context(self._of_side(f"({at} % {self.rows})"))
 
     def wait(self, barrier: str, parity: str) -> None:

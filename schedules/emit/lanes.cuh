@@ -103,21 +103,30 @@ __device__ __forceinline__ float lane_near_cosine(float r) {
 __device__ __noinline__ float lane_far_sine(float x) { return sinf(x); }
 __device__ __noinline__ float lane_far_cosine(float x) { return cosf(x); }
 
-// Largest error 1.5 units in the last place.
-__device__ __forceinline__ float lane_sin(float x) {
-  if (fabsf(x) > 48000.0f) return lane_far_sine(x);
+// Largest error 1.5 units in the last place. Those `within` are for arguments up to LANE_NEAR, and
+// have no branch, across which the compiler would not mix the instructions of several calls.
+#define LANE_NEAR 48000.0f
+
+__device__ __forceinline__ float lane_sin_within(float x) {
   int quarter;
   const float r = lane_from_quarter(x, &quarter);
   const float found = quarter & 1 ? lane_near_cosine(r) : lane_near_sine(r);
   return quarter & 2 ? -found : found;
 }
 
-__device__ __forceinline__ float lane_cos(float x) {
-  if (fabsf(x) > 48000.0f) return lane_far_cosine(x);
+__device__ __forceinline__ float lane_cos_within(float x) {
   int quarter;
   const float r = lane_from_quarter(x, &quarter);
   const float found = quarter & 1 ? lane_near_sine(r) : lane_near_cosine(r);
   return (quarter + 1) & 2 ? -found : found;
+}
+
+__device__ __forceinline__ float lane_sin(float x) {
+  return fabsf(x) > LANE_NEAR ? lane_far_sine(x) : lane_sin_within(x);
+}
+
+__device__ __forceinline__ float lane_cos(float x) {
+  return fabsf(x) > LANE_NEAR ? lane_far_cosine(x) : lane_cos_within(x);
 }
 
 // A divisor from 1 on needs no care; infinity gives 0.
@@ -127,6 +136,8 @@ __device__ __forceinline__ float lane_sigmoid(float x) {
 
 __device__ __forceinline__ double lane_sin(double x) { return sin(x); }
 __device__ __forceinline__ double lane_cos(double x) { return cos(x); }
+__device__ __forceinline__ double lane_sin_within(double x) { return sin(x); }
+__device__ __forceinline__ double lane_cos_within(double x) { return cos(x); }
 __device__ __forceinline__ double lane_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
 // -- from warp to warp, anywhere on the device --------------------------------------------------

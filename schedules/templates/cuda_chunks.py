@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from pdssm_compiler.ir.errors import PassError
+from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.chunking import FAR, blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.emit.cuda_chunks import ChunkBodies, ChunkKernel
@@ -131,6 +132,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         teams = -(-problem.rows // rows)
         if 2 * teams <= target.processors:
             return True
+        if whole_team(program) == 1 and hoist(program):
+            # Row by row helpers compute once what a chunk computes for its summary and again.
+            return False
         warps = teams * whole_team(program)
         # What keeps lanes busy beside the memory is better spread over more of them.
         if collects(program) or rows * bytes_in(program) <= _NARROW:

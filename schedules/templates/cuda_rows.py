@@ -55,6 +55,12 @@ _STARTING = 3
 _MOST_HELPERS = 8
 # Values of all tokens of a tile together; more takes long to compile.
 _MOST_VALUES = 400
+# Tiles of a row that make what it waits for until its first one is there not matter.
+_MANY_TILES = 64
+# As many seconds' bytes on their way keep the memory busy.
+_LATENCY = 1e-6
+# Warps that compute ahead of one that runs tokens, and rows a processor that leave room for them.
+_HELPERS, _WITH_HELPERS = 4, 8
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,9 @@ class CudaRows(Template[CudaRowsConfig]):
         if (problem.rows or 0) < _ENOUGH_WARPS * target.processors * rows:
             rows = 1
         crowded = (problem.rows or 0) >= 4 * target.processors * rows
-        longest = 4 if crowded and rows == 1 and collects(program) else 16
+        longest = self._longest_tile(program, target, problem, rows)
+        if crowded and rows == 1 and collects(program):
+            longest = 4
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
         # A row that shares its processor with none has all its memory, for more copies on their
@@ -139,12 +147,36 @@ class CudaRows(Template[CudaRowsConfig]):
         rings = [*product(tiles, several), *product(tiles, (3,))]
         if alone:
             rings = [*product(tiles, (8,)), *rings]
+        helpers = 0
+        if (
+            hoist(program)
+            and rows == 1
+            and (problem.rows or 0) < _WITH_HELPERS * target.processors
+        ):
+            helpers = _HELPERS
         for (tables, room), (tile, slots) in product(choices, rings):
-            config = CudaRowsConfig(tile, slots, team=team, tables=tables, rows=rows)
+            config = CudaRowsConfig(
+                tile, slots, team=team, tables=tables, rows=rows, helpers=helpers
+            )
             if self._refused(program, target, config, room) is None:
                 return config
         # What feasible refuses, with its reason.
         return config
+
+    def _longest_tile(self, program: Program, target: Target, problem: Problem, rows: int) -> int:
+        """Tokens of a tile, at most: what a row waits for until its first tile is there is short
+        beside it, and enough is on its way.
+        """
+        if problem.rows is None or problem.length is None:
+            return 16
+        blocks = -(-problem.rows // (rows * target.processors))
+        wanted = target.bandwidth * _LATENCY / target.processors
+        for tile in (2, 4, 8):
+            slot = tile * rows * max(1, bytes_in(program))
+            there = min(blocks, max(1, target.shared_memory // (4 * slot)))
+            if problem.length <= tile * _MANY_TILES and 4 * slot * there >= wanted:
+                return tile
+        return 16
 
     def feasible(self, program: Program, target: Target, config: CudaRowsConfig) -> str | None:
         return self._refused(program, target, config, target.shared_memory)
