@@ -13,10 +13,11 @@ from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.ops import OPS, apply
 from pdssm_compiler.ir.ops.matrices import MATRIX_OPS, fused
+from pdssm_compiler.ir.ops.noise import gumbel_noise, philox
 from pdssm_compiler.ir.parser import parse_program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.program import Input
-from pdssm_compiler.ir.programs import mixture
+from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.ir.types import Coefficients, Index, Map, Matrices, Matrix, Scalar, Vector
 from tests.strategies import seeds
 
@@ -62,9 +63,9 @@ def test_fused_knows_what_float64_loses() -> None:
 
 @given(st.integers(1, 6), st.integers(1, 5), ORIENTATIONS, st.sampled_from(("f32", "f64")))
 def test_text_round_trips(n: int, entries: int, orientation: str, element: str) -> None:
-    program = mixture(n, entries, element, orientation)
-    backward = adjoint(program, surrogate="dense").program
-    for each in (program, backward):
+    program = mixture(n, entries, element, orientation, noisy=True)
+    backward = adjoint(program, LEARNED, surrogate="dense").program
+    for each in (program, backward, mixture(n, entries, element, orientation)):
         assert parse_program(each.text) == each
         assert each.over_matrices
     assert {v.op for p in (program, backward) for v in p.body if not v.is_leaf} == MATRIX_OPS
@@ -216,3 +217,37 @@ def test_a_matrix_is_not_written() -> None:
     build.input("k", Index(2))
     with pytest.raises(VerificationError, match=r"%y: cannot emit .*%z: cannot sum matrix"):
         build.build()
+
+
+def test_philox_is_as_published() -> None:
+    """The known answers of Random123."""
+    word = np.uint64(0xFFFFFFFF)
+    zero = [np.uint64(0)] * 4
+    assert [hex(w) for w in philox(zero, np.uint64(0))] == [
+        "0x6627e8d5",
+        "0xe169c58d",
+        "0xbc57ac4c",
+        "0x9b00dbd8",
+    ]
+    assert [hex(w) for w in philox([word] * 4, np.uint64(2**64 - 1))] == [
+        "0x408f276d",
+        "0x41c83b0e",
+        "0xa20bc7c6",
+        "0x6d5451fd",
+    ]
+
+
+@pytest.mark.parametrize("orientation", ["column", "row"])
+def test_noise_is_gumbel_s(orientation: str) -> None:
+    noise = gumbel_noise(9, orientation, np.int64(5), np.arange(2000))
+    assert noise.shape == (2000, 9, 9)
+    # Mean and variance within five standard deviations, of each entry and of all.
+    assert abs(noise.mean() - np.euler_gamma) < 5 * 1.2825 / np.sqrt(noise.size)
+    assert (np.abs(noise.mean(0) - np.euler_gamma) < 5 * 1.2825 / np.sqrt(2000)).all()
+    assert abs(noise.var() - np.pi**2 / 6) < 0.05
+    assert len(np.unique(noise)) > 0.97 * noise.size
+    # A map's rows are another's columns.
+    other = gumbel_noise(
+        9, {"row": "column", "column": "row"}[orientation], np.int64(5), np.arange(3)
+    )
+    np.testing.assert_array_equal(noise[:3], other.swapaxes(-1, -2))
