@@ -37,7 +37,7 @@ def call(
     """
     if not torch.compiler.is_compiling():
         _refuse_jit()
-        if _is_plain((*tensors, *entries) if entries else tensors):
+        if is_plain((*tensors, *entries) if entries else tensors):
             return run(text, tensors, config, chosen=bool(entries))
         refuse_unsupported(text, tensors)
     return scan(text, list(tensors), list(entries), config, False)
@@ -77,7 +77,10 @@ def refuse_unsupported(text: str, tensors: Sequence[torch.Tensor]) -> None:
     refuse_transforms()
 
 
-def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:
+def is_plain(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a call with these tensors needs nothing of torch's, so that its plan can be called
+    directly.
+    """
     if forward_ad._current_level >= 0:
         return False
     grad = torch.is_grad_enabled()

@@ -36,7 +36,7 @@ from pdssm_compiler.ir.types import Element
 from pdssm_compiler.runtime.choices import check_temperature
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
-from pdssm_compiler.runtime.dispatch import call, refuse_unsupported
+from pdssm_compiler.runtime.dispatch import is_plain, refuse_unsupported
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
 from pdssm_compiler.runtime.ops import adjoint_of, output_names, refuse_batched, scan, scan_shapes
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
@@ -250,10 +250,10 @@ def call_mixed(text: str, tensors: Sequence[torch.Tensor], mixed: Mixture) -> li
         mixed: what the maps are mixed from.
     """
     if not torch.compiler.is_compiling():
-        sources = (mixed.weights, mixed.dictionary)
-        if not (torch.is_grad_enabled() and any(each.requires_grad for each in sources)):
-            return call(text, tensors)
-        refuse_unsupported(text, (*tensors, *sources))
+        given = (*tensors, mixed.weights, mixed.dictionary)
+        refuse_unsupported(text, given)
+        if is_plain(given):
+            return run(text, tensors, chosen=True)
     return mixed_scan(
         text,
         list(tensors),

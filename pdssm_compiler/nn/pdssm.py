@@ -174,8 +174,7 @@ class PDSSM(nn.Module):
 
         Raises:
             ArgumentError: a wrong shape, dtype or device, or a cache of something else.
-            NanLogitError: a NaN in the mixture of maps; on a GPU an ``IndexRangeError`` that a
-                later call raises.
+            NanLogitError: a NaN in the mixture of maps; on a GPU a later call raises it.
             OffsetError: as in :func:`pdssm_compiler.pd_scan`.
         """
         if step:

@@ -1,5 +1,6 @@
 """``mixture_pd_scan``: states by the maps that mixtures choose, and the gradients of both."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,11 +10,29 @@ from hypothesis import strategies as st
 
 from pdssm_compiler import ArgumentError, NanLogitError, mixture_pd_scan, pd_scan, reference
 from pdssm_compiler.runtime.mixture import mixed_map, mixed_scan, mixture_gradient
+from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.public.packed import offsets
 from tests.torch_only import torch_only
 
 NAMES = ("dictionary_logits", "mixture_weights", "diagonal", "drive", "initial_state")
 Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def templates(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Generated PyTorch, whose many small programs need no compiler; a test that asks for
+    ``kernels`` runs those that users get on a CPU.
+    """
+    if "kernels" in request.fixturenames:
+        yield
+    else:
+        with torch_only(TorchTokens()):
+            yield
+
+
+@pytest.fixture
+def kernels() -> None:
+    """See above."""
 
 
 def tensors(
@@ -101,7 +120,7 @@ def test_one_dictionary_and_one_mixture_for_all_heads() -> None:
 
 
 @pytest.mark.parametrize("orientation", ["column", "row"])
-def test_float32(orientation: str) -> None:
+def test_float32(orientation: str, kernels: None) -> None:
     """Given its maps, which are float32's own."""
     given_ = tensors(dtype=torch.float32)
     got = results(mixture_pd_scan, given_, orientation=orientation)
@@ -224,10 +243,10 @@ def test_a_nan_is_reported() -> None:
         mixture_pd_scan(**given_)
 
 
-def test_without_tvm_it_is_plain_torch() -> None:
+def test_without_tvm_it_is_plain_torch(kernels: None) -> None:
     given_ = tensors()
     want = results(mixture_pd_scan, given_)
-    with torch_only():
+    with torch_only(TorchTokens()):
         got = results(mixture_pd_scan, given_)
     for name, value in want.items():
         torch.testing.assert_close(got[name], value, msg=name)
