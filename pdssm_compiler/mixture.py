@@ -202,7 +202,7 @@ def _read_noise(
     elif isinstance(seed, torch.Tensor):
         if seed.numel() != 1 or seed.dtype != torch.int64:
             raise ArgumentError(f"seed must be one int64 number, got {seed.dtype}; convert it")
-        drawn = seed.to(device)
+        drawn = seed
     elif isinstance(seed, int) and 0 <= seed < _SEEDS:
         drawn = torch.full((1,), seed, dtype=torch.int64, device=device)
     else:

@@ -94,16 +94,27 @@ def _texts_for(dictionary: torch.Tensor, orientation: str, noisy: bool) -> tuple
     return _texts(n, entries, _ELEMENTS[dictionary.dtype], orientation, noisy)
 
 
+def _of_all_heads(
+    number: torch.Tensor, dictionary: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """One number ``[H]``, beside the dictionary. Copying it there from the host would wait for
+    the device; filling memory with it does not.
+    """
+    heads, device = dictionary.shape[0], dictionary.device
+    if number.device != device:
+        return torch.full((heads,), number.item(), dtype=dtype, device=device)
+    return number.to(dtype).reshape(1).expand(heads)
+
+
 def _by_name(
     weights: torch.Tensor, dictionary: torch.Tensor, noise: Sequence[torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """What a choice reads, by the program's names."""
     found = {"dictionary_logits": dictionary, "mixture_weights": _in_one_row(weights)}
     if noise:
-        heads = dictionary.shape[0]
         scale, seed, draw = noise
-        found["noise_scale"] = scale.to(weights.device, dictionary.dtype).reshape(1).expand(heads)
-        found["noise_seed"] = seed.to(weights.device).reshape(1).expand(heads)
+        found["noise_scale"] = _of_all_heads(scale, dictionary, dictionary.dtype)
+        found["noise_seed"] = _of_all_heads(seed, dictionary, torch.int64)
         found["noise_draw"] = _in_one_row(draw)
     return found
 
@@ -196,7 +207,7 @@ def _mixture_gradient(
         "left_mixed_map": left,
         "right_mixed_map": right,
         "saved_mixed_map": _in_one_row(map),
-        "temperature": temperature.to(weights.device, dtype).reshape(1).expand(len(dictionary)),
+        "temperature": _of_all_heads(temperature, dictionary, dtype),
     }
     of_weights, of_dictionary = _run(text, named)
     return of_weights.view(weights.shape), of_dictionary.squeeze(0)
