@@ -125,6 +125,10 @@ class Probe:
         return f"{where} is {got[place]:.6g}, not {true[place]:.6g}; {int(wrong.sum())} are wrong"
 
 
+# Numbers of the matrices of the tokens that a candidate is checked on.
+_MATRIX_NUMBERS = 2**22
+
+
 def probes(
     program: Program, tensors: Sequence[torch.Tensor], sizes: Sizes, seed: int = 1
 ) -> list[Probe]:
@@ -137,6 +141,13 @@ def probes(
         seed: of the small problem.
     """
     small = Sizes(2, 1 if sizes.length == 1 else 37, 3)
+    if program.over_matrices:
+        # No token needs another, and each has a matrix that the interpreter writes out.
+        small = Sizes(1, 5, 2)
+        few = max(1, min(sizes.length, _MATRIX_NUMBERS // program.state_size**2))
+        sizes = sizes._replace(length=few)
+        inputs = zip(caller_inputs(program), tensors, strict=True)
+        tensors = [t[:, :few].contiguous() if i.role == "token" else t for i, t in inputs]
     drawn = random_tensors(program, small, tensors[0].device, seed)
     return [Probe(program, drawn, small, True), Probe(program, tensors, sizes, False)]
 

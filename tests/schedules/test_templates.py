@@ -378,7 +378,7 @@ def test_config_errors() -> None:
     with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
         read_config("cpu-rows {")
     for wrong, message in (
-        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-chunks, cuda-rows"),
+        ("fast", "unknown template 'fast'; there are cpu-rows, cpu-matrices, cuda-chunks"),
         (7, "7 is not a config of any template; pass one, or a template's name: cpu-rows"),
         (CpuRowsConfig, "<class '.*CpuRowsConfig'> is not a config of any template; pass one"),
     ):
