@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.calls import BOTH, DIRECTIONS
+from benchmarks.layer_sizes import CPU_LAYERS, LAYERS, Layer
 from benchmarks.problems import CPU_SWEEPS, SWEEPS, Sweeps
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 
 # In the order they are run.
-SECTIONS = ("suite", "worst", "scaling", "step", "fused", "loop", "peers", "host")
+SECTIONS = ("suite", "worst", "scaling", "step", "fused", "mixture", "loop", "peers", "host")
 
 # Templates to time, best first: as many as there are, or the one that a call takes.
 ALL, CHOSEN = 99, 1
@@ -51,6 +52,7 @@ class Agenda:
         sweeps: the shapes of the scaling section.
         peers: whose tokens and width the peers get.
         fused: the shapes of the fused core.
+        mixture: the layers of the mixture.
         loop_tokens: tokens of the torch loop that are timed, and scaled to all.
         sections: which sections.
         runs: repetitions of each time.
@@ -62,6 +64,7 @@ class Agenda:
     sweeps: Sweeps
     peers: Shape
     fused: tuple[Shape, ...]
+    mixture: tuple[Layer, ...]
     loop_tokens: int
     sections: tuple[str, ...] = SECTIONS
     runs: int = 30
@@ -109,13 +112,14 @@ class Agenda:
             yield Case("peers", self.peers, directions=("forward", BOTH), payload=payload)
 
 
-GPU = Agenda(SUITE, STEP, SWEEPS, SUITE[0], fused=SUITE[:2], loop_tokens=128)
+GPU = Agenda(SUITE, STEP, SWEEPS, SUITE[0], fused=SUITE[:2], mixture=LAYERS, loop_tokens=128)
 CPU = Agenda(
     CPU_SUITE,
     STEP,
     CPU_SWEEPS,
     CPU_SUITE[0],
     fused=CPU_SUITE[:1],
+    mixture=CPU_LAYERS,
     loop_tokens=CPU_SUITE[0].length,
     sections=tuple(section for section in SECTIONS if section != "peers"),
     runs=20,

@@ -13,7 +13,9 @@ from benchmarks.cases import Agenda, Case
 from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.fused import fused_rows
 from benchmarks.host import call_overhead, first_result_seconds, import_seconds
+from benchmarks.layer_sizes import Layer
 from benchmarks.measure import Bench, alignment_on, jobs_of
+from benchmarks.mixture import mixture_rows
 from benchmarks.provenance import provenance
 from benchmarks.verdicts import verdicts
 from pdssm_compiler.cli.consoles import messages
@@ -101,6 +103,9 @@ def _parts(
     def fused(shape: Shape) -> None:
         record.setdefault("fused", []).extend(fused_rows(bench, shape))
 
+    def mixture(layer: Layer) -> None:
+        record.setdefault("mixture", []).extend(mixture_rows(bench, layer))
+
     def peers() -> None:
         ours = [row for row in record["rows"] if row["section"] == "peers"]
         record["peers"] = peer_rows(bench, agenda.peers, ours)
@@ -120,6 +125,9 @@ def _parts(
         if section == "fused":
             for shape in agenda.fused:
                 yield f"fused {shape.name}", partial(fused, shape)
+        if section == "mixture":
+            for layer in agenda.mixture:
+                yield f"mixture {layer.name}", partial(mixture, layer)
         if section == "peers":
             yield "other operators", peers
         if section == "host":

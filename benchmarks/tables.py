@@ -23,6 +23,12 @@ def _wanted(row: Row) -> str:
     return f"{wanted:.0%}" if wanted and row["payload"] == "float32" else ""
 
 
+def _of_mixture(row: Row) -> str:
+    if row.get("target_ms"):
+        return f"≤ {row['target_ms']:.0f} ms"
+    return f"≤ {row['target_ratio']:.0f} times identity" if row.get("target_ratio") else ""
+
+
 def _template(row: Row) -> str:
     return row.get("template", "") + (" *" if row.get("chosen") else "")
 
@@ -66,6 +72,18 @@ _FUSED: tuple[Column, ...] = (
     ("eager", lambda row: f"{row.get('eager_ms', row['ms']):.4f}"),
     ("of roof", lambda row: f"{row['of_roof']:.0%}"),
     ("wanted", lambda row: f"≤ {row['target_ms']:.2f} ms" if row["target_ms"] else ""),
+)
+_MIXTURE: tuple[Column, ...] = (
+    ("shape", lambda row: row["shape"]),
+    ("sizes", lambda row: " ".join(f"{name}={n}" for name, n in row["sizes"].items())),
+    ("maps", lambda row: row["maps"]),
+    ("ms", _times),
+    ("spread", lambda row: f"{row['spread']:.1%}"),
+    ("eager", lambda row: f"{row['eager_ms']:.4f}"),
+    ("peak MiB", lambda row: f"{row['peak_mib']:.0f}" if row.get("peak_mib") else ""),
+    ("of identity", lambda row: f"{row['of_identity']:.2f}" if "of_identity" in row else ""),
+    ("TFMA/s", lambda row: f"{row['tera_fma_per_s']:.1f}" if "tera_fma_per_s" in row else ""),
+    ("wanted", lambda row: _of_mixture(row)),
 )
 _PEERS: tuple[Column, ...] = (
     ("operator", lambda row: row["peer"]),
@@ -115,6 +133,8 @@ def tables(record: dict[str, Any]) -> Iterator[RenderableType]:
             yield table(section, (*_KERNELS, *extra), rows)
     if record.get("fused"):
         yield table("fused core in bfloat16", _FUSED, record["fused"])
+    if record.get("mixture"):
+        yield table("PD-SSM layer, forward and backward", _MIXTURE, record["mixture"])
     if record.get("loop"):
         yield table("plain torch loop, as called", _LOOP, record["loop"])
     if record.get("peers"):
@@ -132,7 +152,7 @@ def _first_line(text: str) -> str:
 
 def lines(record: dict[str, Any]) -> Iterator[str]:
     """What went wrong, and what holds over several rows, beside what is wanted: a line each."""
-    apart = (row for name in ("fused", "loop", "peers") for row in record.get(name, ()))
+    apart = (row for name in ("fused", "mixture", "loop", "peers") for row in record.get(name, ()))
     for row in (*record["rows"], *apart):
         if "error" in row:
             named = (row.get(key) for key in _NAMES)

@@ -39,3 +39,8 @@ FUSED_MS = {
     ("LM-64", "forward"): 0.22 * 1.2,
     ("LM-64", "forward + backward"): 0.70 * 1.2,
 }
+
+# Milliseconds of a PD-SSM layer, forward and backward in float32, on an H100; and how many times
+# as long as with identity maps it may take.
+MIXTURE_MS = {"FSA-40": 2.0, "FSA-256": 10.0, "FSA-32x256": 2.0, "UEA": 11.0}
+MIXTURE_RATIO = {"D2048": 2.0, "D5632": 2.0}

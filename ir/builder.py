@@ -21,6 +21,7 @@ from pdssm_compiler.ir.program import (
     carry_leaf,
 )
 from pdssm_compiler.ir.types import (
+    Matrices,
     Scalar,
     Type,
     Vector,
@@ -249,3 +250,20 @@ def keep(value: Value, index: Value) -> Value:
 def iota() -> Value:
     """The identity map."""
     return apply("iota")
+
+
+def mix(matrices: Value, coefficients: Value) -> Value:
+    """The matrix ``Σ_k coefficients[k] matrices[k]``."""
+    if not isinstance(matrices.type, Matrices):
+        raise IRError(f"mix needs matrices, not {matrices.type}")
+    return apply("mix", matrices, coefficients, element=matrices.type.element)
+
+
+def gumbel(matrix: Value, scale: Value, seed: Value, draw: Value, orientation: str) -> Value:
+    """The matrix, and so many times Gumbel noise of a seed and a token's number."""
+    return apply("gumbel", matrix, scale, seed, draw, orientation=orientation)
+
+
+def argmax(matrix: Value, orientation: str) -> Value:
+    """The map with its ones where the entries of each column, or row, are largest."""
+    return apply("argmax", matrix, orientation=orientation)

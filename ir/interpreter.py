@@ -10,7 +10,18 @@ import numpy as np
 from pdssm_compiler.ir.errors import IRError
 from pdssm_compiler.ir.ops import OPS
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, SumOutput
-from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex, is_number
+from pdssm_compiler.ir.types import (
+    Coefficients,
+    Index,
+    Map,
+    Matrices,
+    Matrix,
+    Scalar,
+    Table,
+    Type,
+    is_complex,
+    is_numeric,
+)
 from pdssm_compiler.ir.value import Value
 
 Arrays = dict[str, np.ndarray]
@@ -23,7 +34,8 @@ def interpret(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
         program: what to run.
         inputs: one array an input, by name, derived ones left out: ``token`` and ``lagged``
             ``[B, T, H, ...]``, ``row`` ``[B, H, ...]``, ``head`` ``[H, ...]``, where ``...`` is
-            nothing for scalars and indices, ``N`` for vectors and maps, ``K, N`` for tables.
+            nothing for scalars and indices, ``N`` for vectors and maps, ``K, N`` for tables,
+            ``K`` for coefficients, ``K, N, N`` for matrices.
 
     Returns:
         One array an output, by name: ``[B, T, H, ...]`` for token outputs, ``[B, H, ...]`` for
@@ -88,7 +100,7 @@ def _add(total: np.ndarray, value: np.ndarray, index: np.ndarray | None) -> None
 
 
 def _dtype(type_: Type) -> type:
-    if not is_number(type_):
+    if not is_numeric(type_):
         return np.int64
     return np.complex128 if is_complex(type_) else np.float64
 
@@ -99,6 +111,12 @@ def _own_shape(type_: Type, n: int) -> tuple[int, ...]:
             return ()
         case Table(size, _):
             return (size, n)
+        case Coefficients(size, _):
+            return (size,)
+        case Matrix():
+            return (n, n)
+        case Matrices(size, _):
+            return (size, n, n)
         case _:
             return (n,)
 
@@ -116,7 +134,7 @@ def _read_inputs(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
         if array.ndim != leading + len(own) or array.shape[leading:] != own:
             raise IRError(f"%{input_.name} has the shape {array.shape}")
         bound = input_.type.bound if isinstance(input_.type, Index) else program.state_size
-        if not is_number(input_.type) and ((array < 0) | (array >= bound)).any():
+        if not is_numeric(input_.type) and ((array < 0) | (array >= bound)).any():
             raise IRError(f"%{input_.name} has an index outside [0, {bound})")
         arrays[input_.name] = array
     _check_rows(program, arrays)

@@ -19,8 +19,11 @@ from pdssm_compiler.ir.program import (
 from pdssm_compiler.ir.types import (
     ELEMENTS,
     MAP_CLASSES,
+    Coefficients,
     Index,
     Map,
+    Matrices,
+    Matrix,
     Scalar,
     Table,
     Type,
@@ -57,6 +60,9 @@ _FINAL = re.compile(rf"final {_NAME.format('name')} = {_NAME.format('carry')}{_S
 _TYPE = re.compile(r"(?P<head>\w+)(?:<(?P<params>[^>]*)>)?")
 
 
+_SIZED: dict[str, Any] = {"coefs": Coefficients, "matrices": Matrices}
+
+
 def parse_type(text: str) -> Type:
     """Read a type as its ``str`` prints it.
 
@@ -76,6 +82,10 @@ def parse_type(text: str) -> Type:
         return Index(int(params[0]))
     if head == "table" and len(params) == 2 and params[0].isdecimal() and params[1] in MAP_CLASSES:
         return Table(int(params[0]), params[1])  # type: ignore[arg-type]
+    if head == "matrix" and len(params) == 1 and params[0] in ELEMENTS:
+        return Matrix(params[0])  # type: ignore[arg-type]
+    if head in _SIZED and len(params) == 2 and params[0].isdecimal() and params[1] in ELEMENTS:
+        return _SIZED[head](int(params[0]), params[1])  # type: ignore[no-any-return]
     raise ParseError(f"{text!r} is not a type")
 
 

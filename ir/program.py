@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from pdssm_compiler.ir.ops import apply
-from pdssm_compiler.ir.types import Type, Vector, default_storage
+from pdssm_compiler.ir.types import Type, Vector, default_storage, has_matrices
 from pdssm_compiler.ir.value import Value, intern, topological
 
 Role = Literal["token", "head", "row", "lagged"]
@@ -224,6 +224,11 @@ class Program:
     def body(self) -> tuple[Value, ...]:
         """Every value of a token, leaves included, arguments before users."""
         return tuple(topological(self.roots))
+
+    @cached_property
+    def over_matrices(self) -> bool:
+        """Whether it computes matrices, for which there are other templates than for scans."""
+        return any(has_matrices(value.type) for value in self.body)
 
     @cached_property
     def text(self) -> str:

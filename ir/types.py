@@ -85,12 +85,56 @@ class Table:
         return f"table<{self.size}, {self.map_class}>"
 
 
-Type = Scalar | Vector | Map | Index | Table
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """``size`` real numbers per row and token: what each matrix of a head is weighed by."""
+
+    size: int
+    element: Element
+
+    def __str__(self) -> str:
+        return f"coefs<{self.size}, {self.element}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """``N × N`` real numbers per row and token. It is computed where it is used and never stored:
+    of all tokens that would be ``T × N × N`` numbers.
+    """
+
+    element: Element
+
+    def __str__(self) -> str:
+        return f"matrix<{self.element}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """``size`` real matrices ``N × N``: of one head."""
+
+    size: int
+    element: Element
+
+    def __str__(self) -> str:
+        return f"matrices<{self.size}, {self.element}>"
+
+
+Type = Scalar | Vector | Map | Index | Table | Coefficients | Matrix | Matrices
 
 
 def is_number(type_: Type) -> bool:
     """Whether values of the type are numbers (as opposed to maps and indices)."""
     return isinstance(type_, Scalar | Vector)
+
+
+def is_numeric(type_: Type) -> bool:
+    """Whether values of the type are numbers or made of them: those that have gradients."""
+    return isinstance(type_, Scalar | Vector | Coefficients | Matrix | Matrices)
+
+
+def has_matrices(type_: Type) -> bool:
+    """Whether the type belongs to programs over matrices, which have templates of their own."""
+    return isinstance(type_, Coefficients | Matrix | Matrices)
 
 
 def is_complex(type_: Type) -> bool:
@@ -104,7 +148,7 @@ def precision(type_: Type) -> int:
     Raises:
         IRError: the type is not a number.
     """
-    if not isinstance(type_, Scalar | Vector):
+    if not isinstance(type_, Scalar | Vector | Coefficients | Matrix | Matrices):
         raise IRError(f"{type_} is not a number type, so it has no precision")
     return 32 if type_.element in ("f32", "c64") else 64
 
@@ -129,4 +173,6 @@ def real_of(type_: Type) -> Scalar | Vector:
 
 def default_storage(type_: Type) -> str:
     """The storage a tensor of this type has unless said otherwise."""
-    return type_.element if isinstance(type_, Scalar | Vector) else "i32"
+    if isinstance(type_, Map | Index | Table):
+        return "i32"
+    return type_.element

@@ -13,13 +13,15 @@ from pdssm_compiler.ir.program import ROLES, STARTS, Input, Program
 from pdssm_compiler.ir.types import (
     INDEX_STORAGE,
     NUMBER_STORAGE,
+    Coefficients,
     Index,
     Map,
-    Scalar,
+    Matrices,
+    Matrix,
     Table,
-    Vector,
     is_complex,
     is_number,
+    is_numeric,
 )
 
 Rule = Callable[[Program], Iterator[str]]
@@ -50,6 +52,10 @@ def _sizes(program: Program) -> Iterator[str]:
                 yield f"%{input_.name}: an index needs a bound of at least 1, not {bound}"
             case Table(size, _) if size < 1:
                 yield f"%{input_.name}: a table needs at least 1 map, not {size}"
+            case Coefficients(size, element) | Matrices(size, element) if (
+                size < 1 or element not in ("f32", "f64")
+            ):
+                yield f"%{input_.name}: needs at least 1 real coefficient or matrix, not {size}"
 
 
 def _names(program: Program) -> Iterator[str]:
@@ -65,8 +71,10 @@ def _names(program: Program) -> Iterator[str]:
 
 
 def _storage_fits(type_: object, storage: str) -> bool:
-    if isinstance(type_, Scalar | Vector):
-        return storage in NUMBER_STORAGE and storage.startswith("c") == is_complex(type_)
+    if isinstance(type_, Coefficients | Matrices):
+        return storage == type_.element
+    if is_numeric(type_):  # type: ignore[arg-type]
+        return storage in NUMBER_STORAGE and storage.startswith("c") == is_complex(type_)  # type: ignore[arg-type]
     return storage in INDEX_STORAGE
 
 
@@ -96,6 +104,12 @@ def _role(program: Program, input_: Input) -> Iterator[str]:
         yield f"%{input_.name} has the unknown role {input_.role!r}"
     if isinstance(input_.type, Table) and input_.role != "head":
         yield f"%{input_.name} is a table, and a table belongs to a head, not to a {input_.role}"
+    if isinstance(input_.type, Matrix):
+        yield f"%{input_.name} is a matrix, which is computed by every token and never stored"
+    if isinstance(input_.type, Matrices) and input_.role != "head":
+        yield f"%{input_.name} are matrices, and they belong to a head, not to a {input_.role}"
+    if isinstance(input_.type, Coefficients) and input_.role != "token":
+        yield f"%{input_.name} are coefficients, and they belong to a token"
     if input_.role == "lagged" and not is_number(input_.type):
         yield f"%{input_.name} is lagged, and only numbers are saved for an adjoint"
     if input_.boundary is not None:
@@ -119,7 +133,7 @@ def _role(program: Program, input_: Input) -> Iterator[str]:
 def _carries(program: Program) -> Iterator[str]:
     starts: set[str] = set()
     for carry in program.carries:
-        if isinstance(carry.type, Index | Table):
+        if isinstance(carry.type, Index | Table | Coefficients | Matrix | Matrices):
             yield f"%{carry.name}: a carry holds numbers or a map, not {carry.type}"
         next_type = carry.next.type
         # A promise may be weakened by carrying on, not strengthened.
@@ -160,10 +174,10 @@ def _body(program: Program) -> Iterator[str]:
         if value.op == "input" and value.name in starts:
             yield f"the body reads %{value.name}, which only starts a carry"
     for output in program.token_outputs:
-        if isinstance(output.value.type, Index | Table):
+        if isinstance(output.value.type, Index | Table | Matrix | Matrices):
             yield f"%{output.name}: cannot emit {output.value.type}"
     for total in program.sum_outputs:
-        if not is_number(total.value.type):
+        if not is_numeric(total.value.type) or isinstance(total.value.type, Matrix):
             yield f"%{total.name}: cannot sum {total.value.type}"
         if total.index is not None and not isinstance(total.index.type, Index):
             yield f"%{total.name}: a sum is by an index, not by {total.index.type}"

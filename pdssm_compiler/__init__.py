@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pdssm_compiler.fusion.scan import FusedScan
     from pdssm_compiler.fusion.symbols import TraceError
     from pdssm_compiler.ir.errors import PdssmError
+    from pdssm_compiler.mixture import mixture_pd_scan
     from pdssm_compiler.runtime.deployed import load_kernels
     from pdssm_compiler.runtime.errors import (
         ArgumentError,
@@ -61,6 +62,7 @@ _HOMES = {
     "explain": "pdssm_compiler.runtime.explain",
     "flash_pd_scan": "pdssm_compiler.flash",
     "load_kernels": "pdssm_compiler.runtime.deployed",
+    "mixture_pd_scan": "pdssm_compiler.mixture",
     "pd_scan": "pdssm_compiler.functional",
     "pd_scan_step": "pdssm_compiler.step",
     "predict": "pdssm_compiler.tuning",
@@ -92,6 +94,7 @@ __all__ = [
     "explain",
     "flash_pd_scan",
     "load_kernels",
+    "mixture_pd_scan",
     "pd_scan",
     "pd_scan_step",
     "predict",

@@ -124,6 +124,8 @@ def _left_out(program: Program, sizes: Sizes) -> str:
     )
     if any(input_.name == "follows" for input_ in program.inputs):
         why = "it is of packed sequences"
+    if program.over_matrices:
+        why = "it chooses maps by a mixture, or is of that choice's gradient"
     name = "{} with B={} T={} H={}".format(program.text.splitlines()[0], *sizes)
     return f"{name} is no workload: {why}; {settings.TUNE} tunes such calls as they come"
 

@@ -74,14 +74,14 @@ def choose(
             it.
     """
     dense = one_of("surrogate", surrogate, SURROGATES) == "dense"
-    _check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
-    _check_logits("selector_logits", selector_logits, "[B, T, H, K]")
+    check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
+    check_logits("selector_logits", selector_logits, "[B, T, H, K]")
     _check_sizes(dictionary_logits, selector_logits, drive)
     # Before the choices, whose gradient torch would refuse in words of its own.
     if not torch.compiler.is_compiling():
         refuse_transforms()
     along = CHOSEN_ALONG[orientation]
-    tau = _temperature(temperature, selector_logits)
+    tau = one_temperature(temperature, selector_logits)
     maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits", dense)
     tokens_used, selection = hard_choice(selector_logits, -1, tau, "selector_logits", dense)
     if dense and orientation == "row":
@@ -90,7 +90,7 @@ def choose(
     return Chosen(dictionary, selection, maps_used, tokens_used)
 
 
-def _check_logits(name: str, logits: torch.Tensor, axes: str) -> None:
+def check_logits(name: str, logits: torch.Tensor, axes: str) -> None:
     if not isinstance(logits, torch.Tensor):
         raise ArgumentError(
             f"{name} must be a torch.Tensor, got {type(logits).__name__}; torch.as_tensor makes "
@@ -136,7 +136,7 @@ def _check_sizes(dictionary: torch.Tensor, selector: torch.Tensor, drive: torch.
             )
 
 
-def _temperature(temperature: float | torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def one_temperature(temperature: float | torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """A tensor of one number beside the logits, which the host never waits for."""
     if isinstance(temperature, torch.Tensor):
         if temperature.numel() != 1 or not temperature.is_floating_point():

@@ -8,6 +8,7 @@ import torch
 from pdssm_compiler.arguments import PdCall, as_complex, read_call, truth
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.dispatch import call
+from pdssm_compiler.runtime.mixture import Mixture, call_mixed
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import check_layouts, one_device
 from pdssm_compiler.sequences import Sequences
@@ -31,7 +32,10 @@ class PackedCall(NamedTuple):
 
 
 def scan_packed(
-    given: PackedCall, entries: Sequence[torch.Tensor] = (), config: str = ""
+    given: PackedCall,
+    entries: Sequence[torch.Tensor] = (),
+    config: str = "",
+    mixed: Mixture | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """States, and the final states ``[S, H, N]`` or None.
 
@@ -39,6 +43,7 @@ def scan_packed(
         given: the call.
         entries: where gradients of hard choices arrive, of the dictionary and the selection.
         config: an explicit schedule, or "".
+        mixed: what the maps a token are mixed from, where they are.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device or option.
@@ -59,12 +64,15 @@ def scan_packed(
         drive = _widened(given.drive)
         if start is not None:
             drive = as_complex("drive", drive, 4)
-            drive = sequences.begun(drive, _moved(given, start, sequences, entries))
+            drive = sequences.begun(drive, _moved(given, start, sequences, entries, mixed))
         request = _read(given._replace(drive=drive), sequences)
     if entries:
         # In the order of the program's inputs: dictionary, follows, selection.
         entries = (entries[0], sequences.entry(entries[1]), entries[1])
-    states = call(request.text, request.tensors, config, entries)[0]
+    if mixed is None:
+        states = call(request.text, request.tensors, config, entries)[0]
+    else:
+        states = call_mixed(request.text, request.tensors, mixed)[0]
     final: torch.Tensor | None = None
     if wants_final:
         start = sequences.zero(given.diagonal) if start is None else start
@@ -100,6 +108,7 @@ def _moved(
     start: torch.Tensor,
     sequences: Sequences,
     entries: Sequence[torch.Tensor],
+    mixed: Mixture | None,
 ) -> torch.Tensor:
     """What the first token of each sequence makes of its initial state, ``[S, H, N]``.
 
@@ -121,5 +130,11 @@ def _moved(
         start,
         False,
     )
+    if mixed is not None:
+        first = mixed._replace(weights=sequences.first_tokens(mixed.weights))
+        if mixed.noise:
+            scale, seed, draw = mixed.noise
+            first = first._replace(noise=(scale, seed, sequences.first_tokens(draw)))
+        return call_mixed(request.text, request.tensors, first)[0].squeeze(1)
     choices = (entries[0], sequences.first_tokens(entries[1])) if entries else ()
     return call(request.text, request.tensors, "", choices)[0].squeeze(1)

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from pdssm_compiler.arguments import as_complex, read_call, widened
+from pdssm_compiler.mixture import read_mixture
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
+from pdssm_compiler.runtime.mixture import mixed_map
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.packing import check_offsets
 from pdssm_compiler.runtime.plan import check_layouts, one_device
@@ -63,12 +65,14 @@ def _scan(
     reverse: bool = False,
     chosen: torch.Tensor | None = None,
     matrices: torch.Tensor | None = None,
+    token_matrices: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One stretch of tokens.
 
     Args: as :func:`pd_scan`, and where the maps are numbers with gradients
         chosen: the one-hot forms of the selection, ``[B, T, H, K]``.
         matrices: those of the dictionary, ``[H, K, N, N]``.
+        token_matrices: a matrix a token, ``[B, T, H, N, N]``, one-hot or not.
     """
     call = read_call(
         diagonal,
@@ -102,7 +106,12 @@ def _scan(
     # All at once: the gradient of d[:, t] would be as large as d, for every t.
     ds, bs = d.unbind(1), b.unbind(1)
     chosens = None if chosen is None else chosen.unbind(1)
+    tokens = None if token_matrices is None else token_matrices.unbind(1)
     for t in reversed(range(length)) if reverse else range(length):
+        if tokens is not None:
+            state = _moved(tokens[t].to(state.dtype), ds[t], state, orientation) + bs[t]
+            states.append(state)
+            continue
         if chosens is not None and matrices is not None:
             matrix = torch.einsum("bhk,hkij->bhij", chosens[t], matrices).to(state.dtype)
             state = _moved(matrix, ds[t], state, orientation) + bs[t]
@@ -229,6 +238,53 @@ def _chosen(
     hard = torch.zeros_like(soft).scatter(dim, place.unsqueeze(dim), 1.0)
     # Zeros and ones exactly, which (hard - soft).detach() + soft is but for rounding.
     return place, soft - soft.detach() + hard
+
+
+def mixture_pd_scan(
+    dictionary_logits: torch.Tensor,
+    mixture_weights: torch.Tensor,
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor = 1.0,
+    choice: str = "hard",
+    orientation: str = "column",
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """:func:`pdssm_compiler.mixture_pd_scan`, token by token in torch, its matrices written out.
+
+    ``M_t`` of all tokens is there, ``[B, T, H, N, N]``, and autograd keeps it. (A NaN is not
+    looked for.)
+
+    Args: as there, and
+        choice: ``"hard"``, or ``"soft"``: the matrices are ``softmax(M_t / τ)`` themselves, and no
+            maps; every token multiplies the state by one, and the gradient is theirs.
+    """
+    choice = one_of("choice", choice, ("hard", "soft"))
+    diagonal = widened(diagonal)
+    initial_state = None if initial_state is None else widened(initial_state)
+    mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
+    along = -2 if orientation == "column" else -1
+    product = torch.einsum("bthk,hkij->bthij", mixed.weights, mixed.dictionary)
+    matrices = torch.softmax(product / mixed.temperature, along)
+    if choice == "hard":
+        place = mixed_map(mixed.weights.detach(), mixed.dictionary.detach(), [], orientation)
+        place = place.long().unsqueeze(along)
+        hard = torch.zeros_like(matrices).scatter(along, place, 1.0)
+        matrices = matrices - matrices.detach() + hard
+    numbers: dict[str, Any] = {"diagonal": diagonal, "drive": drive}
+    of_tokens: dict[str, Any] = {"token_matrices": matrices}
+    others: dict[str, Any] = {
+        "orientation": orientation,
+        "output_final_state": output_final_state,
+        "reverse": reverse,
+    }
+    if cu_seqlens is not None:
+        return _one_by_one(cu_seqlens, numbers, of_tokens, initial_state, **others)
+    return _scan(**numbers, **of_tokens, **others, initial_state=initial_state)
 
 
 def _complex(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -205,6 +205,9 @@ def choices(
 def _asked_for(program: Program, target: Target, config: Any, problem: Problem) -> Schedule:
     """The schedule that the caller named."""
     template = template_of(config)
+    refused = template.takes(program)
+    if refused:
+        raise NoTemplateError(f"{config} cannot run this program: {refused}; leave the choice out")
     reason, chosen = "explicit config", config
     if isinstance(config, str):
         reason, chosen = "explicit template", template.heuristic(program, target, problem)

@@ -37,11 +37,9 @@ def call(
     """
     if not torch.compiler.is_compiling():
         _refuse_jit()
-        if _is_plain((*tensors, *entries) if entries else tensors):
+        if is_plain((*tensors, *entries) if entries else tensors):
             return run(text, tensors, config, chosen=bool(entries))
-        check_layouts(text, tensors)
-        _refuse_tangents(tensors)
-        refuse_transforms()
+        refuse_unsupported(text, tensors)
     return scan(text, list(tensors), list(entries), config, False)
 
 
@@ -59,14 +57,30 @@ def call_in_segments(
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)):
         return call(text, tensors, config, entries)
     if not torch.compiler.is_compiling():
-        _refuse_jit()
-        check_layouts(text, tensors)
-        _refuse_tangents(tensors)
-        refuse_transforms()
+        refuse_unsupported(text, tensors)
     return scan_in_segments(text, list(tensors), list(entries), config, length)
 
 
-def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:
+def refuse_unsupported(text: str, tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse what torch would not refuse before an operator, or in words of its own.
+
+    Args:
+        text: the program's text form.
+        tensors: its inputs, in order, and others behind them.
+
+    Raises:
+        ArgumentError: layouts without strides, tangents, ``torch.jit``, ``torch.func``.
+    """
+    _refuse_jit()
+    check_layouts(text, tensors)
+    _refuse_tangents(tensors)
+    refuse_transforms()
+
+
+def is_plain(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a call with these tensors needs nothing of torch's, so that its plan can be called
+    directly.
+    """
     if forward_ad._current_level >= 0:
         return False
     grad = torch.is_grad_enabled()

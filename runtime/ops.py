@@ -23,7 +23,7 @@ from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.passes.adjoint import Adjoint, Surrogate
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program
-from pdssm_compiler.ir.types import Index, Map, is_number
+from pdssm_compiler.ir.types import Index, Map, is_numeric
 from pdssm_compiler.runtime.binding import Slot, allocate, check
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.dense import map_products, map_scores
@@ -121,7 +121,7 @@ def slots_of(text: str) -> tuple[list[Slot], list[Slot]]:
 
 def chosen_inputs(program: Program) -> tuple[Input, ...]:
     """The inputs of maps, tables and indices that a caller passes, in order."""
-    return tuple(input_ for input_ in caller_inputs(program) if not is_number(input_.type))
+    return tuple(input_ for input_ in caller_inputs(program) if not is_numeric(input_.type))
 
 
 def _fake(
@@ -132,8 +132,13 @@ def _fake(
     trusted: bool,
 ) -> list[torch.Tensor]:
     check_entries(program, entries)
-    slots, outputs = slots_of(program)
-    device = one_device(program, inputs)
+    return scan_shapes(program, inputs)
+
+
+def scan_shapes(text: str, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors such as a program gives for some inputs, of which only the shapes count."""
+    slots, outputs = slots_of(text)
+    device = one_device(text, inputs)
     sizes = check(slots, inputs)
     return [allocate(slot, sizes, device) for slot in outputs]
 
@@ -241,6 +246,11 @@ def of_all_entries(
         ``grad_<input>`` and the part of one use; a choice used twice has the sum.
     """
     for use in derived.factors:
+        if use.table is None:
+            raise ArgumentError(
+                f"{use.index} is a map a token, all of whose entries would be [B, T, H, N, N]; "
+                f"they have no gradient here: take mixture_pd_scan, whose maps numbers choose"
+            )
         left, right = found[use.left], found[use.right]
         table, index = values[use.table], values[use.index]
         if use.table in wrt:
@@ -261,6 +271,7 @@ __all__ = [
     "output_names",
     "refuse_batched",
     "scan",
+    "scan_shapes",
     "slots_of",
     "surrogate_of",
 ]

@@ -5,24 +5,31 @@ from typing import Any, NamedTuple
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem, Template
+from pdssm_compiler.schedules.templates.cpu_matrices import CpuMatrices
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows
 from pdssm_compiler.schedules.templates.cuda_step import CudaStep
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
+from pdssm_compiler.schedules.templates.torch_matrices import TorchMatrices
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from pdssm_compiler.schedules.templates.triton_chunks import TritonChunks
 from pdssm_compiler.schedules.templates.triton_lookback import TritonLookback
+from pdssm_compiler.schedules.templates.triton_matrices import TritonMatrices
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows
 
 _COMPILED: tuple[Template[Any], ...] = (
     CpuRows(),
+    CpuMatrices(),
     CudaChunks(),
     CudaRows(),
     CudaStep(),
     TritonLookback(),
     TritonChunks(),
     TritonRows(),
+    TritonMatrices(),
+    # Plain PyTorch, where nothing else can run a program over matrices.
+    TorchMatrices(),
 )
 # Plain PyTorch: runs anywhere, and is taken by itself only where nothing else can be had.
 _FALLBACKS: tuple[Template[Any], ...] = (TorchChunks(), TorchTokens())
@@ -59,7 +66,7 @@ def candidates(
     """
     found = []
     for template in _FALLBACKS if fallback else _COMPILED:
-        if target.kind in template.kinds:
+        if target.kind in template.kinds and template.takes(program) is None:
             config = template.heuristic(program, target, problem)
             refused = template.feasible(program, target, config)
             found.append(Candidate(template, config, refused))

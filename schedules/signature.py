@@ -10,7 +10,17 @@ from math import prod
 from typing import Literal
 
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, Role
-from pdssm_compiler.ir.types import STORAGE_OF_PARTS, Index, Map, Scalar, Table, Type, is_complex
+from pdssm_compiler.ir.types import (
+    STORAGE_OF_PARTS,
+    Coefficients,
+    Index,
+    Map,
+    Matrices,
+    Scalar,
+    Table,
+    Type,
+    is_complex,
+)
 
 # An error word holds the number of a check (from 1) and the token, b·T·H + t·H + h, it failed at.
 CHECK_SHIFT = 48
@@ -89,6 +99,10 @@ class Argument:
                 shape: tuple[int, ...] = ()
             case Table(size, _):
                 shape = (size, state_size)
+            case Coefficients(size, _):
+                shape = (size,)
+            case Matrices(size, _):
+                shape = (size, state_size, state_size)
             case _:
                 shape = (state_size,)
         groups = () if self.groups is None else (self.groups,)

@@ -12,7 +12,7 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.target import Target
 
 Backend = Literal["tvm", "tvm-cuda", "triton", "torch"]
-Runs = Literal["tokens", "chunk", "next chunk", "summaries", "map", "groups"]
+Runs = Literal["tokens", "chunk", "next chunk", "summaries", "map", "groups", "matrices"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Phase:
             chunk that no program before it has taken; ``summaries``: a step for each chunk of a
             block of rows; ``map``: one map of the table that is the first argument, for a
             block of heads; ``groups``: the chunks' sums of one value of an index, for a block of
-            rows, whose groups the first argument has.
+            rows, whose groups the first argument has; ``matrices``: see
+            :mod:`~pdssm_compiler.schedules.emit.triton_matrices`.
     """
 
     entry: str

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program, interpret
-from pdssm_compiler.ir.types import is_number, precision
+from pdssm_compiler.ir.types import is_numeric, precision
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
 from pdssm_compiler.runtime.binding import TORCH_DTYPES, Slot, allocate
 from tests.strategies import Sizes
@@ -69,7 +69,7 @@ def rounded(program: Program, arrays: Mapping[str, np.ndarray]) -> Arrays:
     for input_ in program.inputs:
         if input_.inverse_of is None:
             array = np.asarray(arrays[input_.name])
-            if is_number(input_.type):
+            if is_numeric(input_.type):
                 tensor = torch.tensor(array).to(TORCH_DTYPES[input_.storage])
                 array = tensor.to(torch.tensor(array).dtype).numpy()
             found[input_.name] = array
@@ -126,7 +126,7 @@ def assert_runs(run: Run, program: Program, arrays: Arrays, sizes: Sizes, layout
     for (name, type_), output in zip(types.items(), outputs, strict=True):
         got = output.resolve_conj().numpy()
         assert got.shape == want[name].shape, name
-        if not is_number(type_):
+        if not is_numeric(type_):
             np.testing.assert_array_equal(got, want[name], err_msg=name)
             continue
         epsilon = np.finfo(np.float32 if precision(type_) == 32 else np.float64).eps

@@ -17,7 +17,9 @@ from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.programs import PdScan
 from pdssm_compiler.ir.types import (
     MAP_CLASSES,
+    Coefficients,
     Index,
+    Matrices,
     Scalar,
     Table,
     Vector,
@@ -75,7 +77,11 @@ def arrays_for(
 
 def _array(rng: np.random.Generator, type_: Any, rows: tuple[int, ...], n: int) -> np.ndarray:
     if isinstance(type_, Index):
-        return rng.integers(0, type_.bound, rows)
+        return rng.integers(0, min(type_.bound, 2**40), rows)
+    if isinstance(type_, Coefficients):
+        return rng.dirichlet(np.ones(type_.size), rows)
+    if isinstance(type_, Matrices):
+        return rng.uniform(-1, 1, (*rows, type_.size, n, n))
     if is_number(type_):
         shape = (*rows, n) if isinstance(type_, Vector) else rows
         if not is_complex(type_):

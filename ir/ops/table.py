@@ -39,6 +39,10 @@ class Op:
         factors: of an op that multiplies a vector by a map's one-hot matrix ``P``, or by its
             transpose, vectors ``l`` and ``r`` such that entry ``[i, j]`` of ``P`` has the gradient
             ``Re(conj(l[i]) r[j])``, whether it is one or zero. Called as ``adjoint``.
+        dense: of an op that chooses a map, the cotangents of its arguments by the dense surrogate.
+            Called as ``dense(factors, chosen, temperature, value)``: the two vectors whose
+            product the cotangent of the map's matrix is (as of ``factors``), the map that was
+            chosen, the temperature, and the value.
         elementwise: whether element ``j`` of the result needs only element ``j`` of the arguments.
         attributes: the names of its attributes, in the order the text form prints them.
     """
@@ -50,6 +54,7 @@ class Op:
     adjoint: Callable[[Value, Value], Cotangents]
     active: Callable[[Value, Value], Cotangents] | None = None
     factors: Callable[[Value, Value], tuple[Value, Value]] | None = None
+    dense: Callable[[tuple[Value, Value], Value, Value, Value], Cotangents] | None = None
     elementwise: bool = True
     attributes: tuple[str, ...] = ()
 

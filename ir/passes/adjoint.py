@@ -19,7 +19,10 @@ each of its maps. Source: the memory-optimised surrogate of arXiv 2605.19150.
 
 ``dense``: the zeros have as well, ``Re(conj(g[i]) x[j])``. That is ``N²`` numbers a token, so the
 program gives their factors, ``g`` and ``x``, as :class:`~pdssm_compiler.ir.passes.factors.Factors`
-say, in the place of the gradients.
+say, in the place of the gradients. Where such a map is what another program chose from numbers
+(``argmax``), that program's adjoint takes the two vectors, ``left_<output>`` and
+``right_<output>``, in the place of a cotangent, and ``temperature``, of the softmax that stands
+for the choice; and it reads the map again.
 """
 
 from collections.abc import Iterable
@@ -51,6 +54,7 @@ from pdssm_compiler.ir.types import (
     element_of,
     is_complex,
     is_number,
+    is_numeric,
     precision,
     real_of,
 )
@@ -114,7 +118,7 @@ def adjoint(
     if surrogate is not None and surrogate not in SURROGATES:
         raise PassError(f"no surrogate {surrogate!r}: there is {', '.join(SURROGATES)}")
     wanted = _wanted(program, wrt, surrogate)
-    arriving = _arriving(program, cotangents)
+    arriving = _arriving(program, cotangents, surrogate)
     forward, saved_outputs = save_carries(program)
     transposition = _Transposition(forward, wanted, arriving, saved_outputs, surrogate)
     result = simplify(transposition.run())
@@ -126,6 +130,7 @@ def adjoint(
         for name in (_saved(carry), _next(carry))
         if name in read
     }
+    saved |= {name: output for name, output in transposition.maps_read.items() if name in read}
     # An extra output that the backward does not read after all is not written.
     needless = set(saved_outputs.values()) - set(saved.values())
     declared = {output.name for output in program.token_outputs}
@@ -189,7 +194,7 @@ def _wanted(
     known = [
         i.name
         for i in program.inputs
-        if i.role != "lagged" and i.inverse_of is None and (is_number(i.type) or surrogate)
+        if i.role != "lagged" and i.inverse_of is None and (is_numeric(i.type) or surrogate)
     ]
     # A table that is never selected from has no index to sum by.
     idle = {i.name for i in program.inputs if isinstance(i.type, Table)}
@@ -207,10 +212,14 @@ def _wanted(
     return tuple(chosen)
 
 
-def _arriving(program: Program, cotangents: Iterable[str] | None) -> frozenset[str]:
+def _arriving(
+    program: Program, cotangents: Iterable[str] | None, surrogate: Surrogate | None
+) -> frozenset[str]:
     numbers = {out.name for out in program.token_outputs if is_number(out.value.type)}
     numbers |= {f.name for f in program.final_outputs if is_number(program.carry(f.carry).type)}
     numbers |= {total.name for total in program.sum_outputs if total.index is None}
+    if surrogate == "dense":
+        numbers |= {o.name for o in program.token_outputs if _is_chosen(o.value)}
     if cotangents is None:
         return frozenset(numbers)
     unknown = sorted(set(cotangents) - numbers)
@@ -239,8 +248,11 @@ class _Transposition:
         self.inputs: list[Input] = list(forward.inputs)
         self.starts: dict[str, str] = {}
         # Of each use of a map that a table and an index give: their names, and the two vectors.
-        self.uses: list[tuple[str, str, Value, Value]] = []
+        self.uses: list[tuple[str | None, str, Value, Value]] = []
         self.factors: list[Factors] = []
+        # Of each map that the body chooses: what arrives at it, and the inputs its adjoint reads.
+        self.of_maps: dict[Value, tuple[tuple[Value, Value], Value, Value]] = {}
+        self.maps_read: dict[str, str] = {}
 
     def run(self) -> Program:
         self._seed()
@@ -273,7 +285,9 @@ class _Transposition:
     def _seed(self) -> None:
         """Cotangents that arrive: from outputs at this token, and from the tokens after it."""
         for out in self.forward.token_outputs:
-            if out.name in self.arriving:
+            if out.name in self.arriving and _is_chosen(out.value):
+                self._seed_map(out)
+            elif out.name in self.arriving:
                 grad = Input(f"grad_{out.name}", out.value.type, "token", out.storage)
                 self.inputs.append(grad)
                 self._add(out.value, grad.value)
@@ -299,15 +313,35 @@ class _Transposition:
                 self.inputs.append(grad)
                 self.starts[carry.name] = f"%{grad.name}"
 
+    def _seed_map(self, out: TokenOutput) -> None:
+        """What arrives at a map that was chosen: the factors of its matrix's cotangent."""
+        bits = precision(out.value.args[0].type)
+        vector = Vector(element_of(bits, complex_=True))
+        sides = [Input(f"{side}_{out.name}", vector) for side in ("left", "right")]
+        saved = Input(_saved(out.name), out.value.type, "token", out.storage)
+        temperature = Input("temperature", Scalar(element_of(bits, complex_=False)), "head")
+        self.inputs += [*sides, saved]
+        if temperature not in self.inputs:
+            self.inputs.append(temperature)
+        self.maps_read[saved.name] = out.name
+        left, right = (side.value for side in sides)
+        self.of_maps[out.value] = ((left, right), saved.value, temperature.value)
+
     def _transpose(self) -> None:
         roots = [carry.next for carry in self.forward.carries]
         roots += [out.value for out in self.forward.token_outputs]
         roots += [out.value for out in self.forward.sum_outputs]
         for value in reversed(topological(roots)):
             cotangent = self.cotangents.get(value)
-            if value.is_leaf or cotangent is None:
+            op = None if value.is_leaf else OPS[value.op]
+            if op is not None and op.dense is not None and value in self.of_maps:
+                for arg, part in zip(
+                    value.args, op.dense(*self.of_maps[value], value), strict=True
+                ):
+                    if part is not None:
+                        self._add(arg, part)
+            if op is None or cotangent is None:
                 continue
-            op = OPS[value.op]
             rules = [op.adjoint]
             if self.surrogate == "active" and op.active is not None:
                 rules.append(op.active)
@@ -319,7 +353,11 @@ class _Transposition:
                         self._add(arg, part)
 
     def _note_use(self, move: Value, factors: tuple[Value, Value]) -> None:
-        chosen = chosen_by(move.args[1])
+        map_ = move.args[1]
+        if map_.op == "input" and map_.name in self.wanted:
+            self.uses.append((None, map_.name, *factors))
+            return
+        chosen = chosen_by(map_)
         if chosen is not None and set(self.wanted).intersection(chosen):
             self.uses.append((*chosen, *factors))
 
@@ -352,12 +390,12 @@ class _Transposition:
             input_ = self.forward.input(name)
             if name in starts:
                 continue
-            if self.surrogate == "dense" and not is_number(input_.type):
+            if self.surrogate == "dense" and not is_numeric(input_.type):
                 continue
             type_ = self._gradient_type(input_)
             cotangent = self.cotangents.get(input_.value, zero_like(type_))
             if input_.role == "token":
-                storage = input_.storage if is_number(input_.type) else default_storage(type_)
+                storage = input_.storage if is_numeric(input_.type) else default_storage(type_)
                 token_outputs.append(TokenOutput(f"grad_{name}", cotangent, storage))
             else:
                 # The input is one for all tokens, so its gradient is summed over them.
@@ -383,7 +421,7 @@ class _Transposition:
 
     def _gradient_type(self, input_: Input) -> Type:
         """The type of a gradient, of one map's for a table."""
-        if is_number(input_.type):
+        if is_numeric(input_.type):
             return input_.type
         numbers = (value.type for value in self.forward.body if is_number(value.type))
         element = element_of(max(map(precision, numbers), default=32), complex_=False)
@@ -423,6 +461,11 @@ class _Transposition:
                 self.inputs.append(reached)
                 primal[carry.next] = reached.value
         return primal
+
+
+def _is_chosen(value: Value) -> bool:
+    """Whether the value is a map that an op chose from numbers."""
+    return not value.is_leaf and OPS[value.op].dense is not None
 
 
 def cotangent_carry(carry: str) -> str:

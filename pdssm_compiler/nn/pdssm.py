@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.functional import pd_scan
+from pdssm_compiler.mixture import mixture_pd_scan
 from pdssm_compiler.nn.arguments import (
     check_beside,
     check_cache,
@@ -19,15 +19,12 @@ from pdssm_compiler.nn.arguments import (
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.diagonal import SigmoidDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
-from pdssm_compiler.nn.mixture import mixed_maps, mixture_ones
 from pdssm_compiler.nn.mlp import Mlp
-from pdssm_compiler.nn.past import Past
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.mixture import mixed_map
 from pdssm_compiler.spec import one_of
 from pdssm_compiler.step import pd_scan_step
-
-# Which axis of a mixture a map's ones are chosen along.
-_CHOSEN_ALONG = {"column": -2, "row": -1}
 
 
 class PDSSM(nn.Module):
@@ -43,8 +40,7 @@ class PDSSM(nn.Module):
 
     The maps train by the straight-through softmax of ``M_t / τ``
     (``(hard - soft).detach() + soft``); ``temperature`` is ``τ``, a buffer of one number. No
-    ``M_t`` is kept, and only a block of them is there at a time
-    (:mod:`pdssm_compiler.nn.mixture`).
+    ``M_t`` is kept, or in memory at all (:func:`pdssm_compiler.mixture_pd_scan`).
 
     **Precision.** Under autocast the products of drive, selector and read-out are in its dtype.
     The MLPs of the diagonal, the mixture and the scan are in float32.
@@ -62,6 +58,8 @@ class PDSSM(nn.Module):
         hidden: the hidden width of the MLPs; ``2 · d_model`` by default.
         readout: ``"linear"`` (state tracking), or ``"mlp"``: Linear, GELU, Linear (time series).
         dropout: of the states before the read-out, in training.
+        noise: how much Gumbel noise is added to every ``M_t`` in training; ``τ`` for a draw from
+            the softmax. An attribute; see :func:`pdssm_compiler.mixture_pd_scan`.
         orientation: ``"column"``, or ``"row"``, the published PyTorch code's: rows of ``P_t`` are
             one-hot and ``x_t[i] = D_t[i] x_{t-1}[p_t[i]] + b_t[i]``.
         device: of the parameters.
@@ -84,6 +82,7 @@ class PDSSM(nn.Module):
         hidden: int | None = None,
         readout: str = "linear",
         dropout: float = 0.0,
+        noise: float = 0.0,
         orientation: str = "column",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -94,7 +93,14 @@ class PDSSM(nn.Module):
         self.dictionary_size = positive("dictionary_size", dictionary_size)
         self.hidden = 2 * E if hidden is None else positive("hidden", hidden)
         self.readout_kind = one_of("readout", readout, ("linear", "mlp"))
-        self.orientation = one_of("orientation", orientation, tuple(_CHOSEN_ALONG))
+        self.orientation = one_of("orientation", orientation, ("column", "row"))
+        if not isinstance(noise, int | float) or not 0 <= noise < math.inf:
+            raise ArgumentError(
+                f"noise must be a number of at least 0, got {noise!r}; pass a float"
+            )
+        self.noise = float(noise)
+        # "soft": the matrices are the softmaxes themselves, by plain torch; to compare with.
+        self.choice = "hard"
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.diagonal = SigmoidDiagonal(E, N, self.hidden, **factory)
         self.selector = nn.Linear(E, self.dictionary_size, bias=False, **factory)
@@ -168,8 +174,7 @@ class PDSSM(nn.Module):
 
         Raises:
             ArgumentError: a wrong shape, dtype or device, or a cache of something else.
-            NanLogitError: a NaN in the mixture of maps; on a GPU an ``IndexRangeError`` that a
-                later call raises.
+            NanLogitError: a NaN in the mixture of maps; on a GPU a later call raises it.
             OffsetError: as in :func:`pdssm_compiler.pd_scan`.
         """
         if step:
@@ -178,23 +183,14 @@ class PDSSM(nn.Module):
         check_beside(x, self.selector)
         if cache is not None:
             start = check_cache(cache, start)
-        diagonal, drive, weights, maps = self._project(x)
-        scan: dict[str, Any] = {
-            "destination": maps.unsqueeze(2),
-            "orientation": self.orientation,
-            "cu_seqlens": cu_seqlens,
-        }
-        if torch.is_grad_enabled() and (
-            weights.requires_grad or self.dictionary_logits.requires_grad
-        ):
-            # The gradient of the maps' ones needs what they were applied to, so the states, which
-            # are cheap beside the maps: they are computed once more, for this alone.
-            with torch.no_grad():
-                states, _ = pd_scan(diagonal, drive, initial_state=start.state, **scan)
-                before = Past(states, start.state.unsqueeze(1), cu_seqlens).lagged(1)
-            drive = drive + self._ones(weights, diagonal.detach(), before)
-        states, final = pd_scan(
-            diagonal, drive, initial_state=start.state, output_final_state=output_cache, **scan
+        diagonal, drive, weights = self._project(x)
+        states, final = self.mixed(
+            weights,
+            diagonal,
+            drive,
+            initial_state=start.state,
+            output_final_state=output_cache,
+            cu_seqlens=cu_seqlens,
         )
         out = self._read(x, states)
         return out if final is None else (out, LayerCache(final))
@@ -224,46 +220,65 @@ class PDSSM(nn.Module):
         cache = check_cache(cache, self.init_cache(check_token(x, self.d_model, cu_seqlens)))
         check_beside(x, self.selector)
         token = x.unsqueeze(1)
-        diagonal, drive, _, maps = self._project(token)
+        diagonal, drive, weights = self._project(token)
+        if self.choice == "soft":
+            with torch.no_grad():
+                states, final = self.mixed(
+                    weights,
+                    diagonal,
+                    drive,
+                    initial_state=cache.state,
+                    output_final_state=True,
+                )
+            assert final is not None
+            return self._read(token, states).squeeze(1), LayerCache(final)
+        dictionary = self.dictionary_logits.detach().to(weights.dtype)
+        sources = (weights.detach().unsqueeze(2), dictionary.unsqueeze(0))
+        maps = mixed_map(*sources, [], self.orientation)
         state = pd_scan_step(
             cache.state,
             diagonal.squeeze(1),
             drive.squeeze(1),
-            destination=maps,
+            destination=maps.squeeze(1),
             orientation=self.orientation,
         )
         return self._read(token, state.unsqueeze(1)).squeeze(1), LayerCache(state)
 
-    def _project(
-        self, x: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Diagonal and drive ``[B, T, 1, N, 2]``, weights ``[B, T, K]``, maps ``[B, T, N]``."""
+    def mixed(
+        self,
+        weights: torch.Tensor,
+        diagonal: torch.Tensor,
+        drive: torch.Tensor,
+        **options: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The scan by the maps that the dictionary's mixture chooses.
+
+        Args:
+            weights: ``s``, ``[B, T, K]``.
+            diagonal: pairs ``[B, T, 1, N, 2]``.
+            drive: likewise.
+            options: states and packed sequences, as of :func:`pdssm_compiler.pd_scan`.
+        """
+        dtype = weights.dtype
+        noisy = self.training and self.choice == "hard"
+        return mixture_pd_scan(
+            self.dictionary_logits.to(dtype),
+            weights,
+            diagonal,
+            drive,
+            temperature=self.temperature.to(dtype),
+            choice=self.choice,
+            noise=self.noise if noisy else 0.0,
+            orientation=self.orientation,
+            **options,
+        )
+
+    def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Diagonal and drive ``[B, T, 1, N, 2]``, weights ``[B, T, K]``."""
         dtype = wide(x.dtype)
         diagonal = self.diagonal(x).unsqueeze(2).to(dtype)
         drive = self.drive_proj(x).to(dtype).unflatten(-1, (1, self.state_size, 2))
-        weights = functional.softmax(self.selector(x).to(dtype), -1)
-        along = _CHOSEN_ALONG[self.orientation]
-        maps = mixed_maps(weights.detach(), self.dictionary_logits.detach().to(dtype), along)
-        return diagonal, drive, weights, maps
-
-    def _ones(
-        self, weights: torch.Tensor, diagonal: torch.Tensor, before: torch.Tensor
-    ) -> torch.Tensor:
-        """Zeros ``[B, T, 1, N, 2]``, through which the maps have their gradient.
-
-        ``before`` is ``x_{t-1}``. A column one-hot map is applied to ``D ⊙ x_{t-1}``; what a row
-        one-hot map gives is multiplied by ``D``.
-        """
-        column = self.orientation == "column"
-        dtype = before.dtype
-        ones: torch.Tensor = mixture_ones(
-            weights,
-            self.dictionary_logits.to(dtype),
-            self.temperature.to(dtype),
-            (_product(diagonal, before) if column else before).squeeze(2),
-            _CHOSEN_ALONG[self.orientation],
-        ).unsqueeze(2)
-        return ones if column else _product(diagonal, ones)
+        return diagonal, drive, functional.softmax(self.selector(x).to(dtype), -1)
 
     def _read(self, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Everything behind the scan; states are ``[B, T, 1, N, 2]``."""
@@ -279,9 +294,3 @@ class PDSSM(nn.Module):
             f"dictionary_size={self.dictionary_size}, hidden={self.hidden}, "
             f"readout={self.readout_kind!r}, orientation={self.orientation!r}"
         )
-
-
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The complex product of pairs ``[..., 2]``."""
-    (a, b), (c, d) = left.unbind(-1), right.unbind(-1)
-    return torch.stack((a * c - b * d, a * d + b * c), -1)

@@ -41,7 +41,7 @@ class PytorchKernel(Kernel):
         self._scan: Callable[..., None] = module_of(source).scan
         self._reports = bool(source.signature.checks)
         self._compiled: dict[Sizes, Callable[..., None]] | None = None
-        if source.config["compiled"]:
+        if source.config.get("compiled"):
             self._compiled = {}
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:

@@ -16,6 +16,7 @@ from pdssm_compiler.ir.types import Table
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources, disassembled
 from pdssm_compiler.runtime.backends.triton_files import checked_libraries, fresh_folder
+from pdssm_compiler.runtime.backends.triton_matrices import MatrixLauncher
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.runtime.staging import private_folder
 from pdssm_compiler.schedules.emit.triton_kernel import size_names
@@ -108,7 +109,7 @@ class TritonKernel(Kernel):
     def __init__(self, functions: Sequence[Any], source: KernelSource) -> None:
         self._functions = functions
         self._entries = [phase.entry for phase in source.launches]
-        self._launcher = Launcher(functions, source)
+        self._launcher = launcher_of(functions, source)
         self._loaded = False
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
@@ -215,6 +216,14 @@ class Launcher:
             elif phase.runs == "groups":
                 grid = ((phase.arguments[0].groups or 1) * blocks, 1, 1)
             function[grid](*values)
+
+
+def launcher_of(
+    functions: Sequence[Any], source: KernelSource, empty: Any = torch.empty
+) -> Launcher | MatrixLauncher:
+    """What runs a source's functions."""
+    of_matrices = source.program.over_matrices
+    return (MatrixLauncher if of_matrices else Launcher)(functions, source, empty)
 
 
 def _places(phase: Phase, names: Sequence[str]) -> list[int]:

@@ -21,10 +21,12 @@ import torch
 
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cpu_threads import provide_threads
+from pdssm_compiler.runtime.backends.triton_matrices import laid_out
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.runtime.staging import private_folder
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
+from pdssm_compiler.schedules.templates.cpu_matrices import CpuMatricesConfig, cpu_shape
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig, launch, token_bytes
 
 _OBJECT = "kernel.o"
@@ -94,6 +96,8 @@ class TvmCpu(Backend):
             import tvm_ffi_orcjit
 
             module = tvm_ffi_orcjit.default_session().load_module(files[_OBJECT])
+        if source.program.over_matrices:
+            return TvmMatricesKernel(module, source)
         return TvmCpuKernel(module, CpuRowsConfig(**source.config), source.signature)
 
 
@@ -145,6 +149,30 @@ class TvmCpuKernel(Kernel):
             if _runtime is not None and not hasattr(_pools, "made"):
                 _make_pool()
             self._parallel(*tensors, error, tasks, heads, stream)
+
+
+class TvmMatricesKernel(Kernel):
+    """A linked kernel that chooses maps."""
+
+    def __init__(self, module: Any, source: KernelSource) -> None:
+        self._parallel = module["scan"]
+        self._serial = module["scan_serial"]
+        self._shape = cpu_shape(source.program, CpuMatricesConfig(**source.config))
+
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        tokens = sizes.batch * sizes.length
+        groups = -(-tokens // self._shape.tokens) * sizes.heads
+        if groups == 0:
+            return
+        matrices, weights, out = tensors
+        given = (weights, laid_out(matrices, self._shape), out)
+        tasks = min(groups, torch.get_num_threads())
+        if tasks == 1 or _forked:
+            self._serial(*given, 1)
+        else:
+            if _runtime is not None and not hasattr(_pools, "made"):
+                _make_pool()
+            self._parallel(*given, tasks)
 
 
 _BIND = "TVM_BIND_THREADS"

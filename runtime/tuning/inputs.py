@@ -19,7 +19,13 @@ def random_tensors(
     random = torch.Generator(device).manual_seed(seed)
     slots, _ = slots_of(program.text)
     inputs = caller_inputs(program)
-    return [_tensor(i, s, program, sizes, random) for i, s in zip(inputs, slots, strict=True)]
+    found = [_tensor(i, s, program, sizes, random) for i, s in zip(inputs, slots, strict=True)]
+    # By a temperature is divided, and a softmax of random numbers is not to be a choice.
+    divisors = {v.args[3] for v in program.body if v.op == "straight_through"}
+    return [
+        tensor.abs().add(1.0) if input_.value in divisors else tensor
+        for input_, tensor in zip(inputs, found, strict=True)
+    ]
 
 
 def _tensor(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from pdssm_compiler.ir.program import Carry, Input, Program
-from pdssm_compiler.ir.types import is_number
+from pdssm_compiler.ir.types import is_numeric
 
 
 @lru_cache(maxsize=1024)
@@ -28,7 +28,7 @@ def kin(program: Program) -> tuple[tuple[Program, str], ...]:
 
 
 def _as_int32(program: Program) -> Program:
-    inputs = [i if is_number(i.type) else replace(i, storage="i32") for i in program.inputs]
+    inputs = [i if is_numeric(i.type) else replace(i, storage="i32") for i in program.inputs]
     return replace(program, inputs=tuple(inputs))
 
 

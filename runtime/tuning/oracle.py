@@ -22,7 +22,7 @@ from pdssm_compiler.ir.chunked_interpreter import interpret_in_chunks
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.interpreter import interpret
 from pdssm_compiler.ir.program import LEADING_AXES, Program
-from pdssm_compiler.ir.types import is_complex, is_number, precision
+from pdssm_compiler.ir.types import is_complex, is_numeric, precision
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import Plan, caller_inputs
@@ -109,7 +109,7 @@ class Probe:
     def _differs(self, argument: Argument, output: torch.Tensor) -> str | None:
         true = self._true[argument.name]
         got = _exact(self._rows(output, argument.leading), argument.complex)
-        if not is_number(argument.type):
+        if not is_numeric(argument.type):
             wrong = got != true
         else:
             own = tuple(n for n in range(true.ndim) if n not in (0, len(argument.leading) - 1))
@@ -125,6 +125,10 @@ class Probe:
         return f"{where} is {got[place]:.6g}, not {true[place]:.6g}; {int(wrong.sum())} are wrong"
 
 
+# Numbers of the matrices of the tokens that a candidate is checked on.
+_MATRIX_NUMBERS = 2**22
+
+
 def probes(
     program: Program, tensors: Sequence[torch.Tensor], sizes: Sizes, seed: int = 1
 ) -> list[Probe]:
@@ -137,6 +141,13 @@ def probes(
         seed: of the small problem.
     """
     small = Sizes(2, 1 if sizes.length == 1 else 37, 3)
+    if program.over_matrices:
+        # No token needs another, and each has a matrix that the interpreter writes out.
+        small = Sizes(1, 5, 2)
+        few = max(1, min(sizes.length, _MATRIX_NUMBERS // program.state_size**2))
+        sizes = sizes._replace(length=few)
+        inputs = zip(caller_inputs(program), tensors, strict=True)
+        tensors = [t[:, :few].contiguous() if i.role == "token" else t for i, t in inputs]
     drawn = random_tensors(program, small, tensors[0].device, seed)
     return [Probe(program, drawn, small, True), Probe(program, tensors, sizes, False)]
 

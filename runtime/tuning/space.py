@@ -69,7 +69,9 @@ def space_of(problem: TuningProblem) -> Space:
     taken = choose(program, target, None, bucket, ahead=False, logs=False)
     heuristics, others, refused = [], [], []
     for template in TEMPLATES.values():
-        if target.kind not in template.kinds or BACKENDS[template.backend].unavailable():
+        if target.kind not in template.kinds or template.takes(program):
+            continue
+        if BACKENDS[template.backend].unavailable():
             continue
         first = template.heuristic(program, target, bucket)
         foreign = int(template is not taken.template)

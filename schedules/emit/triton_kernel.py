@@ -68,7 +68,7 @@ def function(
 
 def size_names(runs: Runs) -> Sequence[str]:
     """The parameters after the tensors and the error word."""
-    more = {"chunk": ("span",), "next chunk": ("blocks", "chunks")}
+    more = {"chunk": ("span",), "next chunk": ("blocks", "chunks"), "matrices": ("span",)}
     return ("rows", "L", "H", *more.get(runs, ()))
 
 

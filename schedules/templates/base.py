@@ -95,10 +95,21 @@ class Template(ABC, Generic[ConfigT]):
     backend: ClassVar[Backend]
     kinds: ClassVar[tuple[Kind, ...]]
     config_type: ClassVar[type[Config]]
+    # Whether it runs programs over matrices, and no others.
+    over_matrices: ClassVar[bool] = False
 
     def accepts(self, config: object) -> bool:
         """Whether a config is one of this template's."""
         return isinstance(config, self.config_type)
+
+    def takes(self, program: Program) -> str | None:
+        """None if the template is for programs of this kind, otherwise what it is for."""
+        if self.over_matrices == program.over_matrices:
+            return None
+        own, other = "scans", "programs over matrices"
+        if self.over_matrices:
+            own, other = other, own
+        return f"{self.name} is for {own}, not for {other}"
 
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         """Whether the template is for problems of this size, if others can run it as well."""

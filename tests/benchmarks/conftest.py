@@ -7,20 +7,23 @@ import pytest
 import torch
 
 from benchmarks.cases import Agenda
+from benchmarks.layer_sizes import Layer
 from benchmarks.problems import sweeps
 from benchmarks.session import benchmark
 from pdssm_compiler.runtime.tuning.timing import Clock
 from pdssm_compiler.suite import Shape
 
 TINY = Shape("tiny", 2, 8, 2, 8, 4)
+LAYER = Layer("layer", 8, 6, 3, 2, 5)
 AGENDA = Agenda(
     shapes=(TINY, replace(TINY, name="wide", heads=3)),
     step=Shape("STEP", 4, 1, 2, 8, 4),
     sweeps=sweeps(TINY, tokens=32, shortest=8, batches=2),
     peers=TINY,
     fused=(TINY,),
+    mixture=(LAYER,),
     loop_tokens=4,
-    sections=("suite", "worst", "scaling", "step", "fused", "loop", "peers"),
+    sections=("suite", "worst", "scaling", "step", "fused", "mixture", "loop", "peers"),
     runs=3,
 )
 CPU = torch.device("cpu")

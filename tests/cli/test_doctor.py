@@ -56,7 +56,7 @@ def test_what_each_backend_has(pdssm: Command) -> None:
     done = pdssm("doctor")
     assert row_of(done, "tvm-cuda")[1:3] == ["cuda-chunks, cuda-rows, cuda-step", "NVIDIA GPUs"]
     assert row_of(done, "triton")[1:3] == [
-        "triton-lookback, triton-chunks, triton-rows",
+        "triton-lookback, triton-chunks, triton-rows, triton-matrices",
         "NVIDIA GPUs, AMD GPUs",
     ]
     found = possible(done)

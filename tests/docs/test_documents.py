@@ -16,7 +16,7 @@ from pdssm_compiler.cli.app import app
 from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.fusion.functions import FUNCTIONS
 from pdssm_compiler.ir.passes import adjoint
-from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import described_target
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
@@ -81,6 +81,19 @@ def test_the_snippets_of_packed_run() -> None:
         exec(compile(snippet, "packed.md", "exec"), scope)
     assert scope["state"].shape == (2, 4, 16)
     assert not scope["final"][1].any()
+
+
+def test_the_snippets_of_mixture_run() -> None:
+    first, *others = blocks(ROOT / "docs" / "mixture.md", "python")
+    scope: dict[str, object] = {}
+    with torch_only(TorchTokens()):
+        for snippet in (first, *others):
+            exec(compile(snippet, "mixture.md", "exec"), scope)
+    assert scope["final"].shape == (2, 2, 16)
+    assert all(scope[f"{name}_logits"].grad.abs().max() > 0 for name in ("dictionary", "selector"))
+    text = (ROOT / "docs" / "mixture.md").read_text()
+    assert mixture(16, 4, "f32", "column").text in text
+    assert (scope["soft"] - scope["states"]).abs().max() > 0
 
 
 def test_the_snippets_of_layers_run() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pdssm_compiler.ir import Program, ProgramBuilder
 from pdssm_compiler.ir.ops import OPS, apply
+from pdssm_compiler.ir.ops.matrices import MATRIX_OPS
 from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, Vector
 from pdssm_compiler.ir.value import Value
 
@@ -82,5 +83,5 @@ def build(sample: Sample, state_size: int = 5) -> tuple[Program, Value]:
 
 
 def covers_the_table() -> bool:
-    """Whether there is a sample of every op."""
-    return {sample.op for sample in SAMPLES} == set(OPS)
+    """Whether there is a sample of every op; those over matrices have a test of their own."""
+    return {sample.op for sample in SAMPLES} == set(OPS) - MATRIX_OPS

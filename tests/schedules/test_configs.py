@@ -9,7 +9,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir.passes import adjoint, specialise
-from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
 from pdssm_compiler.runtime.compile_service import choose, config_text, lower, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.registry import TEMPLATES
@@ -41,6 +41,10 @@ RIGHT: dict[Any, st.SearchStrategy[Any]] = {
 WRONG = st.sampled_from([2.0, "8", b"8", [4], np.int64(4), float("nan"), 1j, int])
 
 
+_MIXED = mixture(6, 3, "f32", "row")
+MIXTURES = (_MIXED, adjoint(_MIXED, surrogate="dense").program)
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(data=st.data())
 @settings(max_examples=100, deadline=None)
@@ -56,7 +60,7 @@ def test_every_config_lowers_or_is_refused_in_one_line(name: str, data: st.DataO
         assert "\n" not in str(caught.value)
         return
     config = template.config_type(**drawn)
-    program = data.draw(st.sampled_from(PROGRAMS))
+    program = data.draw(st.sampled_from(MIXTURES if template.over_matrices else PROGRAMS))
     target = data.draw(st.sampled_from([t for t in TARGETS if t.kind in template.kinds]))
     refused = template.feasible(specialise(program), target, config)
     event(f"{name}: {'refused' if refused else 'lowered'}")
@@ -154,7 +158,7 @@ def test_a_template_by_its_name(name: str) -> None:
     template = TEMPLATES[name]
     assert read_config(config_text(name)) == name
     for target in TARGETS:
-        program = specialise(SCAN)
+        program = MIXTURES[0] if template.over_matrices else specialise(SCAN)
         if target.kind in template.kinds:
             schedule = choose(program, target, name)
             assert (schedule.template, schedule.reason) == (template, "explicit template")

@@ -19,7 +19,11 @@ from pdssm_compiler.schedules.work import Work, blocks_at_once, bytes_in, bytes_
 
 GPUS = [target for target in named_targets().values() if target.bandwidth]
 H100 = named_target("h100")
-COUNTING = [t for t in TEMPLATES.values() if t.name.startswith(("cuda-", "triton-"))]
+COUNTING = [
+    t
+    for t in TEMPLATES.values()
+    if t.name.startswith(("cuda-", "triton-")) and not t.over_matrices
+]
 NAMES = [template.name for template in COUNTING]
 SCANS = [specialise(pd_scan(PdScan(n, 3, map_class=maps))) for n, maps in
          ((8, "general"), (32, "permutation"), (100, "general"))]  # fmt: skip

@@ -7,14 +7,27 @@ import pytest
 
 from pdssm_compiler.ir import programs
 from pdssm_compiler.ir.ops import OPS
-from pdssm_compiler.schedules.emit import arithmetic, pytorch, triton, tvm
+from pdssm_compiler.ir.ops.matrices import MATRIX_OPS
+from pdssm_compiler.schedules.emit import (
+    arithmetic,
+    pytorch,
+    torch_matrices,
+    triton,
+    triton_matrices,
+    tvm,
+)
 from tests.imports import imported, sources
 
 
 @pytest.mark.parametrize("emitter", [tvm, triton, pytorch], ids=["tvm", "triton", "pytorch"])
 def test_every_op_has_a_rule(emitter: object) -> None:
     leaves = {"input", "carry"}
-    assert set(OPS) - leaves == emitter.SUPPORTED_OPS - leaves
+    assert set(OPS) - MATRIX_OPS - leaves == emitter.SUPPORTED_OPS - leaves
+
+
+@pytest.mark.parametrize("emitter", [torch_matrices, triton_matrices], ids=["torch", "triton"])
+def test_every_op_over_matrices_has_a_rule(emitter: object) -> None:
+    assert MATRIX_OPS == emitter.SUPPORTED_OPS
 
 
 def test_every_function_has_a_spelling() -> None:

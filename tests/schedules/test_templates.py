@@ -10,7 +10,7 @@ from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.passes.specialise import inverse_program
 from pdssm_compiler.ir.program import Input
-from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
 from pdssm_compiler.ir.types import Table, Vector
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
@@ -344,10 +344,11 @@ def test_templates_refuse_other_kinds_of_devices() -> None:
 def test_space_has_the_configs_of_its_template(name: str) -> None:
     template = TEMPLATES[name]
     target = cpu_target() if "cpu" in template.kinds else H100
-    configs = list(template.space(program(32), target))
+    given = mixture(32, 4, "f32", "column") if template.over_matrices else program(32)
+    configs = list(template.space(given, target))
     assert len(configs) == len(set(configs)) > 1
     assert all(template.accepts(config) for config in configs)
-    assert any(template.feasible(program(32), target, config) is None for config in configs)
+    assert any(template.feasible(given, target, config) is None for config in configs)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +378,7 @@ def test_config_errors() -> None:
     with pytest.raises(NoTemplateError, match="not a config of cpu-rows"):
         read_config("cpu-rows {")
     for wrong, message in (
-        ("fast", "unknown template 'fast'; there are cpu-rows, cuda-chunks, cuda-rows"),
+        ("fast", "unknown template 'fast'; there are cpu-rows, cpu-matrices, cuda-chunks"),
         (7, "7 is not a config of any template; pass one, or a template's name: cpu-rows"),
         (CpuRowsConfig, "<class '.*CpuRowsConfig'> is not a config of any template; pass one"),
     ):

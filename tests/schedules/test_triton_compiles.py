@@ -7,7 +7,7 @@ import pytest
 
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint, specialise
-from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.programs import LEARNED, PdScan, mixture, pd_scan
 from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.compile_service import lower
 from pdssm_compiler.schedules.emit.names import in_text_names
@@ -205,3 +205,48 @@ def test_indices_of_eight_bits_compile_with_wider_bounds(state_size: int, size: 
     spec = PdScan(state_size, size, map_storage="u8", selection_storage="u8", orientation="row")
     source, _ = lower(pd_scan(spec), named_target("gfx942"))
     assert BACKENDS["triton"].compile(source, 16)["source.py"].decode() == source.text
+
+
+@pytest.mark.parametrize("arch", ["sm_90", *under_stress("gfx942", "sm_80", "sm_120")])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (128, 8, "column"),
+        *under_stress((100, 6, "row"), (64, 16, "row")),
+    ],
+    ids=str,
+)
+def test_matrices_do_not_spill(
+    shape: tuple[int, int, str], arch: str, record_property: Record
+) -> None:
+    size, entries, orientation = shape
+    program = mixture(size, entries, "f32", orientation)
+    for each in (program, adjoint(program, LEARNED, surrogate="dense").program):
+        source, schedule = lower(each, named_target(arch))
+        assert schedule.template.name == "triton-matrices"
+        found = resources(source, record_property)
+        assert 0 < found["registers"] <= source.target.registers
+        assert found["spilled"] == 0
+
+
+def test_a_choice_is_multiply_adds() -> None:
+    """In the loop each entry of the dictionary is loaded once, for eight tokens a thread."""
+    source, _ = lower(mixture(128, 8, "f32", "column"), named_target("sm_90"))
+    backend = BACKENDS["triton"]
+    files = backend.compile(source, 16)
+    (entry,) = (phase.entry for phase in source.launches)
+    text = backend.stages(source, files)["sass"]() if entry else ""
+    rows, tokens = source.config["rows"], source.config["tokens"] // source.config["num_warps"]
+    # Some more LDG load the coefficients; nothing else multiplies and adds float32.
+    assert text.count("FFMA ") == rows * tokens * 7
+    assert "BAR.SYNC" not in text
+
+
+@pytest.mark.parametrize("case", under_stress((33, False), (4, True)), ids=str)
+def test_more_matrices_and_noise_compile(case: tuple[int, bool]) -> None:
+    entries, noisy = case
+    for orientation in ("column", "row"):
+        program = mixture(20, entries, "f32", orientation, noisy)
+        for each in (program, adjoint(program, LEARNED, surrogate="dense").program):
+            source, _ = lower(each, named_target("sm_90"))
+            assert BACKENDS["triton"].compile(source, 16)["source.py"].decode() == source.text

@@ -12,7 +12,7 @@ from triton.runtime import interpreter
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.runtime.backends import Sizes as KernelSizes
-from pdssm_compiler.runtime.backends.triton_gpu import Launcher, module_of
+from pdssm_compiler.runtime.backends.triton_gpu import launcher_of, module_of
 from pdssm_compiler.runtime.binding import Slot, bind
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -91,7 +91,7 @@ class Interpreted:
             self.source = replace(self.source, text=text)
         self.module = module_of(self.source)
         functions = [getattr(self.module, phase.entry) for phase in self.source.launches]
-        self.launch = Launcher(functions, self.source, _poisoned_scratch)
+        self.launch = launcher_of(functions, self.source, _poisoned_scratch)
         self.error = torch.zeros(1, dtype=torch.int64)
 
     def run(self, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:

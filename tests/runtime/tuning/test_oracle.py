@@ -6,7 +6,7 @@ import torch
 
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.ir.programs import LEARNED, PdScan, mixture, pd_scan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot
 from pdssm_compiler.runtime.ops import slots_of
@@ -155,3 +155,23 @@ def test_outputs_stand_poisoned_between_margins(dtype: torch.dtype) -> None:
         assert not made.is_intact()
         beside.fill_(before)
     assert made.is_intact()
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_mixtures_are_held_to_some_of_their_tokens(
+    noisy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "_MATRIX_NUMBERS", 7 * 36)
+    program = mixture(6, 3, "f64", "row", noisy)
+    for each in (program, adjoint(program, LEARNED, surrogate="dense").program):
+        sizes = Sizes(1, 50, 1)
+        tensors = random_tensors(each, sizes, CPU, seed=3)
+        small, timed = probes(each, tensors, sizes)
+        assert timed.sizes == Sizes(1, 7, 1)
+        kernel = Plan(each, CPU, config="torch-matrices")
+        assert (small.fault(kernel), timed.fault(kernel)) == (None, None)
+        # Of another program, whose inputs are alike.
+        other = mixture(6, 3, "f64", "column", noisy)
+        if each is not program:
+            other = adjoint(other, LEARNED, surrogate="dense").program
+        assert small.fault(Plan(other, CPU, config="torch-matrices")) is not None

@@ -1,0 +1,92 @@
+"""Rows of the PD-SSM layer: forward and backward, beside the same layer with identity maps.
+
+What its maps cost is what it takes more than that one; memory is the most that a step has beside
+parameters, inputs and gradients that are there before.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+import pdssm_compiler
+from benchmarks.layer_sizes import Layer
+from benchmarks.measure import Bench, Row, attempt
+from benchmarks.targets import MIXTURE_MS, MIXTURE_RATIO
+from pdssm_compiler.nn import PDSSM
+from pdssm_compiler.runtime.mixture import mixed_map
+
+
+class IdentityLayer(PDSSM):
+    """A PD-SSM layer whose maps are the identity: everything but the mixture."""
+
+    def mixed(
+        self, weights: torch.Tensor, diagonal: torch.Tensor, drive: torch.Tensor, **options: object
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A diagonal scan; ``weights`` have no gradient."""
+        return pdssm_compiler.pd_scan(diagonal, drive, **options)  # type: ignore[arg-type]
+
+
+def step_call(
+    shape: Layer, device: torch.device, kind: type[PDSSM] = PDSSM
+) -> Callable[[], list[torch.Tensor]]:
+    """A step of training, which gives the gradients of the input and of all parameters in use."""
+    torch.manual_seed(0)
+    layer = kind(
+        shape.d_model,
+        state_size=shape.state_size,
+        dictionary_size=shape.dictionary_size,
+        device=device,
+    )
+    x = torch.randn(shape.batch, shape.length, shape.d_model, device=device, requires_grad=True)
+    grad = torch.randn(x.shape, device=device)
+    wanted = [x, *layer.parameters()]
+
+    def call() -> list[torch.Tensor]:
+        found = torch.autograd.grad(layer(x), wanted, grad, allow_unused=True)
+        return [each for each in found if each is not None]
+
+    return call
+
+
+def mixture_rows(bench: Bench, shape: Layer) -> list[Row]:
+    """The layer, and the layer with identity maps."""
+    head: Row = {"section": "mixture", "shape": shape.name, "sizes": shape.sizes}
+
+    def timed(kind: type[PDSSM]) -> Row:
+        call = step_call(shape, bench.device, kind)
+        times = bench.clock.work([call], bench.runs)
+        eager = bench.clock.calls([call], bench.runs)
+        return {**times, "eager_ms": eager["ms"], "peak_mib": peak_mib(call, bench.device)}
+
+    identity = attempt(head | {"maps": "identity"}, lambda: timed(IdentityLayer))
+    row = attempt(
+        head | {"maps": "mixed", "target_ms": MIXTURE_MS.get(shape.name)}, lambda: timed(PDSSM)
+    )
+    if "ms" in row and "ms" in identity:
+        row["of_identity"] = row["ms"] / identity["ms"]
+        row["target_ratio"] = MIXTURE_RATIO.get(shape.name)
+    return [identity, row, attempt(head | {"maps": "choice alone"}, lambda: _choice(bench, shape))]
+
+
+def _choice(bench: Bench, shape: Layer) -> Row:
+    """The maps alone, and multiply-adds a second."""
+    tokens, n = shape.batch * shape.length, shape.state_size
+    weights = torch.rand(1, tokens, 1, shape.dictionary_size, device=bench.device)
+    dictionary = torch.randn(1, shape.dictionary_size, n, n, device=bench.device)
+    call = lambda: mixed_map(weights, dictionary, [], "column")  # noqa: E731
+    times = bench.clock.work([call], bench.runs)
+    eager = bench.clock.calls([call], bench.runs)
+    done = tokens * n * n * shape.dictionary_size / (times["ms"] / 1e3)
+    return {**times, "eager_ms": eager["ms"], "tera_fma_per_s": done / 1e12}
+
+
+def peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
+    """What a call takes at most of a GPU's memory, in MiB."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20

@@ -1,0 +1,232 @@
+"""PD-SSM's own maps: a PD-SSM scan whose maps a soft mixture of a dictionary chooses."""
+
+import torch
+
+from pdssm_compiler.arguments import read_call
+from pdssm_compiler.choices import CHOSEN_ALONG, check_logits, one_temperature
+from pdssm_compiler.functional import results
+from pdssm_compiler.packed import PackedCall, scan_packed
+from pdssm_compiler.runtime.dispatch import refuse_transforms
+from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.mixture import Mixture, call_mixed, mixed_map
+from pdssm_compiler.spec import one_of
+
+# Seeds are below.
+_SEEDS = 2**31
+
+
+def mixture_pd_scan(
+    dictionary_logits: torch.Tensor,
+    mixture_weights: torch.Tensor,
+    diagonal: torch.Tensor,
+    drive: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor = 1.0,
+    choice: str = "hard",
+    noise: float | torch.Tensor = 0.0,
+    seed: int | torch.Tensor | None = None,
+    orientation: str = "column",
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """:func:`pdssm_compiler.pd_scan` with the maps that a mixture of a dictionary chooses.
+
+    With ``M_t = Σ_k mixture_weights[b, t, h, k] dictionary_logits[h, k]``, column ``j`` of the
+    map of a token has its one in row ``argmax_i M_t[i, j]``: another map at every token. ``M_t``
+    is added up in float32 over ``k = 0 … K-1`` in that order with fused multiply-adds, on every
+    device, so every device chooses the same maps. Ties go to the lowest index. No ``M_t`` is kept,
+    and none is in memory: a kernel adds it up where it looks for its largest entries.
+
+    Differentiable in ``diagonal``, ``drive``, ``initial_state``, and straight through a softmax in
+    dictionary and weights: their gradients are what autograd gives for ``(hard - soft).detach() +
+    soft`` in the place of every map. With ``ρ = softmax_i(M_t / τ)``, ``g_t`` the gradient of
+    state ``x_t`` and ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[j] x_{t-1}[j])``,
+
+    - ``∂M_t[i, j] = ρ[i, j] (∂P_t[i, j] - Σ_l ρ[l, j] ∂P_t[l, j]) / τ``,
+    - ``mixture_weights[b, t, h, k]`` has ``Σ_ij ∂M_t[i, j] dictionary_logits[h, k, i, j]``,
+    - ``dictionary_logits[h, k]`` has ``Σ_{b, t} mixture_weights[b, t, h, k] ∂M_t``.
+
+    The backward computes ``M_t`` again: it costs ``O(K N²)`` a token, as the forward does, and
+    memory for a few vectors a token. In row orientation, ``x_t[i] = D_t[i] x_{t-1}[p_t[i]] +
+    b_t[i]``, it is the same with ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[i] x_{t-1}[j])`` and softmaxes
+    over ``j``.
+
+    **Noise.** With ``noise > 0``, ``noise`` times standard Gumbel noise is added to every entry of
+    every ``M_t``, in choice and gradient alike: with ``noise = τ``, a column's choice is a draw
+    from ``softmax_i(M_t / τ)``. It is drawn by Philox from the seed and its place
+    (:mod:`pdssm_compiler.ir.ops.noise`) wherever it is needed, and never kept. Without a seed one
+    is drawn by the device's default generator, so ``torch.manual_seed`` repeats it, and a graph of
+    ``torch.compile`` draws one at each call. (Its logarithms may differ by a rounding from device
+    to device, and so may a near-tie.)
+
+    **Soft.** With ``choice="soft"`` the matrices are ``softmax(M_t / τ)`` themselves, and no maps:
+    the exact soft scan, a product with a dense matrix a token, by plain torch
+    (:func:`pdssm_compiler.reference.mixture_pd_scan`), whose matrices are all kept. It is there to
+    compare with: nothing of it is fused.
+
+    Args:
+        dictionary_logits: ``M``, float16, bfloat16, float32 or float64 ``[H, K, N, N]``, or
+            ``[K, N, N]`` for all heads. Computed in float32, or float64 if it is.
+        mixture_weights: ``s``, likewise, ``[B, T, H, K]``, or ``[B, T, K]`` for all heads; a
+            softmax's, or any others.
+        diagonal: ``D``, as in ``pd_scan``.
+        drive: ``b``, as in ``pd_scan``.
+        temperature: ``τ``, a positive number, or a tensor of one, on the CPU or beside the logits.
+            On a GPU a tensor is not looked at; on a CPU the backward looks.
+        choice: ``"hard"`` or ``"soft"``; see above.
+        noise: how much; a number, or a tensor of one, which is not looked at.
+        seed: of the noise, an integer in ``[0, 2³¹)``, or an int64 tensor of one; None for a new
+            one.
+        orientation: ``"column"``, or ``"row"``: rows are one-hot, row ``i`` in column
+            ``argmax_j M_t[i, j]``.
+        initial_state: ``x_0``, as in ``pd_scan``.
+        output_final_state: whether the last state is wanted as well.
+        reverse: whether time runs from the last token to the first.
+        cu_seqlens: offsets of packed sequences, as in ``pd_scan``.
+
+    Returns:
+        ``(states, final_state)``, as ``pd_scan``.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device or option.
+        NanLogitError: a NaN in a mixture; on a GPU raised by a later call or by
+            :func:`pdssm_compiler.check`, which name it by ``destination``.
+        OffsetError: offsets that start elsewhere, decrease or end elsewhere; likewise.
+
+    Source: arXiv 2509.22284 (PD-SSM).
+    """
+    orientation = one_of("orientation", orientation, tuple(CHOSEN_ALONG))
+    # Before the operators, whose gradient torch would refuse in words of its own.
+    if not torch.compiler.is_compiling():
+        refuse_transforms()
+    if one_of("choice", choice, ("hard", "soft")) == "soft":
+        # It reads this module.
+        from pdssm_compiler import reference
+
+        if not (isinstance(noise, int | float) and noise == 0):
+            raise ArgumentError("noise is of choices, and choice='soft' makes none; leave it out")
+        return reference.mixture_pd_scan(
+            dictionary_logits,
+            mixture_weights,
+            diagonal,
+            drive,
+            temperature=temperature,
+            choice="soft",
+            orientation=orientation,
+            initial_state=initial_state,
+            output_final_state=output_final_state,
+            reverse=reverse,
+            cu_seqlens=cu_seqlens,
+        )
+    mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
+    mixed = mixed._replace(noise=_read_noise(noise, seed, mixed.weights))
+    sources = (mixed.weights.detach(), mixed.dictionary.detach())
+    maps = mixed_map(*sources, list(mixed.noise), orientation)
+    given = (
+        diagonal,
+        drive,
+        None,
+        None,
+        maps,
+        "general",
+        orientation,
+        initial_state,
+        output_final_state,
+        reverse,
+    )
+    if cu_seqlens is not None:
+        return scan_packed(PackedCall(*given, cu_seqlens), mixed=mixed)
+    request = read_call(*given)
+    return results(request, call_mixed(request.text, request.tensors, mixed))
+
+
+def read_mixture(
+    dictionary: torch.Tensor,
+    weights: torch.Tensor,
+    drive: torch.Tensor,
+    temperature: float | torch.Tensor,
+    orientation: str,
+) -> Mixture:
+    """Check dictionary and weights; arguments as of :func:`mixture_pd_scan`.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device or option.
+    """
+    if not isinstance(drive, torch.Tensor) or drive.dim() < 4:
+        raise ArgumentError("drive must be a torch.Tensor [B, T, H, N]; torch.as_tensor makes one")
+    heads = drive.shape[2]
+    if isinstance(dictionary, torch.Tensor) and dictionary.dim() == 3:
+        dictionary = dictionary.unsqueeze(0).expand(heads, -1, -1, -1)
+    if isinstance(weights, torch.Tensor) and weights.dim() == 3:
+        weights = weights.unsqueeze(2).expand(-1, -1, heads, -1)
+    check_logits("dictionary_logits", dictionary, "[H, K, N, N] or [K, N, N]")
+    check_logits("mixture_weights", weights, "[B, T, H, K] or [B, T, K]")
+    _check_sizes(dictionary, weights, drive)
+    wide = torch.float64 if dictionary.dtype is torch.float64 else torch.float32
+    if dictionary.device != weights.device:
+        raise ArgumentError(
+            f"dictionary_logits is on {dictionary.device} and mixture_weights on "
+            f"{weights.device}; move one there with .to()"
+        )
+    tau = one_temperature(temperature, weights)
+    if tau.device not in (weights.device, torch.device("cpu")):
+        raise ArgumentError(
+            f"temperature is on {tau.device} and the weights on {weights.device}; move it there "
+            f"with .to()"
+        )
+    return Mixture(weights.to(wide), dictionary.to(wide), tau, orientation)
+
+
+def _read_noise(
+    noise: float | torch.Tensor, seed: int | torch.Tensor | None, weights: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """How much, the seed, and the number of each token's draw; nothing without noise."""
+    device = weights.device
+    if isinstance(noise, torch.Tensor):
+        if noise.numel() != 1 or not noise.is_floating_point() or noise.requires_grad:
+            raise ArgumentError(
+                f"noise must be one real number without a gradient, got {noise.dtype} "
+                f"{list(noise.shape)}; pass a float or a tensor of one"
+            )
+        scale = noise
+    elif not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
+        raise ArgumentError(f"noise must be a number of at least 0, got {noise!r}; pass a float")
+    elif noise == 0:
+        return ()
+    else:
+        scale = torch.full((1,), float(noise), dtype=weights.dtype, device=device)
+    if seed is None:
+        drawn = torch.randint(_SEEDS, (1,), device=device)
+    elif isinstance(seed, torch.Tensor):
+        if seed.numel() != 1 or seed.dtype != torch.int64:
+            raise ArgumentError(f"seed must be one int64 number, got {seed.dtype}; convert it")
+        drawn = seed
+    elif isinstance(seed, int) and 0 <= seed < _SEEDS:
+        drawn = torch.full((1,), seed, dtype=torch.int64, device=device)
+    else:
+        raise ArgumentError(f"seed must be an integer in [0, 2**31), got {seed!r}; pass one")
+    count = weights.shape[:3].numel()
+    return scale, drawn, torch.arange(count, device=device).view(weights.shape[:3])
+
+
+def _check_sizes(dictionary: torch.Tensor, weights: torch.Tensor, drive: torch.Tensor) -> None:
+    _, entries, rows, columns = dictionary.shape
+    if rows != columns or entries == 0 or rows == 0:
+        raise ArgumentError(
+            f"dictionary_logits must have the shape [H, K, N, N] or [K, N, N] with K and N of at "
+            f"least 1, got {list(dictionary.shape)}; reshape it"
+        )
+    wanted: tuple[int, ...] = (*drive.shape[:3], entries)
+    if weights.shape != wanted:
+        raise ArgumentError(
+            f"mixture_weights must have the shape [B, T, H, K] = {list(wanted)}, got "
+            f"{list(weights.shape)}; make it agree with drive and dictionary_logits"
+        )
+    wanted = (drive.shape[2], entries, drive.shape[3], drive.shape[3])
+    if dictionary.shape != wanted:
+        raise ArgumentError(
+            f"dictionary_logits must have the shape [H, K, N, N] = {list(wanted)}, got "
+            f"{list(dictionary.shape)}; make it agree with drive"
+        )

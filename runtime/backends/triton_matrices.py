@@ -1,0 +1,113 @@
+"""Launches of triton-matrices: matrices laid out, functions one after the other, sums added up."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pdssm_compiler.runtime.backends.base import Sizes
+from pdssm_compiler.schedules.emit.triton_matrices import Shape, tables_of
+from pdssm_compiler.schedules.source import KernelSource, Phase
+from pdssm_compiler.schedules.templates.triton_matrices import shape_of
+
+# Tokens that are not worth splitting further.
+_SHORTEST = 64
+
+
+def laid_out(matrices: torch.Tensor, shape: Shape, empty: Any = torch.empty) -> torch.Tensor:
+    """Matrices ``[H, K, N, N]`` as ``[H, looped, K, lanes]``, zeros behind both axes' ends."""
+    heads, entries, n, _ = matrices.shape
+    size = (heads, shape.looped, entries, shape.padded)
+    new = torch.zeros if n < max(shape.looped, shape.padded) else empty
+    table: torch.Tensor = new(size, dtype=matrices.dtype, device=matrices.device)
+    table[:, :n, :, :n] = matrices.permute(shape.order)
+    return table
+
+
+class MatrixLauncher:
+    """Runs a source's functions one after the other, on one stream.
+
+    Args:
+        functions: what each phase launches, ``function[grid](*arguments)``.
+        source: what they were made from.
+        empty: makes scratch, as :func:`torch.empty` does.
+    """
+
+    def __init__(
+        self, functions: Sequence[Any], source: KernelSource, empty: Any = torch.empty
+    ) -> None:
+        self._empty = empty
+        program = source.program
+        self._shape = shape_of(program, source.config)
+        self._wanted = source.config["programs"] * max(1, source.target.processors)
+        names = [argument.name for argument in source.signature.arguments]
+        self._names = names
+        (table,) = tables_of(program)
+        self._table = table.name
+        self._dtype = torch.float32 if table.storage == "f32" else torch.float64
+        self._tokens = next(
+            names.index(a.name) for a in source.signature.inputs if a.role == "token"
+        )
+        self._phases = list(zip(functions, source.launches, strict=True))
+        self._scratch = [argument.name for argument in source.scratch]
+        self._inner = [o.name for o in program.token_outputs if o.value.op == "inner"]
+        self._sums = [o.name for o in program.sum_outputs]
+
+    def __call__(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        """Launch; see :meth:`Kernel.launch`."""
+        batch, length, heads = sizes
+        named = dict(zip(self._names, tensors, strict=True))
+        if batch * length * heads == 0:
+            for name in self._sums:
+                named[name].zero_()
+            return
+        shape, device = self._shape, tensors[0].device
+        parts, span = self._split(batch * heads, length)
+        table = laid_out(named[self._table], shape, self._empty)
+        named[f"table_{self._table}"] = table
+        of_tokens = (batch, length, heads)
+        for name in self._scratch:
+            if name in named:
+                continue
+            size: tuple[int, ...] = (*of_tokens, shape.padded)
+            if name.removeprefix("partial_") in self._inner:
+                size = (*of_tokens, shape.columns, shape.entries)
+            elif name.removeprefix("partial_") in self._sums:
+                size = (parts, batch, heads, *table.shape[1:])
+            named[name] = self._empty(size, dtype=self._dtype, device=device)
+        for function, phase in self._phases:
+            values: list[Any] = []
+            for argument in phase.arguments:
+                tensor = named[argument.name]
+                values.append(tensor)
+                strides = tensor.stride()[: len(argument.leading)]
+                values += [s // 2 for s in strides] if argument.complex else strides
+            values += (error, batch * heads, length, heads, span)
+            function[self._grid(phase, sizes, parts)](*values)
+        for name in self._inner:
+            torch.sum(named[f"partial_{name}"], 3, out=named[name])
+        for name in self._sums:
+            self._add_up(named[f"partial_{name}"], named[name])
+
+    def _grid(self, phase: Phase, sizes: Sizes, parts: int) -> tuple[int, int, int]:
+        batch, length, heads = sizes
+        shape = self._shape
+        if phase.entry.startswith("weigh_"):
+            tiles = shape.looped // shape.tile * shape.columns
+            return (tiles, parts, batch * heads * shape.chunks)
+        chunks = shape.chunks if phase.entry.startswith("inner_") else 1
+        return (-(-batch * length // shape.tokens), shape.columns, heads * chunks)
+
+    def _split(self, rows: int, length: int) -> tuple[int, int]:
+        """How many parts the tokens are summed over in, and the tokens of each."""
+        shape = self._shape
+        programs = shape.looped // shape.tile * shape.columns * rows * shape.chunks
+        parts = max(1, min(-(-self._wanted // programs), length // _SHORTEST))
+        span = -(-length // parts)
+        return -(-length // span), span
+
+    def _add_up(self, partial: torch.Tensor, out: torch.Tensor) -> None:
+        n = self._shape.size
+        total = partial[0] if len(partial) == 1 else partial.sum(0)  # [B, H, looped, K, lanes]
+        laid_out = out.permute(0, *(axis + 1 for axis in self._shape.order))
+        laid_out.copy_(total[:, :, :n, :, :n])

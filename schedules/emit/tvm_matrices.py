@@ -1,0 +1,117 @@
+"""TVM text for CPUs over matrices: the maps that mixtures choose.
+
+A thread takes a few tokens at a time through the axis that is chosen along, a vector of the other
+axis after the other: each entry of a head's matrices is read once for all of them, and the largest
+so far stay in registers.
+"""
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Coefficients
+from pdssm_compiler.schedules.emit.triton_matrices import Shape, tables_of
+from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.schedules.source import Writer
+
+SUPPORTED_OPS = frozenset({"mix", "argmax"})
+
+
+def refused(program: Program) -> str | None:
+    """Why no such text can run a program, or None."""
+    ops = {value.op for value in program.body if not value.is_leaf}
+    if not ops <= SUPPORTED_OPS or len(program.token_outputs) != 1:
+        return f"a program that does more than choose: {', '.join(sorted(ops - SUPPORTED_OPS))}"
+    return None
+
+
+def write_choice(program: Program, writer: Writer, shape: Shape) -> None:
+    """The module of a program that :func:`refused` does not refuse."""
+    writer.line("@I.ir_module")
+    with writer.block("class Kernel:"):
+        for entry, loop in (("scan", "T.parallel"), ("scan_serial", "T.serial")):
+            _function(program, writer, shape, entry, loop)
+
+
+def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: str) -> None:
+    write, n, vector = writer.line, shape.size, shape.lanes
+    signature = Signature(program)
+    (weights,) = (a for a in signature.inputs if isinstance(a.type, Coefficients))
+    (table,), (out,) = tables_of(program), signature.token_outputs
+    dtype = table.dtype
+    width = 4 if dtype == "float32" else 8
+    names = (weights.name, table.name, out.name)
+    write("@T.prim_func")
+    handles = [f"{name}_: T.handle" for name in names]
+    with writer.block(f"def {entry}({', '.join([*handles, 'tasks: T.int32'])}):"):
+        write(f'T.func_attr({{"global_symbol": "{entry}", "tirx.noalias": True}})')
+        for size in "BLH":
+            write(f"{size} = T.int64()")
+        for argument, own in ((weights, shape.entries), (out, n)):
+            strides = [f"{argument.name}_s{axis}" for axis in argument.leading]
+            for stride in strides:
+                write(f"{stride} = T.int64()")
+            steps = ", ".join([*strides, "T.int64(1)"])
+            each = width if argument is weights else 4
+            write(
+                f"{argument.name} = T.match_buffer({argument.name}_, (B, L, H, T.int64({own})), "
+                f'"{argument.dtype}", strides=[{steps}], align={each})'
+            )
+        axes = f"(H, T.int64({shape.looped}), T.int64({shape.entries}), T.int64({shape.padded}))"
+        write(f'{table.name} = T.match_buffer({table.name}_, {axes}, "{dtype}", align={width})')
+        with writer.block(f"for task in {loop}(tasks):"):
+            tokens = shape.tokens
+            stack = 'scope="local", annotations={"disable_lower_builtin": True}'
+            write(f'w = T.alloc_buffer(({tokens * shape.entries},), "{dtype}", {stack})')
+            for token in range(tokens):
+                write(f'best_{token} = T.alloc_buffer(({vector},), "{dtype}", {stack})')
+                write(f'index_{token} = T.alloc_buffer(({vector},), "int32", {stack})')
+            for name in ("groups", "share", "first"):
+                write(f'{name} = T.alloc_buffer((1,), "int64", {stack})')
+            write(f"groups[0] = (B * L + {tokens - 1}) // {tokens}")
+            write("share[0] = (groups[0] * H + tasks - 1) // tasks")
+            write("first[0] = share[0] * task")
+            count = "T.max(T.min(share[0], groups[0] * H - first[0]), T.int64(0))"
+            with writer.block(f"for number in T.serial({count}):"):
+                write("group: T.let = first[0] + number")
+                write("h: T.let = group // groups[0]")
+                write(f"start: T.let = (group - h * groups[0]) * {tokens}")
+                _group(writer, shape, weights.name, table.name, out.name, dtype)
+    write()
+
+
+def _group(writer: Writer, shape: Shape, weights: str, table: str, out: str, dtype: str) -> None:
+    write, vector, tokens, entries = writer.line, shape.lanes, shape.tokens, shape.entries
+    # Behind the last token stands that one again.
+    with (
+        writer.block(f"for token in T.serial({tokens}):"),
+        writer.block(f"for k in T.serial({entries}):"),
+    ):
+        write("n: T.let = T.min(start + token, B * L - 1)")
+        write(f"w[token * {entries} + k] = {weights}[n // L, n % L, h, k]")
+    with writer.block(f"for tile in T.serial({shape.columns}):"):
+        for token in range(tokens):
+            with writer.block(f"for j in T.serial({vector}):"):
+                write(f'best_{token}[j] = T.{dtype}("-inf")')
+                write(f"index_{token}[j] = T.int32(0)")
+        with writer.block(f"for i in T.serial({shape.size}):"):
+            for token in range(tokens):
+                with writer.block(f"for j in T.serial({vector}):"):
+                    sum_ = f"w[{token * entries}] * {table}[h, i, 0, tile * {vector} + j]"
+                    for k in range(1, entries):
+                        entry = f"{table}[h, i, {k}, tile * {vector} + j]"
+                        sum_ = f"T.fma(w[{token * entries + k}], {entry}, {sum_})"
+                    write(f"m: T.let = {sum_}")
+                    best = f"best_{token}[j]"
+                    # A NaN is larger than all, and nothing is larger than it.
+                    wins = f"T.Or(m > {best}, T.And(T.isnan(m), {best} == {best}))"
+                    write(f"wins: T.let = {wins}")
+                    write(f"index_{token}[j] = T.Select(wins, T.int32(i), index_{token}[j])")
+                    write(f"{best} = T.Select(wins, m, {best})")
+        for token in range(tokens):
+            with (
+                writer.block(f"for j in T.serial({vector}):"),
+                writer.block(
+                    f"if T.And(start + {token} < B * L, tile * {vector} + j < {shape.size}):"
+                ),
+            ):
+                write(f"n: T.let = start + {token}")
+                value = f"T.Select(T.isnan(best_{token}[j]), T.int32(-1), index_{token}[j])"
+                write(f"{out}[n // L, n % L, h, tile * {vector} + j] = {value}")

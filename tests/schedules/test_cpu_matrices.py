@@ -1,0 +1,92 @@
+"""cpu-matrices against the interpreter, and what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import adjoint
+from pdssm_compiler.ir.programs import LEARNED, mixture
+from pdssm_compiler.runtime.compile_service import choose, config_text
+from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.schedules.target import cpu_target
+from pdssm_compiler.schedules.templates.cpu_matrices import CpuMatrices, CpuMatricesConfig
+from tests.kernels import LAYOUTS, assert_runs, few
+from tests.strategies import Sizes, arrays_for, seeds
+
+
+@few(
+    8,
+    n=st.sampled_from((1, 5, 16, 17)),
+    entries=st.sampled_from((1, 3, 20)),
+    element=st.sampled_from(("f32", "f64")),
+    orientation=st.sampled_from(("column", "row")),
+    config=st.builds(CpuMatricesConfig, st.sampled_from((1, 4)), st.sampled_from((1, 8, 16))),
+    layout=st.sampled_from(LAYOUTS),
+    seed=seeds(),
+)
+def test_agrees_with_the_interpreter(
+    n: int,
+    entries: int,
+    element: str,
+    orientation: str,
+    config: CpuMatricesConfig,
+    layout: str,
+    seed: int,
+) -> None:
+    program = mixture(n, entries, element, orientation)
+    plan = Plan(program, torch.device("cpu"), config=config_text(config))
+    for sizes in (Sizes(2, 3, 2), Sizes(1, 9, 1), Sizes(1, 0, 2)):
+        arrays = arrays_for(program, sizes, seed)
+        assert_runs(lambda _, given, of: plan.run(given), program, arrays, sizes, layout)
+
+
+def test_threads_share_the_tokens() -> None:
+    program = mixture(8, 2, "f32", "column")
+    plan = Plan(program, torch.device("cpu"), config=config_text(CpuMatricesConfig(2, 8)))
+    sizes = Sizes(3, 7, 2)
+    arrays = arrays_for(program, sizes, 1)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert_runs(lambda _, given, of: plan.run(given), program, arrays, sizes, "dense")
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_ties_and_nan() -> None:
+    program = mixture(3, 1, "f32", "column")
+    plan = Plan(program, torch.device("cpu"), config=config_text(CpuMatricesConfig(1, 4)))
+    table = torch.zeros(1, 1, 3, 3)
+    table[0, 0, 1] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    (found,) = plan.run([table, torch.ones(1, 1, 1, 1)])
+    assert found.tolist() == [[[[-1, 1, 0]]]]
+
+
+def refused(program: Program, config: CpuMatricesConfig, features: str = "fma") -> str | None:
+    target = replace(cpu_target(), arch="x86_64", features=features)
+    return CpuMatrices().feasible(program, target, config)
+
+
+def test_what_is_refused() -> None:
+    program, config = mixture(8, 2, "f32", "row"), CpuMatricesConfig(4, 8)
+    assert refused(program, config) is None
+    assert "has no fused multiply-add" in refused(program, config, "sse4_2")
+    assert refused(program, replace(config, vector=3)) == (
+        "vector is a power of two up to 64, not 3"
+    )
+    assert "4 tokens of 257 matrices are too long a text" in refused(
+        mixture(8, 257, "f32", "row"), config
+    )
+    backward = adjoint(program, LEARNED, surrogate="dense").program
+    assert "does not take a program that does more than choose" in refused(backward, config)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_what_it_does_not_take_is_plain_pytorch(noisy: bool) -> None:
+    program = mixture(8, 2, "f32", "row", noisy)
+    names = {False: "cpu-matrices", True: "torch-matrices"}
+    assert choose(program, cpu_target()).template.name == names[noisy]

@@ -1,0 +1,69 @@
+"""Programs over matrices by the Triton template, against the interpreter of the IR."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdssm_compiler.ir import Program
+from pdssm_compiler.ir.passes import adjoint
+from pdssm_compiler.ir.programs import LEARNED, mixture
+from pdssm_compiler.schedules.templates.triton_matrices import TritonMatricesConfig
+from tests.kernels import LAYOUTS, assert_runs
+from tests.strategies import Sizes, arrays_for
+from tests.triton_interpreter.interpreted import Interpreted
+
+# A row at a time and several, tiles of one warp's lanes and less, several parts of the tokens.
+CONFIGS = (
+    TritonMatricesConfig(tokens=4, lanes=8, rows=1, tile=4, num_warps=1),
+    TritonMatricesConfig(tokens=8, lanes=4, rows=2, tile=2, num_warps=1, together=2, programs=1),
+)
+
+
+def programs(
+    n: int, entries: int, element: str, orientation: str, noisy: bool = False
+) -> tuple[Program, Program]:
+    """The choice and its adjoint."""
+    program = mixture(n, entries, element, orientation, noisy)
+    return program, adjoint(program, LEARNED, surrogate="dense").program
+
+
+def assert_agrees(
+    program: Program, config: TritonMatricesConfig, sizes: Sizes, layout: str
+) -> None:
+    arrays = arrays_for(program, sizes, 3)
+    if "temperature" in arrays:
+        arrays["temperature"] = abs(arrays["temperature"]) + 0.5
+    kernel = Interpreted(program, config)
+    assert_runs(lambda _, given_, of: kernel.run(given_, of), program, arrays, sizes, layout)
+
+
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@settings(max_examples=3, derandomize=True)
+@given(
+    st.sampled_from((1, 3, 5)),
+    st.sampled_from((1, 3)),
+    st.sampled_from(("f32", "f64")),
+    st.booleans(),
+    st.sampled_from(CONFIGS),
+    st.sampled_from((Sizes(2, 3, 2), Sizes(1, 9, 1), Sizes(2, 0, 1))),
+    st.sampled_from(LAYOUTS),
+)
+def test_choice_and_adjoint(
+    orientation: str,
+    n: int,
+    entries: int,
+    element: str,
+    noisy: bool,
+    config: TritonMatricesConfig,
+    sizes: Sizes,
+    layout: str,
+) -> None:
+    for program in programs(n, entries, element, orientation, noisy):
+        assert_agrees(program, config, sizes, layout)
+
+
+@pytest.mark.parametrize("orientation", ["column", "row"])
+def test_more_matrices_than_registers(orientation: str) -> None:
+    """17 are loaded one by one, and their sums are made in three chunks, the last one short."""
+    for program in programs(5, 17, "f32", orientation):
+        assert_agrees(program, CONFIGS[1], Sizes(1, 9, 2), "dense")
