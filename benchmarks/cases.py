@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.calls import BOTH, DIRECTIONS
-from benchmarks.problems import CPU_SWEEPS, SWEEPS, Sweeps
+from benchmarks.problems import CPU_SWEEPS, SWEEPS, LayerSizes, Sweeps
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 
 # In the order they are run.
-SECTIONS = ("suite", "worst", "scaling", "step", "fused", "loop", "peers", "host")
+SECTIONS = ("suite", "worst", "scaling", "step", "fused", "layers", "loop", "peers", "host")
 
 # Templates to time, best first: as many as there are, or the one that a call takes.
 ALL, CHOSEN = 99, 1
@@ -51,6 +51,7 @@ class Agenda:
         sweeps: the shapes of the scaling section.
         peers: whose tokens and width the peers get.
         fused: the shapes of the fused core.
+        layers: the sizes of the layers.
         loop_tokens: tokens of the torch loop that are timed, and scaled to all.
         sections: which sections.
         runs: repetitions of each time.
@@ -62,6 +63,7 @@ class Agenda:
     sweeps: Sweeps
     peers: Shape
     fused: tuple[Shape, ...]
+    layers: LayerSizes
     loop_tokens: int
     sections: tuple[str, ...] = SECTIONS
     runs: int = 30
@@ -109,13 +111,18 @@ class Agenda:
             yield Case("peers", self.peers, directions=("forward", BOTH), payload=payload)
 
 
-GPU = Agenda(SUITE, STEP, SWEEPS, SUITE[0], fused=SUITE[:2], loop_tokens=128)
+# One to 128 thousand tokens, 32 768 together up to there.
+_LAYERS = LayerSizes(1024, 4096, tuple(1 << n for n in range(10, 18)), tokens=1 << 15, decoded=64)
+_CPU_LAYERS = LayerSizes(256, 512, (128, 512, 2048), tokens=2048, decoded=8)
+
+GPU = Agenda(SUITE, STEP, SWEEPS, SUITE[0], fused=SUITE[:2], layers=_LAYERS, loop_tokens=128)
 CPU = Agenda(
     CPU_SUITE,
     STEP,
     CPU_SWEEPS,
     CPU_SUITE[0],
     fused=CPU_SUITE[:1],
+    layers=_CPU_LAYERS,
     loop_tokens=CPU_SUITE[0].length,
     sections=tuple(section for section in SECTIONS if section != "peers"),
     runs=20,

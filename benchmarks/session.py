@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.cases import Agenda, Case
 from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.fused import fused_rows
+from benchmarks.layers import decode_rows, layer_rows
 from benchmarks.host import call_overhead, first_result_seconds, import_seconds
 from benchmarks.measure import Bench, alignment_on, jobs_of
 from benchmarks.provenance import provenance
@@ -101,6 +102,12 @@ def _parts(
     def fused(shape: Shape) -> None:
         record.setdefault("fused", []).extend(fused_rows(bench, shape))
 
+    def layers(length: int) -> None:
+        record.setdefault("layers", []).extend(layer_rows(bench, agenda.layers, length))
+
+    def decoding() -> None:
+        record.setdefault("layers", []).extend(decode_rows(bench, agenda.layers))
+
     def peers() -> None:
         ours = [row for row in record["rows"] if row["section"] == "peers"]
         record["peers"] = peer_rows(bench, agenda.peers, ours)
@@ -120,6 +127,10 @@ def _parts(
         if section == "fused":
             for shape in agenda.fused:
                 yield f"fused {shape.name}", partial(fused, shape)
+        if section == "layers":
+            for length in agenda.layers.measured:
+                yield f"layers T={length}", partial(layers, length)
+            yield "layers decoding", decoding
         if section == "peers":
             yield "other operators", peers
         if section == "host":

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.cases import Agenda
-from benchmarks.problems import sweeps
+from benchmarks.problems import LayerSizes, sweeps
 from benchmarks.session import benchmark
 from pdssm_compiler.runtime.tuning.timing import Clock
 from pdssm_compiler.suite import Shape
@@ -19,8 +19,9 @@ AGENDA = Agenda(
     sweeps=sweeps(TINY, tokens=32, shortest=8, batches=2),
     peers=TINY,
     fused=(TINY,),
+    layers=LayerSizes(16, 8, (4, 8), tokens=16, decoded=2, backend="eager"),
     loop_tokens=4,
-    sections=("suite", "worst", "scaling", "step", "fused", "loop", "peers"),
+    sections=("suite", "worst", "scaling", "step", "fused", "layers", "loop", "peers"),
     runs=3,
 )
 CPU = torch.device("cpu")
