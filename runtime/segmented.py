@@ -162,9 +162,11 @@ class Segmented:
         surrogate: Surrogate,
         config: str,
         asked: int | None,
+        into: Named | None = None,
     ) -> list[torch.Tensor]:
         """The gradients of the inputs in ``wrt``, from those of the outputs and boundaries; of
-        those that are choices, the gradients of their entries.
+        those that are choices, the gradients of their entries. Of an input that ``into`` names,
+        which varies by token, the gradient is written there.
         """
         tensors, sizes, device = self.read(inputs)
         length = self.length(sizes, asked, device)
@@ -174,10 +176,11 @@ class Segmented:
         of_boundaries = _present(self.start_slots, grads[count:])
         derived = self.adjoint(wrt, frozenset(arriving), surrogate)
         program = derived.adjoint.program
+        given = into or {}
         found = {
-            f"grad_{name}": allocate(
-                self.gradient_slot(name, surrogate), sizes, device, new_output
-            )
+            f"grad_{name}": given[name]
+            if name in given
+            else allocate(self.gradient_slot(name, surrogate), sizes, device, new_output)
             for name in wrt
         }
         slots = _output_slots(program)

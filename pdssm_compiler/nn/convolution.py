@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
+from pdssm_compiler.nn.convolution_op import convolve_silu, has_kernel
 from pdssm_compiler.nn.past import Past
 from pdssm_compiler.nn.precision import wide
 
@@ -71,6 +73,31 @@ class CausalConvolution(nn.Module):
         for lag in range(self.width):
             y = y + past.lagged(lag) * weight[:, self.width - 1 - lag]
         return y, past.last()
+
+    def activated(
+        self,
+        x: torch.Tensor,
+        window: torch.Tensor | None,
+        cu_seqlens: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``silu`` of what :meth:`forward` gives, in the dtype of ``x``, and the window.
+
+        Args:
+            x: as there.
+            window: as there; None where sequences begin, which on GPUs is one kernel.
+            cu_seqlens: as there.
+        """
+        begins = window is None
+        if window is None:
+            sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+            window = self.empty_window(sequences)
+        if begins and cu_seqlens is None and has_kernel(x, self.weight):
+            reach = self.width - 1
+            last = x[:, max(0, x.shape[1] - reach) :].to(window.dtype)
+            after = torch.cat([window, last], 1).narrow(1, last.shape[1], reach)
+            return convolve_silu(x, self.weight, self.bias), after
+        y, window = self(x, window, cu_seqlens)
+        return functional.silu(y).to(x.dtype), window
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""

@@ -16,7 +16,9 @@ from pdssm_compiler.choices import choose
 from pdssm_compiler.fusion.inputs import InputSpec, input_name
 from pdssm_compiler.fusion.trace import trace
 from pdssm_compiler.ir.programs import pd_scan
+from pdssm_compiler.nn.packed_core import mixer_core
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.dispatch import call_in_segments
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import PAYLOADS, ScanSpec
@@ -87,6 +89,50 @@ def mix(
     outputs = call_in_segments(
         text, tensors, "", None, [entries[name] for name in sorted(entries)]
     )
+    return outputs[0], torch.view_as_real(outputs[1]) if output_final_state else None
+
+
+def mix_packed(
+    numbers: Mapping[str, torch.Tensor],
+    projection: torch.Tensor,
+    dictionary_logits: torch.Tensor,
+    *,
+    temperature: torch.Tensor,
+    surrogate: str,
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """:func:`mix` of a token's whole projection, whose gradient is then one tensor.
+
+    Args:
+        numbers: as there, without ``c``, ``delta`` and ``phase``.
+        projection: bfloat16 or float16 ``[B, T, 6·H·N + H·K]``: drive, ``c``, ``delta``,
+            ``phase`` and the selector's logits.
+        dictionary_logits: as there, as the rest.
+        temperature: likewise.
+        surrogate: likewise.
+        initial_state: likewise.
+        output_final_state: likewise.
+
+    Returns:
+        As there.
+
+    Raises:
+        ArgumentError, NanLogitError: as there.
+    """
+    dense = surrogate == "dense"
+    maps_used, dictionary = hard_choice(
+        dictionary_logits, -2, temperature, "dictionary_logits", dense
+    )
+    read = {input_name(name): tensor for name, tensor in numbers.items()}
+    read["dictionary"] = dictionary
+    if initial_state is not None:
+        read["initial_state"] = as_complex("initial_state", initial_state, 3)
+    _, maps, size, _ = dictionary_logits.shape
+    ends = (initial_state is not None, output_final_state, False)
+    text = _constant_text(size, maps, projection.dtype, *ends)
+    others = [read[name] for name in sorted(read)]
+    outputs = mixer_core(text, projection, others, maps_used, temperature, dense)
     return outputs[0], torch.view_as_real(outputs[1]) if output_final_state else None
 
 

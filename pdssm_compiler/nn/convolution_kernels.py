@@ -1,0 +1,218 @@
+"""Triton's kernels of the causal depthwise convolution and its SiLU, forward and backward.
+
+A program takes a run of tokens of some channels, in order, so each token is read once and the few
+before it stand in registers; the backward takes them from the last to the first, so what later
+tokens want of one stands there as well, and the weights' gradients are summed where they are made.
+Importing this file imports Triton; :mod:`pdssm_compiler.nn.convolution_op` does where it launches.
+
+Four tokens are loaded together, by hand, since no load is moved over a store. ``WIDTH`` is 1 to 4;
+tokens before the first are zero.
+"""
+
+# Triton's language has no types for a checker.
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _token(row, t, length, stride, inside):
+    """Token ``t`` of the channels; zero outside the sequence."""
+    there = inside & (t >= 0) & (t < length)
+    return tl.load(row + t.to(tl.int64) * stride, there, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _convolved(bias, w0, w1, w2, w3, x0, x1, x2, x3, WIDTH: tl.constexpr):
+    """The sum over lags, in the order of the lags, as torch's way adds it up."""
+    z = bias + x0 * w0
+    if WIDTH > 1:
+        z += x1 * w1
+    if WIDTH > 2:
+        z += x2 * w2
+    if WIDTH > 3:
+        z += x3 * w3
+    return z
+
+
+@triton.jit
+def _weights(weight, bias, c, inside, WIDTH: tl.constexpr):
+    """By lag: the last of a channel's weights is the token's own."""
+    own = weight + c * WIDTH + (WIDTH - 1)
+    w0 = tl.load(own, inside, 0.0).to(tl.float32)
+    w1 = w0
+    w2 = w0
+    w3 = w0
+    if WIDTH > 1:
+        w1 = tl.load(own - 1, inside, 0.0).to(tl.float32)
+    if WIDTH > 2:
+        w2 = tl.load(own - 2, inside, 0.0).to(tl.float32)
+    if WIDTH > 3:
+        w3 = tl.load(own - 3, inside, 0.0).to(tl.float32)
+    return tl.load(bias + c, inside, 0.0).to(tl.float32), w0, w1, w2, w3
+
+
+@triton.jit(do_not_specialize=["length"])
+def convolve(
+    x,
+    weight,
+    bias,
+    out,
+    length,
+    channels,
+    x_batch,
+    x_token,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``out = silu(convolution(x))``.
+
+    ``x`` is ``[B, T, d]``, its last axis dense; ``out`` is dense. Programs: runs of ``TOKENS``
+    tokens, blocks of channels, sequences.
+    """
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = c < channels
+    batch = tl.program_id(2).to(tl.int64)
+    row = x + batch * x_batch + c
+    to = out + batch * length * channels + c
+    b, w0, w1, w2, w3 = _weights(weight, bias, c, inside, WIDTH)
+    first = tl.program_id(0) * TOKENS
+    p1 = _token(row, first - 1, length, x_token, inside)
+    p2 = _token(row, first - 2, length, x_token, inside)
+    p3 = _token(row, first - 3, length, x_token, inside)
+    for group in range(0, TOKENS, 4):
+        t = first + group
+        n0 = _token(row, t, length, x_token, inside)
+        n1 = _token(row, t + 1, length, x_token, inside)
+        n2 = _token(row, t + 2, length, x_token, inside)
+        n3 = _token(row, t + 3, length, x_token, inside)
+        z0 = _convolved(b, w0, w1, w2, w3, n0, p1, p2, p3, WIDTH)
+        z1 = _convolved(b, w0, w1, w2, w3, n1, n0, p1, p2, WIDTH)
+        z2 = _convolved(b, w0, w1, w2, w3, n2, n1, n0, p1, WIDTH)
+        z3 = _convolved(b, w0, w1, w2, w3, n3, n2, n1, n0, WIDTH)
+        at = to + t.to(tl.int64) * channels
+        tl.store(at, z0 * tl.sigmoid(z0), inside & (t < length))
+        tl.store(at + channels, z1 * tl.sigmoid(z1), inside & (t + 1 < length))
+        tl.store(at + 2 * channels, z2 * tl.sigmoid(z2), inside & (t + 2 < length))
+        tl.store(at + 3 * channels, z3 * tl.sigmoid(z3), inside & (t + 3 < length))
+        p1 = n3
+        p2 = n2
+        p3 = n1
+
+
+@triton.jit
+def _of_sum(grad, z, t, length):
+    """The gradient of the sum before the SiLU, zero behind the sequence."""
+    s = tl.sigmoid(z)
+    return tl.where(t < length, grad * s * (1 + z * (1 - s)), 0.0)
+
+
+@triton.jit
+def _of_token(w0, w1, w2, w3, z0, z1, z2, z3, WIDTH: tl.constexpr):
+    """A token's gradient, from those of the sums that read it, by lag."""
+    found = z0 * w0
+    if WIDTH > 1:
+        found += z1 * w1
+    if WIDTH > 2:
+        found += z2 * w2
+    if WIDTH > 3:
+        found += z3 * w3
+    return found
+
+
+@triton.jit(do_not_specialize=["length"])
+def convolve_backward(
+    grad,
+    x,
+    weight,
+    bias,
+    grad_x,
+    sums,
+    length,
+    channels,
+    grad_batch,
+    grad_token,
+    x_batch,
+    x_token,
+    into_batch,
+    into_token,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The gradients: of the tokens, and of weights and bias, summed over a program's own tokens.
+
+    ``grad`` and ``x`` are ``[B, T, d]``, and ``grad_x`` is to be, their last axes dense; ``sums``
+    is ``[B, runs, 5, d]``, by lag and then the bias. Programs as of :func:`convolve`.
+    """
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = c < channels
+    batch = tl.program_id(2).to(tl.int64)
+    row = x + batch * x_batch + c
+    come = grad + batch * grad_batch + c
+    to = grad_x + batch * into_batch + c
+    b, w0, w1, w2, w3 = _weights(weight, bias, c, inside, WIDTH)
+    first = tl.program_id(0) * TOKENS
+    end = first + TOKENS
+    # Tokens by how far they stand before `end`, and what three later sums want of ours.
+    q1 = _token(row, end - 1, length, x_token, inside)
+    q2 = _token(row, end - 2, length, x_token, inside)
+    q3 = _token(row, end - 3, length, x_token, inside)
+    f0 = _token(row, end, length, x_token, inside)
+    f1 = _token(row, end + 1, length, x_token, inside)
+    f2 = _token(row, end + 2, length, x_token, inside)
+    g0 = _token(come, end, length, grad_token, inside)
+    g1 = _token(come, end + 1, length, grad_token, inside)
+    g2 = _token(come, end + 2, length, grad_token, inside)
+    h1 = _of_sum(g0, _convolved(b, w0, w1, w2, w3, f0, q1, q2, q3, WIDTH), end, length)
+    h2 = _of_sum(g1, _convolved(b, w0, w1, w2, w3, f1, f0, q1, q2, WIDTH), end + 1, length)
+    h3 = _of_sum(g2, _convolved(b, w0, w1, w2, w3, f2, f1, f0, q1, WIDTH), end + 2, length)
+    s0 = tl.zeros([BLOCK], tl.float32)
+    s1 = tl.zeros([BLOCK], tl.float32)
+    s2 = tl.zeros([BLOCK], tl.float32)
+    s3 = tl.zeros([BLOCK], tl.float32)
+    sb = tl.zeros([BLOCK], tl.float32)
+    for group in range(0, TOKENS, 4):
+        t = end - group - 1
+        q4 = _token(row, t - 3, length, x_token, inside)
+        q5 = _token(row, t - 4, length, x_token, inside)
+        q6 = _token(row, t - 5, length, x_token, inside)
+        q7 = _token(row, t - 6, length, x_token, inside)
+        g0 = _token(come, t, length, grad_token, inside)
+        g1 = _token(come, t - 1, length, grad_token, inside)
+        g2 = _token(come, t - 2, length, grad_token, inside)
+        g3 = _token(come, t - 3, length, grad_token, inside)
+        z0 = _of_sum(g0, _convolved(b, w0, w1, w2, w3, q1, q2, q3, q4, WIDTH), t, length)
+        z1 = _of_sum(g1, _convolved(b, w0, w1, w2, w3, q2, q3, q4, q5, WIDTH), t - 1, length)
+        z2 = _of_sum(g2, _convolved(b, w0, w1, w2, w3, q3, q4, q5, q6, WIDTH), t - 2, length)
+        z3 = _of_sum(g3, _convolved(b, w0, w1, w2, w3, q4, q5, q6, q7, WIDTH), t - 3, length)
+        at = to + t.to(tl.int64) * into_token
+        tl.store(at, _of_token(w0, w1, w2, w3, z0, h1, h2, h3, WIDTH), inside & (t < length))
+        at -= into_token
+        tl.store(at, _of_token(w0, w1, w2, w3, z1, z0, h1, h2, WIDTH), inside & (t - 1 < length))
+        at -= into_token
+        tl.store(at, _of_token(w0, w1, w2, w3, z2, z1, z0, h1, WIDTH), inside & (t - 2 < length))
+        at -= into_token
+        tl.store(at, _of_token(w0, w1, w2, w3, z3, z2, z1, z0, WIDTH), inside & (t - 3 < length))
+        sb += (z0 + z1) + (z2 + z3)
+        s0 += (z0 * q1 + z1 * q2) + (z2 * q3 + z3 * q4)
+        if WIDTH > 1:
+            s1 += (z0 * q2 + z1 * q3) + (z2 * q4 + z3 * q5)
+        if WIDTH > 2:
+            s2 += (z0 * q3 + z1 * q4) + (z2 * q5 + z3 * q6)
+        if WIDTH > 3:
+            s3 += (z0 * q4 + z1 * q5) + (z2 * q6 + z3 * q7)
+        h1 = z3
+        h2 = z2
+        h3 = z1
+        q1 = q5
+        q2 = q6
+        q3 = q7
+    total = sums + (batch * tl.num_programs(0) + tl.program_id(0)) * 5 * channels + c
+    tl.store(total, s0, inside)
+    tl.store(total + channels, s1, inside)
+    tl.store(total + 2 * channels, s2, inside)
+    tl.store(total + 3 * channels, s3, inside)
+    tl.store(total + 4 * channels, sb, inside)

@@ -1,0 +1,192 @@
+"""The convolution of sequences that begin, with its SiLU: the torch operator
+``pdssm_compiler::convolve_silu``.
+
+``convolve_silu(Tensor x, Tensor weight, Tensor bias) -> Tensor`` of ``[B, T, d]``, ``[d, width]``
+and ``[d]`` gives ``silu(y)`` in the dtype of ``x``, with ``y`` as
+:class:`~pdssm_compiler.nn.convolution.CausalConvolution` defines it after a past of zeros; its
+sums and its gradients' are in float32 (float64 of float64). Its backward reads ``x`` once more and
+keeps nothing else.
+
+On GPUs it is one kernel of Triton's each way (:mod:`pdssm_compiler.nn.convolution_kernels`). A
+compiler that fuses torch's own operations writes sums in float32 and reads them again for each
+of the gradients of weights and bias.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.hand_written import triton_runs
+from pdssm_compiler.runtime.ops import refuse_batched
+
+# Tokens of a program, channels of one, and its warps: four channels a thread.
+_TOKENS, _BLOCK, _WARPS = 64, 512, 4
+_MOST_WIDTH = 4
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+_library = torch.library.Library("pdssm_compiler", "FRAGMENT")
+for _definition in (
+    "convolve_silu(Tensor x, Tensor weight, Tensor bias) -> Tensor",
+    "convolve_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias) "
+    "-> (Tensor, Tensor, Tensor)",
+):
+    _library.define(_definition, tags=(torch.Tag.pt2_compliant_tag,))
+
+convolve_silu = torch.ops.pdssm_compiler.convolve_silu.default
+convolve_silu_backward = torch.ops.pdssm_compiler.convolve_silu_backward.default
+
+
+def has_kernel(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the operator has a kernel of its own for them."""
+    return (
+        triton_runs(x.device)
+        and x.dtype in _DTYPES
+        and weight.dtype in _DTYPES
+        and weight.shape[1] <= _MOST_WIDTH
+    )
+
+
+def _sums(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The convolution, in the wide dtype."""
+    width, dtype = weight.shape[1], wide(x.dtype)
+    past = functional.pad(x.to(dtype), (0, 0, width - 1, 0))
+    y = bias.to(dtype)
+    for lag in range(width):
+        y = y + past.narrow(1, width - 1 - lag, x.shape[1]) * weight.to(dtype)[:, width - 1 - lag]
+    return y
+
+
+def _in_torch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return functional.silu(_sums(x, weight, bias)).to(x.dtype)
+
+
+def _in_torch_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    width, length, dtype = weight.shape[1], x.shape[1], wide(x.dtype)
+    y = _sums(x, weight, bias)
+    s = torch.sigmoid(y)
+    of_sums = grad.to(dtype) * s * (1 + y * (1 - s))
+    later = functional.pad(of_sums, (0, 0, 0, width - 1))
+    past = functional.pad(x.to(dtype), (0, 0, width - 1, 0))
+    of_x = torch.zeros_like(of_sums)
+    of_weight = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    for lag in range(width):
+        at = width - 1 - lag
+        of_x += later.narrow(1, lag, length) * weight.to(dtype)[:, at]
+        of_weight[:, at] = (of_sums * past.narrow(1, at, length)).sum((0, 1))
+    of_bias = of_sums.sum((0, 1))
+    return of_x.to(x.dtype), of_weight.to(weight.dtype), of_bias.to(bias.dtype)
+
+
+def _dense_channels(x: torch.Tensor) -> torch.Tensor:
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _by_kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    if not has_kernel(x, weight):
+        return _in_torch(x, weight, bias)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if out.numel() == 0:
+        return out
+    from pdssm_compiler.nn.convolution_kernels import convolve
+
+    x = _dense_channels(x)
+    batch, length, channels = x.shape
+    with torch.cuda.device(x.device):
+        convolve[(-(-length // _TOKENS), -(-channels // _BLOCK), batch)](
+            x,
+            weight.contiguous(),
+            bias.contiguous(),
+            out,
+            length,
+            channels,
+            *x.stride()[:2],
+            weight.shape[1],
+            _TOKENS,
+            _BLOCK,
+            num_warps=_WARPS,
+        )
+    return out
+
+
+def _by_kernel_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if not has_kernel(x, weight) or x.numel() == 0:
+        return _in_torch_backward(grad, x, weight, bias)
+    from pdssm_compiler.nn.convolution_kernels import convolve_backward
+
+    grad, x = _dense_channels(grad), _dense_channels(x)
+    batch, length, channels = x.shape
+    width = weight.shape[1]
+    runs = -(-length // _TOKENS)
+    of_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    sums = torch.empty((batch, runs, 5, channels), dtype=torch.float32, device=x.device)
+    with torch.cuda.device(x.device):
+        convolve_backward[(runs, -(-channels // _BLOCK), batch)](
+            grad,
+            x,
+            weight.contiguous(),
+            bias.contiguous(),
+            of_x,
+            sums,
+            length,
+            channels,
+            *grad.stride()[:2],
+            *x.stride()[:2],
+            *of_x.stride()[:2],
+            width,
+            _TOKENS,
+            _BLOCK,
+            num_warps=_WARPS,
+        )
+    total = sums.sum((0, 1))
+    # By lag, and a channel's last weight is the token's own.
+    of_weight = total[:width].flip(0).T.contiguous()
+    return of_x, of_weight.to(weight.dtype), total[4].to(bias.dtype)
+
+
+for _key in ("FuncTorchBatched", "Batched"):
+    _library.impl("convolve_silu", refuse_batched, _key)
+    _library.impl("convolve_silu_backward", refuse_batched, _key)
+for _type in ("CPU", "MPS", "XPU"):
+    _library.impl("convolve_silu", _in_torch, _type)
+    _library.impl("convolve_silu_backward", _in_torch_backward, _type)
+_library.impl("convolve_silu", _by_kernel, "CUDA")
+_library.impl("convolve_silu_backward", _by_kernel_backward, "CUDA")
+
+
+def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+def _fake_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(
+    ctx: Any, grad: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    found = convolve_silu_backward(grad, *ctx.saved_tensors)
+    of_x, of_weight, of_bias = (
+        each if need else None for each, need in zip(found, ctx.needs_input_grad, strict=True)
+    )
+    return of_x, of_weight, of_bias
+
+
+torch.library.register_fake("pdssm_compiler::convolve_silu", _fake)
+torch.library.register_fake("pdssm_compiler::convolve_silu_backward", _fake_backward)
+torch.library.register_autograd(
+    "pdssm_compiler::convolve_silu", _gradients, setup_context=_setup_context
+)
+
+__all__ = ["convolve_silu", "convolve_silu_backward", "has_kernel"]
