@@ -12,12 +12,20 @@ import torch
 
 
 def triton_runs(device: torch.device) -> bool:
-    """Whether Triton compiles and launches there: its package, and a C compiler for its launcher.
-    """
+    """Whether Triton compiles and launches there: its package, and a C compiler for its launcher."""
     return device.type == "cuda" and _launches()
 
 
-@cache
 def _launches() -> bool:
+    return _found()
+
+
+# A compiler that traces a call asks once. What torch.compiler.assume_constant_result does, which
+# would import Dynamo.
+_launches._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _found() -> bool:
     there = importlib.util.find_spec("triton") is not None
     return there and any(map(shutil.which, ("gcc", "clang")))

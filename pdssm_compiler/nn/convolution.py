@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.nn.convolution_op import convolve_silu, has_kernel
+from pdssm_compiler.nn.convolution_op import (
+    convolve_silu,
+    convolve_silu_step,
+    has_kernel,
+)
 from pdssm_compiler.nn.past import Past
 from pdssm_compiler.nn.precision import wide
 
@@ -87,6 +91,14 @@ class CausalConvolution(nn.Module):
             window: as there; None where sequences begin, which on GPUs is one kernel.
             cu_seqlens: as there.
         """
+        if (
+            x.shape[1] == 1
+            and window is not None
+            and cu_seqlens is None
+            and self._steps(x, window)
+        ):
+            u, after = convolve_silu_step(x.squeeze(1), window, self.weight, self.bias)
+            return u.unsqueeze(1), after
         begins = window is None
         if window is None:
             sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -98,6 +110,13 @@ class CausalConvolution(nn.Module):
             return convolve_silu(x, self.weight, self.bias), after
         y, window = self(x, window, cu_seqlens)
         return functional.silu(y).to(x.dtype), window
+
+    def _steps(self, x: torch.Tensor, window: torch.Tensor) -> bool:
+        """Whether a token has a kernel, and nothing wants a gradient."""
+        wants = torch.is_grad_enabled() and any(
+            each.requires_grad for each in (x, window, self.weight, self.bias)
+        )
+        return has_kernel(x, self.weight) and not wants
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""

@@ -216,3 +216,41 @@ def convolve_backward(
     tl.store(total + 2 * channels, s2, inside)
     tl.store(total + 3 * channels, s3, inside)
     tl.store(total + 4 * channels, sb, inside)
+
+
+@triton.jit
+def convolve_step(
+    x,
+    window,
+    weight,
+    bias,
+    out,
+    after,
+    channels,
+    x_batch,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One token ``[B, d]`` after a window ``[B, WIDTH - 1, d]``, and the next window."""
+    c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = c < channels
+    batch = tl.program_id(1).to(tl.int64)
+    b, w0, w1, w2, w3 = _weights(weight, bias, c, inside, WIDTH)
+    n = tl.load(x + batch * x_batch + c, inside, 0.0).to(tl.float32)
+    # The last of the window is the token before.
+    before = window + batch * (WIDTH - 1) * channels + c
+    to = after + batch * (WIDTH - 1) * channels + c
+    p1 = n
+    p2 = n
+    p3 = n
+    if WIDTH > 1:
+        p1 = tl.load(before + (WIDTH - 2) * channels, inside, 0.0).to(tl.float32)
+        tl.store(to + (WIDTH - 2) * channels, n, inside)
+    if WIDTH > 2:
+        p2 = tl.load(before + (WIDTH - 3) * channels, inside, 0.0).to(tl.float32)
+        tl.store(to + (WIDTH - 3) * channels, p1, inside)
+    if WIDTH > 3:
+        p3 = tl.load(before + (WIDTH - 4) * channels, inside, 0.0).to(tl.float32)
+        tl.store(to + (WIDTH - 4) * channels, p2, inside)
+    z = _convolved(b, w0, w1, w2, w3, n, p1, p2, p3, WIDTH)
+    tl.store(out + batch * channels + c, z * tl.sigmoid(z), inside)

@@ -7,6 +7,10 @@ and ``[d]`` gives ``silu(y)`` in the dtype of ``x``, with ``y`` as
 sums and its gradients' are in float32 (float64 of float64). Its backward reads ``x`` once more and
 keeps nothing else.
 
+``convolve_silu_step(Tensor x, Tensor window, Tensor weight, Tensor bias) -> (Tensor, Tensor)`` is
+that of one token ``[B, d]`` after a window ``[B, width - 1, d]``, and the next window; it has no
+gradient.
+
 On GPUs it is one kernel of Triton's each way (:mod:`pdssm_compiler.nn.convolution_kernels`). A
 compiler that fuses torch's own operations writes sums in float32 and reads them again for each
 of the gradients of weights and bias.
@@ -31,11 +35,13 @@ for _definition in (
     "convolve_silu(Tensor x, Tensor weight, Tensor bias) -> Tensor",
     "convolve_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias) "
     "-> (Tensor, Tensor, Tensor)",
+    "convolve_silu_step(Tensor x, Tensor window, Tensor weight, Tensor bias) -> (Tensor, Tensor)",
 ):
     _library.define(_definition, tags=(torch.Tag.pt2_compliant_tag,))
 
 convolve_silu = torch.ops.pdssm_compiler.convolve_silu.default
 convolve_silu_backward = torch.ops.pdssm_compiler.convolve_silu_backward.default
+convolve_silu_step = torch.ops.pdssm_compiler.convolve_silu_step.default
 
 
 def has_kernel(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -149,14 +155,57 @@ def _by_kernel_backward(
     return of_x, of_weight.to(weight.dtype), total[4].to(bias.dtype)
 
 
-for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("convolve_silu", refuse_batched, _key)
-    _library.impl("convolve_silu_backward", refuse_batched, _key)
-for _type in ("CPU", "MPS", "XPU"):
-    _library.impl("convolve_silu", _in_torch, _type)
-    _library.impl("convolve_silu_backward", _in_torch_backward, _type)
-_library.impl("convolve_silu", _by_kernel, "CUDA")
-_library.impl("convolve_silu_backward", _by_kernel_backward, "CUDA")
+def _step_in_torch(
+    x: torch.Tensor, window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = wide(x.dtype)
+    taps = torch.cat([window.to(dtype), x.to(dtype).unsqueeze(1)], 1)  # [B, width, d]
+    width = weight.shape[1]
+    y = bias.to(dtype)
+    for lag in range(width):
+        y = y + taps[:, width - 1 - lag] * weight.to(dtype)[:, width - 1 - lag]
+    return functional.silu(y).to(x.dtype), taps[:, 1:].to(window.dtype).contiguous()
+
+
+def _step_by_kernel(
+    x: torch.Tensor, window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if not has_kernel(x, weight) or x.numel() == 0:
+        return _step_in_torch(x, window, weight, bias)
+    from pdssm_compiler.nn.convolution_kernels import convolve_step
+
+    batch, channels = x.shape
+    x = x if x.stride(1) == 1 else x.contiguous()
+    window = window.contiguous()
+    out = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
+    after = torch.empty_like(window)
+    with torch.cuda.device(x.device):
+        convolve_step[(-(-channels // _BLOCK), batch)](
+            x,
+            window,
+            weight.contiguous(),
+            bias.contiguous(),
+            out,
+            after,
+            channels,
+            x.stride(0),
+            weight.shape[1],
+            _BLOCK,
+            num_warps=_WARPS,
+        )
+    return out, after
+
+
+for _name, _of_torch, _of_gpu in (
+    ("convolve_silu", _in_torch, _by_kernel),
+    ("convolve_silu_backward", _in_torch_backward, _by_kernel_backward),
+    ("convolve_silu_step", _step_in_torch, _step_by_kernel),
+):
+    for _key in ("FuncTorchBatched", "Batched"):
+        _library.impl(_name, refuse_batched, _key)
+    for _type in ("CPU", "MPS", "XPU"):
+        _library.impl(_name, _of_torch, _type)
+    _library.impl(_name, _of_gpu, "CUDA")
 
 
 def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -167,6 +216,12 @@ def _fake_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+
+
+def _fake_step(
+    x: torch.Tensor, window: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape), window.new_empty(window.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -185,8 +240,9 @@ def _gradients(
 
 torch.library.register_fake("pdssm_compiler::convolve_silu", _fake)
 torch.library.register_fake("pdssm_compiler::convolve_silu_backward", _fake_backward)
+torch.library.register_fake("pdssm_compiler::convolve_silu_step", _fake_step)
 torch.library.register_autograd(
     "pdssm_compiler::convolve_silu", _gradients, setup_context=_setup_context
 )
 
-__all__ = ["convolve_silu", "convolve_silu_backward", "has_kernel"]
+__all__ = ["convolve_silu", "convolve_silu_backward", "convolve_silu_step", "has_kernel"]

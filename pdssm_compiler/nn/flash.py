@@ -26,6 +26,7 @@ from pdssm_compiler.nn.core import mix, mix_packed
 from pdssm_compiler.nn.diagonal import DecayDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.nn.step_core import mix_step
 from pdssm_compiler.runtime.binding import is_distributed
 from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.errors import ArgumentError
@@ -45,8 +46,8 @@ class _Projected(NamedTuple):
         phase: likewise.
         selector: logits ``[B, T, H, K]``.
         window: the convolution's, after these tokens.
-        packed: what drive, ``C``, ``δ``, ``φ`` and selector are parts of; None where one of them
-            was changed.
+        packed: what drive, ``C``, ``δ``, ``φ`` and selector are parts of.
+        masked: whether the drive is none of those parts any more.
     """
 
     u: torch.Tensor
@@ -57,7 +58,8 @@ class _Projected(NamedTuple):
     phase: torch.Tensor
     selector: torch.Tensor
     window: torch.Tensor
-    packed: torch.Tensor | None
+    packed: torch.Tensor
+    masked: bool
 
 
 class FlashPDSSM(nn.Module):
@@ -276,7 +278,7 @@ class FlashPDSSM(nn.Module):
             "u": token.u,
             "gate": token.gate,
         }
-        if token.packed is not None and cu_seqlens is None and _packs(token.packed):
+        if cu_seqlens is None and not token.masked and _packs(token.packed):
             return mix_packed(
                 numbers,
                 token.packed,
@@ -346,6 +348,18 @@ class FlashPDSSM(nn.Module):
         check_beside(x, self.in_proj)
         maps = self._maps() if cache.maps is None else cache.maps
         token = self._project(x.unsqueeze(1), cache.window)
+        if self._steps_at_once(token, cache.state):
+            y, state = mix_step(
+                token.packed,
+                token.u,
+                token.gate,
+                self.diagonal.delta_bias,
+                self.diagonal.a_log,
+                self.skip,
+                maps,
+                cache.state,
+            )
+            return self.out_proj(y.flatten(-2)).squeeze(1), LayerCache(state, token.window, maps)
         state = pd_scan_step(
             cache.state,
             self.diagonal(token.delta, token.phase).squeeze(1),
@@ -355,6 +369,20 @@ class FlashPDSSM(nn.Module):
         )
         out = self.out_proj(self._read(token, state.unsqueeze(1)).flatten(-2)).squeeze(1)
         return out, LayerCache(state, token.window, maps)
+
+    def _steps_at_once(self, token: _Projected, state: torch.Tensor) -> bool:
+        """Whether a token's core is one kernel: of low precision, where nothing wants a gradient."""
+        stored = (self.diagonal.delta_bias, self.diagonal.a_log, self.skip)
+        wants = torch.is_grad_enabled() and any(
+            each.requires_grad for each in (token.packed, token.gate, state, *stored)
+        )
+        return (
+            self._fuses(token.packed.device)
+            and not wants
+            and token.packed.dtype in PAYLOADS
+            and state.dtype is torch.float32
+            and len({each.dtype for each in stored}) == 1
+        )
 
     def _project(
         self,
@@ -382,7 +410,8 @@ class FlashPDSSM(nn.Module):
             phase.unflatten(-1, of_components),
             selector.unflatten(-1, (self.heads, self.dictionary_size)),
             window,
-            packed if real is None else None,
+            packed,
+            real is not None,
         )
 
     def _read(self, token: _Projected, states: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ def other_names(scan: Segmented) -> list[str]:
     return [name for name in scan.input_slots if name not in PARTS and name != _SELECTION]
 
 
-def _parts(scan: Segmented, projection: torch.Tensor, heads: int) -> tuple[Named, torch.Tensor]:
+def parts_of(scan: Segmented, projection: torch.Tensor, heads: int) -> tuple[Named, torch.Tensor]:
     """Views of a projection: the program's inputs by name, and the selector's logits.
 
     Raises:
@@ -75,7 +75,7 @@ def _inputs(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The program's inputs, and the selector's logits; without a selection, one to be."""
     named = dict(zip(other_names(scan), others, strict=True))
-    parts, logits = _parts(scan, projection, named["dictionary"].shape[0])
+    parts, logits = parts_of(scan, projection, named["dictionary"].shape[0])
     if selection is None:
         selection = logits.new_empty(logits.shape[:3], dtype=torch.int32)
     named |= parts | {_SELECTION: selection}
@@ -92,7 +92,7 @@ def _forward(
 ) -> list[torch.Tensor]:
     scan = segmented(program)
     heads = dict(zip(other_names(scan), others, strict=True))["dictionary"].shape[0]
-    selection = chosen_along_last(_parts(scan, projection, heads)[1], "selector_logits")
+    selection = chosen_along_last(parts_of(scan, projection, heads)[1], "selector_logits")
     inputs, _ = _inputs(scan, projection, others, selection)
     return [*scan.forward(inputs, "", None, chosen=True), selection]
 
@@ -116,7 +116,7 @@ def _backward(
     into: Named = {}
     if whole:
         found = torch.empty_like(projection, memory_format=torch.contiguous_format)
-        into, of_logits = _parts(scan, found, logits.shape[2])
+        into, of_logits = parts_of(scan, found, logits.shape[2])
         wanted += (*PARTS, _SELECTION)
     surrogate: Surrogate = "dense" if dense else "active"
     made = scan.backward(inputs, boundaries, grads, wanted, surrogate, "", None, into)
@@ -226,4 +226,4 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd("pdssm_compiler::mixer_core_backward", _no_second_gradient)
 
-__all__ = ["PARTS", "mixer_core", "mixer_core_backward", "other_names"]
+__all__ = ["PARTS", "mixer_core", "mixer_core_backward", "other_names", "parts_of"]
