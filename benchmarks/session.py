@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.cases import Agenda, Case
 from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.fused import fused_rows
-from benchmarks.layers import decode_rows, layer_rows
 from benchmarks.host import call_overhead, first_result_seconds, import_seconds
+from benchmarks.layers import decode_rows, layer_rows
 from benchmarks.measure import Bench, alignment_on, jobs_of
 from benchmarks.provenance import provenance
 from benchmarks.verdicts import verdicts

@@ -12,7 +12,7 @@ import torch
 
 
 def triton_runs(device: torch.device) -> bool:
-    """Whether Triton compiles and launches there: its package, and a C compiler for its launcher."""
+    """Whether Triton compiles and launches there: its launcher needs a C compiler."""
     return device.type == "cuda" and _launches()
 
 

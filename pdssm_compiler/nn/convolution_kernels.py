@@ -24,6 +24,23 @@ def _token(row, t, length, stride, inside):
 
 
 @triton.jit
+def _arrived(row, more, t, length, stride, inside, HAS_MORE: tl.constexpr):
+    """What arrives at a result, from the one place that reads it or from both."""
+    found = _token(row, t, length, stride, inside)
+    if HAS_MORE:
+        found += _token(more, t, length, stride, inside)
+    return found
+
+
+@triton.jit
+def _pass_on(row, to, t, length, stride, to_stride, inside):
+    """Copy a token."""
+    there = inside & (t >= 0) & (t < length)
+    value = tl.load(row + t.to(tl.int64) * stride, there, 0.0)
+    tl.store(to + t.to(tl.int64) * to_stride, value, there)
+
+
+@triton.jit
 def _convolved(bias, w0, w1, w2, w3, x0, x1, x2, x3, WIDTH: tl.constexpr):
     """The sum over lags, in the order of the lags, as torch's way adds it up."""
     z = bias + x0 * w0
@@ -125,6 +142,8 @@ def _of_token(w0, w1, w2, w3, z0, z1, z2, z3, WIDTH: tl.constexpr):
 @triton.jit(do_not_specialize=["length"])
 def convolve_backward(
     grad,
+    more,
+    gate,
     x,
     weight,
     bias,
@@ -132,26 +151,29 @@ def convolve_backward(
     sums,
     length,
     channels,
-    grad_batch,
-    grad_token,
     x_batch,
     x_token,
     into_batch,
     into_token,
+    HAS_MORE: tl.constexpr,
+    HAS_GATE: tl.constexpr,
     WIDTH: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """The gradients: of the tokens, and of weights and bias, summed over a program's own tokens.
 
-    ``grad`` and ``x`` are ``[B, T, d]``, and ``grad_x`` is to be, their last axes dense; ``sums``
+    ``grad`` and ``more``, which are added, are dense ``[B, T, d]``, as is ``gate``, which is
+    copied behind the channels of ``grad_x``; ``x`` and ``grad_x`` have dense last axes; ``sums``
     is ``[B, runs, 5, d]``, by lag and then the bias. Programs as of :func:`convolve`.
     """
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < channels
     batch = tl.program_id(2).to(tl.int64)
     row = x + batch * x_batch + c
-    come = grad + batch * grad_batch + c
+    own = batch * length * channels + c
+    come = grad + own
+    also = more + own
     to = grad_x + batch * into_batch + c
     b, w0, w1, w2, w3 = _weights(weight, bias, c, inside, WIDTH)
     first = tl.program_id(0) * TOKENS
@@ -163,9 +185,9 @@ def convolve_backward(
     f0 = _token(row, end, length, x_token, inside)
     f1 = _token(row, end + 1, length, x_token, inside)
     f2 = _token(row, end + 2, length, x_token, inside)
-    g0 = _token(come, end, length, grad_token, inside)
-    g1 = _token(come, end + 1, length, grad_token, inside)
-    g2 = _token(come, end + 2, length, grad_token, inside)
+    g0 = _arrived(come, also, end, length, channels, inside, HAS_MORE)
+    g1 = _arrived(come, also, end + 1, length, channels, inside, HAS_MORE)
+    g2 = _arrived(come, also, end + 2, length, channels, inside, HAS_MORE)
     h1 = _of_sum(g0, _convolved(b, w0, w1, w2, w3, f0, q1, q2, q3, WIDTH), end, length)
     h2 = _of_sum(g1, _convolved(b, w0, w1, w2, w3, f1, f0, q1, q2, WIDTH), end + 1, length)
     h3 = _of_sum(g2, _convolved(b, w0, w1, w2, w3, f2, f1, f0, q1, WIDTH), end + 2, length)
@@ -180,10 +202,10 @@ def convolve_backward(
         q5 = _token(row, t - 4, length, x_token, inside)
         q6 = _token(row, t - 5, length, x_token, inside)
         q7 = _token(row, t - 6, length, x_token, inside)
-        g0 = _token(come, t, length, grad_token, inside)
-        g1 = _token(come, t - 1, length, grad_token, inside)
-        g2 = _token(come, t - 2, length, grad_token, inside)
-        g3 = _token(come, t - 3, length, grad_token, inside)
+        g0 = _arrived(come, also, t, length, channels, inside, HAS_MORE)
+        g1 = _arrived(come, also, t - 1, length, channels, inside, HAS_MORE)
+        g2 = _arrived(come, also, t - 2, length, channels, inside, HAS_MORE)
+        g3 = _arrived(come, also, t - 3, length, channels, inside, HAS_MORE)
         z0 = _of_sum(g0, _convolved(b, w0, w1, w2, w3, q1, q2, q3, q4, WIDTH), t, length)
         z1 = _of_sum(g1, _convolved(b, w0, w1, w2, w3, q2, q3, q4, q5, WIDTH), t - 1, length)
         z2 = _of_sum(g2, _convolved(b, w0, w1, w2, w3, q3, q4, q5, q6, WIDTH), t - 2, length)
@@ -196,6 +218,11 @@ def convolve_backward(
         tl.store(at, _of_token(w0, w1, w2, w3, z2, z1, z0, h1, WIDTH), inside & (t - 2 < length))
         at -= into_token
         tl.store(at, _of_token(w0, w1, w2, w3, z3, z2, z1, z0, WIDTH), inside & (t - 3 < length))
+        if HAS_GATE:
+            _pass_on(gate + own, to + channels, t, length, channels, into_token, inside)
+            _pass_on(gate + own, to + channels, t - 1, length, channels, into_token, inside)
+            _pass_on(gate + own, to + channels, t - 2, length, channels, into_token, inside)
+            _pass_on(gate + own, to + channels, t - 3, length, channels, into_token, inside)
         sb += (z0 + z1) + (z2 + z3)
         s0 += (z0 * q1 + z1 * q2) + (z2 * q3 + z3 * q4)
         if WIDTH > 1:

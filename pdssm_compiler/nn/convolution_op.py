@@ -1,21 +1,28 @@
-"""The convolution of sequences that begin, with its SiLU: the torch operator
-``pdssm_compiler::convolve_silu``.
+"""The convolution of sequences that begin, with its SiLU: torch operators.
 
-``convolve_silu(Tensor x, Tensor weight, Tensor bias) -> Tensor`` of ``[B, T, d]``, ``[d, width]``
-and ``[d]`` gives ``silu(y)`` in the dtype of ``x``, with ``y`` as
-:class:`~pdssm_compiler.nn.convolution.CausalConvolution` defines it after a past of zeros; its
-sums and its gradients' are in float32 (float64 of float64). Its backward reads ``x`` once more and
-keeps nothing else.
+``pdssm_compiler::convolve_silu(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor, Tensor)``
+takes ``[B, T, d + e]``, ``[d, width]`` and ``[d]``. Its first result is ``u = silu(y)``
+``[B, T, d]`` in the dtype of ``x``, with ``y`` what
+:class:`~pdssm_compiler.nn.convolution.CausalConvolution` makes of the first ``d`` channels after a
+past of zeros; sums and the sums of gradients are in float32 (float64 of float64). The channels
+behind them, a gate, are not computed with.
+
+The other two results are *entries*: they stand for ``u`` once more, and for the channels behind,
+where the gradients of one reader of each arrive, while their values are never read (they are one
+number in memory). So the backward has in hand what autograd would add up and put together in
+kernels of its own, and ``x`` has one gradient, written once. It reads ``x`` again and keeps
+nothing else.
 
 ``convolve_silu_step(Tensor x, Tensor window, Tensor weight, Tensor bias) -> (Tensor, Tensor)`` is
-that of one token ``[B, d]`` after a window ``[B, width - 1, d]``, and the next window; it has no
-gradient.
+the convolution of one token ``[B, d]`` after a window ``[B, width - 1, d]``, and the next window;
+it has no gradient.
 
-On GPUs it is one kernel of Triton's each way (:mod:`pdssm_compiler.nn.convolution_kernels`). A
+On GPUs each is one kernel of Triton's (:mod:`pdssm_compiler.nn.convolution_kernels`). A
 compiler that fuses torch's own operations writes sums in float32 and reads them again for each
 of the gradients of weights and bias.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,12 +35,13 @@ from pdssm_compiler.runtime.ops import refuse_batched
 # Tokens of a program, channels of one, and its warps: four channels a thread.
 _TOKENS, _BLOCK, _WARPS = 64, 512, 4
 _MOST_WIDTH = 4
+Grads = Sequence[torch.Tensor | None]
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
-    "convolve_silu(Tensor x, Tensor weight, Tensor bias) -> Tensor",
-    "convolve_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias) "
+    "convolve_silu(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor, Tensor)",
+    "convolve_silu_backward(Tensor?[] grads, Tensor x, Tensor weight, Tensor bias) "
     "-> (Tensor, Tensor, Tensor)",
     "convolve_silu_step(Tensor x, Tensor window, Tensor weight, Tensor bias) -> (Tensor, Tensor)",
 ):
@@ -64,76 +72,101 @@ def _sums(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Te
     return y
 
 
-def _in_torch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return functional.silu(_sums(x, weight, bias)).to(x.dtype)
+def _entries(u: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For ``u`` and for the channels behind: one number each."""
+    rest = (*x.shape[:2], x.shape[2] - u.shape[2])
+    return x.new_ones(()).expand(u.shape), x.new_ones(()).expand(rest)
+
+
+def _in_torch(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    u = functional.silu(_sums(x[..., : len(weight)], weight, bias)).to(x.dtype)
+    return u, *_entries(u, x)
 
 
 def _in_torch_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    grads: Grads, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    width, length, dtype = weight.shape[1], x.shape[1], wide(x.dtype)
-    y = _sums(x, weight, bias)
+    (channels, width), length, dtype = weight.shape, x.shape[1], wide(x.dtype)
+    whole = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+    own, behind = x[..., :channels], grads[2]
+    y = _sums(own, weight, bias)
     s = torch.sigmoid(y)
-    of_sums = grad.to(dtype) * s * (1 + y * (1 - s))
+    arrived = torch.zeros_like(y)
+    for grad in grads[:2]:
+        if grad is not None:
+            arrived += grad
+    of_sums = arrived * s * (1 + y * (1 - s))
     later = functional.pad(of_sums, (0, 0, 0, width - 1))
-    past = functional.pad(x.to(dtype), (0, 0, width - 1, 0))
+    past = functional.pad(own.to(dtype), (0, 0, width - 1, 0))
     of_x = torch.zeros_like(of_sums)
     of_weight = torch.empty(weight.shape, dtype=dtype, device=weight.device)
     for lag in range(width):
         at = width - 1 - lag
         of_x += later.narrow(1, lag, length) * weight.to(dtype)[:, at]
         of_weight[:, at] = (of_sums * past.narrow(1, at, length)).sum((0, 1))
-    of_bias = of_sums.sum((0, 1))
-    return of_x.to(x.dtype), of_weight.to(weight.dtype), of_bias.to(bias.dtype)
+    whole[..., :channels] = of_x
+    if behind is not None:
+        whole[..., channels:] = behind
+    return whole, of_weight.to(weight.dtype), of_sums.sum((0, 1)).to(bias.dtype)
 
 
 def _dense_channels(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _by_kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _by_kernel(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if not has_kernel(x, weight):
         return _in_torch(x, weight, bias)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if out.numel() == 0:
-        return out
-    from pdssm_compiler.nn.convolution_kernels import convolve
+    batch, length, _ = x.shape
+    channels, width = weight.shape
+    out = torch.empty((batch, length, channels), dtype=x.dtype, device=x.device)
+    if out.numel() > 0:
+        from pdssm_compiler.nn.convolution_kernels import convolve
 
-    x = _dense_channels(x)
-    batch, length, channels = x.shape
-    with torch.cuda.device(x.device):
-        convolve[(-(-length // _TOKENS), -(-channels // _BLOCK), batch)](
-            x,
-            weight.contiguous(),
-            bias.contiguous(),
-            out,
-            length,
-            channels,
-            *x.stride()[:2],
-            weight.shape[1],
-            _TOKENS,
-            _BLOCK,
-            num_warps=_WARPS,
-        )
-    return out
+        x = _dense_channels(x)
+        with torch.cuda.device(x.device):
+            convolve[(-(-length // _TOKENS), -(-channels // _BLOCK), batch)](
+                x,
+                weight.contiguous(),
+                bias.contiguous(),
+                out,
+                length,
+                channels,
+                *x.stride()[:2],
+                width,
+                _TOKENS,
+                _BLOCK,
+                num_warps=_WARPS,
+            )
+    return out, *_entries(out, x)
 
 
 def _by_kernel_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    grads: Grads, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    if not has_kernel(x, weight) or x.numel() == 0:
-        return _in_torch_backward(grad, x, weight, bias)
+    arrived = [grad.contiguous() for grad in grads[:2] if grad is not None]
+    channels, width = weight.shape
+    has_gate = x.shape[2] == 2 * channels and grads[2] is not None
+    whole = has_gate or x.shape[2] == channels
+    if not (arrived and whole and x.numel() > 0 and has_kernel(x, weight)):
+        return _in_torch_backward(grads, x, weight, bias)
     from pdssm_compiler.nn.convolution_kernels import convolve_backward
 
-    grad, x = _dense_channels(grad), _dense_channels(x)
-    batch, length, channels = x.shape
-    width = weight.shape[1]
+    x = _dense_channels(x)
+    batch, length, _ = x.shape
     runs = -(-length // _TOKENS)
     of_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     sums = torch.empty((batch, runs, 5, channels), dtype=torch.float32, device=x.device)
+    gate = grads[2].contiguous() if has_gate and grads[2] is not None else arrived[0]
     with torch.cuda.device(x.device):
         convolve_backward[(runs, -(-channels // _BLOCK), batch)](
-            grad,
+            arrived[0],
+            arrived[-1],
+            gate,
             x,
             weight.contiguous(),
             bias.contiguous(),
@@ -141,9 +174,10 @@ def _by_kernel_backward(
             sums,
             length,
             channels,
-            *grad.stride()[:2],
             *x.stride()[:2],
             *of_x.stride()[:2],
+            len(arrived) > 1,
+            has_gate,
             width,
             _TOKENS,
             _BLOCK,
@@ -208,12 +242,15 @@ for _name, _of_torch, _of_gpu in (
     _library.impl(_name, _of_gpu, "CUDA")
 
 
-def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(x.shape)
+def _fake(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    u = x.new_empty((*x.shape[:2], weight.shape[0]))
+    return u, *_entries(u, x)
 
 
 def _fake_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    grads: Grads, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
 
@@ -224,18 +261,21 @@ def _fake_step(
     return x.new_empty(x.shape), window.new_empty(window.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    # An absent gradient costs nothing; a tensor of zeros would be read.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs)
 
 
-def _gradients(
-    ctx: Any, grad: torch.Tensor
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    found = convolve_silu_backward(grad, *ctx.saved_tensors)
-    of_x, of_weight, of_bias = (
+def _gradients(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    if all(grad is None for grad in grads):
+        return None, None, None
+    found = convolve_silu_backward(list(grads), *ctx.saved_tensors)
+    return tuple(
         each if need else None for each, need in zip(found, ctx.needs_input_grad, strict=True)
     )
-    return of_x, of_weight, of_bias
 
 
 torch.library.register_fake("pdssm_compiler::convolve_silu", _fake)

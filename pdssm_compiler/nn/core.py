@@ -99,6 +99,7 @@ def mix_packed(
     *,
     temperature: torch.Tensor,
     surrogate: str,
+    entries: tuple[torch.Tensor, torch.Tensor] | None = None,
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -111,7 +112,9 @@ def mix_packed(
         dictionary_logits: as there, as the rest.
         temperature: likewise.
         surrogate: likewise.
-        initial_state: likewise.
+        entries: where the gradients of ``u`` and ``gate`` arrive in their places; None for
+            themselves.
+        initial_state: as there.
         output_final_state: likewise.
 
     Returns:
@@ -126,13 +129,17 @@ def mix_packed(
     )
     read = {input_name(name): tensor for name, tensor in numbers.items()}
     read["dictionary"] = dictionary
+    used = [maps_used]
+    if entries is not None:
+        read |= {input_name(name): numbers[name].detach() for name in ("u", "gate")}
+        used += entries
     if initial_state is not None:
         read["initial_state"] = as_complex("initial_state", initial_state, 3)
     _, maps, size, _ = dictionary_logits.shape
     ends = (initial_state is not None, output_final_state, False)
     text = _constant_text(size, maps, projection.dtype, *ends)
     others = [read[name] for name in sorted(read)]
-    outputs = mixer_core(text, projection, others, maps_used, temperature, dense)
+    outputs = mixer_core(text, projection, others, used, temperature, dense)
     return outputs[0], torch.view_as_real(outputs[1]) if output_final_state else None
 
 

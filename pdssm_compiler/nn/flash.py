@@ -48,6 +48,7 @@ class _Projected(NamedTuple):
         window: the convolution's, after these tokens.
         packed: what drive, ``C``, ``δ``, ``φ`` and selector are parts of.
         masked: whether the drive is none of those parts any more.
+        entries: where gradients of ``u`` and ``gate`` may arrive; None where at themselves.
     """
 
     u: torch.Tensor
@@ -60,6 +61,7 @@ class _Projected(NamedTuple):
     window: torch.Tensor
     packed: torch.Tensor
     masked: bool
+    entries: tuple[torch.Tensor, torch.Tensor] | None
 
 
 class FlashPDSSM(nn.Module):
@@ -285,6 +287,7 @@ class FlashPDSSM(nn.Module):
                 self.dictionary_logits,
                 temperature=self.temperature,
                 surrogate=self.surrogate,
+                entries=token.entries,
                 initial_state=state,
                 output_final_state=wants_final,
             )
@@ -371,7 +374,7 @@ class FlashPDSSM(nn.Module):
         return out, LayerCache(state, token.window, maps)
 
     def _steps_at_once(self, token: _Projected, state: torch.Tensor) -> bool:
-        """Whether a token's core is one kernel: of low precision, where nothing wants a gradient."""
+        """Whether a token's core is one kernel: in low precision, without gradients."""
         stored = (self.diagonal.delta_bias, self.diagonal.a_log, self.skip)
         wants = torch.is_grad_enabled() and any(
             each.requires_grad for each in (token.packed, token.gate, state, *stored)
@@ -381,7 +384,7 @@ class FlashPDSSM(nn.Module):
             and not wants
             and token.packed.dtype in PAYLOADS
             and state.dtype is torch.float32
-            and len({each.dtype for each in stored}) == 1
+            and all(each.dtype is self.skip.dtype for each in stored)
         )
 
     def _project(
@@ -393,10 +396,17 @@ class FlashPDSSM(nn.Module):
     ) -> _Projected:
         """Everything before the scan, of ``[B, T, d_model]``."""
         of_components, of_pairs = (self.heads, self.state_size), (self.heads, self.state_size, 2)
-        tokens, gate = self.in_proj(x).chunk(2, -1)  # [B, T, d]
+        inner = self.in_proj(x)  # [B, T, 2 d]
+        tokens, gate = inner.chunk(2, -1)
         if real is not None:
             tokens = tokens.masked_fill(~real[..., None], 0)
-        u, window = self.conv.activated(tokens, window, cu_seqlens)
+        entries = None
+        plain = window is None and cu_seqlens is None and real is None
+        if plain and self._fuses(inner.device) and _packs(inner) and self.conv.has_kernel(inner):
+            u, window, (of_u, of_gate) = self.conv.joined(inner)
+            entries = of_u.unflatten(-1, of_components), of_gate.unflatten(-1, of_components)
+        else:
+            u, window = self.conv.activated(tokens, window, cu_seqlens)
         packed = self.token_proj(u)
         drive, readout, delta, phase, selector = packed.split(self._widths, -1)
         if real is not None:
@@ -412,6 +422,7 @@ class FlashPDSSM(nn.Module):
             window,
             packed,
             real is not None,
+            entries,
         )
 
     def _read(self, token: _Projected, states: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """The fused core on whole projections: two torch operators, forward and backward.
 
-``mixer_core(str program, Tensor projection, Tensor[] others, Tensor maps_used, Tensor temperature,
+``mixer_core(str program, Tensor projection, Tensor[] others, Tensor[] entries, Tensor temperature,
 bool dense) -> Tensor[]`` runs the program of :mod:`pdssm_compiler.nn.core` on ``projection``,
 ``[B, T, 6·d + H·K]``: a token's drive, read-out, ``δ``, ``φ`` and selector's logits beside one
 another, as one matrix product leaves them. ``others`` are the program's other inputs, by name in
-order. It gives the program's outputs, the boundaries of its segments
-(:mod:`pdssm_compiler.runtime.segments`), and the selection, int32 ``[B, T, H]``.
+order; their gradients arrive at them, or at ``entries``: those of the dictionary's choices
+(:mod:`pdssm_compiler.runtime.ops`), and, if there are more, of ``u`` and of the gate
+(:mod:`pdssm_compiler.nn.convolution_op`). It gives the program's outputs, the boundaries of its
+segments (:mod:`pdssm_compiler.runtime.segments`), and the selection, int32 ``[B, T, H]``.
 
 The parts are read where they are, and ``mixer_core_backward`` writes their gradients into one
 tensor, where the product's own backward reads them. As operators of their own each would leave a
@@ -28,10 +30,12 @@ from pdssm_compiler.runtime.segmented import Named, Segmented, Tensors, segmente
 # The inputs that stand in a projection, in order, and how many reals a component has of each.
 PARTS = {"drive": 2, "in_c_": 2, "in_delta_": 1, "in_phase_": 1}
 _SELECTION = "selection"
+# The inputs whose gradients may arrive at entries, in the order of those.
+_WITH_ENTRIES = ("dictionary", "in_u_", "in_gate_")
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
-    "mixer_core(str program, Tensor projection, Tensor[] others, Tensor maps_used, "
+    "mixer_core(str program, Tensor projection, Tensor[] others, Tensor[] entries, "
     "Tensor temperature, bool dense) -> Tensor[]",
     "mixer_core_backward(str program, Tensor projection, Tensor[] others, Tensor[] boundaries, "
     "Tensor selection, Tensor?[] grads, str wrt, Tensor temperature, bool dense) -> Tensor[]",
@@ -86,7 +90,7 @@ def _forward(
     program: str,
     projection: torch.Tensor,
     others: Tensors,
-    maps_used: torch.Tensor,
+    entries: Tensors,
     temperature: torch.Tensor,
     dense: bool,
 ) -> list[torch.Tensor]:
@@ -139,7 +143,7 @@ def _fake(
     program: str,
     projection: torch.Tensor,
     others: Tensors,
-    maps_used: torch.Tensor,
+    entries: Tensors,
     temperature: torch.Tensor,
     dense: bool,
 ) -> list[torch.Tensor]:
@@ -172,8 +176,8 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    ctx.program, projection, others, maps_used, temperature, ctx.dense = inputs
-    ctx.entries = maps_used.dtype
+    ctx.program, projection, others, entries, temperature, ctx.dense = inputs
+    ctx.entries = [entry.dtype for entry in entries]
     ctx.set_materialize_grads(False)
     ctx.count = len(others)
     ctx.outputs = len(segmented(ctx.program).output_slots)
@@ -182,15 +186,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
 
 def _gradients(
     ctx: Any, grads: Sequence[torch.Tensor | None]
-) -> tuple[None, torch.Tensor | None, list[Any], torch.Tensor | None, None, None]:
+) -> tuple[None, torch.Tensor | None, list[Any], list[Any], None, None]:
     _, whole, needed, chosen, _, _ = ctx.needs_input_grad
     scan = segmented(ctx.program)
     names = ["projection"] if whole else []
     names += [n for n, need in zip(other_names(scan), needed, strict=True) if need]
-    names += ["dictionary"] if chosen else []
+    # As many as were given.
+    names += [n for n, need in zip(_WITH_ENTRIES, chosen, strict=False) if need]
     arriving = list(grads[:-1])
     if not names or all(grad is None for grad in arriving):
-        return None, None, [None] * ctx.count, None, None, None
+        return None, None, [None] * ctx.count, [None] * len(chosen), None, None
     projection, temperature, *kept = ctx.saved_tensors
     others, (*boundaries, selection) = kept[: ctx.count], kept[ctx.count :]
     results = iter(
@@ -208,8 +213,11 @@ def _gradients(
     )
     of_projection = next(results) if whole else None
     of_others = [next(results) if need else None for need in needed]
-    of_maps = next(results).to(ctx.entries) if chosen else None
-    return None, of_projection, of_others, of_maps, None, None
+    of_entries = [
+        next(results).to(dtype) if need else None
+        for dtype, need in zip(ctx.entries, chosen, strict=True)
+    ]
+    return None, of_projection, of_others, of_entries, None, None
 
 
 def _no_second_gradient(*_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The layers' section: which rows, what is timed, and the layers of other packages as stand-ins."""
+"""The layers' section: its rows, what is timed, the layers of other packages as stand-ins."""
 
 import copy
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_the_rows(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
             ("gated delta net", ""),
         }
         assert found["Mamba-2", ""]["error"] == "not installed: mamba-ssm"
-        for (name, way), row in found.items():
+        for (_, way), row in found.items():
             if way:
                 assert row["ms"] > 0
                 assert row["peak_mib"] is None

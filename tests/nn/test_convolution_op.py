@@ -32,17 +32,41 @@ def published(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 4), st.integers(1, 5))
 def test_values_and_gradients(batch: int, length: int, channels: int, width: int) -> None:
     given_ = leaves(batch, length, channels, width)
-    found, want = convolve_silu(*given_), published(*given_)
+    found, want = convolve_silu(*given_)[0], published(*given_)
     torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
     grad = torch.randn_like(want)
     mine, theirs = (torch.autograd.grad(y, given_, grad) for y in (found, want))
     torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
+@given(st.sets(st.sampled_from(["u", "again", "gate"])), st.integers(1, 3))
+def test_gradients_arrive_at_entries(arriving: set[str], length: int) -> None:
+    """``u`` read by two, and a gate of other channels than it convolves."""
+    x, weight, bias = leaves(2, length, 3, 2)
+    x = torch.cat([x, torch.randn(2, length, 3, dtype=torch.float64)], -1).detach()
+    x.requires_grad_()
+    found = dict(zip(("u", "again", "gate"), convolve_silu(x, weight, bias), strict=True))
+    y = published(x[..., :3], weight, bias)
+    want = {"u": y, "again": y, "gate": x[..., 3:]}
+    if not arriving:
+        return
+    grads = {name: torch.randn_like(want[name]) for name in sorted(arriving)}
+    mine, theirs = (
+        torch.autograd.grad(
+            [of[name] for name in grads],
+            [x, weight, bias],
+            list(grads.values()),
+            materialize_grads=True,
+        )
+        for of in (found, want)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("sizes", [(0, 3, 2, 4), (2, 0, 2, 4), (2, 3, 0, 4)])
 def test_nothing_to_convolve(sizes: tuple[int, int, int, int]) -> None:
     given_ = leaves(*sizes)
-    out = convolve_silu(*given_)
+    out = convolve_silu(*given_)[0]
     assert out.shape == given_[0].shape
     grads = torch.autograd.grad(out.sum(), given_)
     assert all(not grad.any() for grad in grads)
@@ -51,12 +75,12 @@ def test_nothing_to_convolve(sizes: tuple[int, int, int, int]) -> None:
 def test_low_precision_is_summed_in_float32() -> None:
     x, weight, bias = (each.detach() for each in leaves(2, 9, 3, 4))
     low = x.bfloat16()
-    found = convolve_silu(low, weight.float(), bias.float())
+    found = convolve_silu(low, weight.float(), bias.float())[0]
     assert found.dtype is torch.bfloat16
     want = published(low.double(), weight.float().double(), bias.float().double())
     torch.testing.assert_close(found.double(), want, rtol=2**-8, atol=1e-6)
     grad = torch.randn(x.shape).bfloat16()
-    grads = convolve_silu_backward(grad, low, weight.float(), bias.float())
+    grads = convolve_silu_backward([grad, None, None], low, weight.float(), bias.float())
     assert [each.dtype for each in grads] == [torch.bfloat16, torch.float32, torch.float32]
 
 

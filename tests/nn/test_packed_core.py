@@ -34,6 +34,27 @@ def trained(layer: FlashPDSSM, x: torch.Tensor, **options: Any) -> list[torch.Te
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
+def test_gradients_by_entries(monkeypatch: pytest.MonkeyPatch, surrogate: str) -> None:
+    """As on a GPU, where tokens and gate have one gradient; it is not rounded on the way."""
+    layer = layer_of(surrogate)
+    x = torch.randn(2, 9, 12).requires_grad_()
+    want = trained(layer, x)
+    entries = []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        entries.append(named["entries"])
+        return mix_packed(*given, **named)
+
+    monkeypatch.setattr(flash, "mix_packed", counted)
+    monkeypatch.setattr("pdssm_compiler.nn.convolution.has_kernel", lambda *_: True)
+    found = trained(layer, x)
+    assert len(entries) == 1
+    assert [entry.shape for entry in entries[0]] == [(2, 9, 2, 3)] * 2
+    for mine, theirs in zip(found, want, strict=True):
+        assert (mine.float() - theirs.float()).norm() <= 2**-7 * theirs.float().norm()
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("begun", [False, True])
 def test_it_is_what_the_parts_give(
     monkeypatch: pytest.MonkeyPatch, surrogate: str, begun: bool
@@ -98,9 +119,9 @@ def operands(layer: FlashPDSSM) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_it_is_a_torch_operator(surrogate: str) -> None:
-    text, projection, others, maps_used, temperature, dense = operands(layer_of(surrogate))
+    text, projection, others, entries, temperature, dense = operands(layer_of(surrogate))
     leaves = [each.detach() for each in others]
-    given = (text, projection.detach().requires_grad_(), leaves, maps_used, temperature, dense)
+    given = (text, projection.detach().requires_grad_(), leaves, entries, temperature, dense)
     # What autograd is asked for of tensors in a list is not looked at.
     torch.library.opcheck(
         mixer_core,

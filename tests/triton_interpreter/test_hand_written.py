@@ -14,10 +14,14 @@ from pdssm_compiler.runtime.choices import _launch_over, _places, softmax_gradie
 TOKENS, BLOCK = 8, 4
 
 
+@pytest.mark.parametrize(("has_more", "has_gate"), [(True, True), (False, False)])
 @pytest.mark.parametrize(
-    ("sizes", "width"), [((2, 13, 5), 4), ((1, 9, 3), 3), ((2, 8, 4), 2), ((1, 17, 6), 1), ((1, 1, 2), 4)]
-)  # fmt: skip
-def test_convolution(sizes: tuple[int, int, int], width: int) -> None:
+    ("sizes", "width"),
+    [((2, 13, 5), 4), ((1, 9, 3), 3), ((2, 8, 4), 2), ((1, 17, 6), 1), ((1, 1, 2), 4)],
+)
+def test_convolution(
+    sizes: tuple[int, int, int], width: int, has_more: bool, has_gate: bool
+) -> None:
     torch.manual_seed(width)
     batch, length, channels = sizes
     x = torch.randn(batch, length, 2 * channels)[..., channels:]
@@ -29,23 +33,26 @@ def test_convolution(sizes: tuple[int, int, int], width: int) -> None:
         x, weight, bias, out, length, channels, *x.stride()[:2], *how
     )
     wide = [each.double() for each in (x, weight, bias)]
-    want = convolution_op.convolve_silu(*wide)
+    want = convolution_op.convolve_silu(*wide)[0]
     assert torch.allclose(out.double(), want, rtol=1e-5, atol=1e-6)
 
-    grad = torch.randn(sizes)
+    grad, more, gate = (torch.randn(sizes) for _ in range(3))
     whole = torch.full((batch, length, 2 * channels), float("nan"))
     into = whole[..., :channels]
     sums = torch.full((batch, grid[0], 5, channels), float("nan"))
-    strides = [s for each in (grad, x, into) for s in each.stride()[:2]]
+    strides = [s for each in (x, into) for s in each.stride()[:2]]
+    sources = (grad, more, gate, x, weight, bias)
     convolution_kernels.convolve_backward[grid](
-        grad, x, weight, bias, into, sums, length, channels, *strides, *how
+        *sources, into, sums, length, channels, *strides, has_more, has_gate, *how
     )
-    of_x, of_weight, of_bias = convolution_op.convolve_silu_backward(grad.double(), *wide)
+    arrived = grad.double() + more.double() if has_more else grad.double()
+    of_x, of_weight, of_bias = convolution_op.convolve_silu_backward([arrived, None, None], *wide)
     assert torch.allclose(into.double(), of_x, rtol=1e-5, atol=1e-5)
     total = sums.sum((0, 1)).double()
     assert torch.allclose(total[:width].flip(0).T, of_weight, rtol=1e-5, atol=1e-5)
     assert torch.allclose(total[4], of_bias, rtol=1e-5, atol=1e-5)
-    assert whole[..., channels:].isnan().all()
+    behind = whole[..., channels:]
+    assert torch.equal(behind, gate) if has_gate else behind.isnan().all()
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
