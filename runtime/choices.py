@@ -126,6 +126,8 @@ def _refuse_nan(index: torch.Tensor, dim: int, rank: int, name: str) -> None:
 # Logits that a kernel takes, and how many numbers a program of it holds.
 _NARROW = (torch.bfloat16, torch.float16, torch.float32)
 _MOST_MAPS, _AT_ONCE = 1024, 2048
+# Programs that every GPU has room for.
+_PROGRAMS = 512
 
 
 def _has_kernel(logits: torch.Tensor) -> bool:
@@ -145,14 +147,18 @@ class _Launch(NamedTuple):
     sizes: tuple[int, int, int]
     maps: int
     tiles: tuple[int, int]
+    warps: int
 
 
 def _launch_over(logits: torch.Tensor) -> _Launch:
     batch, length, heads, maps = logits.shape
     wide = 1 << (maps - 1).bit_length()
-    rows = max(1, _AT_ONCE // wide)
     count = batch * length * heads
-    return _Launch(-(-count // rows), (count, length, heads), maps, (rows, wide))
+    # Of few rows, as those of one token, a program takes few: there are processors for all.
+    few = 1 << max(0, (count // _PROGRAMS).bit_length() - 1)
+    rows = max(1, min(few, _AT_ONCE // wide))
+    warps = 4 if rows * wide >= _AT_ONCE // 2 else 1
+    return _Launch(-(-count // rows), (count, length, heads), maps, (rows, wide), warps)
 
 
 def _chosen_by_kernel(logits: torch.Tensor) -> torch.Tensor:
@@ -162,7 +168,13 @@ def _chosen_by_kernel(logits: torch.Tensor) -> torch.Tensor:
     index = torch.empty(logits.shape[:3], dtype=torch.int32, device=logits.device)
     with torch.cuda.device(logits.device):
         choice_kernels.choose[(how.programs,)](
-            logits, index, *how.sizes, *logits.stride()[:3], how.maps, *how.tiles
+            logits,
+            index,
+            *how.sizes,
+            *logits.stride()[:3],
+            how.maps,
+            *how.tiles,
+            num_warps=how.warps,
         )
     return index
 
@@ -206,6 +218,7 @@ def surrogate_gradient(
             *into.stride()[:3],
             how.maps,
             *how.tiles,
+            num_warps=how.warps,
         )
 
 

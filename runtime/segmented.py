@@ -7,6 +7,7 @@ tensors, along T; nothing is copied.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
@@ -15,11 +16,10 @@ from pdssm_compiler.ir.passes.segments import SegmentAdjoint, in_segments, segme
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Map, is_number, precision
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.binding import Slot, allocate, check
+from pdssm_compiler.runtime.binding import Slot, allocate, check, sizes_of
 from pdssm_compiler.runtime.ops import (
     chosen_inputs,
     of_all_entries,
-    output_names,
     slots_of,
 )
 from pdssm_compiler.runtime.output_pool import new_output
@@ -83,13 +83,19 @@ class Segmented:
             own = (type_.bound,) if isinstance(type_, Index) else (*own, self.program.state_size)
         return replace(slot, dtype=torch.float64 if wide else torch.float32, own=own)
 
-    def length(self, sizes: Sizes, asked: int | None, device: torch.device) -> int:
-        """Tokens a segment."""
+    def length(
+        self,
+        sizes: Sizes,
+        asked: int | None,
+        device: torch.device,
+        states: int = _STATES_AT_ONCE,
+    ) -> int:
+        """Tokens a segment: as many as are asked for, or, on a GPU, as have so many states."""
         if asked is not None:
             return asked
         tokens = _TOKENS_AT_ONCE
         if device.type == "cuda":
-            tokens = _STATES_AT_ONCE // self.program.state_size
+            tokens = states // self.program.state_size
         rows = torch.sym_max(sizes.batch * sizes.heads, 1)
         return torch.sym_max(_LEAST, tokens // rows // _STEP * _STEP)
 
@@ -278,7 +284,7 @@ def _present(names: Iterable[str], grads: Sequence[torch.Tensor | None]) -> Name
 
 
 def _output_slots(program: Program) -> dict[str, Slot]:
-    return {slot.name: slot for slot in slots_of(program.text)[1]}
+    return _interface(program.text).outputs
 
 
 def _cut(program: Program, tokens: int, length: int) -> list[slice]:
@@ -299,11 +305,28 @@ def _run(
     """Run a program on one segment, which starts at a token ``first``; what ``into`` names is
     written there.
     """
-    given = [reads[input_.name] for input_ in caller_inputs(program)]
-    sizes = check(slots_of(program.text)[0], given)
+    face = _interface(program.text)
+    given = [reads[name] for name in face.inputs]
+    # Whether they fit is asked where they are bound.
+    sizes = sizes_of(face.slots, given)
     out = [
         into[name] if name in into else allocate(slot, sizes, given[0].device)
-        for name, slot in _output_slots(program).items()
+        for name, slot in face.outputs.items()
     ]
     run(program.text, given, config, trusted, out, first, chosen)
-    return dict(zip(output_names(program), out, strict=True))
+    return dict(zip(face.outputs, out, strict=True))
+
+
+class _Interface(NamedTuple):
+    """What a program takes and gives, kept: looking it up took as long as a launch."""
+
+    inputs: tuple[str, ...]
+    slots: list[Slot]
+    outputs: dict[str, Slot]
+
+
+@lru_cache(maxsize=1024)
+def _interface(text: str) -> _Interface:
+    names = tuple(input_.name for input_ in caller_inputs(program_of(text)))
+    inputs, outputs = slots_of(text)
+    return _Interface(names, inputs, {slot.name: slot for slot in outputs})

@@ -104,8 +104,8 @@ class FlashPDSSM(nn.Module):
         surrogate: ``"active"``, or ``"dense"``, by which maps that were not chosen learn as well,
             at ``N (N + K)`` a token more in the backward.
         fused: whether diagonal, scan, read-out and gate are one kernel, which keeps no states for
-            the backward; None where that has been measured to be faster, on CPUs. Packed sequences
-            with a cache are not.
+            the backward; None where that has been measured to be better, on CPUs and GPUs. Packed
+            sequences with a cache are not.
         bias: whether ``in_proj`` and ``out_proj`` have one.
         device: of the parameters.
         dtype: likewise.
@@ -262,7 +262,7 @@ class FlashPDSSM(nn.Module):
 
     def _fuses(self, device: torch.device) -> bool:
         """Whether the core is one kernel."""
-        return device.type == "cpu" if self.fused is None else self.fused
+        return device.type in ("cpu", "cuda") if self.fused is None else self.fused
 
     def _fused(
         self,

@@ -9,8 +9,8 @@ import torch
 
 from pdssm_compiler.nn import PDSSM, FlashPDSSM
 
-# By itself the first is in parts on a GPU, and fused on a CPU.
-KINDS = [FlashPDSSM, partial(FlashPDSSM, fused=True), PDSSM]
+# By itself the first is fused.
+KINDS = [FlashPDSSM, partial(FlashPDSSM, fused=False), PDSSM]
 Kind = Callable[[int], FlashPDSSM | PDSSM]
 
 
