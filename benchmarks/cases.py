@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from benchmarks.calls import BOTH, DIRECTIONS
 from benchmarks.problems import CPU_SWEEPS, SWEEPS, LayerSizes, Sweeps
@@ -10,6 +11,8 @@ from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 
 # In the order they are run.
 SECTIONS = ("suite", "worst", "scaling", "step", "fused", "layers", "loop", "peers", "host")
+
+PointT = TypeVar("PointT")
 
 # Templates to time, best first: as many as there are, or the one that a call takes.
 ALL, CHOSEN = 99, 1
@@ -129,7 +132,7 @@ CPU = Agenda(
 )
 
 
-def few(sweep: Sequence[Shape]) -> tuple[Shape, ...]:
+def few(sweep: Sequence[PointT]) -> tuple[PointT, ...]:
     """The ends of a sweep and its middle."""
     return tuple(dict.fromkeys((sweep[0], sweep[len(sweep) // 2], sweep[-1])))
 

@@ -8,22 +8,31 @@ sequence. Decoding is one step of many sequences, with bfloat16 parameters: unde
 GPU, and several copies of the layer take turns, so that no weights are found in the cache.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from benchmarks.measure import Bench, Row, attempt
+from benchmarks.measure import Bench, Row, attempt, choices
 from benchmarks.peers import LAYERS, PeerLayer
 from benchmarks.problems import LayerSizes
 from benchmarks.targets import LAYER, LAYER_PEAK_MIB, LAYER_STEP_US
 from pdssm_compiler.nn import FlashPDSSM
+from pdssm_compiler.nn.core import program_text
+from pdssm_compiler.nn.packed_core import programs_of
+from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.compile_service import config_text
+from pdssm_compiler.runtime.errors import NoTemplateError
+from pdssm_compiler.runtime.tuning.precompile import Job, helper_jobs
+from pdssm_compiler.schedules.target import Target
+from pdssm_compiler.suite import Shape
 
 FORWARD, STEP, DECODE = "forward", "forward + backward", "decode"
 PRODUCTS = "its matrix products"
+FUSED, PARTS = "FlashPDSSM, fused", "FlashPDSSM, in parts"
 _LOW = torch.bfloat16
 _MIB = 1 << 20
 
@@ -37,9 +46,21 @@ class _Subject(NamedTuple):
     step: Function
 
 
-def layer_names() -> dict[str, bool]:
-    """Our rows by name, and what ``fused`` says in each."""
-    return {"FlashPDSSM, fused": True, "FlashPDSSM, in parts": False}
+def layer_jobs(sizes: LayerSizes, target: Target, alignment: int) -> Iterator[Job]:
+    """The kernels of the fused core in a step of training, at every length."""
+    layer = FlashPDSSM(sizes.d_model, device="meta")
+    heads, n, maps = layer.heads, layer.state_size, layer.dictionary_size
+    text = program_text(n, maps, _LOW, False, False, False)
+    device = torch.device("cpu" if target.kind == "cpu" else "cuda")
+    for length in sizes.measured:
+        batch = sizes.batch(length)
+        programs, tokens = programs_of(text, Sizes(batch, length, heads), device)
+        shape = Shape("layer", batch, tokens, heads, n, maps)
+        for program in programs:
+            with suppress(NoTemplateError):
+                yield from helper_jobs(program.text, target, heads)
+                for choice in choices(program.text, target, shape, 1):
+                    yield Job(program.text, config_text(choice.config), target, alignment)
 
 
 def layer_rows(bench: Bench, sizes: LayerSizes, length: int) -> list[Row]:
@@ -77,9 +98,9 @@ def layer_rows(bench: Bench, sizes: LayerSizes, length: int) -> list[Row]:
         ]
 
     found = rows(PRODUCTS, partial(_products, sizes, x), {})
-    for name, fused in layer_names().items():
-        ours = partial(_ours, sizes, x, fused)
-        found += rows(name, ours, {}, _targets(sizes, length))
+    found += rows(FUSED, partial(_ours, sizes, x, True), {}, _targets(sizes, length))
+    if length == sizes.length:
+        found += rows(PARTS, partial(_ours, sizes, x, False), {}, _targets(sizes, length))
     for peer in LAYERS:
         found += rows(peer.name, partial(_peer, peer, sizes, x), {"package": peer.package})
     return _with_ratios(found)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from benchmarks.cases import Agenda, Case
 from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.fused import fused_rows
 from benchmarks.host import call_overhead, first_result_seconds, import_seconds
-from benchmarks.layers import decode_rows, layer_rows
+from benchmarks.layers import decode_rows, layer_jobs, layer_rows
 from benchmarks.measure import Bench, alignment_on, jobs_of
 from benchmarks.provenance import provenance
 from benchmarks.verdicts import verdicts
@@ -55,7 +56,12 @@ def benchmark(
         "verdicts": {},
     }
     cases = list(agenda.cases())
-    jobs = list(dict.fromkeys(jobs_of(cases, target_of(device), alignment_on(device))))
+    target, alignment = target_of(device), alignment_on(device)
+    of_layers = layer_jobs(agenda.layers, target, alignment)
+    every = chain(
+        jobs_of(cases, target, alignment), of_layers if "layers" in agenda.sections else ()
+    )
+    jobs = list(dict.fromkeys(every))
     start = time.perf_counter()
     with _progress("compiling", len(jobs)) as step:
         compiled = compile_all(jobs, workers, step)
@@ -128,9 +134,11 @@ def _parts(
             for shape in agenda.fused:
                 yield f"fused {shape.name}", partial(fused, shape)
         if section == "layers":
-            for length in agenda.layers.measured:
-                yield f"layers T={length}", partial(layers, length)
+            first, *others = agenda.layers.measured
+            yield f"layers T={first}", partial(layers, first)
             yield "layers decoding", decoding
+            for length in others:
+                yield f"layers T={length}", partial(layers, length)
         if section == "peers":
             yield "other operators", peers
         if section == "host":

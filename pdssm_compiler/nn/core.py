@@ -148,13 +148,16 @@ def _constant_text(
     state_size: int, maps: int, dtype: torch.dtype, initial: bool, final: bool, packed: bool
 ) -> str:
     """The program's text; a compiler that traces the call asks once."""
-    return _text(state_size, maps, dtype, initial, final, packed)
+    return program_text(state_size, maps, dtype, initial, final, packed)
 
 
 @lru_cache(maxsize=256)
-def _text(
+def program_text(
     state_size: int, maps: int, dtype: torch.dtype, initial: bool, final: bool, packed: bool
 ) -> str:
+    """The program of a core that computes on a dtype: whether it starts from a state, gives the
+    last, and runs packed sequences.
+    """
     payload = dtype if dtype in PAYLOADS else None
     complex_ = PAIRS[wide(dtype)]
     of_tokens, of_heads = InputSpec(dtype=dtype), InputSpec("HN", wide(dtype))

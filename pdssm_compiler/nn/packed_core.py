@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from pdssm_compiler.ir.passes.adjoint import Surrogate
+from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.choices import chosen_along_last, surrogate_gradient
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
@@ -54,6 +55,24 @@ mixer_core_backward = torch.ops.pdssm_compiler.mixer_core_backward.default
 def other_names(scan: Segmented) -> list[str]:
     """The program's inputs that do not stand in a projection, in order."""
     return [name for name in scan.input_slots if name not in PARTS and name != _SELECTION]
+
+
+def programs_of(text: str, sizes: Sizes, device: torch.device) -> tuple[list[Program], int]:
+    """What a step of training runs, where every parameter is trained: forward, the states of a
+    segment again, adjoint, by the active surrogate; and the tokens of a segment.
+
+    Args:
+        text: the core's program.
+        sizes: of the call.
+        device: where.
+    """
+    scan = segmented(text)
+    trained = [name for name in other_names(scan) if name not in _WITH_ENTRIES]
+    wanted = (*trained, *_WITH_ENTRIES, *PARTS, _SELECTION)
+    derived = scan.adjoint(wanted, frozenset({"readout"}))
+    found = (scan.segments.forward, derived.replay, derived.adjoint.program)
+    length = scan.length(sizes, None, device, _STATES_AT_ONCE)
+    return [program for program in found if program is not None], min(length, sizes.length)
 
 
 def parts_of(scan: Segmented, projection: torch.Tensor, heads: int) -> tuple[Named, torch.Tensor]:
@@ -248,4 +267,4 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd("pdssm_compiler::mixer_core_backward", _no_second_gradient)
 
-__all__ = ["PARTS", "mixer_core", "mixer_core_backward", "other_names", "parts_of"]
+__all__ = ["PARTS", "mixer_core", "mixer_core_backward", "other_names", "parts_of", "programs_of"]

@@ -10,11 +10,25 @@ import torch
 
 from benchmarks import layers
 from benchmarks.cases import GPU
-from benchmarks.layers import DECODE, FORWARD, PRODUCTS, STEP, decode_rows, layer_rows
+from benchmarks.command import narrowed
+from benchmarks.layers import (
+    DECODE,
+    FORWARD,
+    FUSED,
+    PARTS,
+    PRODUCTS,
+    STEP,
+    decode_rows,
+    layer_jobs,
+    layer_rows,
+)
 from benchmarks.measure import Bench
 from benchmarks.plots import plot
 from benchmarks.tables import show
 from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.runtime import segmented
+from pdssm_compiler.runtime.devices import target_of
+from pdssm_compiler.runtime.plan import run
 from pdssm_compiler.runtime.tuning import timing
 from pdssm_compiler.runtime.tuning.timing import Clock
 from tests.benchmarks.conftest import AGENDA, CPU
@@ -22,7 +36,7 @@ from tests.benchmarks.test_peers import plant
 
 SIZES = AGENDA.layers
 BENCH = Bench(CPU, Clock.of(CPU), 1e9, 2, {})
-OURS = ("FlashPDSSM, fused", "FlashPDSSM, in parts")
+OURS = (FUSED, PARTS)
 
 
 class StubMamba(torch.nn.Linear):
@@ -56,7 +70,8 @@ def test_the_rows(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
     for length, batch in ((8, 2), (4, 4)):
         found = by_name(rows, sizes={"B": batch, "T": length, "d_model": 16})
         assert set(found) == {
-            *((name, way) for name in (PRODUCTS, *OURS) for way in (FORWARD, STEP)),
+            *((name, way) for name in (PRODUCTS, FUSED) for way in (FORWARD, STEP)),
+            *((PARTS, way) for way in (FORWARD, STEP) if length == SIZES.length),
             ("Mamba-2", ""),
             ("gated delta net", ""),
         }
@@ -93,6 +108,25 @@ def test_what_is_timed_is_the_layer(fused: bool) -> None:
     subject.step()
 
 
+@pytest.mark.parametrize("length", [8, 4])
+def test_the_kernels_of_a_step_are_compiled_before(
+    monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """As on a GPU, where tokens and gate have one gradient."""
+    monkeypatch.setattr("pdssm_compiler.nn.convolution.has_kernel", lambda *_: True)
+    ran: list[str] = []
+
+    def recorded(text: str, *given: Any) -> Any:
+        ran.append(text)
+        return run(text, *given)
+
+    monkeypatch.setattr(segmented, "run", recorded)
+    x = torch.randn(2, length, SIZES.d_model).to(torch.bfloat16).requires_grad_()
+    layers._ours(SIZES, x, True).step()
+    jobs = layer_jobs(replace(SIZES, length=length, lengths=()), target_of(CPU), 0)
+    assert {job.text for job in jobs} == set(ran)
+
+
 def test_the_products_are_the_layers() -> None:
     x = torch.randn(2, 8, SIZES.d_model).to(torch.bfloat16).requires_grad_()
     products = layers._products(SIZES, x)
@@ -114,6 +148,8 @@ def test_the_sizes_that_are_asked_for() -> None:
     wanted = layers._targets(sizes, 4096)
     assert wanted == {"target_ms": pytest.approx(5.74), "target_mib": 1450}
     assert layers._targets(sizes, 1024) == {}
+    quick = narrowed(GPU, quick=True).layers
+    assert quick.measured == (4096, 1 << 10, 1 << 14, 1 << 17)
 
 
 def test_other_layers(monkeypatch: pytest.MonkeyPatch) -> None:
