@@ -1,8 +1,8 @@
-"""Triton's kernels of hard choices along the last axis: the choice, and the active surrogate.
+"""Triton's kernels of hard choices along an axis, and of the active surrogate's gradient.
 
 Importing this file imports Triton; :mod:`pdssm_compiler.runtime.choices` does where it launches.
 Rows are those of ``[B, T, H, K]``: row ``r`` is head ``r % heads`` of token ``r // heads``, tokens
-of all sequences one after the other, and its ``K`` logits are dense.
+of all sequences one after the other; its ``K`` logits are ``of_map`` apart, or dense.
 """
 
 # Triton's language has no types for a checker.
@@ -31,6 +31,7 @@ def choose(
     of_batch,
     of_token,
     of_head,
+    of_map,
     maps,
     ROWS: tl.constexpr,
     MAPS: tl.constexpr,
@@ -40,7 +41,7 @@ def choose(
     k = tl.arange(0, MAPS)
     at = _places(logits, rows, length, heads, of_batch, of_token, of_head)
     inside = (rows < count)[:, None] & (k < maps)[None, :]
-    x = tl.load(at[:, None] + k[None, :], inside, float("-inf")).to(tl.float32)
+    x = tl.load(at[:, None] + k[None, :] * of_map, inside, float("-inf")).to(tl.float32)
     wrong = tl.max((x != x).to(tl.int32), 1)
     largest = tl.max(x, 1)
     first = tl.min(tl.where(x == largest[:, None], k[None, :], MAPS), 1)

@@ -74,9 +74,13 @@ def _choose(
     logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check_device(logits, temperature)
-    last = dim % logits.dim() == logits.dim() - 1
-    index = chosen_along_last(logits, name) if last else _places(logits, dim)
+    index = _chosen(logits, dim)
     return _entries(logits, index, dense), index
+
+
+def _chosen(logits: torch.Tensor, dim: int) -> torch.Tensor:
+    along = logits.movedim(dim, -1)
+    return _chosen_by_kernel(along) if _has_kernel(along) else _places(logits, dim)
 
 
 def _places(logits: torch.Tensor, dim: int) -> torch.Tensor:
@@ -97,9 +101,7 @@ def chosen_along_last(logits: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         NanLogitError: a NaN among logits on a CPU; elsewhere its place is -1.
     """
-    if _has_kernel(logits) and logits.numel() > 0:
-        return _chosen_by_kernel(logits)
-    index = _places(logits, -1)
+    index = _chosen(logits, -1)
     if logits.is_cpu:
         _refuse_nan(index, -1, logits.dim(), name)
     return index
@@ -135,8 +137,8 @@ def _has_kernel(logits: torch.Tensor) -> bool:
         triton_runs(logits.device)
         and logits.dim() == 4
         and logits.dtype in _NARROW
-        and logits.stride(3) == 1
-        and 0 < logits.shape[3] <= _MOST_MAPS
+        and logits.shape[3] <= _MOST_MAPS
+        and logits.numel() > 0
     )
 
 
@@ -171,7 +173,7 @@ def _chosen_by_kernel(logits: torch.Tensor) -> torch.Tensor:
             logits,
             index,
             *how.sizes,
-            *logits.stride()[:3],
+            *logits.stride(),
             how.maps,
             *how.tiles,
             num_warps=how.warps,
@@ -199,8 +201,8 @@ def surrogate_gradient(
         into: where, like the logits.
     """
     check_temperature(temperature)
-    by_kernel = not dense and _has_kernel(logits) and into.stride(3) == 1
-    if not by_kernel or temperature.is_cpu or logits.numel() == 0:
+    dense_rows = logits.stride(3) == into.stride(3) == 1
+    if dense or temperature.is_cpu or not (dense_rows and _has_kernel(logits)):
         into.copy_(softmax_gradient(logits, grad, index, temperature, -1, dense))
         return
     from pdssm_compiler.runtime import choice_kernels

@@ -70,13 +70,14 @@ def _weights(weight, bias, c, inside, WIDTH: tl.constexpr):
     return tl.load(bias + c, inside, 0.0).to(tl.float32), w0, w1, w2, w3
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "runs"])
 def convolve(
     x,
     weight,
     bias,
     out,
     length,
+    runs,
     channels,
     x_batch,
     x_token,
@@ -86,16 +87,16 @@ def convolve(
 ):
     """``out = silu(convolution(x))``.
 
-    ``x`` is ``[B, T, d]``, its last axis dense; ``out`` is dense. Programs: runs of ``TOKENS``
-    tokens, blocks of channels, sequences.
+    ``x`` is ``[B, T, d]``, its last axis dense; ``out`` is dense. Programs: ``runs`` of ``TOKENS``
+    tokens of each sequence, blocks of channels.
     """
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < channels
-    batch = tl.program_id(2).to(tl.int64)
+    batch = (tl.program_id(0) // runs).to(tl.int64)
     row = x + batch * x_batch + c
     to = out + batch * length * channels + c
     b, w0, w1, w2, w3 = _weights(weight, bias, c, inside, WIDTH)
-    first = tl.program_id(0) * TOKENS
+    first = tl.program_id(0) % runs * TOKENS
     p1 = _token(row, first - 1, length, x_token, inside)
     p2 = _token(row, first - 2, length, x_token, inside)
     p3 = _token(row, first - 3, length, x_token, inside)
@@ -139,7 +140,7 @@ def _of_token(w0, w1, w2, w3, z0, z1, z2, z3, WIDTH: tl.constexpr):
     return found
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "runs"])
 def convolve_backward(
     grad,
     more,
@@ -150,6 +151,7 @@ def convolve_backward(
     grad_x,
     sums,
     length,
+    runs,
     channels,
     x_batch,
     x_token,
@@ -169,14 +171,14 @@ def convolve_backward(
     """
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < channels
-    batch = tl.program_id(2).to(tl.int64)
+    batch = (tl.program_id(0) // runs).to(tl.int64)
     row = x + batch * x_batch + c
     own = batch * length * channels + c
     come = grad + own
     also = more + own
     to = grad_x + batch * into_batch + c
     b, w0, w1, w2, w3 = _weights(weight, bias, c, inside, WIDTH)
-    first = tl.program_id(0) * TOKENS
+    first = tl.program_id(0) % runs * TOKENS
     end = first + TOKENS
     # Tokens by how far they stand before `end`, and what three later sums want of ours.
     q1 = _token(row, end - 1, length, x_token, inside)
@@ -237,7 +239,7 @@ def convolve_backward(
         q1 = q5
         q2 = q6
         q3 = q7
-    total = sums + (batch * tl.num_programs(0) + tl.program_id(0)) * 5 * channels + c
+    total = sums + tl.program_id(0).to(tl.int64) * 5 * channels + c
     tl.store(total, s0, inside)
     tl.store(total + channels, s1, inside)
     tl.store(total + 2 * channels, s2, inside)
@@ -259,9 +261,9 @@ def convolve_step(
     BLOCK: tl.constexpr,
 ):
     """One token ``[B, d]`` after a window ``[B, WIDTH - 1, d]``, and the next window."""
-    c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < channels
-    batch = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(0).to(tl.int64)
     b, w0, w1, w2, w3 = _weights(weight, bias, c, inside, WIDTH)
     n = tl.load(x + batch * x_batch + c, inside, 0.0).to(tl.float32)
     # The last of the window is the token before.

@@ -125,18 +125,20 @@ def _by_kernel(
     batch, length, _ = x.shape
     channels, width = weight.shape
     tokens, block, warps = _FORWARD
+    runs = -(-length // tokens)
     out = torch.empty((batch, length, channels), dtype=x.dtype, device=x.device)
     if out.numel() > 0:
         from pdssm_compiler.nn.convolution_kernels import convolve
 
         x = _dense_channels(x)
         with torch.cuda.device(x.device):
-            convolve[(-(-length // tokens), -(-channels // block), batch)](
+            convolve[(runs * batch, -(-channels // block))](
                 x,
                 weight.contiguous(),
                 bias.contiguous(),
                 out,
                 length,
+                runs,
                 channels,
                 *x.stride()[:2],
                 width,
@@ -166,7 +168,7 @@ def _by_kernel_backward(
     sums = torch.empty((batch, runs, 5, channels), dtype=torch.float32, device=x.device)
     gate = grads[2].contiguous() if has_gate and grads[2] is not None else arrived[0]
     with torch.cuda.device(x.device):
-        convolve_backward[(runs, -(-channels // block), batch)](
+        convolve_backward[(runs * batch, -(-channels // block))](
             arrived[0],
             arrived[-1],
             gate,
@@ -176,6 +178,7 @@ def _by_kernel_backward(
             of_x,
             sums,
             length,
+            runs,
             channels,
             *x.stride()[:2],
             *of_x.stride()[:2],
@@ -218,7 +221,7 @@ def _step_by_kernel(
     out = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
     after = torch.empty_like(window)
     with torch.cuda.device(x.device):
-        convolve_step[(-(-channels // block), batch)](
+        convolve_step[(batch, -(-channels // block))](
             x,
             window,
             weight.contiguous(),

@@ -26,11 +26,12 @@ def test_convolution(
     batch, length, channels = sizes
     x = torch.randn(batch, length, 2 * channels)[..., channels:]
     weight, bias = torch.randn(channels, width), torch.randn(channels)
-    grid = (-(-length // TOKENS), -(-channels // BLOCK), batch)
+    runs = -(-length // TOKENS)
+    grid = (runs * batch, -(-channels // BLOCK))
     out = torch.full(sizes, float("nan"))
     how = (width, TOKENS, BLOCK)
     convolution_kernels.convolve[grid](
-        x, weight, bias, out, length, channels, *x.stride()[:2], *how
+        x, weight, bias, out, length, runs, channels, *x.stride()[:2], *how
     )
     wide = [each.double() for each in (x, weight, bias)]
     want = convolution_op.convolve_silu(*wide)[0]
@@ -39,11 +40,11 @@ def test_convolution(
     grad, more, gate = (torch.randn(sizes) for _ in range(3))
     whole = torch.full((batch, length, 2 * channels), float("nan"))
     into = whole[..., :channels]
-    sums = torch.full((batch, grid[0], 5, channels), float("nan"))
+    sums = torch.full((batch, runs, 5, channels), float("nan"))
     strides = [s for each in (x, into) for s in each.stride()[:2]]
     sources = (grad, more, gate, x, weight, bias)
     convolution_kernels.convolve_backward[grid](
-        *sources, into, sums, length, channels, *strides, has_more, has_gate, *how
+        *sources, into, sums, length, runs, channels, *strides, has_more, has_gate, *how
     )
     arrived = grad.double() + more.double() if has_more else grad.double()
     of_x, of_weight, of_bias = convolution_op.convolve_silu_backward([arrived, None, None], *wide)
@@ -61,7 +62,7 @@ def test_one_token_of_the_convolution(width: int) -> None:
     x, window = torch.randn(3, 14)[:, 7:], torch.randn(3, width - 1, 7)
     weight, bias = torch.randn(7, width), torch.randn(7)
     out, after = torch.full((3, 7), float("nan")), torch.full_like(window, float("nan"))
-    convolution_kernels.convolve_step[(2, 3)](
+    convolution_kernels.convolve_step[(3, 2)](
         x, window, weight, bias, out, after, 7, x.stride(0), width, BLOCK
     )
     want, following = convolution_op.convolve_silu_step(x, window, weight, bias)
@@ -82,7 +83,7 @@ def test_choices(sizes: tuple[int, int, int, int]) -> None:
     strides = logits.stride()[:3]
     index = torch.full(sizes[:3], -7, dtype=torch.int32)
     choice_kernels.choose[(how.programs,)](
-        logits, index, *how.sizes, *strides, how.maps, *how.tiles
+        logits, index, *how.sizes, *logits.stride(), how.maps, *how.tiles
     )
     assert torch.equal(index, _places(logits, -1))
 
@@ -96,3 +97,16 @@ def test_choices(sizes: tuple[int, int, int, int]) -> None:
     want = softmax_gradient(logits, grad, index, tau, -1, False)
     assert torch.allclose(into, want, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert beside[..., :7].isinf().all()
+
+
+def test_choices_along_another_axis() -> None:
+    """As columns of a dictionary choose their rows."""
+    torch.manual_seed(1)
+    logits = torch.randn(2, 3, 5, 5).round(decimals=1)
+    along = logits.movedim(-2, -1)
+    how = _launch_over(along)
+    index = torch.full((2, 3, 5), -7, dtype=torch.int32)
+    choice_kernels.choose[(how.programs,)](
+        along, index, *how.sizes, *along.stride(), how.maps, *how.tiles
+    )
+    assert torch.equal(index, _places(logits, -2))
