@@ -189,11 +189,8 @@ class Segmented:
             else allocate(self.gradient_slot(name, surrogate), sizes, device, new_output)
             for name in wrt
         }
-        slots = _output_slots(program)
-        sums = {
-            total.name: allocate(slots[total.name], sizes, device, torch.zeros)
-            for total in program.sum_outputs
-        }
+        totals = [total.name for total in program.sum_outputs]
+        sums: list[torch.Tensor] = []
         written = {o.name: found[o.name] for o in program.token_outputs if o.name in found}
         if surrogate == "dense":
             # Nothing writes them: each use of a choice adds its part.
@@ -221,15 +218,21 @@ class Segmented:
             for boundary in derived.passed:
                 if boundary.start in of_boundaries:
                     passed[f"grad_{boundary.end}"] += of_boundaries[boundary.start][:, number]
-            for name, total in sums.items():
-                total += results[name]
+            parts = [results[name] for name in totals]
+            if sums:
+                torch._foreach_add_(sums, parts)
+            else:
+                sums = parts
             for name, part in of_all_entries(derived.adjoint, results, reads, wrt):
                 by_token = name.removeprefix("grad_") in self._by_token
                 total = found[name][:, tokens] if by_token else found[name]
                 total += part
-        for name in sums:
-            total = sums[name].sum(dim=0) if name in derived.adjoint.summed else sums[name]
-            found[name].copy_(total)
+        if not sums:
+            for name in totals:
+                found[name].zero_()
+        else:
+            for name, total in zip(totals, sums, strict=True):
+                found[name].copy_(total.sum(dim=0) if name in derived.adjoint.summed else total)
         for boundary in derived.passed:
             if f"grad_{boundary.start}" in found:
                 found[f"grad_{boundary.start}"].copy_(passed[f"grad_{boundary.end}"])
