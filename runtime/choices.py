@@ -177,6 +177,7 @@ def _chosen_by_kernel(logits: torch.Tensor) -> torch.Tensor:
             how.maps,
             *how.tiles,
             num_warps=how.warps,
+            enable_fp_fusion=True,
         )
     return index
 
@@ -221,6 +222,7 @@ def surrogate_gradient(
             how.maps,
             *how.tiles,
             num_warps=how.warps,
+            enable_fp_fusion=True,
         )
 
 

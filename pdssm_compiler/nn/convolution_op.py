@@ -145,6 +145,7 @@ def _by_kernel(
                 tokens,
                 block,
                 num_warps=warps,
+                enable_fp_fusion=True,
             )
     return out, *_entries(out, x)
 
@@ -188,6 +189,7 @@ def _by_kernel_backward(
             tokens,
             block,
             num_warps=warps,
+            enable_fp_fusion=True,
         )
     total = sums.sum((0, 1))
     # By lag, and a channel's last weight is the token's own.
@@ -233,6 +235,7 @@ def _step_by_kernel(
             weight.shape[1],
             block,
             num_warps=warps,
+            enable_fp_fusion=True,
         )
     return out, after
 
