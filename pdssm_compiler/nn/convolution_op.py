@@ -29,6 +29,7 @@ import torch
 from torch.nn import functional
 
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.binding import is_distributed
 from pdssm_compiler.runtime.hand_written import triton_runs
 from pdssm_compiler.runtime.ops import refuse_batched
 
@@ -60,6 +61,8 @@ def has_kernel(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and x.dtype in _DTYPES
         and weight.dtype in _DTYPES
         and weight.shape[1] <= _MOST_WIDTH
+        # Gathered only where the module itself is called.
+        and not is_distributed(weight)
     )
 
 

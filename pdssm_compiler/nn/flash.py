@@ -385,6 +385,8 @@ class FlashPDSSM(nn.Module):
             and token.packed.dtype in PAYLOADS
             and state.dtype is torch.float32
             and all(each.dtype is self.skip.dtype for each in stored)
+            # Gathered only where the module that has them is called.
+            and not any(is_distributed(each) for each in stored)
         )
 
     def _project(
