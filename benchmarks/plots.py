@@ -146,8 +146,8 @@ def _size(row: Row) -> int:
 def _layers(pyplot: Any, rows: list[Row], _: float) -> Any:
     """Time a token and memory over T, a line a layer; where memory was not counted, time alone."""
     panels: list[tuple[str, Callable[[Row], float | None]]] = [
-        ("µs a thousand tokens, forward and backward", _us_a_thousand),
-        ("MiB at the peak, above parameters and tokens", lambda row: row["peak_mib"]),
+        ("µs a thousand tokens, both ways", _us_a_thousand),
+        ("MiB at the peak, above parameters", lambda row: row["peak_mib"]),
     ]
     counted = any(row["peak_mib"] for row in rows)
     shown = panels if counted else panels[:1]
