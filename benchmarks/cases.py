@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from benchmarks.calls import BOTH, DIRECTIONS
 from benchmarks.layer_sizes import CPU_LAYERS, LAYERS, Layer
-from benchmarks.problems import CPU_SWEEPS, SWEEPS, Sweeps
+from benchmarks.problems import CPU_SWEEPS, SWEEPS, LayerSizes, Sweeps
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 
 # In the order they are run.
-SECTIONS = ("suite", "worst", "scaling", "step", "fused", "mixture", "loop", "peers", "host")
+SECTIONS = (
+    "suite", "worst", "scaling", "step", "fused", "layers", "mixture", "loop", "peers", "host",
+)  # fmt: skip
+
+PointT = TypeVar("PointT")
 
 # Templates to time, best first: as many as there are, or the one that a call takes.
 ALL, CHOSEN = 99, 1
@@ -53,6 +58,7 @@ class Agenda:
         peers: whose tokens and width the peers get.
         fused: the shapes of the fused core.
         mixture: the layers of the mixture.
+        layers: the sizes of the layers.
         loop_tokens: tokens of the torch loop that are timed, and scaled to all.
         sections: which sections.
         runs: repetitions of each time.
@@ -65,6 +71,7 @@ class Agenda:
     peers: Shape
     fused: tuple[Shape, ...]
     mixture: tuple[Layer, ...]
+    layers: LayerSizes
     loop_tokens: int
     sections: tuple[str, ...] = SECTIONS
     runs: int = 30
@@ -112,7 +119,20 @@ class Agenda:
             yield Case("peers", self.peers, directions=("forward", BOTH), payload=payload)
 
 
-GPU = Agenda(SUITE, STEP, SWEEPS, SUITE[0], fused=SUITE[:2], mixture=LAYERS, loop_tokens=128)
+# One to 128 thousand tokens, 32 768 together up to there.
+_LAYERS = LayerSizes(1024, 4096, tuple(1 << n for n in range(10, 18)), tokens=1 << 15, decoded=64)
+_CPU_LAYERS = LayerSizes(256, 512, (128, 512, 2048), tokens=2048, decoded=8)
+
+GPU = Agenda(
+    SUITE,
+    STEP,
+    SWEEPS,
+    SUITE[0],
+    fused=SUITE[:2],
+    mixture=LAYERS,
+    layers=_LAYERS,
+    loop_tokens=128,
+)
 CPU = Agenda(
     CPU_SUITE,
     STEP,
@@ -120,13 +140,14 @@ CPU = Agenda(
     CPU_SUITE[0],
     fused=CPU_SUITE[:1],
     mixture=CPU_LAYERS,
+    layers=_CPU_LAYERS,
     loop_tokens=CPU_SUITE[0].length,
     sections=tuple(section for section in SECTIONS if section != "peers"),
     runs=20,
 )
 
 
-def few(sweep: Sequence[Shape]) -> tuple[Shape, ...]:
+def few(sweep: Sequence[PointT]) -> tuple[PointT, ...]:
     """The ends of a sweep and its middle."""
     return tuple(dict.fromkeys((sweep[0], sweep[len(sweep) // 2], sweep[-1])))
 

@@ -41,7 +41,9 @@ def narrowed(
         most=CHOSEN if quick else most,
     )
     if quick:
-        found = replace(found, sweeps={size: few(of) for size, of in agenda.sweeps.items()})
+        layers = replace(agenda.layers, lengths=few(agenda.layers.lengths))
+        sweeps = {size: few(of) for size, of in agenda.sweeps.items()}
+        found = replace(found, sweeps=sweeps, layers=layers)
     return found
 
 

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -91,6 +91,47 @@ def gated_delta_rule(shape: Shape, device: torch.device) -> Bound:
 PEERS = (
     Peer("Mamba-2 SSD", "mamba-ssm", ssd),
     Peer("gated delta rule", "flash-linear-attention", gated_delta_rule),
+)
+
+
+@dataclass(frozen=True)
+class PeerLayer:
+    """A public layer.
+
+    Attributes:
+        name: what it is called in the field.
+        package: what to install.
+        make: gives it, of a model width.
+        output: its output among what its call gives.
+    """
+
+    name: str
+    package: str
+    make: Callable[[int], torch.nn.Module]
+    output: Callable[[Any], torch.Tensor]
+
+
+def mamba2(d_model: int) -> torch.nn.Module:
+    """The Mamba-2 layer: state 128, expanded twice."""
+    layer: torch.nn.Module = _module("mamba_ssm", "mamba-ssm").Mamba2(
+        d_model=d_model, d_state=128, d_conv=4, expand=2
+    )
+    return layer
+
+
+def gated_delta_net(d_model: int) -> torch.nn.Module:
+    """The layer of the gated delta rule: keys of 256 and values of 512 a head."""
+    layer: torch.nn.Module = _module("fla.layers", "flash-linear-attention").GatedDeltaNet(
+        hidden_size=d_model, num_heads=max(1, d_model // 256), head_dim=256, expand_v=2
+    )
+    return layer
+
+
+LAYERS = (
+    PeerLayer("Mamba-2", "mamba-ssm", mamba2, lambda found: found),
+    PeerLayer(
+        "gated delta net", "flash-linear-attention", gated_delta_net, lambda found: found[0]
+    ),
 )
 
 

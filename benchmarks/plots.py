@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.layers import STEP
 from benchmarks.measure import Row
 from benchmarks.provenance import OutputError
 from benchmarks.tables import per_element
@@ -17,8 +18,8 @@ _RENAMED = {"general": "random"}
 
 
 def plot(record: Record, stem: Path) -> list[Path]:
-    """Draw what the record has rows for; gives the files, ``<stem>-roofline.png`` and
-    ``<stem>-scaling.png``.
+    """Draw what the record has rows for; gives the files, ``<stem>-roofline.png``,
+    ``<stem>-scaling.png`` and ``<stem>-layers.png``.
 
     Raises:
         OutputError: nothing to draw, or a file cannot be written.
@@ -27,12 +28,14 @@ def plot(record: Record, stem: Path) -> list[Path]:
     for name, rows, draw in (
         ("roofline", _kernels(record), _roofline),
         ("scaling", _points(record), _scaling),
+        ("layers", _steps(record), _layers),
     ):
         if rows:
             drawn.append(_draw(record, rows, draw, stem.with_name(f"{stem.name}-{name}.png")))
     if not drawn:
         raise OutputError(
-            "there are no kernels in these results to plot; measure the sections suite or scaling"
+            "there are no kernels in these results to plot; measure the sections suite, scaling "
+            "or layers"
         )
     return drawn
 
@@ -46,6 +49,12 @@ def _kernels(record: Record) -> list[Row]:
 
 def _points(record: Record) -> list[Row]:
     return [row for row in record.get("rows", ()) if "sweep" in row and "ms" in row]
+
+
+def _steps(record: Record) -> list[Row]:
+    """Forward and backward of layers, over T."""
+    rows = [row for row in record.get("layers", ()) if "ms" in row]
+    return [row for row in rows if row["direction"] == STEP]
 
 
 def _draw(record: Record, rows: list[Row], draw: Callable[..., Any], path: Path) -> Path:
@@ -132,3 +141,33 @@ def _scaling(pyplot: Any, rows: list[Row], roof: float) -> Any:
 
 def _size(row: Row) -> int:
     return row["sizes"][row["sweep"]]
+
+
+def _layers(pyplot: Any, rows: list[Row], _: float) -> Any:
+    """Time a token and memory over T, a line a layer; where memory was not counted, time alone."""
+    panels: list[tuple[str, Callable[[Row], float | None]]] = [
+        ("µs a thousand tokens, both ways", _us_a_thousand),
+        ("MiB at the peak, above parameters", lambda row: row["peak_mib"]),
+    ]
+    counted = any(row["peak_mib"] for row in rows)
+    shown = panels if counted else panels[:1]
+    figure, axes_of = pyplot.subplots(1, len(shown), figsize=(5 * len(shown), 4), squeeze=False)
+    for axes, (label, value) in zip(axes_of[0], shown, strict=True):
+        for name in dict.fromkeys(row["layer"] for row in rows):
+            points = sorted((row for row in rows if row["layer"] == name), key=_length)
+            axes.plot([_length(p) for p in points], [value(p) for p in points], "o-", label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("T, B·T constant while B > 1")
+        axes.set_ylabel(label)
+        axes.legend(fontsize=7)
+    return figure
+
+
+def _us_a_thousand(row: Row) -> float:
+    """Milliseconds a million tokens, which are microseconds a thousand."""
+    return float(row["ms"]) * 1e6 / (row["sizes"]["B"] * row["sizes"]["T"])
+
+
+def _length(row: Row) -> int:
+    return int(row["sizes"]["T"])

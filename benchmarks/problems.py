@@ -49,6 +49,36 @@ SWEEPS = sweeps(SUITE[0], tokens=1 << 20, shortest=1 << 14, batches=64)
 CPU_SWEEPS = sweeps(CPU_SUITE[0], tokens=1 << 13, shortest=1 << 8, batches=8)
 
 
+@dataclass(frozen=True)
+class LayerSizes:
+    """What is measured of layers.
+
+    Attributes:
+        d_model: the layer's width.
+        length: ``T`` of the first row, which targets are for.
+        lengths: ``T`` of the rows after it.
+        tokens: ``B·T``; longer sequences stand alone.
+        decoded: sequences that are decoded together.
+        backend: of ``torch.compile``.
+    """
+
+    d_model: int
+    length: int
+    lengths: tuple[int, ...]
+    tokens: int
+    decoded: int
+    backend: str = "inductor"
+
+    def batch(self, length: int) -> int:
+        """``B`` of rows of so many tokens."""
+        return max(1, self.tokens // length)
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """Every ``T``, the first row's first: a compiler takes later ones for any."""
+        return tuple(dict.fromkeys((self.length, *self.lengths)))
+
+
 @dataclass
 class Problem:
     """Inputs of one scan: diagonal with |D| < 1, drive, dictionary, selection."""

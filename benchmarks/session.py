@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from benchmarks.comparisons import loop_rows, peer_rows
 from benchmarks.fused import fused_rows
 from benchmarks.host import call_overhead, first_result_seconds, import_seconds
 from benchmarks.layer_sizes import Layer
+from benchmarks.layers import decode_rows, layer_jobs, layer_rows
 from benchmarks.measure import Bench, alignment_on, jobs_of
 from benchmarks.mixture import mixture_rows
 from benchmarks.provenance import provenance
@@ -56,7 +58,12 @@ def benchmark(
         "verdicts": {},
     }
     cases = list(agenda.cases())
-    jobs = list(dict.fromkeys(jobs_of(cases, target_of(device), alignment_on(device))))
+    target, alignment = target_of(device), alignment_on(device)
+    of_layers = layer_jobs(agenda.layers, target, alignment)
+    every = chain(
+        jobs_of(cases, target, alignment), of_layers if "layers" in agenda.sections else ()
+    )
+    jobs = list(dict.fromkeys(every))
     start = time.perf_counter()
     with _progress("compiling", len(jobs)) as step:
         compiled = compile_all(jobs, workers, step)
@@ -106,6 +113,12 @@ def _parts(
     def mixture(layer: Layer) -> None:
         record.setdefault("mixture", []).extend(mixture_rows(bench, layer))
 
+    def layers(length: int) -> None:
+        record.setdefault("layers", []).extend(layer_rows(bench, agenda.layers, length))
+
+    def decoding() -> None:
+        record.setdefault("layers", []).extend(decode_rows(bench, agenda.layers))
+
     def peers() -> None:
         ours = [row for row in record["rows"] if row["section"] == "peers"]
         record["peers"] = peer_rows(bench, agenda.peers, ours)
@@ -128,6 +141,12 @@ def _parts(
         if section == "mixture":
             for layer in agenda.mixture:
                 yield f"mixture {layer.name}", partial(mixture, layer)
+        if section == "layers":
+            first, *others = agenda.layers.measured
+            yield f"layers T={first}", partial(layers, first)
+            yield "layers decoding", decoding
+            for length in others:
+                yield f"layers T={length}", partial(layers, length)
         if section == "peers":
             yield "other operators", peers
         if section == "host":

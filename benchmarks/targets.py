@@ -32,6 +32,13 @@ FIRST_RESULT_S = 2.0
 # What calls take untuned, over the best that was measured.
 UNTUNED = 1.15
 
+# Milliseconds of the compiled layer's forward and backward on an H100, by width, B and T: a
+# Mamba-2 layer of that width (expand 2, state 128) took 8.61 there, and as much more memory; and
+# microseconds that decoding a token of 64 sequences may take over its matrix products.
+LAYER = {(1024, 8, 4096): 8.61 / 1.5}
+LAYER_PEAK_MIB = 1450
+LAYER_STEP_US = 8
+
 # Milliseconds of the fused core in bfloat16, on an H100; at N = 64 a fifth more.
 FUSED_MS = {
     ("LM-32", "forward"): 0.22,

@@ -11,11 +11,12 @@ The entries stand for their gradients alone: they are one number in memory, 1, w
 has there. The backward needs the logits and the places: no softmax is kept.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
+from pdssm_compiler.runtime.hand_written import triton_runs
 from pdssm_compiler.runtime.ops import refuse_batched
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -73,25 +74,156 @@ def _choose(
     logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check_device(logits, temperature)
+    index = _chosen(logits, dim)
+    return _entries(logits, index, dense), index
+
+
+def _chosen(logits: torch.Tensor, dim: int) -> torch.Tensor:
+    along = logits.movedim(dim, -1)
+    return _chosen_by_kernel(along) if _has_kernel(along) else _places(logits, dim)
+
+
+def _places(logits: torch.Tensor, dim: int) -> torch.Tensor:
     # Of equal ones torch gives the first, and NaN counts as the largest.
     largest, place = logits.max(dim)
     # Out of range, so a kernel that reads it clamps it and reports it.
-    index = torch.where(largest.isnan(), -1, place).to(torch.int32)
-    return _entries(logits, index, dense), index
+    return torch.where(largest.isnan(), -1, place).to(torch.int32)
+
+
+def chosen_along_last(logits: torch.Tensor, name: str) -> torch.Tensor:
+    """The place of the largest along the last axis, int32: what ``hard_choice`` gives, without
+    entries.
+
+    Args:
+        logits: real ``[B, T, H, K]``, or of another rank.
+        name: for the message.
+
+    Raises:
+        NanLogitError: a NaN among logits on a CPU; elsewhere its place is -1.
+    """
+    index = _chosen(logits, -1)
+    if logits.is_cpu:
+        _refuse_nan(index, -1, logits.dim(), name)
+    return index
 
 
 def _choose_on_cpu(
     logits: torch.Tensor, dim: int, temperature: torch.Tensor, name: str, dense: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     entries, index = _choose(logits, dim, temperature, name, dense)
+    _refuse_nan(index, dim, logits.dim(), name)
+    return entries, index
+
+
+def _refuse_nan(index: torch.Tensor, dim: int, rank: int, name: str) -> None:
     wrong = (index < 0).nonzero()
     if len(wrong):
         at = [str(place) for place in wrong[0].tolist()]
-        at.insert(dim % logits.dim(), ":")
+        at.insert(dim % rank, ":")
         raise NanLogitError(
             f"{name}[{', '.join(at)}] has a NaN, so nothing can be chosen; look for what made it"
         )
-    return entries, index
+
+
+# Logits that a kernel takes, and how many numbers a program of it holds.
+_NARROW = (torch.bfloat16, torch.float16, torch.float32)
+_MOST_MAPS, _AT_ONCE = 1024, 2048
+# Programs that every GPU has room for.
+_PROGRAMS = 512
+
+
+def _has_kernel(logits: torch.Tensor) -> bool:
+    return (
+        triton_runs(logits.device)
+        and logits.dim() == 4
+        and logits.dtype in _NARROW
+        and logits.shape[3] <= _MOST_MAPS
+        and logits.numel() > 0
+    )
+
+
+class _Launch(NamedTuple):
+    """How a kernel is launched over the rows of logits."""
+
+    programs: int
+    sizes: tuple[int, int, int]
+    maps: int
+    tiles: tuple[int, int]
+    warps: int
+
+
+def _launch_over(logits: torch.Tensor) -> _Launch:
+    batch, length, heads, maps = logits.shape
+    wide = 1 << (maps - 1).bit_length()
+    count = batch * length * heads
+    # Of few rows, as those of one token, a program takes few: there are processors for all.
+    few = 1 << max(0, (count // _PROGRAMS).bit_length() - 1)
+    rows = max(1, min(few, _AT_ONCE // wide))
+    warps = 4 if rows * wide >= _AT_ONCE // 2 else 1
+    return _Launch(-(-count // rows), (count, length, heads), maps, (rows, wide), warps)
+
+
+def _chosen_by_kernel(logits: torch.Tensor) -> torch.Tensor:
+    from pdssm_compiler.runtime import choice_kernels
+
+    how = _launch_over(logits)
+    index = torch.empty(logits.shape[:3], dtype=torch.int32, device=logits.device)
+    with torch.cuda.device(logits.device):
+        choice_kernels.choose[(how.programs,)](
+            logits,
+            index,
+            *how.sizes,
+            *logits.stride(),
+            how.maps,
+            *how.tiles,
+            num_warps=how.warps,
+            enable_fp_fusion=True,
+        )
+    return index
+
+
+def surrogate_gradient(
+    logits: torch.Tensor,
+    grad: torch.Tensor,
+    index: torch.Tensor,
+    temperature: torch.Tensor,
+    dense: bool,
+    into: torch.Tensor,
+) -> None:
+    """Write the gradient of logits chosen from along the last axis.
+
+    Args:
+        logits: real ``[B, T, H, K]``.
+        grad: what arrives at the entries: float32 or float64 ``[B, T, H]``, dense likewise with
+            the logits' shape.
+        index: the places, int32 ``[B, T, H]``.
+        temperature: one number.
+        dense: of which surrogate.
+        into: where, like the logits.
+    """
+    check_temperature(temperature)
+    dense_rows = logits.stride(3) == into.stride(3) == 1
+    if dense or temperature.is_cpu or not (dense_rows and _has_kernel(logits)):
+        into.copy_(softmax_gradient(logits, grad, index, temperature, -1, dense))
+        return
+    from pdssm_compiler.runtime import choice_kernels
+
+    how = _launch_over(logits)
+    with torch.cuda.device(logits.device):
+        choice_kernels.surrogate[(how.programs,)](
+            grad.contiguous(),
+            logits,
+            index,
+            temperature,
+            into,
+            *how.sizes,
+            *logits.stride()[:3],
+            *into.stride()[:3],
+            how.maps,
+            *how.tiles,
+            num_warps=how.warps,
+            enable_fp_fusion=True,
+        )
 
 
 def _fake(
@@ -119,19 +251,33 @@ def _backward(
         return None, None, None, None, None
     logits, index, temperature = ctx.saved_tensors
     check_temperature(temperature)
-    soft = torch.softmax(logits.to(_computed_in(logits)) / temperature, ctx.dim)
-    if ctx.dense:
+    found = softmax_gradient(logits, grad, index, temperature, ctx.dim, ctx.dense)
+    return found, None, None, None, None
+
+
+def softmax_gradient(
+    logits: torch.Tensor,
+    grad: torch.Tensor,
+    index: torch.Tensor,
+    temperature: torch.Tensor,
+    dim: int,
+    dense: bool,
+) -> torch.Tensor:
+    """The gradient of logits, in their dtype, by either surrogate; ``grad`` arrives at the
+    entries of what was chosen along ``dim``.
+    """
+    soft = torch.softmax(logits.to(_computed_in(logits)) / temperature, dim)
+    if dense:
         # ρ_i (grad_i - Σ ρ grad) / τ
-        found = soft * (grad - (soft * grad).sum(ctx.dim, keepdim=True)) / temperature
-        return found.to(logits.dtype), None, None, None, None
-    place = index.long().clamp(min=0).unsqueeze(ctx.dim)
-    # grad · ρ_i* (δ_{i,i*} - ρ_i) / τ
-    chosen = grad.unsqueeze(ctx.dim) * soft.gather(ctx.dim, place) / temperature
+        found = soft * (grad - (soft * grad).sum(dim, keepdim=True)) / temperature
+        return found.to(logits.dtype)
+    # grad · ρ_i* (δ_{i,i*} - ρ_i) / τ; a gather would have a compiler write the softmax.
+    chosen = grad.unsqueeze(dim) * soft.amax(dim, keepdim=True) / temperature
     shape = [1] * logits.dim()
-    shape[ctx.dim] = -1
-    places = torch.arange(logits.shape[ctx.dim], device=logits.device).view(shape)
-    found = chosen * ((places == place).to(soft.dtype) - soft)
-    return found.to(logits.dtype), None, None, None, None
+    shape[dim] = -1
+    places = torch.arange(logits.shape[dim], device=logits.device).view(shape)
+    found = chosen * ((places == index.unsqueeze(dim)).to(soft.dtype) - soft)
+    return found.to(logits.dtype)
 
 
 _library.impl("hard_choice", _choose_on_cpu, "CPU")
@@ -144,4 +290,10 @@ torch.library.register_autograd(
     "pdssm_compiler::hard_choice", _backward, setup_context=_setup_context
 )
 
-__all__ = ["check_temperature", "hard_choice"]
+__all__ = [
+    "check_temperature",
+    "chosen_along_last",
+    "hard_choice",
+    "softmax_gradient",
+    "surrogate_gradient",
+]

@@ -7,6 +7,7 @@ tensors, along T; nothing is copied.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
@@ -15,11 +16,10 @@ from pdssm_compiler.ir.passes.segments import SegmentAdjoint, in_segments, segme
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Map, is_number, precision
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.binding import Slot, allocate, check
+from pdssm_compiler.runtime.binding import Slot, allocate, check, sizes_of
 from pdssm_compiler.runtime.ops import (
     chosen_inputs,
     of_all_entries,
-    output_names,
     slots_of,
 )
 from pdssm_compiler.runtime.output_pool import new_output
@@ -83,13 +83,19 @@ class Segmented:
             own = (type_.bound,) if isinstance(type_, Index) else (*own, self.program.state_size)
         return replace(slot, dtype=torch.float64 if wide else torch.float32, own=own)
 
-    def length(self, sizes: Sizes, asked: int | None, device: torch.device) -> int:
-        """Tokens a segment."""
+    def length(
+        self,
+        sizes: Sizes,
+        asked: int | None,
+        device: torch.device,
+        states: int = _STATES_AT_ONCE,
+    ) -> int:
+        """Tokens a segment: as many as are asked for, or, on a GPU, as have so many states."""
         if asked is not None:
             return asked
         tokens = _TOKENS_AT_ONCE
         if device.type == "cuda":
-            tokens = _STATES_AT_ONCE // self.program.state_size
+            tokens = states // self.program.state_size
         rows = torch.sym_max(sizes.batch * sizes.heads, 1)
         return torch.sym_max(_LEAST, tokens // rows // _STEP * _STEP)
 
@@ -162,9 +168,11 @@ class Segmented:
         surrogate: Surrogate,
         config: str,
         asked: int | None,
+        into: Named | None = None,
     ) -> list[torch.Tensor]:
         """The gradients of the inputs in ``wrt``, from those of the outputs and boundaries; of
-        those that are choices, the gradients of their entries.
+        those that are choices, the gradients of their entries. Of an input that ``into`` names,
+        which varies by token, the gradient is written there.
         """
         tensors, sizes, device = self.read(inputs)
         length = self.length(sizes, asked, device)
@@ -174,17 +182,15 @@ class Segmented:
         of_boundaries = _present(self.start_slots, grads[count:])
         derived = self.adjoint(wrt, frozenset(arriving), surrogate)
         program = derived.adjoint.program
+        given = into or {}
         found = {
-            f"grad_{name}": allocate(
-                self.gradient_slot(name, surrogate), sizes, device, new_output
-            )
+            f"grad_{name}": given[name]
+            if name in given
+            else allocate(self.gradient_slot(name, surrogate), sizes, device, new_output)
             for name in wrt
         }
-        slots = _output_slots(program)
-        sums = {
-            total.name: allocate(slots[total.name], sizes, device, torch.zeros)
-            for total in program.sum_outputs
-        }
+        totals = [total.name for total in program.sum_outputs]
+        sums: list[torch.Tensor] = []
         written = {o.name: found[o.name] for o in program.token_outputs if o.name in found}
         if surrogate == "dense":
             # Nothing writes them: each use of a choice adds its part.
@@ -212,15 +218,21 @@ class Segmented:
             for boundary in derived.passed:
                 if boundary.start in of_boundaries:
                     passed[f"grad_{boundary.end}"] += of_boundaries[boundary.start][:, number]
-            for name, total in sums.items():
-                total += results[name]
+            parts = [results[name] for name in totals]
+            if sums:
+                torch._foreach_add_(sums, parts)
+            else:
+                sums = parts
             for name, part in of_all_entries(derived.adjoint, results, reads, wrt):
                 by_token = name.removeprefix("grad_") in self._by_token
                 total = found[name][:, tokens] if by_token else found[name]
                 total += part
-        for name in sums:
-            total = sums[name].sum(dim=0) if name in derived.adjoint.summed else sums[name]
-            found[name].copy_(total)
+        if not sums:
+            for name in totals:
+                found[name].zero_()
+        else:
+            for name, total in zip(totals, sums, strict=True):
+                found[name].copy_(total.sum(dim=0) if name in derived.adjoint.summed else total)
         for boundary in derived.passed:
             if f"grad_{boundary.start}" in found:
                 found[f"grad_{boundary.start}"].copy_(passed[f"grad_{boundary.end}"])
@@ -275,7 +287,7 @@ def _present(names: Iterable[str], grads: Sequence[torch.Tensor | None]) -> Name
 
 
 def _output_slots(program: Program) -> dict[str, Slot]:
-    return {slot.name: slot for slot in slots_of(program.text)[1]}
+    return _interface(program.text).outputs
 
 
 def _cut(program: Program, tokens: int, length: int) -> list[slice]:
@@ -296,11 +308,28 @@ def _run(
     """Run a program on one segment, which starts at a token ``first``; what ``into`` names is
     written there.
     """
-    given = [reads[input_.name] for input_ in caller_inputs(program)]
-    sizes = check(slots_of(program.text)[0], given)
+    face = _interface(program.text)
+    given = [reads[name] for name in face.inputs]
+    # Whether they fit is asked where they are bound.
+    sizes = sizes_of(face.slots, given)
     out = [
         into[name] if name in into else allocate(slot, sizes, given[0].device)
-        for name, slot in _output_slots(program).items()
+        for name, slot in face.outputs.items()
     ]
     run(program.text, given, config, trusted, out, first, chosen)
-    return dict(zip(output_names(program), out, strict=True))
+    return dict(zip(face.outputs, out, strict=True))
+
+
+class _Interface(NamedTuple):
+    """What a program takes and gives, kept: looking it up took as long as a launch."""
+
+    inputs: tuple[str, ...]
+    slots: list[Slot]
+    outputs: dict[str, Slot]
+
+
+@lru_cache(maxsize=1024)
+def _interface(text: str) -> _Interface:
+    names = tuple(input_.name for input_ in caller_inputs(program_of(text)))
+    inputs, outputs = slots_of(text)
+    return _Interface(names, inputs, {slot.name: slot for slot in outputs})

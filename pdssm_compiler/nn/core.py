@@ -16,7 +16,9 @@ from pdssm_compiler.choices import choose
 from pdssm_compiler.fusion.inputs import InputSpec, input_name
 from pdssm_compiler.fusion.trace import trace
 from pdssm_compiler.ir.programs import pd_scan
+from pdssm_compiler.nn.packed_core import mixer_core
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.dispatch import call_in_segments
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import PAYLOADS, ScanSpec
@@ -90,18 +92,72 @@ def mix(
     return outputs[0], torch.view_as_real(outputs[1]) if output_final_state else None
 
 
+def mix_packed(
+    numbers: Mapping[str, torch.Tensor],
+    projection: torch.Tensor,
+    dictionary_logits: torch.Tensor,
+    *,
+    temperature: torch.Tensor,
+    surrogate: str,
+    entries: tuple[torch.Tensor, torch.Tensor] | None = None,
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """:func:`mix` of a token's whole projection, whose gradient is then one tensor.
+
+    Args:
+        numbers: as there, without ``c``, ``delta`` and ``phase``.
+        projection: bfloat16 or float16 ``[B, T, 6·H·N + H·K]``: drive, ``c``, ``delta``,
+            ``phase`` and the selector's logits.
+        dictionary_logits: as there, as the rest.
+        temperature: likewise.
+        surrogate: likewise.
+        entries: where the gradients of ``u`` and ``gate`` arrive in their places; None for
+            themselves.
+        initial_state: as there.
+        output_final_state: likewise.
+
+    Returns:
+        As there.
+
+    Raises:
+        ArgumentError, NanLogitError: as there.
+    """
+    dense = surrogate == "dense"
+    maps_used, dictionary = hard_choice(
+        dictionary_logits, -2, temperature, "dictionary_logits", dense
+    )
+    read = {input_name(name): tensor for name, tensor in numbers.items()}
+    read["dictionary"] = dictionary
+    used = [maps_used]
+    if entries is not None:
+        read |= {input_name(name): numbers[name].detach() for name in ("u", "gate")}
+        used += entries
+    if initial_state is not None:
+        read["initial_state"] = as_complex("initial_state", initial_state, 3)
+    _, maps, size, _ = dictionary_logits.shape
+    ends = (initial_state is not None, output_final_state, False)
+    text = _constant_text(size, maps, projection.dtype, *ends)
+    others = [read[name] for name in sorted(read)]
+    outputs = mixer_core(text, projection, others, used, temperature, dense)
+    return outputs[0], torch.view_as_real(outputs[1]) if output_final_state else None
+
+
 @constant
 def _constant_text(
     state_size: int, maps: int, dtype: torch.dtype, initial: bool, final: bool, packed: bool
 ) -> str:
     """The program's text; a compiler that traces the call asks once."""
-    return _text(state_size, maps, dtype, initial, final, packed)
+    return program_text(state_size, maps, dtype, initial, final, packed)
 
 
 @lru_cache(maxsize=256)
-def _text(
+def program_text(
     state_size: int, maps: int, dtype: torch.dtype, initial: bool, final: bool, packed: bool
 ) -> str:
+    """The program of a core that computes on a dtype: whether it starts from a state, gives the
+    last, and runs packed sequences.
+    """
     payload = dtype if dtype in PAYLOADS else None
     complex_ = PAIRS[wide(dtype)]
     of_tokens, of_heads = InputSpec(dtype=dtype), InputSpec("HN", wide(dtype))

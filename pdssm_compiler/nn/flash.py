@@ -22,14 +22,15 @@ from pdssm_compiler.nn.arguments import (
 )
 from pdssm_compiler.nn.cache import LayerCache
 from pdssm_compiler.nn.convolution import CausalConvolution
-from pdssm_compiler.nn.core import mix
+from pdssm_compiler.nn.core import mix, mix_packed
 from pdssm_compiler.nn.diagonal import DecayDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.nn.step_core import mix_step
 from pdssm_compiler.runtime.binding import is_distributed
 from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.spec import one_of
+from pdssm_compiler.spec import PAYLOADS, one_of
 from pdssm_compiler.step import pd_scan_step
 
 
@@ -45,6 +46,9 @@ class _Projected(NamedTuple):
         phase: likewise.
         selector: logits ``[B, T, H, K]``.
         window: the convolution's, after these tokens.
+        packed: what drive, ``C``, ``δ``, ``φ`` and selector are parts of.
+        masked: whether the drive is none of those parts any more.
+        entries: where gradients of ``u`` and ``gate`` may arrive; None where at themselves.
     """
 
     u: torch.Tensor
@@ -55,6 +59,9 @@ class _Projected(NamedTuple):
     phase: torch.Tensor
     selector: torch.Tensor
     window: torch.Tensor
+    packed: torch.Tensor
+    masked: bool
+    entries: tuple[torch.Tensor, torch.Tensor] | None
 
 
 class FlashPDSSM(nn.Module):
@@ -97,8 +104,8 @@ class FlashPDSSM(nn.Module):
         surrogate: ``"active"``, or ``"dense"``, by which maps that were not chosen learn as well,
             at ``N (N + K)`` a token more in the backward.
         fused: whether diagonal, scan, read-out and gate are one kernel, which keeps no states for
-            the backward; None where that has been measured to be faster, on CPUs. Packed sequences
-            with a cache are not.
+            the backward; None where that has been measured to be better, on CPUs and GPUs. Packed
+            sequences with a cache are not.
         bias: whether ``in_proj`` and ``out_proj`` have one.
         device: of the parameters.
         dtype: likewise.
@@ -239,7 +246,8 @@ class FlashPDSSM(nn.Module):
         if cache is not None:
             start = check_cache(cache, start)
         check_mask(attention_mask, x, cu_seqlens)
-        token = self._project(x, start, cu_seqlens, attention_mask)
+        window = None if cache is None else start.window
+        token = self._project(x, window, cu_seqlens, attention_mask)
         # Where sequences begin the scan starts from zero by itself.
         state = None if cache is None else cache.state
         carried = state is not None or output_cache
@@ -254,7 +262,7 @@ class FlashPDSSM(nn.Module):
 
     def _fuses(self, device: torch.device) -> bool:
         """Whether the core is one kernel."""
-        return device.type == "cpu" if self.fused is None else self.fused
+        return device.type in ("cpu", "cuda") if self.fused is None else self.fused
 
     def _fused(
         self,
@@ -266,15 +274,24 @@ class FlashPDSSM(nn.Module):
         """What goes into the output projection, ``[B, T, H, N]``, and the final state."""
         bias, rate = self.diagonal()
         numbers = {
-            "c": token.readout,
-            "delta": token.delta,
-            "phase": token.phase,
             "bias": bias,
             "rate": rate,
             "skip": self.skip.to(rate.dtype),
             "u": token.u,
             "gate": token.gate,
         }
+        if cu_seqlens is None and not token.masked and _packs(token.packed):
+            return mix_packed(
+                numbers,
+                token.packed,
+                self.dictionary_logits,
+                temperature=self.temperature,
+                surrogate=self.surrogate,
+                entries=token.entries,
+                initial_state=state,
+                output_final_state=wants_final,
+            )
+        numbers |= {"c": token.readout, "delta": token.delta, "phase": token.phase}
         return mix(
             numbers,
             token.drive,
@@ -333,7 +350,19 @@ class FlashPDSSM(nn.Module):
         cache = check_cache(cache, self._empty_cache(check_token(x, self.d_model, cu_seqlens)))
         check_beside(x, self.in_proj)
         maps = self._maps() if cache.maps is None else cache.maps
-        token = self._project(x.unsqueeze(1), cache)
+        token = self._project(x.unsqueeze(1), cache.window)
+        if self._steps_at_once(token, cache.state):
+            y, state = mix_step(
+                token.packed,
+                token.u,
+                token.gate,
+                self.diagonal.delta_bias,
+                self.diagonal.a_log,
+                self.skip,
+                maps,
+                cache.state,
+            )
+            return self.out_proj(y.flatten(-2)).squeeze(1), LayerCache(state, token.window, maps)
         state = pd_scan_step(
             cache.state,
             self.diagonal(token.delta, token.phase).squeeze(1),
@@ -344,22 +373,44 @@ class FlashPDSSM(nn.Module):
         out = self.out_proj(self._read(token, state.unsqueeze(1)).flatten(-2)).squeeze(1)
         return out, LayerCache(state, token.window, maps)
 
+    def _steps_at_once(self, token: _Projected, state: torch.Tensor) -> bool:
+        """Whether a token's core is one kernel: in low precision, without gradients."""
+        stored = (self.diagonal.delta_bias, self.diagonal.a_log, self.skip)
+        wants = torch.is_grad_enabled() and any(
+            each.requires_grad for each in (token.packed, token.gate, state, *stored)
+        )
+        return (
+            self._fuses(token.packed.device)
+            and not wants
+            and token.packed.dtype in PAYLOADS
+            and state.dtype is torch.float32
+            and all(each.dtype is self.skip.dtype for each in stored)
+            # Gathered only where the module that has them is called.
+            and not any(is_distributed(each) for each in stored)
+        )
+
     def _project(
         self,
         x: torch.Tensor,
-        cache: LayerCache,
+        window: torch.Tensor | None,
         cu_seqlens: torch.Tensor | None = None,
         real: torch.Tensor | None = None,
     ) -> _Projected:
         """Everything before the scan, of ``[B, T, d_model]``."""
-        assert cache.window is not None
         of_components, of_pairs = (self.heads, self.state_size), (self.heads, self.state_size, 2)
-        tokens, gate = self.in_proj(x).chunk(2, -1)  # [B, T, d]
+        inner = self.in_proj(x)  # [B, T, 2 d]
+        tokens, gate = inner.chunk(2, -1)
         if real is not None:
             tokens = tokens.masked_fill(~real[..., None], 0)
-        convolved, window = self.conv(tokens, cache.window, cu_seqlens)
-        u = functional.silu(convolved).to(tokens.dtype)
-        drive, readout, delta, phase, selector = self.token_proj(u).split(self._widths, -1)
+        entries = None
+        plain = window is None and cu_seqlens is None and real is None
+        if plain and self._fuses(inner.device) and _packs(inner) and self.conv.has_kernel(inner):
+            u, window, (of_u, of_gate) = self.conv.joined(inner)
+            entries = of_u.unflatten(-1, of_components), of_gate.unflatten(-1, of_components)
+        else:
+            u, window = self.conv.activated(tokens, window, cu_seqlens)
+        packed = self.token_proj(u)
+        drive, readout, delta, phase, selector = packed.split(self._widths, -1)
         if real is not None:
             drive = drive.masked_fill(~real[..., None], 0)
         return _Projected(
@@ -371,6 +422,9 @@ class FlashPDSSM(nn.Module):
             phase.unflatten(-1, of_components),
             selector.unflatten(-1, (self.heads, self.dictionary_size)),
             window,
+            packed,
+            real is not None,
+            entries,
         )
 
     def _read(self, token: _Projected, states: torch.Tensor) -> torch.Tensor:
@@ -389,6 +443,13 @@ class FlashPDSSM(nn.Module):
             f"dictionary_size={self.dictionary_size}, conv_width={self.conv_width}, "
             f"surrogate={self.surrogate!r}"
         )
+
+
+def _packs(projection: torch.Tensor) -> bool:
+    """Whether the core takes a whole projection: where its gradient is wanted, in low precision,
+    since complex numbers of parts are not views of every width.
+    """
+    return torch.is_grad_enabled() and projection.requires_grad and projection.dtype in PAYLOADS
 
 
 def _heads_and_state(d_model: int, heads: int | None, state: int | None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.cases import Agenda
 from benchmarks.layer_sizes import Layer
-from benchmarks.problems import sweeps
+from benchmarks.problems import LayerSizes, sweeps
 from benchmarks.session import benchmark
 from pdssm_compiler.runtime.tuning.timing import Clock
 from pdssm_compiler.suite import Shape
@@ -22,8 +22,9 @@ AGENDA = Agenda(
     peers=TINY,
     fused=(TINY,),
     mixture=(LAYER,),
+    layers=LayerSizes(16, 8, (4, 8), tokens=16, decoded=2, backend="eager"),
     loop_tokens=4,
-    sections=("suite", "worst", "scaling", "step", "fused", "mixture", "loop", "peers"),
+    sections=("suite", "worst", "scaling", "step", "fused", "layers", "mixture", "loop", "peers"),
     runs=3,
 )
 CPU = torch.device("cpu")

@@ -188,7 +188,7 @@ def test_what_cannot_be_drawn_or_read_or_written(tmp_path: Path) -> None:
     assert "of an earlier version; measure again" in str(
         run("show", tmp_path / "old.json").exception
     )
-    with pytest.raises(OutputError, match="measure the sections suite or scaling"):
+    with pytest.raises(OutputError, match="measure the sections suite, scaling or layers"):
         plot({"device": "x", "roof_gb_per_s": 1, "rows": []}, tmp_path / "x")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(OutputError, match=r"list\.json holds no results of a run"):

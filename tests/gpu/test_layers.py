@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from pdssm_compiler.nn import PDSSM, FlashPDSSM
+from pdssm_compiler.nn.convolution_op import convolve_silu, convolve_silu_backward
+from pdssm_compiler.runtime.choices import (
+    _places,
+    chosen_along_last,
+    softmax_gradient,
+    surrogate_gradient,
+)
 
-# By itself the first is in parts on a GPU, and fused on a CPU.
-KINDS = [FlashPDSSM, partial(FlashPDSSM, fused=True), PDSSM]
+# By itself the first is fused.
+KINDS = [FlashPDSSM, partial(FlashPDSSM, fused=False), PDSSM]
 Kind = Callable[[int], FlashPDSSM | PDSSM]
 
 
@@ -84,3 +91,73 @@ def test_a_captured_step(kind: Kind, device: torch.device) -> None:
             graph.replay()
             torch.testing.assert_close(out, want[number], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(static.state, cache.state, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(2, 300, 64), (3, 7, 520), (1, 1, 8)])
+def test_convolution_kernels(sizes: tuple[int, int, int], device: torch.device) -> None:
+    """In bfloat16, a token's gate behind it, against float64 on a CPU."""
+    torch.manual_seed(0)
+    batch, length, channels = sizes
+    x = torch.randn(batch, length, 2 * channels).bfloat16()
+    weight, bias = torch.randn(channels, 4), torch.randn(channels)
+    grads = [torch.randn(sizes).bfloat16() for _ in range(3)]
+    there = [each.to(device) for each in (x, weight, bias)]
+    exact = [each.double() for each in (x, weight, bias)]
+    found = [convolve_silu(*there)[0]]
+    found += convolve_silu_backward([each.to(device) for each in grads], *there)
+    want = [convolve_silu(*exact)[0]]
+    want += convolve_silu_backward([each.double() for each in grads], *exact)
+    for mine, right in zip(found, want, strict=True):
+        assert (mine.cpu().double() - right).abs().max() <= 2**-7 * right.abs().max()
+
+
+@pytest.mark.parametrize("maps", [1, 5, 32, 1000])
+def test_choice_kernels(maps: int, device: torch.device) -> None:
+    """Of a part of a wider tensor, with ties and NaNs, as torch chooses on a CPU."""
+    torch.manual_seed(maps)
+    whole = torch.randn(2, 37, 8 + 3 * maps).bfloat16()
+    whole[0, 3, 8] = float("nan")
+    logits = whole[..., 8:].unflatten(2, (3, maps))
+    beside = torch.zeros_like(whole).to(device)
+    into = beside[..., 8:].unflatten(2, (3, maps))
+    there = whole.to(device)[..., 8:].unflatten(2, (3, maps))
+    index, grad = chosen_along_last(there, "logits"), torch.randn(2, 37, 3)
+    assert torch.equal(index.cpu(), _places(logits, -1))
+    tau = torch.tensor(0.7)
+    surrogate_gradient(there, grad.to(device), index, tau.to(device), False, into)
+    want = softmax_gradient(logits, grad, index.cpu(), tau, -1, False)
+    torch.testing.assert_close(into.cpu(), want, rtol=2**-7, atol=1e-3, equal_nan=True)
+    assert not beside[..., :8].any()
+
+
+def test_low_precision(device: torch.device) -> None:
+    """The fused core on whole projections, beside the scan in parts: the same but for rounding."""
+    layer, x = made(partial(FlashPDSSM, fused=True), device)
+    parts = copy.deepcopy(layer)
+    parts.fused = False
+    grads = []
+    for each in (layer, parts):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            out = each(x.bfloat16())
+        grads.append(torch.autograd.grad(out.float().sin().sum(), list(each.parameters())))
+    for mine, theirs in zip(*grads, strict=True):
+        assert (mine - theirs).norm() <= 0.05 * theirs.norm()
+
+
+def test_a_captured_step_in_low_precision(device: torch.device) -> None:
+    layer, x = made(FlashPDSSM, device)
+    layer, x = layer.bfloat16(), x.bfloat16()
+    with torch.no_grad():
+        whole, last = layer(x[:, :20], output_cache=True)
+        static, token = layer.init_cache(2), torch.zeros_like(x[:, 0])
+        layer.step(token, static)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out, following = layer.step(token, static)
+            static.copy_(following)
+        static.copy_(layer.init_cache(2))
+        for number, given in enumerate(x[:, :20].unbind(1)):
+            token.copy_(given)
+            graph.replay()
+            torch.testing.assert_close(out, whole[:, number], rtol=2**-6, atol=2**-6)
+    torch.testing.assert_close(static.state, last.state, rtol=1e-2, atol=1e-2)

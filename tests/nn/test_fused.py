@@ -141,18 +141,20 @@ def test_no_states_are_kept(name: str) -> None:
     assert in_parts - fused > 4 * 80 * 4 * d
 
 
-def test_by_itself_it_is_fused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_itself_it_is_fused_on_cpus_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, called = FlashPDSSM(16), []
     assert layer.fused is None
     whole = layer._fused
     monkeypatch.setattr(layer, "_fused", lambda *given: called.append(1) or whole(*given))
     layer(torch.randn(1, 3, 16))
     assert called == [1]
-    assert not layer._fuses(torch.device("cuda"))
+    assert layer._fuses(torch.device("cuda"))
+    # Where nothing has been measured it is not.
+    assert not layer._fuses(torch.device("mps"))
     layer.fused = False
     layer(torch.randn(1, 3, 16))
     assert called == [1]
-    assert FlashPDSSM(16, fused=True)._fuses(torch.device("cuda"))
+    assert FlashPDSSM(16, fused=True)._fuses(torch.device("mps"))
 
 
 def test_what_fused_may_be() -> None:

@@ -1,0 +1,139 @@
+"""The core of one token in one kernel, for decoding: the torch operator
+``pdssm_compiler::mixer_step``.
+
+``mixer_step(str program, Tensor projection, Tensor[] others, Tensor state) -> (Tensor, Tensor)``
+runs a token of :mod:`pdssm_compiler.nn.core`: ``projection`` ``[B, 1, 6·d + H·K]`` as in
+:mod:`pdssm_compiler.nn.packed_core`, ``others`` the program's other inputs by name in order,
+``state`` float32 pairs ``[B, H, N, 2]``. It gives what the output projection reads,
+``[B, 1, H, N]``, and the next state. Nothing has a gradient here.
+
+What a head has is read as its parameters are stored: a token is so little work that another kernel
+to prepare them, or to copy the state, would be as long as this one.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch.nn import functional
+
+from pdssm_compiler.arguments import constant
+from pdssm_compiler.fusion.inputs import InputSpec, input_name
+from pdssm_compiler.fusion.trace import trace
+from pdssm_compiler.ir.programs import pd_scan
+from pdssm_compiler.nn.core import readout
+from pdssm_compiler.nn.packed_core import PARTS, parts_of
+from pdssm_compiler.runtime.choices import chosen_along_last
+from pdssm_compiler.runtime.devices import DEVICE_TYPES
+from pdssm_compiler.runtime.ops import refuse_batched
+from pdssm_compiler.runtime.plan import run
+from pdssm_compiler.runtime.segmented import Tensors, segmented
+from pdssm_compiler.spec import ScanSpec
+
+_library = torch.library.Library("pdssm_compiler", "FRAGMENT")
+_library.define(
+    "mixer_step(str program, Tensor projection, Tensor[] others, Tensor state) "
+    "-> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+_mixer_step = torch.ops.pdssm_compiler.mixer_step.default
+
+# The program's inputs that are no argument of their own.
+_TAKEN = (*PARTS, "selection", "initial_state")
+
+
+def diagonal(delta, phase, bias, a_log):  # type: ignore[no-untyped-def]
+    """``D``, from the parameters as they are."""
+    return torch.polar(torch.exp(-functional.softplus(delta + bias) * torch.exp(a_log)), phase)
+
+
+def mix_step(
+    projection: torch.Tensor,
+    u: torch.Tensor,
+    gate: torch.Tensor,
+    bias: torch.Tensor,
+    a_log: torch.Tensor,
+    skip: torch.Tensor,
+    dictionary: torch.Tensor,
+    state: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token, from its projection to what the output projection reads.
+
+    Args:
+        projection: bfloat16 or float16 ``[B, 1, 6·H·N + H·K]``.
+        u: likewise ``[B, 1, H, N]``.
+        gate: likewise.
+        bias: of ``δ``, float32, bfloat16 or float16 ``[H, N]``.
+        a_log: likewise.
+        skip: likewise.
+        dictionary: the destination maps, int32 ``[H, K, N]``.
+        state: float32 pairs ``[B, H, N, 2]``.
+
+    Returns:
+        ``(y, state)``: ``[B, 1, H, N]`` in the projection's dtype, and the state after the token.
+
+    Raises:
+        ArgumentError, NanLogitError: as :func:`pdssm_compiler.nn.core.mix`.
+    """
+    named = {"u": u, "gate": gate, "bias": bias, "a_log": a_log, "skip": skip}
+    read = {input_name(name): tensor for name, tensor in named.items()}
+    read["dictionary"] = dictionary
+    _, maps, size = dictionary.shape
+    text = _constant_text(size, maps, projection.dtype, a_log.dtype)
+    found: tuple[torch.Tensor, torch.Tensor] = _mixer_step(
+        text, projection, [read[name] for name in sorted(read)], state
+    )
+    return found
+
+
+@constant
+def _constant_text(size: int, maps: int, dtype: torch.dtype, stored: torch.dtype) -> str:
+    """The program's text; a compiler that traces the call asks once."""
+    return _text(size, maps, dtype, stored)
+
+
+@lru_cache(maxsize=256)
+def _text(size: int, maps: int, dtype: torch.dtype, stored: torch.dtype) -> str:
+    inputs = dict.fromkeys(("delta", "phase", "u", "gate"), InputSpec(dtype=dtype))
+    inputs |= dict.fromkeys(("bias", "a_log", "skip"), InputSpec("HN", stored))
+    inputs["c"] = InputSpec(dtype=dtype, pairs=True)
+    spec = ScanSpec(size, maps, payload_dtype=dtype)
+    fusion = trace(spec, diagonal, readout, inputs).fusion
+    return pd_scan(spec.program_spec(initial_state=True, final_state=True), fusion).text
+
+
+def _step(
+    program: str, projection: torch.Tensor, others: Tensors, state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scan = segmented(program)
+    names = [name for name in scan.input_slots if name not in _TAKEN]
+    named = dict(zip(names, others, strict=True))
+    parts, logits = parts_of(scan, projection, named["dictionary"].shape[0])
+    named |= parts | {
+        "selection": chosen_along_last(logits, "selector_logits"),
+        "initial_state": torch.view_as_complex(state),
+    }
+    y, final = run(program, [named[name] for name in scan.input_slots], "", True, chosen=True)
+    return y, torch.view_as_real(final)
+
+
+def _fake(
+    program: str, projection: torch.Tensor, others: Tensors, state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scan = segmented(program)
+    names = [name for name in scan.input_slots if name not in _TAKEN]
+    named = dict(zip(names, others, strict=True))
+    _, logits = parts_of(scan, projection, named["dictionary"].shape[0])
+    sizes = (*logits.shape[:3], scan.program.state_size)
+    return projection.new_empty(sizes), torch.empty_like(
+        state, memory_format=torch.contiguous_format
+    )
+
+
+for _type in DEVICE_TYPES:
+    _library.impl("mixer_step", _step, _type.upper())
+for _key in ("FuncTorchBatched", "Batched"):
+    _library.impl("mixer_step", refuse_batched, _key)
+torch.library.register_fake("pdssm_compiler::mixer_step", _fake)
+
+__all__ = ["mix_step"]
