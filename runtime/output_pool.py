@@ -34,6 +34,8 @@ _NUMPY = {
     torch.float64: np.float64,
     torch.complex64: np.complex64,
     torch.complex128: np.complex128,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
 }
 
 

@@ -22,6 +22,7 @@ class Settings:
         batch: sequences of one.
         shortest: tokens of a training sequence, at least.
         longest: at most.
+        growing: part of the steps in which that grows from twice the shortest one; 0 for none.
         test_shortest: likewise, of those that accuracy is measured on.
         test_longest: likewise.
         test_sequences: how many.
@@ -41,6 +42,7 @@ class Settings:
     batch: int = 256
     shortest: int = 3
     longest: int = 40
+    growing: float = 0.0
     test_shortest: int = 40
     test_longest: int = 256
     test_sequences: int = 2048

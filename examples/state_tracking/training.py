@@ -84,8 +84,11 @@ class Run:
         """The batch of a step."""
         settings = self.settings
         self.random.manual_seed(_seed(settings.seed, _TRAINING, step))
-        lengths = (settings.shortest, settings.longest)
-        return self.task.batch(settings.batch, *lengths, self.random, self.device)
+        lengths = (settings.shortest, longest(settings, step))
+        batch = self.task.batch(settings.batch, *lengths, self.random, self.device)
+        # Of one width, whatever the lengths: a captured step has one.
+        more = settings.longest + settings.longest % 2 * self.task.even - batch.tokens.shape[1]
+        return batch._replace(tokens=functional.pad(batch.tokens, (0, more)))
 
     def advance(self) -> None:
         """One step of training."""
@@ -193,6 +196,15 @@ def rate(settings: Settings, step: int) -> float:
     done = (step - rising) / max(1, settings.steps - rising)
     fallen = (1 + math.cos(math.pi * min(1.0, done))) / 2
     return settings.last_rate + (settings.rate - settings.last_rate) * fallen
+
+
+def longest(settings: Settings, step: int) -> int:
+    """The longest training sequence of a step."""
+    growing = settings.growing * settings.steps
+    if step >= growing:
+        return settings.longest
+    first = min(2 * settings.shortest, settings.longest)
+    return first + int((settings.longest - first) * step / growing)
 
 
 def _seed(seed: int, stream: int, step: int) -> int:

@@ -72,7 +72,11 @@ def test_small_outputs_are_torch_s_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.complex64, torch.complex128, torch.float64, torch.bfloat16, torch.float16]
+    "dtype",
+    [
+        *(torch.complex64, torch.complex128, torch.float64, torch.bfloat16, torch.float16),
+        *(torch.int32, torch.int64),
+    ],
 )
 def test_an_ordinary_tensor(dtype: torch.dtype) -> None:
     tensor = large(2.0, dtype)
