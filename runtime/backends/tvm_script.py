@@ -7,6 +7,7 @@ module. Here an expression is evaluated as it stands. The statements are TVM's.
 """
 
 import builtins
+import gc
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,9 +18,15 @@ from typing import Any
 
 def import_tvm() -> Any:
     """TVM, without the hook for uncaught errors that it installs."""
-    hook = sys.excepthook
-    import tvm
-
+    hook, collects = sys.excepthook, "tvm" not in sys.modules and gc.isenabled()
+    if collects:
+        # Modules are no garbage: going through torch's again and again is a third of the import.
+        gc.disable()
+    try:
+        import tvm
+    finally:
+        if collects:
+            gc.enable()
     # TVM's hook hides the message of an uncaught error.
     sys.excepthook = hook
     return tvm
@@ -64,7 +71,7 @@ def _parser_type() -> Any:
 
     nowhere = nullcontext()
 
-    class ExpressionParser(Parser):
+    class ExpressionParser(Parser):  # type: ignore[misc]  # (TVM has no types)
         def with_source_span(self, node: Any) -> Any:
             # Where it stands is in no kernel; an error names its statement's place all the same.
             return nowhere

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler import pd_scan
+from tests.kernels import under_stress
 from tests.public.accuracy import (
     DIFFERENTIABLE,
     FORWARD,
@@ -56,7 +57,13 @@ def assert_gradients(
         assert_within(gradient, want[name], scale[name], GRADIENT, f"gradient of {name}")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+# A gradient by each source and class at the widths of tails and of whole warps, all under stress.
+SELDOM = [CASES[at] for at in (2, 5, 6, 10, 13, 16)]
+
+
+@pytest.mark.parametrize(
+    "case", [*(case for case in CASES if case not in SELDOM), *under_stress(*SELDOM)], ids=str
+)
 @settings(max_examples=8)
 @given(data=st.data())
 def test_gradients(case: Case, data: st.DataObject) -> None:
@@ -64,7 +71,14 @@ def test_gradients(case: Case, data: st.DataObject) -> None:
     assert_gradients(case, tensors, cotangents(tensors))
 
 
-@pytest.mark.parametrize("case", KINDS, ids=str)
+# Of the kinds that have maps, half, in which any two properties meet; all under stress.
+EACH_TIME = (0, 1, 3, 5, 8, 10, 12)
+FIRST = [KINDS[at] for at in EACH_TIME]
+
+
+@pytest.mark.parametrize(
+    "case", [*FIRST, *under_stress(*(kind for kind in KINDS if kind not in FIRST))], ids=str
+)
 def test_gradcheck(case: Case) -> None:
     maps = {"general": "random"}.get(case.map_class, case.map_class)
     tensors = inputs(case, Draw(1, 3, 2, maps, "disk", 7))

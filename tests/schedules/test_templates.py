@@ -1,6 +1,7 @@
 """Templates: what their heuristics choose and what ``feasible`` refuses, and why."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -41,11 +42,13 @@ SIZES = (*range(1, 20), 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 192,
 H100 = named_target("sm_90")
 
 
+@cache
 def program(state_size: int, map_class: str = "general", backward: bool = False) -> Program:
     found = pd_scan(PdScan(state_size, 4, map_class=map_class, final_state=True))
     return specialise(adjoint(found).program if backward else found)
 
 
+@cache
 def active_adjoint(state_size: int, size: int = 4, map_class: str = "general") -> Program:
     """A backward with sums by an index."""
     found = pd_scan(PdScan(state_size, size, map_class=map_class))
