@@ -4,6 +4,7 @@ It finds what is wrong in a kernel's logic, and, by drawing the order in which t
 barriers that are missing. What hardware does to memory order it does not know.
 """
 
+import atexit
 import ctypes
 import hashlib
 import re
@@ -78,6 +79,7 @@ def _compiler() -> tuple[Path, list[str]]:
     if compiler is None:
         pytest.skip("no C++ compiler here")
     folder = Path(tempfile.mkdtemp(prefix="pdssm-cuda-on-cpu-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "lanes.h").write_text(without_assembly(LANE_FUNCTIONS))
     command = [compiler, "-std=c++17", "-fPIC", "-w", f"-I{folder}", f"-I{HERE}"]
     machine = ["-O1", "-c", str(HERE / MACHINE), "-o", str(folder / "machine.o")]
