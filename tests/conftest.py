@@ -1,5 +1,6 @@
 """What every test of the project shares: the Hypothesis profiles and a kernel cache of the run."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -14,6 +15,9 @@ settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 # For long runs: pytest --hypothesis-profile=stress
 settings.register_profile("stress", settings.get_profile("local"), max_examples=1000)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# A test makes little garbage, and the modules of torch, Triton and TVM are none.
+gc.set_threshold(10_000, 20, 50)
 
 _CACHE = pytest.StashKey[str]()
 
@@ -31,7 +35,14 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if collection_path.name == "triton_interpreter" and not alone else None
 
 
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove it."""
+    """Remove it; what was not looked through is cleared in the end."""
+    gc.unfreeze()
     if _CACHE in config.stash:
         shutil.rmtree(config.stash[_CACHE], ignore_errors=True)

@@ -8,7 +8,8 @@ tokens, most of which do not amplify, stay well below ``c`` = 4096. Float64 prog
 the same ``c``, that is to 1e-12, so the float32 bound hides no error of structure.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,17 @@ Arrays = dict[str, np.ndarray]
 
 TOLERANCE = 4096
 LAYOUTS = ("dense", "reversed", "spread", "expanded")
+
+
+def pairwise(*factors: Sequence[Any]) -> list[Any]:
+    """Every combination of three factors or more. Half of them, in which any values of two factors
+    meet, are run each time, the others under stress.
+    """
+    places = itertools.product(*(range(len(factor)) for factor in factors))
+    return [
+        pytest.param(*values, marks=[pytest.mark.stress] if sum(at) % 2 else [])
+        for at, values in zip(places, itertools.product(*factors), strict=True)
+    ]
 
 
 # Examples from which on a run is a long one.

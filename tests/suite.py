@@ -1,8 +1,8 @@
 """``python -m tests.suite``: the whole suite, as ``make test`` runs it.
 
 Two runs of pytest: Triton decides when it is imported whether kernels run in its interpreter, so
-those tests need a process of their own. Lint and types come first, where ruff and mypy are
-installed.
+those tests need a process of their own. Lint and types, where ruff and mypy are installed, run
+beside the first of them: each has one thread.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,23 +29,41 @@ def main() -> None:
     # What is marked as stress is left to `make stress`.
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "not stress", *parallel]
     interpreted = dict(os.environ, TRITON_INTERPRET="1")
-    results = [
-        _run([sys.executable, "-m", "ruff", "check", "."], needs="ruff"),
-        _run([sys.executable, "-m", "ruff", "format", "--check", "."], needs="ruff"),
-        _run([sys.executable, "-m", "tests.types"], needs="mypy"),
-        _run([*pytest, *evenly, "tests/triton_interpreter"], interpreted, needs="triton"),
-        _run([*pytest, "tests", "--ignore=tests/triton_interpreter"]),
-    ]
+    with ThreadPoolExecutor(1) as beside:
+        checks = [
+            beside.submit(_run, [sys.executable, "-m", *module], needs=needs, whole=True)
+            for needs, module in (
+                ("ruff", ["ruff", "check", "."]),
+                ("ruff", ["ruff", "format", "--check", "."]),
+                ("mypy", ["tests.types"]),
+            )
+        ]
+        results = [
+            _run([*pytest, *evenly, "tests/triton_interpreter"], interpreted, needs="triton"),
+            *(check.result() for check in checks),
+        ]
+    results.append(_run([*pytest, "tests", "--ignore=tests/triton_interpreter"]))
     # A run that a signal ended has a negative status.
     sys.exit(int(any(results)))
 
 
-def _run(command: list[str], env: dict[str, str] | None = None, needs: str = "pytest") -> int:
+def _run(
+    command: list[str],
+    env: dict[str, str] | None = None,
+    needs: str = "pytest",
+    whole: bool = False,
+) -> int:
+    """Run a command; what it says comes as it says it, or as a whole in the end."""
     if importlib.util.find_spec(needs) is None:
         print(f"not run, {needs} is not installed: {' '.join(command[2:])}", flush=True)
         return 0
-    print("+", " ".join(command[1:]), flush=True)
-    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+    told = f"+ {' '.join(command[1:])}"
+    if not whole:
+        print(told, flush=True)
+    done = subprocess.run(command, cwd=ROOT, env=env, check=False, text=True, capture_output=whole)
+    if whole:
+        print(f"{told}\n{done.stdout}{done.stderr}", end="", flush=True)
+    return done.returncode
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cpu_threads import provide_threads
 from pdssm_compiler.runtime.backends.triton_matrices import laid_out
+from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.runtime.staging import private_folder
 from pdssm_compiler.schedules.signature import Signature
@@ -53,10 +54,7 @@ class TvmCpu(Backend):
         if missing:
             raise BackendUnavailableError(f"cannot compile for {source.target}: {missing}")
         tvm = import_tvm()
-        from tvm.script import ir as module_script
-        from tvm.script import tirx as tir_script
-
-        module = tvm.script.from_source(source.text, {"T": tir_script, "I": module_script})
+        module = parsed(source.text, {})
         processor = tvm.get_global_func("target.llvm_get_system_cpu")()
         target = tvm.target.Target({"kind": "llvm", "mcpu": processor, "opt-level": 3})
         # Storage rewriting would drop what keeps small arrays on the stack.
@@ -198,16 +196,6 @@ def missing_package(*modules: str) -> str | None:
         if importlib.util.find_spec(module) is None:
             return f"the Python package {module} is missing: {_REMEDY}"
     return None
-
-
-def import_tvm() -> Any:
-    """TVM, without the hook for uncaught errors that it installs."""
-    hook = sys.excepthook
-    import tvm
-
-    # TVM's hook hides the message of an uncaught error.
-    sys.excepthook = hook
-    return tvm
 
 
 def _load_runtime() -> None:

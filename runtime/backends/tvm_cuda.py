@@ -15,7 +15,8 @@ from pdssm_compiler.runtime.backends.cuda_launch import (
     ChunkedCudaKernel,
     CudaKernel,
 )
-from pdssm_compiler.runtime.backends.tvm_cpu import import_tvm, missing_package
+from pdssm_compiler.runtime.backends.tvm_cpu import missing_package
+from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.schedules.emit.lane_body import LANE_FUNCTIONS
 from pdssm_compiler.schedules.source import KernelSource
@@ -77,11 +78,7 @@ def kernel_type(source: KernelSource) -> type[CudaKernel]:
 def cuda_text(source: KernelSource) -> str:
     """The CUDA C++ of a kernel."""
     tvm = import_tvm()
-    from tvm.script import ir as module_script
-    from tvm.script import tirx as tir_script
-
-    names = {"T": tir_script, "I": module_script, "LANE_FUNCTIONS": LANE_FUNCTIONS}
-    module = tvm.script.from_source(source.text, names)
+    module = parsed(source.text, {"LANE_FUNCTIONS": LANE_FUNCTIONS})
     # The host part is CUDA as well: with an LLVM host, TVM would load a driver to compile.
     target = tvm.target.Target(
         {"kind": "cuda", "arch": source.target.arch}, host={"kind": "cuda_host"}

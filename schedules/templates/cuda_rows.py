@@ -9,6 +9,7 @@ instead of adding into memory; where they are too large for that, as much as mus
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import product
 
 from pdssm_compiler.ir.passes import hoist
@@ -90,6 +91,18 @@ class CudaRowsConfig(Config):
     def threads(self) -> int:
         """Threads of a row: those that compute, the warp that fetches, and helpers."""
         return (self.team + 1 + self.helpers) * LANES
+
+
+@lru_cache(maxsize=4096)
+def _needs(program: Program, config: CudaRowsConfig) -> tuple[int, int, int, int]:
+    """Bytes of a block's shared memory; of a token, registers that its inputs take a thread,
+    elements of a vector there, and values. Kept, for one choice after another asks for the same
+    few configs.
+    """
+    bodies = RowBodies(program, Writer(), config)
+    body = bodies.late
+    shared, words = bodies.shared.bytes, _words(program, body)
+    return shared, words, body.elements, len(body.program.body)
 
 
 class CudaRows(Template[CudaRowsConfig]):
@@ -210,16 +223,15 @@ class CudaRows(Template[CudaRowsConfig]):
         held = MOST_ELEMENTS * LANES * config.team
         if program.state_size > held:
             return f"a state size of {program.state_size} is more than {held}, what a team holds"
-        bodies = RowBodies(program, Writer(), config)
-        body, shared = bodies.late, bodies.shared.bytes
+        shared, words, elements, computed = _needs(program, config)
         if shared > most:
             return f"{shared} bytes of shared memory are more than {most}"
-        held = config.sets * config.tile * _words(program, body)
+        held = config.sets * config.tile * words
         if held > registers_of(target, config.threads) - 80 and config.tile > 2:
             return f"the inputs of {config.tile} tokens take {held} registers a thread"
-        values = config.sets * config.tile * body.elements * len(body.program.body)
+        values = config.sets * config.tile * elements * computed
         if values > _MOST_VALUES and config.tile > 2:
-            return f"unrolling {config.tile} tokens of {len(body.program.body)} values is too long"
+            return f"unrolling {config.tile} tokens of {computed} values is too long"
         return None
 
     def work(

@@ -16,6 +16,7 @@ maps may collide are sorted before (``sort_…``).
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
@@ -114,6 +115,18 @@ class _Bodies:
         return kept_words((self.fold, self.scan))
 
 
+@lru_cache(maxsize=256)
+def _needs(program: Program) -> tuple[tuple[Signature, ...], int] | str:
+    """What the bodies read and write, and the registers that a token's inputs take; or why the
+    program has no chunks. Kept, for one choice asks for many configs.
+    """
+    try:
+        bodies = _Bodies(in_text_names(program), Writer())
+    except PassError as error:
+        return f"chunks have no summary: {error}"
+    return tuple(body.signature for body in bodies.all), bodies.kept_words
+
+
 class TritonLookback(Template[TritonLookbackConfig]):
     """The template; see the module's text."""
 
@@ -159,17 +172,17 @@ class TritonLookback(Template[TritonLookbackConfig]):
             return f"window is from 1 to {MOST_WINDOW}, not {config.window}"
         if program.chunk_length not in (None, config.tokens):
             return f"the scan's chunks have {program.chunk_length} tokens, not {config.tokens}"
-        try:
-            bodies = _Bodies(in_text_names(program), Writer())
-        except PassError as error:
-            return f"chunks have no summary: {error}"
-        for body in bodies.all:
-            refused = limit(body.signature, target, config.rows, config.num_warps, 1)
+        needs = _needs(program)
+        if isinstance(needs, str):
+            return needs
+        signatures, words = needs
+        for signature in signatures:
+            refused = limit(signature, target, config.rows, config.num_warps, 1)
             if refused:
                 return refused
         threads = config.num_warps * target.warp_size
         elements = max(1, config.rows * block_of(program) // threads)
-        kept = config.tokens * bodies.kept_words * elements
+        kept = config.tokens * words * elements
         if kept > target.registers * _MOST_KEPT and config.tokens > 1:
             return f"keeping {config.tokens} tokens takes {kept} of {target.registers} registers"
         most = max([0, *(total.groups or 1 for total in program.sum_outputs)])

@@ -92,12 +92,20 @@ def test_without_a_target_it_is_this_machine(pdssm: Command) -> None:
     assert [row["kernel"] for row in rows(done.out)] == ["forward", "backward"]
 
 
-@pytest.mark.parametrize("target", ["hip:gfx942", *under_stress("cuda:sm_90")])
-def test_a_template_by_name(target: str, pdssm: Command) -> None:
+# Each is another one than the target's own choice.
+BY_NAME = [
+    ("cuda:sm_90", "triton-rows"),
+    *under_stress(("hip:gfx942", "triton-chunks"), ("cuda:sm_90", "triton-chunks")),
+]
+
+
+@pytest.mark.parametrize("asked_for", BY_NAME, ids=" ".join)
+def test_a_template_by_name(asked_for: tuple[str, str], pdssm: Command) -> None:
+    target, template = asked_for
     asked = ("--target", target.partition(":")[2])
-    done = pdssm("compile", "-N", 4, "-K", 3, *asked, "--template", "triton-chunks")
+    done = pdssm("compile", "-N", 4, "-K", 3, *asked, "--template", template)
     found = [(row["target"], row["template"]) for row in rows(done.out)]
-    assert found == [(target, "triton-chunks")] * 2
+    assert found == [(target, template)] * 2
     message = error_line(pdssm("compile", "-N", 4, *asked, "--template", "cpu-rows"))
     assert message.startswith(f"cpu-rows cannot run on {target}: cpu-rows is for CPUs, not for")
 

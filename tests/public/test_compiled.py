@@ -22,6 +22,7 @@ from pdssm_compiler.schedules.target import UnknownTargetError, named_target
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
+from tests.kernels import pairwise
 from tests.public.scans import Case, Draw, Tensors, inputs
 
 SPEC = ScanSpec(7, 3)
@@ -33,9 +34,12 @@ def call(batch: int = 2, length: int = 5, heads: int = 3, case: Case | None = No
     return inputs(case, Draw(batch, length, heads, maps, "disk", 1))
 
 
-@pytest.mark.parametrize("source", ["dictionary", "token", "none"])
-@pytest.mark.parametrize("orientation", ["column", "row"])
-@pytest.mark.parametrize("map_class", ["general", "permutation", "identity"])
+@pytest.mark.parametrize(
+    ("source", "orientation", "map_class"),
+    pairwise(
+        ["dictionary", "token", "none"], ["column", "row"], ["general", "permutation", "identity"]
+    ),
+)
 def test_it_is_called_like_pd_scan(source: str, orientation: str, map_class: str) -> None:
     size = 3 if source == "dictionary" else None
     spec = ScanSpec(7, size, map_source=source, map_class=map_class, orientation=orientation)

@@ -266,8 +266,16 @@ def test_complex_numbers_as_pairs() -> None:
     assert all(leaf.grad is not None for n, leaf in leaves.items() if leaf.requires_grad)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=str)
-@pytest.mark.parametrize(("dynamic", "segment_length"), [(False, SEGMENT), (True, None)])
+@pytest.mark.parametrize(
+    ("case", "dynamic", "segment_length"),
+    [
+        (CASES[0], False, SEGMENT),
+        (CASES[1], True, None),
+        pytest.param(CASES[0], True, None, marks=pytest.mark.stress),
+        pytest.param(CASES[1], False, SEGMENT, marks=pytest.mark.stress),
+    ],
+    ids=str,
+)
 def test_under_torch_compile(case: Expressions, dynamic: bool, segment_length: int | None) -> None:
     torch._dynamo.reset()
     scan = fused(case, segment_length=segment_length if case.readout else None)

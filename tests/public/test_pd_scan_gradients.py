@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler import pd_scan
+from tests.kernels import under_stress
 from tests.public.accuracy import (
     DIFFERENTIABLE,
     FORWARD,
@@ -56,7 +57,13 @@ def assert_gradients(
         assert_within(gradient, want[name], scale[name], GRADIENT, f"gradient of {name}")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Sources and classes that are left come in other widths: these run under stress.
+SELDOM = [CASES[at] for at in (2, 5, 6, 10, 13, 16)]
+
+
+@pytest.mark.parametrize(
+    "case", [*(case for case in CASES if case not in SELDOM), *under_stress(*SELDOM)], ids=str
+)
 @settings(max_examples=8)
 @given(data=st.data())
 def test_gradients(case: Case, data: st.DataObject) -> None:
@@ -64,7 +71,14 @@ def test_gradients(case: Case, data: st.DataObject) -> None:
     assert_gradients(case, tensors, cotangents(tensors))
 
 
-@pytest.mark.parametrize("case", KINDS, ids=str)
+# Of the kinds that have maps, half, in which any two properties meet; all under stress.
+EACH_TIME = (0, 1, 3, 5, 8, 10, 12)
+FIRST = [KINDS[at] for at in EACH_TIME]
+
+
+@pytest.mark.parametrize(
+    "case", [*FIRST, *under_stress(*(kind for kind in KINDS if kind not in FIRST))], ids=str
+)
 def test_gradcheck(case: Case) -> None:
     maps = {"general": "random"}.get(case.map_class, case.map_class)
     tensors = inputs(case, Draw(1, 3, 2, maps, "disk", 7))
@@ -84,9 +98,17 @@ def test_gradients_of_a_long_sequence() -> None:
     assert_gradients(case, tensors, cotangents(tensors))
 
 
-@pytest.mark.parametrize("case", [CASES[2], CASES[4], CASES[7]], ids=str)
-@pytest.mark.parametrize("reached", [0, 1], ids=["states", "final state"])
-def test_one_output_alone(case: Case, reached: int) -> None:
+# Of a case one output each time, both under stress.
+@pytest.mark.parametrize(
+    "one",
+    [
+        *((CASES[2], 0), (CASES[4], 1), (CASES[7], 0)),
+        *under_stress((CASES[2], 1), (CASES[4], 0), (CASES[7], 1)),
+    ],
+    ids=lambda one: f"{one[0]}-{('states', 'final state')[one[1]]}",
+)
+def test_one_output_alone(one: tuple[Case, int]) -> None:
+    case, reached = one
     maps = "permutation" if case.map_class == "permutation" else "random"
     tensors = inputs(case, Draw(2, 5, 3, maps, "disk", 2))
     arriving = cotangents(tensors)
@@ -96,12 +118,10 @@ def test_one_output_alone(case: Case, reached: int) -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ("diagonal",),
         ("drive",),
         ("initial_state",),
-        ("diagonal", "drive"),
         ("diagonal", "initial_state"),
-        ("drive", "initial_state"),
+        *under_stress(("diagonal",), ("diagonal", "drive"), ("drive", "initial_state")),
     ],
     ids=" and ".join,
 )

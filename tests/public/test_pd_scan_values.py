@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler import pd_scan, reference
+from tests.kernels import under_stress
 from tests.public.accuracy import FORWARD, assert_within, epsilon, expected
 from tests.public.scans import CASES, KINDS, Case, Draw, Tensors, draws, inputs
 
@@ -125,10 +126,10 @@ def assert_payload_values(payload: torch.dtype, tensors: Tensors) -> None:
     ("source", "dtype"),
     [
         ("dictionary", torch.uint8),
-        ("dictionary", torch.int64),
-        ("token", torch.uint8),
         ("token", torch.int16),
         ("token", torch.int64),
+        pytest.param("dictionary", torch.int64, marks=pytest.mark.stress),
+        pytest.param("token", torch.uint8, marks=pytest.mark.stress),
     ],
 )
 def test_integer_dtypes(source: str, dtype: torch.dtype) -> None:
@@ -206,11 +207,10 @@ def test_inputs_are_not_written() -> None:
         assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize(
-    ("state_size", "dictionary_size"), [(256, 3), (300, 2), (8, 256), (8, 300)]
-)
-def test_eight_bits_hold_every_index_they_can(state_size: int, dictionary_size: int) -> None:
+@pytest.mark.parametrize("sizes", [(256, 3), (8, 256), *under_stress((300, 2), (8, 300))], ids=str)
+def test_eight_bits_hold_every_index_they_can(sizes: tuple[int, int]) -> None:
     """256 and 300 are no numbers of eight bits, so as bounds they leave none out."""
+    state_size, dictionary_size = sizes
     generator = torch.Generator().manual_seed(0)
     shape = (1, 3, 2, state_size)
     diagonal, drive = (

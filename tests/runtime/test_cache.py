@@ -277,8 +277,19 @@ def test_an_unusable_folder_is_done_without_and_said_once(
         assert build_in(unusable[which], monkeypatch).origin == "compiled"
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize("place", ["write_bytes", "chmod", "mkdir", "rename"])
+# Every place and every error each time, all pairs of them under stress.
+PLACES = ("write_bytes", "chmod", "mkdir", "rename")
+FULL = [*((place, errno.ENOSPC) for place in PLACES), ("write_bytes", errno.EDQUOT)]
+FULL.append(("mkdir", errno.EROFS))
+SELDOM = [
+    pytest.param(place, code, marks=pytest.mark.stress)
+    for place in PLACES
+    for code in (errno.EDQUOT, errno.EROFS)
+    if (place, code) not in FULL
+]
+
+
+@pytest.mark.parametrize(("place", "code"), [*FULL, *SELDOM])
 def test_a_full_disk_is_done_without_and_said_once(
     place: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

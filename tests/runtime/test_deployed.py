@@ -30,6 +30,8 @@ from tests.runtime.kernels import small
 ROOT = Path(__file__).resolve().parents[2]
 H100 = named_target("sm_90")
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 @pytest.fixture(autouse=True)
 def nothing_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

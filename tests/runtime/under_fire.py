@@ -23,7 +23,7 @@ import torch
 
 from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.backends.tvm_cpu import import_tvm
+from pdssm_compiler.runtime.backends.tvm_script import import_tvm
 from pdssm_compiler.runtime.cache import KernelCache
 from pdssm_compiler.runtime.compile_service import build
 from pdssm_compiler.runtime.errors import CacheWarning

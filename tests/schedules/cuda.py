@@ -31,7 +31,7 @@ ARCHS = ["sm_90", "sm_120", *under_stress("sm_80", "sm_100")]
 WHICH = ("general", "permutation", "adjoint", "active adjoint")
 # State size, size of the dictionary, element and orientation of scans whose adjoint has sums.
 SUMS = ((5, 3, "c64", "column"), (33, 4, "c128", "column"), (128, 8, "c64", "row"))
-# What was compiled for launches, by source.
+# What was compiled, by target and source.
 _files: dict[str, dict[str, bytes]] = {}
 
 
@@ -60,9 +60,17 @@ def lowered(
     return template.lower(program, target, config)
 
 
+def compiled(source: KernelSource) -> dict[str, bytes]:
+    """A kernel's files, made once for a target."""
+    key = source.target.arch + source.text
+    if key not in _files:
+        _files[key] = BACKEND.compile(source, 16)
+    return _files[key]
+
+
 def resources(source: KernelSource, record: Record) -> dict[str, int]:
     """What the compiled kernel takes, which the test's report tells as well."""
-    files = BACKEND.compile(source, 16)
+    files = compiled(source)
     assert files["source.py"].decode() == source.text
     found = BACKEND.load(source, 16, files).resources()
     for name, value in found.items():
@@ -112,9 +120,7 @@ def launches(
         dense: whether it is told that the tensors are contiguous, complex ones as they are.
     """
     if files is None:
-        if source.text not in _files:
-            _files[source.text] = BACKEND.compile(source, 16)
-        files = _files[source.text]
+        files = compiled(source)
     parameters = json.loads(files["call.json"])
     layout = struct.Struct("@" + "".join(FORMATS[type_] for _, type_ in parameters))
     noted: list[Handed] = []

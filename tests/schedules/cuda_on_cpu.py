@@ -4,6 +4,7 @@ It finds what is wrong in a kernel's logic, and, by drawing the order in which t
 barriers that are missing. What hardware does to memory order it does not know.
 """
 
+import atexit
 import ctypes
 import hashlib
 import re
@@ -66,21 +67,27 @@ def without_assembly(text: str) -> str:
 
 
 HEADER = "cuda_on_cpu.h"
+MACHINE = "cuda_on_cpu.cpp"
 
 
 @cache
 def _compiler() -> tuple[Path, list[str]]:
-    """A folder with the header, compiled ahead, and the command that compiles there."""
+    """A folder with the header and the machine, compiled ahead, and the command that compiles
+    there. Kernels run for milliseconds: they are not optimised, the machine is.
+    """
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler here")
     folder = Path(tempfile.mkdtemp(prefix="pdssm-cuda-on-cpu-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "lanes.h").write_text(without_assembly(LANE_FUNCTIONS))
-    command = [compiler, "-std=c++17", "-O1", "-fPIC", "-w", f"-I{folder}", f"-I{HERE}"]
+    command = [compiler, "-std=c++17", "-fPIC", "-w", f"-I{folder}", f"-I{HERE}"]
+    machine = ["-O1", "-c", str(HERE / MACHINE), "-o", str(folder / "machine.o")]
     # g++ takes it in the header's place; clang++ leaves it.
-    header = ["-x", "c++-header", str(HERE / HEADER), "-o", str(folder / f"{HEADER}.gch")]
-    subprocess.run([*command, *header], check=True, timeout=120)
-    return folder, command
+    header = ["-O0", "-x", "c++-header", str(HERE / HEADER), "-o", str(folder / f"{HEADER}.gch")]
+    for ahead in (machine, header):
+        subprocess.run([*command, *ahead], check=True, timeout=120)
+    return folder, [*command, "-O0"]
 
 
 @cache
@@ -90,8 +97,8 @@ def compiled(text: str) -> ctypes.CDLL:
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     source, library = folder / f"{name}.cpp", folder / f"{name}.so"
     source.write_text(text)
-    built = [*command, "-shared", str(source), "-o", str(library)]
-    subprocess.run(built, check=True, timeout=120)
+    made_of = [str(source), str(folder / "machine.o")]
+    subprocess.run([*command, "-shared", *made_of, "-o", str(library)], check=True, timeout=120)
     return ctypes.CDLL(str(library))
 
 
@@ -117,7 +124,13 @@ def _kernel_text(cuda: str) -> str:
     return f"""#include "{HEADER}"
 {kernel}
 extern "C" int launch(int blocks, int threads, int shared, int seed, void** at) {{
-  return run_threads(blocks, threads, shared, seed, [&](int) {{ {tvm_cuda.ENTRY}({given}); }});
+  return run_threads(
+      blocks, threads, shared, seed,
+      [](void* with) {{
+        void** at = static_cast<void**>(with);
+        {tvm_cuda.ENTRY}({given});
+      }},
+      at);
 }}
 """
 

@@ -1,10 +1,14 @@
 // The device functions of schedules/emit/lanes.cuh on a CPU, one by one.
 #include "cuda_on_cpu.h"
 
+#include <vector>
+
 namespace {
 
-bool run_lanes(int threads, int seed, const std::function<void(int)>& each) {
-  return run_threads(1, threads, 0, seed, each);
+template <typename Each>
+bool run_lanes(int threads, int seed, Each each) {
+  return run_threads(
+      1, threads, 0, seed, [](void* with) { (*static_cast<Each*>(with))(current); }, &each);
 }
 
 // Memory full of what was there before, with an end that nobody may write to.

@@ -1,6 +1,7 @@
 """Templates: what their heuristics choose and what ``feasible`` refuses, and why."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -41,33 +42,36 @@ SIZES = (*range(1, 20), 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 192,
 H100 = named_target("sm_90")
 
 
+@cache
 def program(state_size: int, map_class: str = "general", backward: bool = False) -> Program:
     found = pd_scan(PdScan(state_size, 4, map_class=map_class, final_state=True))
     return specialise(adjoint(found).program if backward else found)
 
 
+@cache
 def active_adjoint(state_size: int, size: int = 4, map_class: str = "general") -> Program:
     """A backward with sums by an index."""
     found = pd_scan(PdScan(state_size, size, map_class=map_class))
     return specialise(adjoint(found, surrogate="active").program)
 
 
-@pytest.mark.parametrize(
-    "target", ["cpu", *(name for name, target in named_targets().items() if name == target.arch)]
-)
+TARGETS = ["cpu", *(name for name, target in named_targets().items() if name == target.arch)]
+
+
+@pytest.mark.parametrize("state_size", SIZES)
 @pytest.mark.parametrize("map_class", ["general", "permutation"])
-@pytest.mark.parametrize("problem", [Problem(), Problem.bucket(32, 32768)], ids=str)
-def test_heuristic_is_feasible(target: str, map_class: str, problem: Problem) -> None:
-    named = named_target(target)
-    for state_size in SIZES:
-        both = [program(state_size, map_class, backward) for backward in (False, True)]
-        for asked in (*both, active_adjoint(state_size, map_class=map_class)):
-            assert all(c.problem is None for c in candidates(asked, named, problem))
-            schedule = choose(asked, named, problem=problem)
-            assert schedule.reason == "heuristic"
-            template, config = schedule.template, schedule.config
-            assert template.feasible(asked, named, config) is None
-            assert config == template.heuristic(asked, named, problem)
+def test_heuristic_is_feasible(map_class: str, state_size: int) -> None:
+    """On every target, which share what they ask of a program."""
+    both = [program(state_size, map_class, backward) for backward in (False, True)]
+    for asked in (*both, active_adjoint(state_size, map_class=map_class)):
+        for target in map(named_target, TARGETS):
+            for problem in (Problem(), Problem.bucket(32, 32768)):
+                assert all(c.problem is None for c in candidates(asked, target, problem)), target
+                schedule = choose(asked, target, problem=problem)
+                assert schedule.reason == "heuristic", target
+                template, config = schedule.template, schedule.config
+                assert template.feasible(asked, target, config) is None, target
+                assert config == template.heuristic(asked, target, problem), target
 
 
 def test_a_state_too_large_for_any_template() -> None:

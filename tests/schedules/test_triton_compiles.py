@@ -36,12 +36,22 @@ def in_rows(program: Program, target: Target) -> KernelSource:
     return template.lower(program, target, template.heuristic(program, target, Problem()))
 
 
+_files: dict[tuple[str, str], dict[str, bytes]] = {}
+
+
+def compiled(source: KernelSource) -> dict[str, bytes]:
+    """A kernel's files, made once for a target."""
+    key = source.target.arch, source.text
+    if key not in _files:
+        _files[key] = BACKENDS["triton"].compile(source, 16)
+    return _files[key]
+
+
 def resources(source: KernelSource, record: Record) -> dict[str, int]:
     """Compile, load, and read the assembly's own notes."""
-    backend = BACKENDS["triton"]
-    files = backend.compile(source, 16)
+    files = compiled(source)
     assert files["source.py"].decode() == source.text
-    found = backend.load(source, 16, files).resources()
+    found = BACKENDS["triton"].load(source, 16, files).resources()
     for name, value in found.items():
         record(name, value)
     return found
@@ -67,8 +77,15 @@ def test_the_general_scatter_does_not_spill(arch: str, record_property: Record) 
     assert found["spilled"] == 0
 
 
-@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
-@pytest.mark.parametrize("which", ["permutation", "adjoint"])
+@pytest.mark.parametrize(
+    ("which", "arch"),
+    [
+        ("permutation", "gfx942"),
+        ("adjoint", "sm_90"),
+        pytest.param("permutation", "sm_90", marks=pytest.mark.stress),
+        pytest.param("adjoint", "gfx942", marks=pytest.mark.stress),
+    ],
+)
 def test_gathers_of_64_states_do_not_spill(which: str, arch: str, record_property: Record) -> None:
     map_class = "permutation" if which == "permutation" else "general"
     program = pd_scan(PdScan(64, 4, map_class=map_class, final_state=True))
@@ -79,7 +96,7 @@ def test_gathers_of_64_states_do_not_spill(which: str, arch: str, record_propert
     assert found["spilled"] == 0
 
 
-@pytest.mark.parametrize("state_size", [64, 128])
+@pytest.mark.parametrize("state_size", [*under_stress(64), 128])
 def test_collisions_of_many_states_do_not_spill(state_size: int, record_property: Record) -> None:
     """The work of a scatter grows with N log²N, not with N²."""
     program = pd_scan(PdScan(state_size, 4, final_state=True))
@@ -164,24 +181,29 @@ def test_what_programs_tell_one_another_is_released_and_acquired() -> None:
     source, _ = lower(
         pd_scan(PERMUTATION), named_target("sm_90"), TritonLookbackConfig(1, 1, 1, 8)
     )
-    ptx = BACKENDS["triton"].compile(source, 16)["scan.ptx"].decode()
+    ptx = compiled(source)["scan.ptx"].decode()
     told = re.findall(r"(?:red|atom)\.global\.gpu\.(?:release|acq_rel)\.or\.b32", ptx)
     asked = re.findall(r"(?:ld|atom)\.global\.gpu\.(?:acquire|acq_rel)", ptx)
     # A summary and a window's carry; a window's summaries, and the carry before it in two places.
     assert (len(told), len(asked)) == (2, 3)
 
 
-@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+ONE_STATE = PdScan(1, None, map_source="none")
+TOKENS = PdScan(33, None, "c128", "token", "permutation", "column", True, True)
+NARROW = PdScan(16, 8, map_storage="u8", selection_storage="i64", payload_storage="cb32")
+
+
+# Each by one maker each time, the other under stress.
 @pytest.mark.parametrize(
-    "spec",
+    "case",
     [
-        PdScan(1, None, map_source="none"),
-        PdScan(33, None, "c128", "token", "permutation", "column", True, True),
-        PdScan(16, 8, map_storage="u8", selection_storage="i64", payload_storage="cb32"),
+        *((ONE_STATE, "sm_90"), (TOKENS, "gfx942"), (NARROW, "sm_90")),
+        *under_stress((ONE_STATE, "gfx942"), (TOKENS, "sm_90"), (NARROW, "gfx942")),
     ],
-    ids=["N1", "N33-c128", "bfloat16"],
+    ids=lambda case: f"N{case[0].state_size}-{case[1]}",
 )
-def test_other_programs_compile(spec: PdScan, arch: str, record_property: Record) -> None:
+def test_other_programs_compile(case: tuple[PdScan, str], record_property: Record) -> None:
+    spec, arch = case
     source = in_rows(pd_scan(spec), named_target(arch))
     assert resources(source, record_property)["registers"] > 0
 

@@ -25,6 +25,8 @@ from pdssm_compiler.runtime.tuning.tuner import log_of, use_logs
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
 from tests.runtime.tuning.made_rows import row
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 @pytest.fixture(autouse=True)
 def races(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[TuningProblem]]:
