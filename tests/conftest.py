@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     gc.unfreeze()
     if _CACHE in config.stash:
         shutil.rmtree(config.stash[_CACHE], ignore_errors=True)
+
+
+@pytest.fixture
+def no_shipped_logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Heuristics alone choose, whatever has been shipped meanwhile."""
+    from pdssm_compiler.runtime.tuning import resolve
+
+    monkeypatch.setattr(resolve, "shipped_logs", lambda: tmp_path / "none")
+    resolve.forget()
+    yield
+    resolve.forget()

@@ -25,6 +25,8 @@ from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.kernels import pairwise
 from tests.public.scans import Case, Draw, Tensors, inputs
 
+pytestmark = pytest.mark.usefixtures("no_shipped_logs")
+
 SPEC = ScanSpec(7, 3)
 
 

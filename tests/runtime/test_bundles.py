@@ -27,6 +27,8 @@ from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.kernels import under_stress
 from tests.missing import without
 
+pytestmark = pytest.mark.usefixtures("no_shipped_logs")
+
 H100 = named_target("h100")
 # A part of an H100: what is chosen for it is not what is chosen for the whole.
 HALF = replace(H100, name="Half a GPU", processors=66, shared_memory=164 << 10)

@@ -38,6 +38,8 @@ from pdssm_compiler.schedules.templates.triton_lookback import (
 from pdssm_compiler.schedules.templates.triton_rows import TritonRows, TritonRowsConfig
 from tests.missing import without
 
+pytestmark = pytest.mark.usefixtures("no_shipped_logs")
+
 SIZES = (*range(1, 20), 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 192, 255, 256)
 H100 = named_target("sm_90")
 
