@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.backends.base import Sizes
-from pdssm_compiler.schedules.emit.triton_matrices import Shape, tables_of
+from pdssm_compiler.schedules.emit.matrices import Shape, tables_of
 from pdssm_compiler.schedules.source import KernelSource, Phase
 from pdssm_compiler.schedules.templates.triton_matrices import shape_of
 

@@ -7,7 +7,7 @@ so far stay in registers.
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Coefficients
-from pdssm_compiler.schedules.emit.triton_matrices import Shape, tables_of
+from pdssm_compiler.schedules.emit.matrices import Shape, tables_of
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import Writer
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
+from pdssm_compiler.schedules.emit.matrices import Shape, orientation_of, tables_of
 from pdssm_compiler.schedules.emit.names import in_text_names
-from pdssm_compiler.schedules.emit.triton_matrices import Shape, orientation_of, tables_of
 from pdssm_compiler.schedules.emit.tvm_matrices import refused, write_choice
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target

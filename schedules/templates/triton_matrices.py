@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Matrices
 from pdssm_compiler.schedules.emit import triton_matrices as emit
-from pdssm_compiler.schedules.emit.names import in_text_names
-from pdssm_compiler.schedules.emit.triton_matrices import (
+from pdssm_compiler.schedules.emit.matrices import (
     IN_REGISTERS,
     Shape,
     orientation_of,
     refused,
     tables_of,
 )
+from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template

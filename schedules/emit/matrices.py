@@ -1,0 +1,111 @@
+"""Programs over matrices: how the matrices of a head are laid out and cut, for every backend.
+
+One axis of a matrix is *looped* over, the one that a choice is made along; the other lies on
+*lanes*. They are laid out for that first, ``[looped, K, lanes]``, with zeros behind both axes'
+ends, so that no load needs a mask.
+"""
+
+from dataclasses import dataclass
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import Matrices
+from pdssm_compiler.ir.value import Value, topological
+from pdssm_compiler.schedules.signature import Argument, Signature
+
+# Coefficients of a token that are in registers; of more, entries are loaded with them one by one.
+IN_REGISTERS = 16
+# Coefficients whose sums are in registers together, where there are more.
+_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How matrices are laid out and cut.
+
+    Attributes:
+        size: ``N``.
+        entries: ``K``.
+        orientation: ``column``: rows are looped over, columns on the lanes; or ``row``.
+        tokens: of a tile of tokens and lanes.
+        lanes: of a tile.
+        rows: of the looped axis, computed together.
+        tile: of the looped axis in a tile of entries.
+        together: tokens that are loaded together there.
+    """
+
+    size: int
+    entries: int
+    orientation: str
+    tokens: int
+    lanes: int
+    rows: int
+    tile: int
+    together: int = 1
+
+    @property
+    def looped(self) -> int:
+        """The looped axis with its end."""
+        step = max(self.rows, self.tile)
+        return -(-self.size // step) * step
+
+    @property
+    def padded(self) -> int:
+        """The axis on lanes with its end."""
+        return -(-self.size // self.lanes) * self.lanes
+
+    @property
+    def columns(self) -> int:
+        """Tiles of lanes."""
+        return self.padded // self.lanes
+
+    @property
+    def chunk(self) -> int:
+        """Coefficients whose sums are in registers together."""
+        return self.entries if self.entries <= IN_REGISTERS else _TOGETHER
+
+    @property
+    def chunks(self) -> int:
+        """How many times so many."""
+        return -(-self.entries // self.chunk)
+
+    @property
+    def order(self) -> tuple[int, int, int, int]:
+        """The axes of ``[H, K, N, N]``, as they are laid out."""
+        return (0, 2, 1, 3) if self.orientation == "column" else (0, 3, 1, 2)
+
+
+def orientation_of(program: Program) -> str | None:
+    """Which axis is chosen along, the same for all choices; None if they differ."""
+    found = {dict(v.attributes)["orientation"] for v in program.body if _has_orientation(v)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _has_orientation(value: Value) -> bool:
+    return "orientation" in dict(value.attributes)
+
+
+def tables_of(program: Program) -> list[Argument]:
+    """The matrices that a program reads."""
+    return [a for a in Signature(program).inputs if isinstance(a.type, Matrices)]
+
+
+def refused(program: Program) -> str | None:
+    """Why the functions cannot run a program, or None."""
+    if orientation_of(program) is None:
+        return "all choices of a program must be by columns, or by rows"
+    if program.carries or program.checks or program.final_outputs:
+        return "a program over matrices that has carries or checks"
+    if len(tables_of(program)) != 1:
+        return "a program of one head's matrices is wanted"
+    for out in program.token_outputs:
+        if out.value.op not in ("argmax", "inner"):
+            return f"a token output that is neither argmax nor inner, but {out.value.op}"
+    for value in program.body:
+        if value.op in ("argmax", "straight_through"):
+            mixes = [v for v in topological(value.args[:1]) if v.op == "mix"]
+            if len(mixes) != 1:
+                return f"a choice of what is no mixture, but of {value.args[0].op}"
+    for total in program.sum_outputs:
+        if total.value.op != "weigh" or total.index is not None:
+            return f"a sum that is not of weigh, but of {total.value.op}"
+    return None
