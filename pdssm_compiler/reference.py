@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from pdssm_compiler.arguments import as_complex, read_call, widened
-from pdssm_compiler.mixture import read_mixture
+from pdssm_compiler.mixture_arguments import read_mixture
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
 from pdssm_compiler.runtime.mixture import mixed_map

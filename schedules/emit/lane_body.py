@@ -431,6 +431,13 @@ class LaneBody(TvmBody):
         place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
         self.call("lane_store", f"T.address_of({place})", *parts)
 
+    def _narrowed(self, argument: Argument, value: str) -> str:
+        if argument.dtype != "bfloat16":
+            return super()._narrowed(argument, value)
+        single = real_dtype(argument.type) == "float32"
+        number = value if single else f"T.Cast('float32', {value})"
+        return self._called("lane_bfloat16", number, dtype="uint16")
+
     def call(self, function: str, *arguments: str) -> None:
         """Call a device function."""
         self.writer.line(self._called(function, *arguments))

@@ -140,6 +140,13 @@ __device__ __forceinline__ double lane_sin_within(double x) { return sin(x); }
 __device__ __forceinline__ double lane_cos_within(double x) { return cos(x); }
 __device__ __forceinline__ double lane_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
+// The bits of the nearest bfloat16, the even one of two; one instruction.
+__device__ __forceinline__ unsigned short lane_bfloat16(float x) {
+  unsigned short bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+
 // -- from warp to warp, anywhere on the device --------------------------------------------------
 
 // Tells that what the warps have written, before they met, can be read.

@@ -89,7 +89,7 @@ def widened(argument: Argument, place: str) -> str:
     return f"T.Cast('{compute}', {place})"
 
 
-def _narrowed(argument: Argument, value: str) -> str:
+def narrowed(argument: Argument, value: str) -> str:
     """A computed value in the dtype a tensor stores, rounded to nearest, ties to even."""
     compute = real_dtype(argument.type)
     if argument.dtype == compute:
@@ -646,7 +646,11 @@ class TvmBody:
         """Store a number, or an integer, as its tensor holds it."""
         for number, part in enumerate(parts):
             to = self._part(place, number) if argument.complex else place
-            self.writer.line(f"{to} = {_narrowed(argument, part)}")
+            self.writer.line(f"{to} = {self._narrowed(argument, part)}")
+
+    def _narrowed(self, argument: Argument, value: str) -> str:
+        """A number in the dtype its tensor stores."""
+        return narrowed(argument, value)
 
     # -- small things ---------------------------------------------------------------------------
 

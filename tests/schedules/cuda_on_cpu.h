@@ -174,6 +174,13 @@ inline void lane_team_sync(int barrier, int threads) {
 
 inline bool lane_team_any(bool says, int barrier, int threads) { return any_at(says, barrier, threads); }
 
+inline unsigned short lane_bfloat16(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, 4);
+  if (x != x) return 0x7fff;
+  return static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 inline void lane_copy16(void* to, const void* from) { copied(to, from, 16); }
 inline void lane_copy8(void* to, const void* from) { copied(to, from, 8); }
 inline void lane_copy4(void* to, const void* from) { copied(to, from, 4); }

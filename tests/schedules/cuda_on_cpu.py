@@ -34,6 +34,7 @@ from tests.schedules.cuda import H100
 HERE = Path(__file__).parent
 # Written in assembly for a GPU; the header has them in C++.
 ASSEMBLY = (
+    "lane_bfloat16",
     "lane_shared",
     "lane_copy16",
     "lane_copy8",
@@ -59,7 +60,7 @@ ASSEMBLY = (
 def without_assembly(text: str) -> str:
     """The device functions without those that the header has."""
     for name in ASSEMBLY:
-        pattern = rf"^__device__ __forceinline__ \w+ {name}\(.*?^}}\n"
+        pattern = rf"^__device__ __forceinline__ [\w ]+ {name}\(.*?^}}\n"
         text, count = re.subn(pattern, "", text, flags=re.MULTILINE | re.DOTALL)
         assert count == 1, name
     assert "asm" not in text

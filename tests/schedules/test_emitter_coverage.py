@@ -13,7 +13,7 @@ from pdssm_compiler.schedules.emit import (
     pytorch,
     torch_matrices,
     triton,
-    triton_matrices,
+    triton_matrix_places,
     tvm,
 )
 from tests.imports import imported, sources
@@ -25,7 +25,9 @@ def test_every_op_has_a_rule(emitter: object) -> None:
     assert set(OPS) - MATRIX_OPS - leaves == emitter.SUPPORTED_OPS - leaves
 
 
-@pytest.mark.parametrize("emitter", [torch_matrices, triton_matrices], ids=["torch", "triton"])
+@pytest.mark.parametrize(
+    "emitter", [torch_matrices, triton_matrix_places], ids=["torch", "triton"]
+)
 def test_every_op_over_matrices_has_a_rule(emitter: object) -> None:
     assert MATRIX_OPS == emitter.SUPPORTED_OPS
 
