@@ -72,7 +72,7 @@ def test_low_precision_payload(payload: torch.dtype) -> None:
 
 def test_one_output_or_input_alone() -> None:
     for reached in (0, 1):
-        gradients.test_one_output_alone(Case(2, "token"), reached)
+        gradients.test_one_output_alone((Case(2, "token"), reached))
     gradients.test_only_some_inputs(("diagonal",))
     gradients.test_without_an_initial_state()
 
