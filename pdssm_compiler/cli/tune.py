@@ -10,11 +10,12 @@ import typer
 
 from pdssm_compiler.cli import options as o
 from pdssm_compiler.cli.consoles import messages, results
+from pdssm_compiler.cli.interruption import Interruption
 from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.spec import ScanSpec
 
 if TYPE_CHECKING:
-    from pdssm_compiler.runtime.tuning.race import Result
+    from pdssm_compiler.runtime.tuning.race import Progress, Result
     from pdssm_compiler.tuning import Workload
 
 # Options of one specification's calls.
@@ -145,7 +146,12 @@ def tune(
     workloads = _workloads(spec, spec_file, suite, where, wanted, sizes, states)
     console = results()
     try:
-        with tuning_bar(messages()) as told:
+        with Interruption() as interruption, tuning_bar(messages()) as bar:
+
+            def told(progress: "Progress") -> None:
+                interruption.check()
+                bar(progress)
+
             found = tune_workloads(
                 workloads,
                 device=where,
