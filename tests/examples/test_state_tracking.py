@@ -18,7 +18,7 @@ from examples.state_tracking.models import BLOCKS, DiagonalSSM, Sizes, Tracker
 from examples.state_tracking.presets import settings_of
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.tasks import TASKS
-from examples.state_tracking.training import Measured, Run, rate, train
+from examples.state_tracking.training import Measured, Run, longest, rate, train
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.torch_only import torch_only
 
@@ -113,6 +113,17 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[549] == pytest.approx((2e-3 + 1e-5) / 2, rel=0.01)
     assert rates[-1] == pytest.approx(1e-5, rel=0.05)
     assert all(a >= b for a, b in pairwise(rates[99:]))
+
+
+def test_lengths_grow(tmp_path: Path) -> None:
+    """In batches of one width, whatever the lengths in them."""
+    settings = replace(SMALL, task="modular-arithmetic", growing=0.5, steps=100, longest=31)
+    assert [longest(settings, step) for step in (0, 25, 49, 50, 99)] == [4, 17, 30, 31, 31]
+    assert longest(replace(settings, growing=0.0), 0) == 31
+    run = Run(settings, tmp_path, "cpu")
+    early, late = run.draw(0), run.draw(99)
+    assert early.tokens.shape == late.tokens.shape == (5, 32)
+    assert early.lengths.max() <= 4 < late.lengths.max()
 
 
 def test_the_diagonal_ablation_is_the_recurrence_without_maps() -> None:
