@@ -6,14 +6,16 @@
 from dataclasses import replace
 from typing import Any, Protocol
 
+from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Table, precision
 from pdssm_compiler.schedules.emit.arithmetic import part_names
 from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, locate_row, whole_team
 from pdssm_compiler.schedules.emit.lane_body import LANES, place_of_row
-from pdssm_compiler.schedules.emit.shared_memory import SharedMemory
+from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, SharedMemory
 from pdssm_compiler.schedules.emit.tvm import real_dtype
+from pdssm_compiler.schedules.emit.tvm_early import EarlyLanes
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.emit.tvm_summaries import AppendLanes, ApplyLanes, JoinLanes
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -46,12 +48,25 @@ class Shape(Protocol):
     def rows(self) -> int:
         """Rows that a warp holds side by side."""
 
+    @property
+    def early(self) -> int:
+        """1 if what a token needs no carry for is computed once, for fold and scan."""
+
 
 class ChunkBodies:
-    """What a warp runs, and where it leaves what others read."""
+    """What a warp runs, and where it leaves what others read.
+
+    Attributes:
+        whole: the program, whose inputs are fetched.
+        early: what is computed of a token before it is folded, and left beside its inputs; None
+            where fold and scan compute it each.
+        scan: the program, or what ``early`` leaves of it.
+    """
 
     def __init__(self, program: Program, writer: Writer, config: Shape) -> None:
-        parts: InChunks = in_chunks(program)
+        hoisted = hoist(program) if config.early else None
+        late = program if hoisted is None else hoisted.late
+        parts: InChunks = in_chunks(late)
         of_chunks = frozenset(parts.summaries)
         # Maps that others scatter by are sorted where they are made.
         scattered = [v.args[1] for v in parts.combine.body if v.op == "scatter_add"]
@@ -69,7 +84,13 @@ class ChunkBodies:
         }
         # Each team adds to sums of its own.
         sums = frozenset(total.name for total in program.sum_outputs)
-        self.scan = TvmLanes(program, writer, signature=Signature(program, sums), **chunks)
+        self.scan = TvmLanes(late, writer, signature=Signature(late, sums), **chunks)
+        self.whole, self.early = self.scan, None
+        made: list[SharedBuffer] = []
+        if hoisted is not None:
+            self.whole = TvmLanes(program, writer, signature=Signature(program, sums), **chunks)
+            self.early = EarlyLanes(hoisted.early, writer, **chunks)
+            made = list(self.scan.ring_of(hoisted.names))
         self.fold = TvmLanes(
             parts.fold,
             writer,
@@ -83,7 +104,7 @@ class ChunkBodies:
         self.apply = ApplyLanes(carry, writer, **shape)
         self.append = AppendLanes(parts.combine, writer, **shape)
         self.all = (self.scan, self.fold, self.join, self.apply, self.append)
-        (before,) = program.carries
+        (before,) = late.carries
         self.carry = before
         self.summaries = tuple(a for a in self.fold.signature.arguments if a.role == "chunk")
         # 32 bits of a real and a mark in each of its words.
@@ -95,8 +116,8 @@ class ChunkBodies:
         for body in self.all[1:]:
             body.axes["C"] = "number"
         self.scan.axes["C"] = "own[0]"
-        self.shared = self._shared()
-        for body in self.all:
+        self.shared = self._shared(made)
+        for body in (*self.all, self.whole, *([self.early] if self.early else [])):
             body.team_bytes = self.shared.team_bytes
 
     @property
@@ -106,8 +127,12 @@ class ChunkBodies:
         """
         return (*self.summaries, self.passed, self.folded)
 
-    def _shared(self) -> SharedMemory:
-        """Shared memory of a block. A team runs one body at a time."""
+    def _shared(self, made: list[SharedBuffer]) -> SharedMemory:
+        """Shared memory of a block. A team runs one body at a time.
+
+        Args:
+            made: the ring of what is computed early.
+        """
         lasting = [buffer for body in self.all for buffer in body.lasting_buffers()]
         # The carry that the team before has left for this one.
         lasting.append(("handed", "uint64", self.words))
@@ -115,7 +140,7 @@ class ChunkBodies:
         turns.append(tuple(self.scan.table_buffers()))
         if self.sorted:
             turns.append(tuple(self.scan.sort_buffers()))
-        block = tuple(self.scan.row_buffers())
+        block = (*self.whole.row_buffers(), *made)
         return SharedMemory(block, tuple(lasting), tuple(turns), self.scan.teams)
 
 
@@ -161,7 +186,7 @@ class ChunkKernel:
             write("row: T.let = turn * abreast + block % abreast")
             with self.writer.block(f"if row < {rows}:"):
                 locate_row(self.writer, scan.rows, scan.program.state_size)
-                scan.locate_copies()
+                self.bodies.whole.locate_copies()
                 # The tables of the row before are in use until every team is here.
                 write("T.cuda.cta_sync()")
                 scan.load_tables(self.threads)
@@ -181,7 +206,9 @@ class ChunkKernel:
     def _arrays(self) -> None:
         scan, fold, join, apply, append = self.bodies.all
         scan.arrays()
-        scan.stream_arrays(self.config.tokens)
+        self.bodies.whole.stream_arrays(self.config.tokens)
+        if self.bodies.early is not None:
+            self.bodies.early.value_arrays()
         fold.arrays()
         join.arrays()
         apply.value_arrays()
@@ -208,6 +235,8 @@ class ChunkKernel:
         write(f"count: T.let = T.Cast('int32', T.min(L - start, {config.tokens}))")
         write("place: T.let = number % window")
         self._fetch()
+        if bodies.early is not None:
+            self._prepare(bodies.early)
         bodies.fold.start_row()
         with self.writer.block("if chunks > 1:"):
             self._run(bodies.fold)
@@ -241,36 +270,54 @@ class ChunkKernel:
         """Have the chunk's tokens in the team's slots: they are copied here, unless they were
         while the chunk before ran.
         """
-        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write, config, whole = self.writer.line, self.config, self.bodies.whole
         write(f"slots: T.let = team * {config.tiles}")
         # What the team still reads of the chunk before.
-        scan.sync()
-        scan.slot = "slots"
+        whole.sync()
+        whole.slot = "slots"
         with self.writer.block("if ahead[0] == 0:"):
             with self.writer.block("if count > 0:"):
                 write("first: T.let = start")
-                scan.load_indices(config.tokens)
-                scan.stream_values(config.tokens)
-            scan.copies_done()
+                whole.load_indices(config.tokens)
+                whole.stream_values(config.tokens)
+            whole.copies_done()
         with self.writer.block("else:"):
             # Indices are in the first group, which is the last of one tile.
-            scan.copies_done(but_last=config.tiles > 1)
+            whole.copies_done(but_last=config.tiles > 1)
         with self.writer.block("if count > 0:"):
             write("first: T.let = start")
-            scan.store_indices(config.tokens)
+            whole.store_indices(config.tokens)
+
+    def _prepare(self, early: EarlyLanes) -> None:
+        """Compute once what a token needs no carry for, of all tokens of the chunk."""
+        write, tile = self.writer.line, self.config.tile
+        early.start_row()
+        early.slot = "slot"
+        forward = early.program.direction == "forward"
+        # The last tile's copies were started last.
+        early.copies_done()
+        with self.writer.block(f"for s in T.serial((count + {tile - 1}) // {tile}):"):
+            write("slot: T.let = slots + s")
+            with (
+                self.writer.block(f"for u in T.unroll({tile}):"),
+                self.writer.block(f"if s * {tile} + u < count:"),
+            ):
+                at = f"start + T.Cast('int64', s * {tile} + u)"
+                write(f"t: T.let = {at if forward else f'L - 1 - ({at})'}")
+                early.token()
 
     def _look_ahead(self) -> None:
         """Whether the team's next chunk is copied while this one runs: it is, if it is whole."""
-        write, config, scan = self.writer.line, self.config, self.bodies.scan
+        write, config, whole = self.writer.line, self.config, self.bodies.whole
         write(f"following: T.let = start + T.Cast('int64', all[0] * {config.tokens})")
         # A lagged input is one step ahead of its token.
-        whole = f"aligned != 0 and following + {config.tokens + 1} <= L"
-        write(f"ahead[0] = T.if_then_else({whole}, 1, 0)")
+        all_there = f"aligned != 0 and following + {config.tokens + 1} <= L"
+        write(f"ahead[0] = T.if_then_else({all_there}, 1, 0)")
         with self.writer.block("if ahead[0] != 0:"):
             write("first: T.let = following")
-            scan.slot = "slots"
-            scan.load_indices(config.tokens)
-            scan.start_ahead(config.tile)
+            whole.slot = "slots"
+            whole.load_indices(config.tokens)
+            whole.start_ahead(config.tile)
 
     def _run(self, body: TvmLanes) -> None:
         """The chunk's tokens."""
@@ -301,7 +348,8 @@ class ChunkKernel:
                 with self.writer.block("if ahead[0] != 0:"):
                     body.slot_is_read()
                     write(f"first: T.let = following + T.Cast('int64', s * {tile})")
-                    body.stream_ahead(tile)
+                    self.bodies.whole.slot = body.slot
+                    self.bodies.whole.stream_ahead(tile)
                     body.call("lane_copies_group")
         # The tokens left are read where they are.
         body.held = None

@@ -91,12 +91,15 @@ class CudaChunksConfig(Config):
         tiles: tiles of a chunk.
         teams: teams of a block, each with a chunk of its own.
         rows: rows narrower than a warp that one holds, side by side.
+        early: 1 to compute what a token needs no carry for once and keep it in shared memory, 0 to
+            compute it for a chunk's summary and again for its run.
     """
 
     tile: int
     tiles: int
     teams: int
     rows: int = 1
+    early: int = 0
 
     @property
     def tokens(self) -> int:
@@ -150,8 +153,9 @@ class CudaChunks(Template[CudaChunksConfig]):
             for tokens in _TOKENS:
                 for teams in range(1, _MOST_TEAMS + 1):
                     for rows in sorted({1, most_rows(program)}):
-                        if tokens % tile == 0:
-                            yield CudaChunksConfig(tile, tokens // tile, teams, rows)
+                        for early in (0, 1) if hoist(program) else (0,):
+                            if tokens % tile == 0:
+                                yield CudaChunksConfig(tile, tokens // tile, teams, rows, early)
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
         several = whole_team(program) > 1
@@ -224,6 +228,10 @@ class CudaChunks(Template[CudaChunksConfig]):
         warps = config.teams * whole_team(program)
         if warps > _MOST_WARPS:
             return f"{warps} warps are more than a block has"
+        if config.early not in (0, 1):
+            return f"early is 0 or 1, not {config.early}"
+        if config.early and hoist(program) is None:
+            return "there is nothing that could be computed early"
         shared = _shared_bytes(program, config)
         if isinstance(shared, str):
             return shared
@@ -260,7 +268,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             exchanges=2 * tokens * (team > 1),
             tiles=2 * tokens / config.tile,
             waits=mine,
-            issued=2 * together * length * team * values_of(program),
+            issued=together * length * team * _values(program, config),
             # What collects takes a carry about as long again.
             passes=(1 + collects(program)) * turns * _passes(chunks, config.teams, sharing),
         )
@@ -270,11 +278,14 @@ class CudaChunks(Template[CudaChunksConfig]):
         writer = Writer()
         bodies = ChunkBodies(program, writer, config)
         writer.comment(f"{self.name} {config}\n{program.text}")
+        if bodies.early is not None:
+            writer.comment(bodies.early.program.text)
+            writer.comment(bodies.scan.program.text)
         for body in bodies.all[1:]:
             writer.comment(body.program.text)
         sizes = ("rows", "aligned", "blocks", "abreast", "window", "every")
         threads = bodies.warps * LANES
-        with kernel(writer, bodies.scan, sizes, ("block", "blocks"), threads, bodies.scratch):
+        with kernel(writer, bodies.whole, sizes, ("block", "blocks"), threads, bodies.scratch):
             ChunkKernel(writer, bodies, config).block()
         return KernelSource(
             "tvm-cuda",
@@ -292,8 +303,16 @@ class CudaChunks(Template[CudaChunksConfig]):
                 "rows_together": config.rows,
             },
             scratch=bodies.scratch,
-            inverts=bool(bodies.scan.inverted_tables),
+            inverts=bool(bodies.whole.inverted_tables),
         )
+
+
+def _values(program: Program, config: CudaChunksConfig) -> int:
+    """Numbers that an element of a token is computed by, in fold and scan together."""
+    hoisted = hoist(program) if config.early else None
+    if hoisted is None:
+        return 2 * values_of(program)
+    return values_of(hoisted.early) + 2 * values_of(hoisted.late)
 
 
 def _rows(program: Program, problem: Problem) -> int:
