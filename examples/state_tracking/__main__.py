@@ -162,6 +162,11 @@ def _table(
         ]
         for each in planned:
             each.check()
+        names = [each.name for each in planned]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"{', '.join(twice)} more than once; name each task and model a single time"
+            )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     done: list[Run] = []

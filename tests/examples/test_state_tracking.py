@@ -212,6 +212,14 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("table2", "--tasks", "party"), "there is no task 'party'; there are cycle-navigation"),
         (("table2", "--models", "gpt"), "there is no model 'gpt'; there are pdssm"),
+        (
+            ("table2", "--tasks", "parity,parity"),
+            "parity-flash-0, parity-pdssm-0 more than once; name each task",
+        ),
+        (
+            ("table2", "--models", "flash,lstm,flash"),
+            "modular-arithmetic-flash-0, parity-flash-0 more than once; name each",
+        ),
         (("table3", "--preset", "tiny"), "there is no preset 'tiny'; there are published, small"),
     ],
 )
