@@ -204,7 +204,19 @@ def _train(runs: list[Run]) -> None:
 
 
 def _device(name: str) -> torch.device:
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not name:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.empty((), device=name).device
+    # A torch without CUDA asserts that there is some.
+    except (RuntimeError, AssertionError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise typer.BadParameter(
+            f"there is no device {name!r} here; name cpu, or cuda where there is a GPU, or leave "
+            f"--device out"
+        )
+    return found
 
 
 if __name__ == "__main__":

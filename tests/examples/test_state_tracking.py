@@ -220,6 +220,9 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ("table2", "--models", "flash,lstm,flash"),
             "modular-arithmetic-flash-0, parity-flash-0 more than once; name each",
         ),
+        (("table2", "--device", "tpu"), "there is no device 'tpu' here; name cpu, or cuda where"),
+        (("table2", "--device", "cuda:999"), "there is no device 'cuda:999' here"),
+        (("table2", "--device", "meta"), "there is no device 'meta' here"),
         (("table3", "--preset", "tiny"), "there is no preset 'tiny'; there are published, small"),
     ],
 )
