@@ -5,6 +5,7 @@ Every check a user can trip over before a kernel runs is here or in
 """
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -273,6 +274,11 @@ def has_autocast(device: str) -> bool:
 def under_autocast(device: str) -> bool:
     """Whether there is autocast on a type of device now."""
     return has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """No autocast; on devices that have none, such as ``meta``, there is none to leave."""
+    return torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext()
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:

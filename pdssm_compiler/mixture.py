@@ -72,7 +72,7 @@ def mixture_pd_scan(
         diagonal: ``D``, as in ``pd_scan``.
         drive: ``b``, as in ``pd_scan``.
         temperature: ``τ``, a positive number, or a tensor of one, on the CPU or beside the logits.
-            On a GPU a tensor is not looked at; on a CPU the backward looks.
+            On a GPU a tensor is not looked at; on a CPU the backward looks, and ``"soft"``.
         choice: ``"hard"`` or ``"soft"``; see above.
         noise: how much; a number, or a tensor of one, which is not looked at.
         seed: of the noise, an integer in ``[0, 2³¹)``, or an int64 tensor of one; None for a new

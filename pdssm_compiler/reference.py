@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.arguments import as_complex, read_call, widened
+from pdssm_compiler.arguments import as_complex, read_call, widened, without_autocast
 from pdssm_compiler.mixture_arguments import read_mixture
 from pdssm_compiler.runtime.binding import check
+from pdssm_compiler.runtime.choices import check_temperature
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
 from pdssm_compiler.runtime.mixture import mixed_map
 from pdssm_compiler.runtime.ops import slots_of
@@ -268,7 +269,11 @@ def mixture_pd_scan(
     initial_state = None if initial_state is None else widened(initial_state)
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
     along = -2 if orientation == "column" else -1
-    product = torch.einsum("bthk,hkij->bthij", mixed.weights, mixed.dictionary)
+    if choice == "soft":
+        check_temperature(mixed.temperature)
+    # Autocast would round both to bfloat16 first.
+    with without_autocast(mixed.weights.device.type):
+        product = torch.einsum("bthk,hkij->bthij", mixed.weights, mixed.dictionary)
     matrices = torch.softmax(product / mixed.temperature, along)
     if choice == "hard":
         place = mixed_map(mixed.weights.detach(), mixed.dictionary.detach(), [], orientation)

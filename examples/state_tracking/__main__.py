@@ -90,7 +90,7 @@ def lengths(
     """Accuracy of trained runs on sequences of 40 to 100 000 tokens."""
     found = []
     for place in sorted(_runs_in(folder)):
-        run = Run(Settings.read(place), place, _device(device))
+        run = _opened(place, _device(device))
         measured = over_lengths(run, [n for n in LENGTHS if n <= longest])
         found.append((run.settings.name, measured))
         shares = ", ".join(f"{n}: {100 * r:.1f} % of {c}" for n, (r, c) in measured.items())
@@ -111,7 +111,7 @@ def automaton(
 
     places = [folder] if (folder / "checkpoint.pt").exists() else sorted(_runs_in(folder))
     for place in places:
-        run = Run(Settings.read(place), place, _device(device))
+        run = _opened(place, _device(device))
         try:
             found = read_out(run)
         except ValueError as error:
@@ -141,6 +141,14 @@ def _runs_in(folder: Path) -> list[Path]:
     return found
 
 
+def _opened(place: Path, device: torch.device) -> Run:
+    """The run in a folder."""
+    try:
+        return Run(Settings.read(place), place, device)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def _table(
     title: str,
     tasks: str,
@@ -162,6 +170,11 @@ def _table(
         ]
         for each in planned:
             each.check()
+        names = [each.name for each in planned]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"{', '.join(twice)} more than once; name each task and model a single time"
+            )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     done: list[Run] = []
@@ -170,6 +183,10 @@ def _table(
             runs = [Run(s, out / s.name, where) for s in planned[first : first + together]]
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+        except OSError as error:
+            raise typer.BadParameter(
+                f"{out} cannot have runs ({error}); name another folder by --out"
+            ) from None
         _train(runs)
         done += runs
         found = summary(done)
@@ -199,7 +216,19 @@ def _train(runs: list[Run]) -> None:
 
 
 def _device(name: str) -> torch.device:
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not name:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.empty((), device=name).device
+    # A torch without CUDA asserts that there is some.
+    except (RuntimeError, AssertionError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise typer.BadParameter(
+            f"there is no device {name!r} here; name cpu, or cuda where there is a GPU, or leave "
+            f"--device out"
+        )
+    return found
 
 
 if __name__ == "__main__":

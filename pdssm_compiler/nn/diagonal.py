@@ -5,14 +5,13 @@ autocast says; see :func:`pdssm_compiler.nn.precision.wide`.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.arguments import has_autocast
+from pdssm_compiler.arguments import without_autocast
 from pdssm_compiler.nn.initialise import inverse_softplus, log_uniform_, whole
 from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.precision import wide
@@ -24,11 +23,6 @@ def polar_pairs(magnitude: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     Not ``torch.polar``: ``torch.compile`` generates code for real numbers alone.
     """
     return torch.stack((magnitude * torch.cos(phase), magnitude * torch.sin(phase)), -1)
-
-
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    """No autocast; on devices that have none, such as ``meta``, there is none to leave."""
-    return torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext()
 
 
 class DecayDiagonal(nn.Module):
@@ -139,7 +133,7 @@ class SigmoidDiagonal(nn.Module):
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """The diagonal, float32 or float64 ``[B, T, N, 2]``, of tokens ``[B, T, d_model]``."""
-        with _without_autocast(u.device.type):
+        with without_autocast(u.device.type):
             u = u.to(self.magnitude.first.weight.dtype)
             magnitude, phase = (mlp(u).to(wide(u.dtype)) for mlp in (self.magnitude, self.phase))
             return polar_pairs(torch.sigmoid(magnitude), 2 * math.pi * torch.sigmoid(phase))

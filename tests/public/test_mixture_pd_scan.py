@@ -1,6 +1,6 @@
 """``mixture_pd_scan``: states by the maps that mixtures choose, and the gradients of both."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -397,3 +397,17 @@ def test_the_soft_scan_is_the_reference_s() -> None:
     got = results(mixture_pd_scan, given_, choice="soft", temperature=0.6)
     want = results(reference.mixture_pd_scan, given_, choice="soft", temperature=0.6)
     assert all(torch.equal(got[name], value) for name, value in want.items())
+
+
+@pytest.mark.parametrize("of", [mixture_pd_scan, reference.mixture_pd_scan])
+def test_the_soft_scan_is_exact_under_autocast(of: Callable[..., Any]) -> None:
+    given_ = tensors()
+    want, _ = of(**given_, choice="soft")
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = of(**given_, choice="soft")
+    assert torch.equal(got, want)
+
+
+def test_the_soft_scan_looks_at_its_temperature() -> None:
+    with pytest.raises(ArgumentError, match=r"temperature must be a positive number, got -1\.0"):
+        mixture_pd_scan(**tensors(), choice="soft", temperature=torch.tensor(-1.0))
