@@ -90,7 +90,7 @@ def lengths(
     """Accuracy of trained runs on sequences of 40 to 100 000 tokens."""
     found = []
     for place in sorted(_runs_in(folder)):
-        run = Run(Settings.read(place), place, _device(device))
+        run = _opened(place, _device(device))
         measured = over_lengths(run, [n for n in LENGTHS if n <= longest])
         found.append((run.settings.name, measured))
         shares = ", ".join(f"{n}: {100 * r:.1f} % of {c}" for n, (r, c) in measured.items())
@@ -111,7 +111,7 @@ def automaton(
 
     places = [folder] if (folder / "checkpoint.pt").exists() else sorted(_runs_in(folder))
     for place in places:
-        run = Run(Settings.read(place), place, _device(device))
+        run = _opened(place, _device(device))
         try:
             found = read_out(run)
         except ValueError as error:
@@ -139,6 +139,14 @@ def _runs_in(folder: Path) -> list[Path]:
     if not found:
         raise typer.BadParameter(f"there is no checkpoint in {folder}; train a table first")
     return found
+
+
+def _opened(place: Path, device: torch.device) -> Run:
+    """The run in a folder."""
+    try:
+        return Run(Settings.read(place), place, device)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _table(
@@ -175,6 +183,10 @@ def _table(
             runs = [Run(s, out / s.name, where) for s in planned[first : first + together]]
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+        except OSError as error:
+            raise typer.BadParameter(
+                f"{out} cannot have runs ({error}); name another folder by --out"
+            ) from None
         _train(runs)
         done += runs
         found = summary(done)

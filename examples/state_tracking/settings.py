@@ -64,9 +64,24 @@ class Settings:
 
     @staticmethod
     def read(folder: Path) -> "Settings":
-        """Those of the run in a folder."""
-        found = json.loads((folder / "settings.json").read_text())
-        return Settings(**found | {"sizes": Sizes(**found["sizes"])})
+        """Those of the run in a folder.
+
+        Raises:
+            ValueError: there are none, or what is there is something else.
+        """
+        found = Settings.stored(folder)
+        try:
+            return Settings(**found | {"sizes": Sizes(**found["sizes"])})
+        except (KeyError, TypeError) as error:
+            raise _unreadable(folder, error) from None
+
+    @staticmethod
+    def stored(folder: Path) -> Any:
+        """What is in the settings' file of a folder; errors as of :meth:`read`."""
+        try:
+            return json.loads((folder / "settings.json").read_text())
+        except (OSError, ValueError) as error:
+            raise _unreadable(folder, error) from None
 
     def for_steps(self, steps: int) -> "Settings":
         """With so many steps; 0 leaves them as they are."""
@@ -77,3 +92,10 @@ class Settings:
         task_of(self.task)
         if self.model not in BLOCKS:
             raise ValueError(f"there is no model {self.model!r}; there are {', '.join(BLOCKS)}")
+
+
+def _unreadable(folder: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{folder / 'settings.json'} does not say what run this is ({type(error).__name__}: "
+        f"{error}); bring it back, or remove {folder}"
+    )

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,7 @@ class Run:
         device: where it runs.
 
     Raises:
-        ValueError: the folder has a run of other settings.
+        ValueError: the folder has a run of other settings, or what it has cannot be read.
     """
 
     def __init__(self, settings: Settings, folder: Path, device: torch.device | str) -> None:
@@ -131,19 +132,26 @@ class Run:
     def _read_folder(self) -> None:
         kept = self.folder / "settings.json"
         mine = json.loads(json.dumps(self.settings.as_json()))
-        if kept.exists() and json.loads(kept.read_text()) != mine:
+        checkpoint = self.folder / "checkpoint.pt"
+        begun = kept.exists() or checkpoint.exists()
+        if begun and Settings.stored(self.folder) != mine:
             raise ValueError(
                 f"{self.folder} has a run of other settings; name another folder, or remove it"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         _replace(kept, json.dumps(mine, indent=1).encode())
-        checkpoint = self.folder / "checkpoint.pt"
         if not checkpoint.exists():
             return
-        state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.log = [Measured(*line) for line in state["log"]]
+        try:
+            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.log = [Measured(*line) for line in state["log"]]
+        except (EOFError, IndexError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
+            raise ValueError(
+                f"{checkpoint} cannot be read ({type(error).__name__}), so it is damaged, or of "
+                f"another version; remove it, and the run begins anew"
+            ) from error
         self.step, self.seconds = self.log[-1].step, self.log[-1].seconds
 
     def _save(self) -> None:

@@ -235,6 +235,41 @@ def test_what_is_wrong_is_said_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("settings.json", b'{"task":', "settings.json does not say what run this is"),
+        ("settings.json", b"[]", "settings.json does not say what run this is"),
+        ("settings.json", None, "settings.json does not say what run this is"),
+        ("checkpoint.pt", b"", "checkpoint.pt cannot be read"),
+        ("checkpoint.pt", b"PK half of it", "checkpoint.pt cannot be read"),
+    ],
+)
+def test_what_is_damaged_is_named(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    folder = tmp_path / SMALL.name
+    Run(SMALL, folder, "cpu").measure()
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    code, said = command("lengths", str(tmp_path), "--device", "cpu")
+    assert code == 2
+    assert message in " ".join(said.replace("│", " ").split())
+    with pytest.raises(ValueError, match="remove"):
+        Run(SMALL, folder, "cpu")
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ("--preset", "small", "--tasks", "parity", "--device", "cpu")
+    code, said = command("table2", *words, "--out", str(tmp_path / "file"))
+    assert code == 2
+    assert "cannot have runs" in said
+    assert "name another folder by --out" in " ".join(said.replace("│", " ").split())
+
+
 def test_no_runs_have_no_lengths(tmp_path: Path) -> None:
     code, text = command("lengths", str(tmp_path))
     assert code == 2
