@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.arguments import as_complex, read_call, widened, without_autocast
+from pdssm_compiler.arguments import PAIRS, as_complex, read_call, widened, without_autocast
 from pdssm_compiler.mixture_arguments import read_mixture
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.choices import check_temperature
@@ -16,6 +16,9 @@ from pdssm_compiler.runtime.packing import check_offsets
 from pdssm_compiler.runtime.plan import check_layouts, one_device
 from pdssm_compiler.sequences import check_offset_tensor
 from pdssm_compiler.spec import one_of
+
+# (Dynamo does not trace a dtype's own to_real.)
+_REAL = {pairs: real for real, pairs in PAIRS.items()}
 
 
 def pd_scan(
@@ -87,9 +90,11 @@ def _scan(
         output_final_state,
         reverse,
     )
-    check_layouts(call.text, call.tensors)
-    one_device(call.text, call.tensors)
-    check(slots_of(call.text)[0], call.tensors)
+    # Dynamo does not trace what reads a program; of what is wrong torch then speaks itself.
+    if not torch.compiler.is_compiling():
+        check_layouts(call.text, call.tensors)
+        one_device(call.text, call.tensors)
+        check(slots_of(call.text)[0], call.tensors)
     for name, maps in (("dictionary", dictionary), ("destination", destination)):
         if maps is not None:
             _in_range(name, maps, call.spec.state_size)
@@ -269,7 +274,8 @@ def mixture_pd_scan(
     initial_state = None if initial_state is None else widened(initial_state)
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
     along = -2 if orientation == "column" else -1
-    if choice == "soft":
+    # What is traced has no value to look at.
+    if choice == "soft" and not torch.compiler.is_compiling():
         check_temperature(mixed.temperature)
     # Autocast would round both to bfloat16 first.
     with without_autocast(mixed.weights.device.type):
@@ -296,7 +302,7 @@ def _complex(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Real pairs ``[..., 2]``, in the precision of a dtype, as complex numbers."""
     if tensor.is_complex():
         return tensor
-    return torch.view_as_complex(tensor.to(dtype.to_real()).contiguous())
+    return torch.view_as_complex(tensor.to(_REAL.get(dtype, dtype)).contiguous())
 
 
 def _in_range(name: str, entries: torch.Tensor, bound: int) -> None:

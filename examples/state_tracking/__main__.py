@@ -115,7 +115,7 @@ def automaton(
         try:
             found = read_out(run)
         except ValueError as error:
-            _console.print(str(error), soft_wrap=True)
+            _console.print(f"{run.settings.name}: {error}", soft_wrap=True)
             continue
         sizes = ", ".join(str(m.size - 1) for m in (found.read, found.small, found.true))
         if found.difference is None:

@@ -61,8 +61,8 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
     blocks = run.model.blocks
     if len(blocks) != 1 or type(blocks[0]) is not PDSSM or blocks[0].orientation != "column":
         raise ValueError(
-            f"{run.settings.name}: only of a pdssm model of one layer do maps follow from tokens "
-            f"alone; train one with a single layer"
+            "only of a pdssm model of one layer do maps follow from tokens alone; train one with "
+            "a single layer"
         )
     true = true_machine(run.task)
     maps, magnitudes = maps_of(run)

@@ -70,7 +70,10 @@ def true_machine(task: Task) -> MooreMachine:
                 0, task.symbols, lambda s, n: table[s][letters[n - 1]], lambda s: 1 + s
             )
         case _:
-            raise ValueError(f"sequences of {task.name} are not all words over its letters")
+            raise ValueError(
+                f"sequences of {task.name} are not all words over its letters, so no automaton "
+                f"reads them; name runs of another task"
+            )
     return minimal(found)
 
 

@@ -4,6 +4,7 @@ What a step draws follows from the seed and the step's number alone, so a run th
 any point goes on as if it had not been.
 """
 
+import io
 import json
 import math
 import os
@@ -161,10 +162,9 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "log": [tuple(line) for line in self.log],
         }
-        place = self.folder / "checkpoint.pt"
-        part = place.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, place)
+        content = io.BytesIO()
+        torch.save(state, content)
+        _replace(self.folder / "checkpoint.pt", content.getvalue())
         lines = "".join(json.dumps(line._asdict()) + "\n" for line in self.log)
         _replace(self.folder / "log.jsonl", lines.encode())
 
@@ -222,6 +222,7 @@ def _seed(seed: int, stream: int, step: int) -> int:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
+    # Two processes may have one folder: each its own part.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(content)
     os.replace(part, path)

@@ -143,10 +143,13 @@ def test_the_command(tmp_path: Path) -> None:
         run.measure()
         other = replace(SMALL, model="lstm")
         Run(other, tmp_path / other.name, "cpu").measure()
+        sums = replace(SMALL, task="modular-arithmetic")
+        Run(sums, tmp_path / sums.name, "cpu").measure()
         code, said = command("automaton", str(tmp_path), "--device", "cpu")
     assert code == 0, said
     assert "parity-pdssm-3: states read, at least, of the task: " in said
     assert "parity-lstm-3: only of a pdssm model of one layer" in said
+    assert "modular-arithmetic-pdssm-3: sequences of modular-arithmetic are not all words" in said
     assert (tmp_path / SMALL.name / "automaton.png").stat().st_size > 0
     code, said = command("automaton", str(tmp_path / "none"))
     assert code == 2

@@ -411,3 +411,12 @@ def test_the_soft_scan_is_exact_under_autocast(of: Callable[..., Any]) -> None:
 def test_the_soft_scan_looks_at_its_temperature() -> None:
     with pytest.raises(ArgumentError, match=r"temperature must be a positive number, got -1\.0"):
         mixture_pd_scan(**tensors(), choice="soft", temperature=torch.tensor(-1.0))
+
+
+def test_the_soft_scan_is_traced_whole() -> None:
+    given_ = tensors()
+    traced = torch.compile(mixture_pd_scan, fullgraph=True, backend="aot_eager")
+    got = results(traced, given_, choice="soft", temperature=torch.tensor(0.6))
+    want = results(mixture_pd_scan, given_, choice="soft", temperature=torch.tensor(0.6))
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value)
