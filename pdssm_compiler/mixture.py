@@ -75,8 +75,8 @@ def mixture_pd_scan(
             On a GPU a tensor is not looked at; on a CPU the backward looks, and ``"soft"``.
         choice: ``"hard"`` or ``"soft"``; see above.
         noise: how much; a number, or a tensor of one, which is not looked at.
-        seed: of the noise, an integer in ``[0, 2³¹)``, or an int64 tensor of one; None for a new
-            one.
+        seed: of the noise, an integer in ``[0, 2³¹)``, or an int64 tensor of one, looked at on a
+            CPU alone; None for a new one.
         orientation: ``"column"``, or ``"row"``: rows are one-hot, row ``i`` in column
             ``argmax_j M_t[i, j]``.
         initial_state: ``x_0``, as in ``pd_scan``.

@@ -70,6 +70,12 @@ def read_noise(
     elif isinstance(seed, torch.Tensor):
         if seed.numel() != 1 or seed.dtype != torch.int64:
             raise ArgumentError(f"seed must be one int64 number, got {seed.dtype}; convert it")
+        # What is traced has no value, and looking at another device's waits for it.
+        seen = type(seed) is torch.Tensor and seed.is_cpu and not torch.compiler.is_compiling()
+        if seen and not 0 <= seed.item() < SEEDS:
+            raise ArgumentError(
+                f"seed must lie in [0, 2**31), got {seed.item()}; pass one that does"
+            )
         drawn = seed
     elif isinstance(seed, int) and 0 <= seed < SEEDS:
         drawn = torch.full((1,), seed, dtype=torch.int64, device=device)

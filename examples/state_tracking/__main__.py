@@ -219,7 +219,7 @@ def _device(name: str) -> torch.device:
     if not name:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.empty((), device=name).device
+        found: torch.device | None = torch.empty((), device=name).device
     # A torch without CUDA asserts that there is some.
     except (RuntimeError, AssertionError):
         found = None

@@ -383,6 +383,11 @@ def test_packed_noise_is_each_token_s_own() -> None:
         ({"noise": torch.ones(2)}, "noise must be one real number"),
         ({"noise": 1.0, "seed": 2**31}, r"seed must be an integer in \[0, 2\*\*31\)"),
         ({"noise": 1.0, "seed": torch.ones(1)}, "seed must be one int64 number"),
+        ({"noise": 1.0, "seed": torch.tensor(-1)}, r"seed must lie in \[0, 2\*\*31\), got -1"),
+        (
+            {"noise": 1.0, "seed": torch.tensor(2**31)},
+            r"seed must lie in \[0, 2\*\*31\), got 2147",
+        ),
         ({"noise": 1.0, "choice": "soft"}, "noise is of choices"),
         ({"choice": "any"}, "choice"),
     ],
