@@ -187,7 +187,14 @@ def _table(
             raise typer.BadParameter(
                 f"{out} cannot have runs ({error}); name another folder by --out"
             ) from None
-        _train(runs)
+        try:
+            _train(runs)
+        except KeyboardInterrupt:
+            _console.print(
+                "interrupted; the same command goes on from the last measurement of each run",
+                soft_wrap=True,
+            )
+            raise typer.Exit(130) from None
         done += runs
         found = summary(done)
         found["together"] = together

@@ -293,6 +293,19 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     assert "name another folder by --out" in " ".join(said.replace("│", " ").split())
 
 
+def test_an_interruption_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(runs: list[Run], told: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("examples.state_tracking.__main__.train", interrupted)
+    words = ("table2", "--preset", "small", "--tasks", "parity", "--models", "lstm")
+    code, said = command(*words, "--out", str(tmp_path), "--device", "cpu")
+    assert code == 130
+    assert "the same command goes on from the last measurement of each run" in said
+
+
 def test_no_runs_have_no_lengths(tmp_path: Path) -> None:
     code, text = command("lengths", str(tmp_path))
     assert code == 2
