@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from benchmarks.measure import Bench, Row, attempt, choices
+from benchmarks.measure import Bench, Row, attempt, choices, peak_mib
 from benchmarks.peers import LAYERS, PeerLayer
 from benchmarks.problems import LayerSizes
 from benchmarks.targets import LAYER, LAYER_PEAK_MIB, LAYER_STEP_US
@@ -34,7 +34,6 @@ FORWARD, STEP, DECODE = "forward", "forward + backward", "decode"
 PRODUCTS = "its matrix products"
 FUSED, PARTS = "FlashPDSSM, fused", "FlashPDSSM, in parts"
 _LOW = torch.bfloat16
-_MIB = 1 << 20
 
 Function = Callable[[], object]
 
@@ -122,20 +121,6 @@ def _measured(bench: Bench, call: Function) -> Row:
     times = bench.clock.work([call], bench.runs)
     eager = bench.clock.calls([call], bench.runs)
     return {**times, "eager_ms": eager["ms"], "peak_mib": peak}
-
-
-def peak_mib(device: torch.device, call: Function) -> float | None:
-    """The most memory a call has at a time beside what was there before it; None on a CPU, where
-    torch does not count.
-    """
-    if device.type != "cuda":
-        return None
-    call()
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    call()
-    return (torch.cuda.max_memory_allocated(device) - before) / _MIB
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[object]:

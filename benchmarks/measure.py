@@ -216,3 +216,17 @@ class Bench:
         plan = plan_for(call.text, self.device, alignment_on(self.device), call.config)
         shape = next(tensor.shape for tensor in call.tensors if tensor.is_complex())
         return plan.kernels.of(Sizes(*shape[:3]))
+
+
+def peak_mib(device: torch.device, call: Callable[[], object]) -> float | None:
+    """The most memory a call has at a time beside what was there before it; None on a CPU, where
+    torch does not count.
+    """
+    if device.type != "cuda":
+        return None
+    call()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20

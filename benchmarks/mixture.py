@@ -10,7 +10,7 @@ import torch
 
 import pdssm_compiler
 from benchmarks.layer_sizes import Layer
-from benchmarks.measure import Bench, Row, attempt
+from benchmarks.measure import Bench, Row, attempt, peak_mib
 from benchmarks.targets import MIXTURE_MS, MIXTURE_RATIO
 from pdssm_compiler.nn import PDSSM
 from pdssm_compiler.runtime.mixture import mixed_map
@@ -56,7 +56,7 @@ def mixture_rows(bench: Bench, shape: Layer) -> list[Row]:
         call = step_call(shape, bench.device, kind)
         times = bench.clock.work([call], bench.runs)
         eager = bench.clock.calls([call], bench.runs)
-        return {**times, "eager_ms": eager["ms"], "peak_mib": peak_mib(call, bench.device)}
+        return {**times, "eager_ms": eager["ms"], "peak_mib": peak_mib(bench.device, call)}
 
     identity = attempt(head | {"maps": "identity"}, lambda: timed(IdentityLayer))
     row = attempt(
@@ -78,15 +78,3 @@ def _choice(bench: Bench, shape: Layer) -> Row:
     eager = bench.clock.calls([call], bench.runs)
     done = tokens * n * n * shape.dictionary_size / (times["ms"] / 1e3)
     return {**times, "eager_ms": eager["ms"], "tera_fma_per_s": done / 1e12}
-
-
-def peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
-    """What a call takes at most of a GPU's memory, in MiB."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    torch.cuda.synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
