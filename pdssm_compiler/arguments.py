@@ -15,6 +15,7 @@ from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import MAP_CLASSES
 from pdssm_compiler.runtime.binding import check_layout
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.tracing import constant
 from pdssm_compiler.spec import ELEMENTS, MAP_DTYPES, PAYLOADS, one_of
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -42,14 +43,6 @@ class PdCall(NamedTuple):
 @lru_cache(maxsize=4096)
 def _text(spec: PdScan) -> str:
     return pd_scan(spec).text
-
-
-def constant(function: FunctionT) -> FunctionT:
-    """Have a compiler that traces a call of it ask once, and put what it gives into the graph:
-    what torch.compiler.assume_constant_result does, which would import Dynamo, two seconds.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 @constant

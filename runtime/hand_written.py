@@ -10,19 +10,17 @@ from functools import cache
 
 import torch
 
+from pdssm_compiler.runtime.tracing import constant
+
 
 def triton_runs(device: torch.device) -> bool:
     """Whether Triton compiles and launches there: its launcher needs a C compiler."""
     return device.type == "cuda" and _launches()
 
 
+@constant
 def _launches() -> bool:
     return _found()
-
-
-# A compiler that traces a call asks once. What torch.compiler.assume_constant_result does, which
-# would import Dynamo.
-_launches._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pdssm_compiler.arguments import as_complex, constant, read_drive, read_maps, truth
+from pdssm_compiler.arguments import as_complex, read_drive, read_maps, truth
 from pdssm_compiler.artifacts import Artifacts
 from pdssm_compiler.choices import both_logits, choose
 from pdssm_compiler.fusion.inputs import InputSpec
@@ -28,6 +28,7 @@ from pdssm_compiler.runtime.compile_service import backward_config, config_text
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.dispatch import call, call_in_segments
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.tracing import constant
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.sequences import Sequences

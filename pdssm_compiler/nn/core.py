@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch.nn import functional
 
-from pdssm_compiler.arguments import PAIRS, as_complex, constant, read_drive
+from pdssm_compiler.arguments import PAIRS, as_complex, read_drive
 from pdssm_compiler.choices import choose
 from pdssm_compiler.fusion.inputs import InputSpec, input_name
 from pdssm_compiler.fusion.trace import trace
@@ -20,6 +20,7 @@ from pdssm_compiler.nn.packed_core import mixer_core
 from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.dispatch import call_in_segments
+from pdssm_compiler.runtime.tracing import constant
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import PAYLOADS, ScanSpec
 

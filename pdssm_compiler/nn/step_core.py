@@ -16,17 +16,17 @@ from functools import lru_cache
 import torch
 from torch.nn import functional
 
-from pdssm_compiler.arguments import constant
 from pdssm_compiler.fusion.inputs import InputSpec, input_name
 from pdssm_compiler.fusion.trace import trace
 from pdssm_compiler.ir.programs import pd_scan
 from pdssm_compiler.nn.core import readout
-from pdssm_compiler.nn.packed_core import PARTS, parts_of
+from pdssm_compiler.nn.packed_core import other_names, parts_of
 from pdssm_compiler.runtime.choices import chosen_along_last
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.ops import refuse_batched
 from pdssm_compiler.runtime.plan import run
-from pdssm_compiler.runtime.segmented import Tensors, segmented
+from pdssm_compiler.runtime.segmented import Named, Segmented, Tensors, segmented
+from pdssm_compiler.runtime.tracing import constant
 from pdssm_compiler.spec import ScanSpec
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -37,9 +37,6 @@ _library.define(
 )
 
 _mixer_step = torch.ops.pdssm_compiler.mixer_step.default
-
-# The program's inputs that are no argument of their own.
-_TAKEN = (*PARTS, "selection", "initial_state")
 
 
 def diagonal(delta, phase, bias, a_log):  # type: ignore[no-untyped-def]
@@ -102,14 +99,22 @@ def _text(size: int, maps: int, dtype: torch.dtype, stored: torch.dtype) -> str:
     return pd_scan(spec.program_spec(initial_state=True, final_state=True), fusion).text
 
 
+def _named(
+    scan: Segmented, projection: torch.Tensor, others: Tensors
+) -> tuple[Named, torch.Tensor]:
+    """The program's inputs by name, but for selection and state, and the selector's logits."""
+    names = [name for name in other_names(scan) if name != "initial_state"]
+    named = dict(zip(names, others, strict=True))
+    parts, logits = parts_of(scan, projection, named["dictionary"].shape[0])
+    return named | parts, logits
+
+
 def _step(
     program: str, projection: torch.Tensor, others: Tensors, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scan = segmented(program)
-    names = [name for name in scan.input_slots if name not in _TAKEN]
-    named = dict(zip(names, others, strict=True))
-    parts, logits = parts_of(scan, projection, named["dictionary"].shape[0])
-    named |= parts | {
+    named, logits = _named(scan, projection, others)
+    named |= {
         "selection": chosen_along_last(logits, "selector_logits"),
         "initial_state": torch.view_as_complex(state),
     }
@@ -121,9 +126,7 @@ def _fake(
     program: str, projection: torch.Tensor, others: Tensors, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scan = segmented(program)
-    names = [name for name in scan.input_slots if name not in _TAKEN]
-    named = dict(zip(names, others, strict=True))
-    _, logits = parts_of(scan, projection, named["dictionary"].shape[0])
+    _, logits = _named(scan, projection, others)
     sizes = (*logits.shape[:3], scan.program.state_size)
     return projection.new_empty(sizes), torch.empty_like(
         state, memory_format=torch.contiguous_format

@@ -6,22 +6,13 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.backends.base import Sizes
-from pdssm_compiler.schedules.emit.matrices import Shape, tables_of
+from pdssm_compiler.runtime.backends.matrices import laid_out
+from pdssm_compiler.schedules.emit.matrices import tables_of
 from pdssm_compiler.schedules.source import KernelSource, Phase
 from pdssm_compiler.schedules.templates.triton_matrices import shape_of
 
 # Tokens that are not worth splitting further.
 _SHORTEST = 64
-
-
-def laid_out(matrices: torch.Tensor, shape: Shape, empty: Any = torch.empty) -> torch.Tensor:
-    """Matrices ``[H, K, N, N]`` as ``[H, looped, K, lanes]``, zeros behind both axes' ends."""
-    heads, entries, n, _ = matrices.shape
-    size = (heads, shape.looped, entries, shape.padded)
-    new = torch.zeros if n < max(shape.looped, shape.padded) else empty
-    table: torch.Tensor = new(size, dtype=matrices.dtype, device=matrices.device)
-    table[:, :n, :, :n] = matrices.permute(shape.order)
-    return table
 
 
 class MatrixLauncher:
@@ -109,5 +100,5 @@ class MatrixLauncher:
     def _add_up(self, partial: torch.Tensor, out: torch.Tensor) -> None:
         n = self._shape.size
         total = partial[0] if len(partial) == 1 else partial.sum(0)  # [B, H, looped, K, lanes]
-        laid_out = out.permute(0, *(axis + 1 for axis in self._shape.order))
-        laid_out.copy_(total[:, :, :n, :, :n])
+        permuted = out.permute(0, *(axis + 1 for axis in self._shape.order))
+        permuted.copy_(total[:, :, :n, :, :n])

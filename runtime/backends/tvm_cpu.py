@@ -21,7 +21,7 @@ import torch
 
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cpu_threads import provide_threads
-from pdssm_compiler.runtime.backends.triton_matrices import laid_out
+from pdssm_compiler.runtime.backends.matrices import laid_out
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.runtime.staging import private_folder
