@@ -19,7 +19,6 @@ from examples.state_tracking.training import Measured, Run, train
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 _console = Console()
 _RUNS = Path("state_tracking_runs")
-_TABLE2, _TABLE3 = ",".join(TABLE2), ",".join(TABLE3)
 
 Tasks = Annotated[str, typer.Option(help="Tasks, separated by commas.")]
 Models = Annotated[str, typer.Option(help=f"Models, separated by commas: {', '.join(BLOCKS)}.")]
@@ -31,54 +30,39 @@ Together = Annotated[int, typer.Option(min=1, help="Runs that train at once.")]
 Steps = Annotated[int, typer.Option(min=0, help="Steps instead of the preset's; 0 for its own.")]
 
 
-@app.command()
-def table2(
-    tasks: Tasks = _TABLE2,
-    models: Models = "pdssm,flash",
-    seeds: Seeds = 1,
-    preset: Preset = "published",
-    out: Out = _RUNS,
-    device: Device = "",
-    together: Together = 1,
-    steps: Steps = 0,
-) -> None:
-    """The published tasks, trained on 3 to 40 tokens and tested on 40 to 256."""
-    _table(
-        "Accuracy on 40 to 256 tokens, %",
-        tasks,
-        models,
-        seeds,
-        preset,
-        out,
-        device,
-        together,
-        steps,
-    )
+def _table_command(name: str, about: str, title: str, tasks: str, models: str) -> None:
+    """A command that trains a table, with what it trains if nothing is told."""
+
+    @app.command(name, help=about)
+    def command(
+        tasks: Tasks = tasks,
+        models: Models = models,
+        seeds: Seeds = 1,
+        preset: Preset = "published",
+        out: Out = _RUNS,
+        device: Device = "",
+        together: Together = 1,
+        steps: Steps = 0,
+    ) -> None:
+        where = _device(device)
+        planned = _planned(tasks.split(","), models.split(","), seeds, preset, steps)
+        _table(title, planned, out, where, together)
 
 
-@app.command()
-def table3(
-    tasks: Tasks = _TABLE3,
-    models: Models = "pdssm",
-    seeds: Seeds = 1,
-    preset: Preset = "published",
-    out: Out = _RUNS,
-    device: Device = "",
-    together: Together = 1,
-    steps: Steps = 0,
-) -> None:
-    """Word problems of A5 and S5, by one layer with 32 maps."""
-    _table(
-        "Word problems, accuracy on 40 to 256 tokens, %",
-        tasks,
-        models,
-        seeds,
-        preset,
-        out,
-        device,
-        together,
-        steps,
-    )
+_table_command(
+    "table2",
+    "The published tasks, trained on 3 to 40 tokens and tested on 40 to 256.",
+    "Accuracy on 40 to 256 tokens, %",
+    ",".join(TABLE2),
+    "pdssm,flash",
+)
+_table_command(
+    "table3",
+    "Word problems of A5 and S5, by one layer with 32 maps.",
+    "Word problems, accuracy on 40 to 256 tokens, %",
+    ",".join(TABLE3),
+    "pdssm",
+)
 
 
 @app.command()
@@ -149,23 +133,15 @@ def _opened(place: Path, device: torch.device) -> Run:
         raise typer.BadParameter(str(error)) from None
 
 
-def _table(
-    title: str,
-    tasks: str,
-    models: str,
-    seeds: int,
-    preset: str,
-    out: Path,
-    device: str,
-    together: int,
-    steps: int,
-) -> None:
-    where = _device(device)
+def _planned(
+    tasks: list[str], models: list[str], seeds: int, preset: str, steps: int
+) -> list[Settings]:
+    """The runs of a table, checked before any is begun."""
     try:
         planned = [
             settings_of(preset, task, model, seed).for_steps(steps)
-            for model in models.split(",")
-            for task in tasks.split(",")
+            for model in models
+            for task in tasks
             for seed in range(seeds)
         ]
         for each in planned:
@@ -177,6 +153,13 @@ def _table(
             )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    return planned
+
+
+def _table(
+    title: str, planned: list[Settings], out: Path, where: torch.device, together: int
+) -> None:
+    """Train the runs, and show and store what they gave."""
     done: list[Run] = []
     for first in range(0, len(planned), together):
         try:
@@ -196,8 +179,7 @@ def _table(
             )
             raise typer.Exit(130) from None
         done += runs
-        found = summary(done)
-        found["together"] = together
+        found = summary(done, together)
         store(found, out / "results.json")
         plots.curves(found, out / "curves.png")
     _console.print(table(title, done))

@@ -13,11 +13,12 @@ from examples.state_tracking.training import Run
 from pdssm_compiler.runtime.tuning import provenance
 
 
-def summary(runs: Sequence[Run]) -> dict[str, Any]:
+def summary(runs: Sequence[Run], together: int) -> dict[str, Any]:
     """Everything about runs: device, versions, commit, date, and each run's settings and log.
 
     Args:
         runs: at their ends, or on their way.
+        together: how many trained at once.
     """
     device = runs[0].device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -27,7 +28,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "versions": provenance.kernel_versions(),
         "commit": provenance.commit(),
         "date": provenance.now(),
-        "together": len(runs),
+        "together": together,
         "runs": [
             {
                 "settings": run.settings.as_json(),
