@@ -65,6 +65,15 @@ def check_temperature(temperature: torch.Tensor) -> None:
         )
 
 
+def copy_for_backward(temperature: torch.Tensor) -> torch.Tensor:
+    """A copy for the backward, which divides by what the forward was given.
+
+    A layer's buffer may be written in between: by annealing, and by ``DistributedDataParallel``,
+    which sends all buffers around at each forward.
+    """
+    return temperature.clone()
+
+
 def _entries(logits: torch.Tensor, index: torch.Tensor, dense: bool) -> torch.Tensor:
     one = logits.new_ones((), dtype=_computed_in(logits))
     return one.expand(logits.shape if dense else index.shape)
@@ -241,7 +250,7 @@ def _setup_context(
 ) -> None:
     logits, ctx.dim, temperature, _, ctx.dense = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, output[1], temperature)
+    ctx.save_for_backward(logits, output[1], copy_for_backward(temperature))
 
 
 def _backward(
@@ -293,6 +302,7 @@ torch.library.register_autograd(
 __all__ = [
     "check_temperature",
     "chosen_along_last",
+    "copy_for_backward",
     "hard_choice",
     "softmax_gradient",
     "surrogate_gradient",

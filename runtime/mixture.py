@@ -33,7 +33,7 @@ import torch
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.ir.types import Element
-from pdssm_compiler.runtime.choices import check_temperature
+from pdssm_compiler.runtime.choices import check_temperature, copy_for_backward
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.dispatch import is_plain, refuse_unsupported
@@ -283,7 +283,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count, ctx.noise = len(tensors), len(noise)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(weights, dictionary, temperature, *noise, *tensors, *output)
+    ctx.save_for_backward(
+        weights, dictionary, copy_for_backward(temperature), *noise, *tensors, *output
+    )
 
 
 def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:

@@ -49,7 +49,9 @@ class _Captured:
         example: Batch,
     ) -> None:
         self._batch = Batch(*(part.clone() for part in example))
-        compiled = torch.compile(loss_of, fullgraph=True)
+        # torch.compile takes no recurrent networks, which are one call of a library anyway.
+        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        compiled = loss_of if recurrent else torch.compile(loss_of, fullgraph=True)
         _start_moments(model, optimizer)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -23,7 +23,11 @@ import torch
 from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.choices import chosen_along_last, surrogate_gradient
+from pdssm_compiler.runtime.choices import (
+    chosen_along_last,
+    copy_for_backward,
+    surrogate_gradient,
+)
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.ops import refuse_batched
@@ -214,7 +218,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
     ctx.set_materialize_grads(False)
     ctx.count = len(others)
     ctx.outputs = len(segmented(ctx.program).output_slots)
-    ctx.save_for_backward(projection, temperature, *others, *output[ctx.outputs :])
+    ctx.save_for_backward(
+        projection, copy_for_backward(temperature), *others, *output[ctx.outputs :]
+    )
 
 
 def _gradients(

@@ -63,3 +63,24 @@ def test_every_parameter_of_a_fresh_layer_learns() -> None:
         layer(torch.randn(2, 12, layer.d_model)).pow(3).sum().backward()
         for name, parameter in layer.named_parameters():
             assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "fused"),
+    [(FlashPDSSM, "odd", False), (FlashPDSSM, "odd", True), (PDSSM, "linear", None)],
+)
+def test_a_temperature_set_between_forward_and_backward(
+    kind: type, name: str, fused: bool | None
+) -> None:
+    """By annealing, or by the buffers that ``DistributedDataParallel`` sends around."""
+    found = []
+    for later in (0.7, 3.0):
+        layer = made(kind, name, 0)
+        if fused is not None:
+            layer.fused = fused
+        out = layer(tokens(layer, 2, 5))
+        layer.temperature.fill_(later)
+        out.sin().sum().backward()
+        found.append([parameter.grad for parameter in layer.parameters()])
+    for mine, right in zip(*found, strict=True):
+        assert torch.equal(mine, right)

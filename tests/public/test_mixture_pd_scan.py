@@ -66,7 +66,7 @@ def results(function: Any, given_: Tensors, **options: Any) -> Tensors:
     arriving = [
         torch.randn(
             each.shape, dtype=torch.promote_types(each.dtype, torch.float64), generator=random
-        ).to(each.dtype)
+        ).to(each.device, each.dtype)
         for each in (states, final)
     ]
     found = torch.autograd.grad(
