@@ -135,8 +135,9 @@ class CudaChunks(Template[CudaChunksConfig]):
         teams = -(-problem.rows // rows)
         if 2 * teams <= target.processors:
             return True
-        if whole_team(program) == 1 and hoist(program):
-            # Row by row helpers compute once what a chunk computes for its summary and again.
+        if hoist(program) and (whole_team(program) == 1 or not collects(program)):
+            # Row by row helpers compute once what a chunk computes for its summary and again;
+            # what collects in several warps waits for itself longer than that takes.
             return False
         warps = teams * whole_team(program)
         # What keeps lanes busy beside the memory is better spread over more of them.
