@@ -338,12 +338,8 @@ class ChunkKernel:
                     body.copies_done()
             body.hold(0)
             first = f"start + T.Cast('int64', s * {tile})"
-            with (
-                body.whole_tile(first),
-                self.writer.block(f"for u in T.unroll({tile}):"),
-            ):
-                step("s")
-                body.token()
+            with body.whole_tile(first):
+                body.held_tokens(lambda: step("s"))
             if body is self.bodies.scan:
                 with self.writer.block("if ahead[0] != 0:"):
                     body.slot_is_read()

@@ -190,7 +190,9 @@ class RowKernel:
             self._wait(body, "number")
             self.writer.line(f"first: T.let = T.Cast('int64', number) * {self.config.tile}")
             count = f"T.min(T.Cast('int32', L - first), {self.config.tile})"
-            self._tokens(body, "first", f"T.serial({count})")
+            with self.writer.block(f"for u in T.serial({count}):"):
+                self._step(body, "first")
+                body.token()
             body.release()
         body.end_row()
 
@@ -221,7 +223,7 @@ class RowKernel:
         body.held = registers
         first = f"T.Cast('int64', {this}) * {self.config.tile}"
         with body.whole_tile(first):
-            self._tokens(body, first, f"T.unroll({self.config.tile})")
+            body.held_tokens(lambda: self._step(body, first))
         if self.config.sets == 2:
             with self.writer.block(f"if {taken} < 2 * groups:"):
                 body.release()
@@ -231,9 +233,8 @@ class RowKernel:
         body.slot = f"slot_{name}"
         self.writer.line(f"{body.slot}: T.let = ({number}) % {self.config.slots}")
 
-    def _tokens(self, body: TvmLanes, first: str, loop: str) -> None:
-        with self.writer.block(f"for u in {loop}:"):
-            step = f"{first} + T.Cast('int64', u)"
-            forward = body.program.direction == "forward"
-            self.writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")
-            body.token()
+    def _step(self, body: TvmLanes, first: str) -> None:
+        """Where token ``u`` of a tile is."""
+        step = f"{first} + T.Cast('int64', u)"
+        forward = body.program.direction == "forward"
+        self.writer.line(f"t: T.let = {step if forward else f'L - 1 - ({step})'}")

@@ -642,9 +642,36 @@ __device__ __forceinline__ V lane_four(LaneShared<V> from, unsigned low, unsigne
          (from.every(high & 0xffffu) + from.every(high >> 16));
 }
 
+template <typename V>
+__device__ __forceinline__ V lane_two(LaneRegisters<V> from, unsigned both) {
+  const V found[2] = {from.every(both), from.every(both >> 16)};
+  V sum = both & 0x8000u ? V{} : found[0];
+  if (!(both & 0x80000000u)) sum = sum + found[1];
+  return sum;
+}
+
+template <typename V>
+__device__ __forceinline__ V lane_two(LaneShared<V> from, unsigned both) {
+  return from.every(both & 0xffffu) + from.every(both >> 16);
+}
+
+// What a target collects by a map none of whose targets has more than 4 sources, or 6, of which the
+// last two are in `more`: without a branch, which tokens cannot be mixed across.
+template <int MOST, typename Source>
+__device__ __forceinline__ typename Source::Value lane_few(Source from, unsigned low, unsigned high,
+                                                           unsigned more) {
+  const typename Source::Value sum = lane_four(from, low, high);
+  return MOST > 4 ? sum + lane_two(from, more) : sum;
+}
+
+// Whether all lanes' maps are of such a kind, see `lane_fan_in`, or of one with fewer sources.
+__device__ __forceinline__ int lane_all_at_most(int kind, int most) {
+  return __all_sync(0xffffffffu, kind <= most);
+}
+
 // What a target collects by a prepared map: `low` and `high` hold its first four sources, `more`
-// the next four. `kind` is 0, 1 or 2: no target of the map has more than 4, none more than 8, or
-// some has; then see `all` of what they are read from.
+// the next four. `kind` is 0, 1, 2 or 3: no target of the map has more than 4, 6 or 8, or some has;
+// then see `all` of what they are read from.
 template <typename Source, typename Entry>
 __device__ __forceinline__ typename Source::Value lane_fan_in(
     Source from, unsigned low, unsigned high, int kind, const unsigned* more, const Entry* map,
@@ -653,7 +680,7 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   // The vote tells the compiler that the warp stays together. What is seldom run is kept out of the
   // way of what is always run, which must fit the instruction cache.
   if (__builtin_expect(__any_sync(0xffffffffu, kind), 0)) {
-    if (__any_sync(0xffffffffu, kind == 2)) {
+    if (__any_sync(0xffffffffu, kind == 3)) {
       sum = from.all(low, high, map, target, n);
     } else {
       sum = sum + lane_four(from, more[0], more[1]);
@@ -662,10 +689,36 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   return sum;
 }
 
+#define PDSSM_FEW_ARGUMENTS unsigned low, unsigned high, unsigned more
+
 #define PDSSM_FAN_IN_ARGUMENTS                                                                    \
   unsigned low, unsigned high, int kind, const unsigned *more, const Entry *map, int i, int n
 
 #define PDSSM_FAN_IN(T)                                                                           \
+  template <int MOST>                                                                             \
+  __device__ __forceinline__ void lane_few_registers(T* re, T* im, T a, T b, PDSSM_FEW_ARGUMENTS) {\
+    const LaneRegisters<LaneComplex<T>> from{{a, b}, 0};                                          \
+    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                             \
+    *re = sum.re;                                                                                 \
+    *im = sum.im;                                                                                 \
+  }                                                                                               \
+  template <int MOST>                                                                             \
+  __device__ __forceinline__ void lane_few_registers(T* re, T a, PDSSM_FEW_ARGUMENTS) {           \
+    *re = lane_few<MOST>(LaneRegisters<LaneReal<T>>{{a}, 0}, low, high, more).re;                 \
+  }                                                                                               \
+  template <int MOST>                                                                             \
+  __device__ __forceinline__ void lane_few_shared(T* re, T* im, const T* values,                  \
+                                                  PDSSM_FEW_ARGUMENTS) {                          \
+    const LaneShared<LaneComplex<T>> from{reinterpret_cast<const LaneComplex<T>*>(values)};       \
+    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                             \
+    *re = sum.re;                                                                                 \
+    *im = sum.im;                                                                                 \
+  }                                                                                               \
+  template <int MOST>                                                                             \
+  __device__ __forceinline__ void lane_few_shared(T* re, const T* values, PDSSM_FEW_ARGUMENTS) {  \
+    const LaneShared<LaneReal<T>> from{reinterpret_cast<const LaneReal<T>*>(values)};             \
+    *re = lane_few<MOST>(from, low, high, more).re;                                               \
+  }                                                                                               \
   template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b, int lane,         \
                                                         PDSSM_FAN_IN_ARGUMENTS) {                 \
@@ -1183,7 +1236,7 @@ __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* coun
   int most = 0;
   for (int i = lane; i < n; i += 32) most = max(most, counts[i]);
   most = __reduce_max_sync(0xffffffffu, most);
-  if (lane == 0) *kind = most > 8 ? 2 : most > 4 ? 1 : 0;
+  if (lane == 0) *kind = (most > 4) + (most > 6) + (most > 8);
   if (SORTS && most > 8) lane_sort_table(fan, counts, map, lane, n);
   __syncwarp();
 }

@@ -361,7 +361,11 @@ def main() -> None:
     with torch_only(TorchTokens()) if kind == "cpu" else nullcontext():
         for act in ACTS:
             if act.__name__ in acts.split(","):
-                found = {name: act(name, folder) for name in MODELS}
+                found = {}
+                for name in MODELS:
+                    # For who asks why it takes so long.
+                    print(f"rank {dist.get_rank()}: {act.__name__}, {name}", flush=True)
+                    found[name] = act(name, folder)
                 note = folder / f"{act.__name__}-{dist.get_rank()}.json"
                 note.write_text(json.dumps(found))
     dist.destroy_process_group()

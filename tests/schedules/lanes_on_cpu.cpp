@@ -171,8 +171,16 @@ extern "C" int sum_sorted(int threads, int parts, int n, int seed, int sorting_b
   return ended && sorting.kept() && scratch.kept();
 }
 
-// The same by a map of a table, prepared by one warp; from registers or from shared memory.
-extern "C" int fan_in(int registers, int n, int seed, const int* map, const double* values,
+// Sources of the target that has most.
+static int most_of(const int* map, int n) {
+  std::vector<int> counts(n, 0);
+  for (int j = 0; j < n; ++j) ++counts[map[j]];
+  return *std::max_element(counts.begin(), counts.end());
+}
+
+// The same by a map of a table, prepared by one warp; from registers or from shared memory, with
+// `most` sources of a target or, where that is 0, any number.
+extern "C" int fan_in(int registers, int most, int n, int seed, const int* map, const double* values,
                       double* results) {
   std::vector<unsigned char> table(map, map + n);
   Scratch fan(16 * n), counts(4 * n);
@@ -193,7 +201,15 @@ extern "C" int fan_in(int registers, int n, int seed, const int* map, const doub
       double re, im;
       const unsigned low = words[2 * j], high = words[2 * j + 1];
       const unsigned* more = words + 2 * n + 2 * j;
-      if (registers) {
+      if (most == 4 && registers) {
+        lane_few_registers<4>(&re, &im, values[j], values[n + j], low, high, 0u);
+      } else if (most == 6 && registers) {
+        lane_few_registers<6>(&re, &im, values[j], values[n + j], low, high, *more);
+      } else if (most == 4) {
+        lane_few_shared<4>(&re, &im, &shared[0].re, low, high, 0u);
+      } else if (most == 6) {
+        lane_few_shared<6>(&re, &im, &shared[0].re, low, high, *more);
+      } else if (registers) {
         lane_fan_in_registers(&re, &im, values[j], values[n + j], lane, low, high, kind, more,
                               table.data(), j, n);
       } else {
@@ -204,7 +220,8 @@ extern "C" int fan_in(int registers, int n, int seed, const int* map, const doub
       results[n + j] = im;
     }
   });
-  return ended && fan.kept() && counts.kept();
+  return ended && fan.kept() && counts.kept() && (kind <= 0) == (most_of(map, n) <= 4) &&
+         (kind <= 1) == (most_of(map, n) <= 6) && (kind <= 2) == (most_of(map, n) <= 8);
 }
 
 // Sums over the lanes: of each token alone, and of all tokens together, twice: then of

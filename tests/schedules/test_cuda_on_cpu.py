@@ -174,6 +174,25 @@ def test_targets_with_many_sources(n: int) -> None:
         assert_agrees(template, config, program, sizes, dictionary=dictionary)
 
 
+@pytest.mark.parametrize("n", [33, *under_stress(16, 32, 64, 65)])
+def test_targets_with_few_sources(n: int) -> None:
+    """Tokens whose maps have no target of more than 4 sources, of more than 6, or of some more,
+    run in groups of all mixtures.
+    """
+    j = np.arange(n)
+    most = [np.maximum(j, several - 1) for several in (1, 2, 4, 5, 6, 7, 9)]
+    program = pd_scan(PdScan(n, len(most), initial_state=True, final_state=True))
+    team = -(-n // 32)
+    for seed, chosen in enumerate(([0, 1, 2], [0, 2, 3, 4], [0, 1, 2, 4], [2, 4, 5, 6])):
+        dictionary = np.stack([most[chosen[k % len(chosen)]] for k in range(len(most))])
+        for template, config in (
+            (ROWS, CudaRowsConfig(8, 3, 1, team)),
+            (CHUNKS, CudaChunksConfig(4, 2, 2)),
+        ):
+            sizes = Sizes(2, 27, 1)
+            assert_agrees(template, config, program, sizes, seed=seed, dictionary=dictionary)
+
+
 @pytest.mark.parametrize("scan", some(SCANS, 3, 6))
 def test_steps(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):

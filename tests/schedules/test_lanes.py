@@ -30,10 +30,11 @@ def maps(draw: st.DrawFn, most: int) -> np.ndarray:
     """Where each source goes: anywhere, all to one target, or each to its own."""
     n = draw(st.integers(1, most) | st.sampled_from([s for s in (1, 32, 64, most) if s <= most]))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["random", "few", "collide", "permutation", "identity"]))
+    kind = draw(st.sampled_from(["random", "few", "some", "collide", "permutation", "identity"]))
     found = {
         "random": random.integers(0, n, n),
         "few": random.integers(0, max(1, n // 8), n),
+        "some": np.minimum(np.arange(n), n - random.integers(1, min(n, 9) + 1)),
         "collide": np.full(n, random.integers(0, n)),
         "permutation": random.permutation(n),
         "identity": np.arange(n),
@@ -136,9 +137,12 @@ def test_collected_by_a_prepared_map(
 ) -> None:
     map_ = data.draw(maps(32 if registers else 256))
     values, n = numbers(len(map_)), len(map_)
-    results = np.full((2, n), np.nan)
-    assert lanes.fan_in(registers, n, seed, given_(map_), given_(values), given_(results))
-    np.testing.assert_array_equal(results, scattered(map_, values))
+    # By the function for any map, and by those for maps whose targets have few sources.
+    for most in (0, *(few for few in (4, 6) if np.bincount(map_).max() <= few)):
+        results = np.full((2, n), np.nan)
+        given_all = given_(map_), given_(values), given_(results)
+        assert lanes.fan_in(registers, most, n, seed, *given_all)
+        np.testing.assert_array_equal(results, scattered(map_, values))
 
 
 @pytest.mark.parametrize("warps", [1, 2, 3, 8])
