@@ -22,13 +22,6 @@ from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, padded
 from pdssm_compiler.schedules.emit.tvm import real_dtype
 from pdssm_compiler.schedules.signature import Argument, width_of
 
-# Tokens that are run without a branch between them, where their maps allow.
-_GROUP = 4
-# Sources of a target that such tokens read at most, by the kind of map that has no more.
-_FAN_INS = {0: 4, 1: 6}
-# Of a random map with more states some target nearly always has more than 4 sources.
-_MOST_STATES_OF_FOUR = 64
-
 
 class TvmLanes(LaneSums):
     """Writes the parts of a kernel that depend on the program: see :class:`LaneBody` for its
@@ -40,8 +33,8 @@ class TvmLanes(LaneSums):
     """
 
     sums_runs_by = "lane_sum_runs"
-    # Sources that every target of the maps in hand has at most; None: any number.
-    _fan_in: int | None = None
+    # Whether no target of the maps in hand has more than six sources, as the kernel has asked.
+    _few_sources = False
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
         """Where the lanes of a row leave values for one another."""
@@ -113,8 +106,6 @@ class TvmLanes(LaneSums):
                 self._array(self.names[value], value.type, 0)
         for value in self._collects_any():
             self._local(f"{self.names[value]}_to", "int32", self.elements)
-        for value in self._listed:
-            self._local(f"{self.names[value]}_more", "uint32", _GROUP * self.elements)
         for value in self._postponable:
             for name in part_names(f"{self.names[value]}_tile", value.type):
                 self._local(name, real_dtype(value.type), self.tile.bit_length())
@@ -167,76 +158,34 @@ class TvmLanes(LaneSums):
         if self.copies == 1 and any(map(self._exchange_elements, self.program.body)):
             self.sync()
 
-    @property
-    def _listed(self) -> list[Value]:
-        """The selected maps whose sources are listed."""
-        return [value for value in self.selects if self._is_collected(value)]
-
     def held_tokens(self, begin: Callable[[], None]) -> None:
         """Run the tokens of the tile that is in registers, unrolled.
 
-        Most maps have no target of many sources. Where a token asks for itself, that branch takes
-        longer than its sums; so a few tokens ask together, and are run without one.
+        Few maps have a target of many sources. A token that asks for itself whether its map has
+        takes longer to ask than to add, and what it might do stands in the instruction cache
+        beside what it does; so a tile asks once for all its tokens.
 
         Args:
             begin: writes what token ``u`` starts with.
         """
-        if not self._listed:
-            self._span(0, self.tile, begin)
+        listed = [value for value in self.selects if self._is_collected(value)]
+        if not listed:
+            self._unrolled(begin)
             return
-        for first in range(0, self.tile, _GROUP):
-            last = min(first + _GROUP, self.tile)
-            kinds = [
-                f"{self.names[value]}_kind{self.held}[{u}]"
-                for value in self._listed
-                for u in range(first, last)
-            ]
-            most = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
-            self._grouped(first, last, most, begin, dict(_FAN_INS))
-
-    def _grouped(
-        self, first: int, last: int, most: str, begin: Callable[[], None], left: dict[int, int]
-    ) -> None:
-        """Some tokens of a tile, by the most sources that a target of their maps has."""
-        kind, fan_in = next(iter(left.items()))
-        del left[kind]
-        if fan_in == 4 and self.program.state_size > _MOST_STATES_OF_FOUR:
-            self._grouped(first, last, most, begin, left)
-            return
-        asked = self._called("lane_all_at_most", most, str(kind), dtype="int32")
+        kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
+        most = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
+        asked = self._called("lane_all_few", most, dtype="int32")
         with self.writer.block(f"if {asked} != 0:"):
-            if fan_in > 4:
-                self._load_more(first, last)
-            self._fan_in = fan_in
-            self._span(first, last, begin)
-            self._fan_in = None
+            self._few_sources = True
+            self._unrolled(begin)
+            self._few_sources = False
         with self.writer.block("else:"):
-            if left:
-                self._grouped(first, last, most, begin, left)
-            else:
-                self._span(first, last, begin)
+            self._unrolled(begin)
 
-    def _span(self, first: int, last: int, begin: Callable[[], None]) -> None:
-        with self.writer.block(f"for u in T.unroll({first}, {last}):"):
+    def _unrolled(self, begin: Callable[[], None]) -> None:
+        with self.writer.block(f"for u in T.unroll({self.tile}):"):
             begin()
             self.token()
-
-    def _load_more(self, first: int, last: int) -> None:
-        """The sources behind the first four, before the tokens: there lanes leave values for one
-        another in the same memory.
-        """
-        for index in self.indices:
-            self.known[index] = (self._own_name(f"{index.name}_k{self.held}[u]"),)
-        with self.writer.block(f"for u in T.unroll({first}, {last}):"), self._over(None) as j:
-            for value in self._listed:
-                place = f"{self.names[value]}_more[(u - {first}) * {self.elements} + e]"
-                self.writer.line(f"{place} = {self._more(value, j)}")
-        self._first = first
-
-    def _more(self, map_: Value, j: str) -> str:
-        """Where the sources of target ``j`` behind the first four are listed."""
-        n, name = self.program.state_size, map_.args[0].name
-        return f"fan_{name}[{self._selected(map_)} * {4 * n} + {2 * n} + {self.within(j)} * 2]"
 
     def _loop(self, stage: int) -> None:
         super()._loop(stage)
@@ -377,6 +326,8 @@ class TvmLanes(LaneSums):
     def _collect_prepared(self, value: Value, j: str) -> None:
         source, map_ = value.args
         n, name = self.program.state_size, map_.args[0].name
+        k = self._selected(map_)
+        more = f"fan_{name}[{k} * {4 * n} + {2 * n} + {self.within(j)} * 2]"
         at = f"(u * {self.elements} + e) * 2"
         words, kind = self._fan_words(map_, j), self._kind(map_)
         if self.held is not None:
@@ -388,12 +339,9 @@ class TvmLanes(LaneSums):
             values: Parts = (f"T.address_of({self._exchange(source, '0')})",)
         else:
             values = self._parts(source, "j")
-        if self._fan_in is not None:
-            more = "T.uint32(0)"
-            if self._fan_in > 4:
-                more = f"{self.names[map_]}_more[(u - {self._first}) * {self.elements} + e]"
+        if self._few_sources:
             where = "shared" if self.through_memory else "registers"
-            self.call(f"lane_few_{where}<{self._fan_in}>", *to, *values, *words, more)
+            self.call(f"lane_few_{where}", *to, *values, *words, more)
             return
         if not self.through_memory:
             values = (*values, "lane" if self.rows == 1 else self.own_lane)
@@ -406,8 +354,8 @@ class TvmLanes(LaneSums):
             *values,
             *words,
             kind,
-            f"T.address_of({self._more(map_, j)})",
-            f"T.address_of(table_{name}[{self._selected(map_)} * {n}])",
+            f"T.address_of({more})",
+            f"T.address_of(table_{name}[{k} * {n}])",
             self.within(j),
             str(n),
         )

@@ -179,8 +179,8 @@ static int most_of(const int* map, int n) {
 }
 
 // The same by a map of a table, prepared by one warp; from registers or from shared memory, with
-// `most` sources of a target or, where that is 0, any number.
-extern "C" int fan_in(int registers, int most, int n, int seed, const int* map, const double* values,
+// `few` sources of a target, or any number.
+extern "C" int fan_in(int registers, int few, int n, int seed, const int* map, const double* values,
                       double* results) {
   std::vector<unsigned char> table(map, map + n);
   Scratch fan(16 * n), counts(4 * n);
@@ -201,14 +201,10 @@ extern "C" int fan_in(int registers, int most, int n, int seed, const int* map, 
       double re, im;
       const unsigned low = words[2 * j], high = words[2 * j + 1];
       const unsigned* more = words + 2 * n + 2 * j;
-      if (most == 4 && registers) {
-        lane_few_registers<4>(&re, &im, values[j], values[n + j], low, high, 0u);
-      } else if (most == 6 && registers) {
-        lane_few_registers<6>(&re, &im, values[j], values[n + j], low, high, *more);
-      } else if (most == 4) {
-        lane_few_shared<4>(&re, &im, &shared[0].re, low, high, 0u);
-      } else if (most == 6) {
-        lane_few_shared<6>(&re, &im, &shared[0].re, low, high, *more);
+      if (few && registers) {
+        lane_few_registers(&re, &im, values[j], values[n + j], low, high, *more);
+      } else if (few) {
+        lane_few_shared(&re, &im, &shared[0].re, low, high, *more);
       } else if (registers) {
         lane_fan_in_registers(&re, &im, values[j], values[n + j], lane, low, high, kind, more,
                               table.data(), j, n);
