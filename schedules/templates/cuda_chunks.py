@@ -59,7 +59,7 @@ _BEST = {
     (False, False, True): (8, 48),
     (False, True, False): (4, 20),
     (False, True, True): (8, 48),
-    (True, False, False): (2, 32),
+    (True, False, False): (4, 32),
     (True, False, True): (4, 40),
     (True, True, False): (4, 20),
     (True, True, True): (4, 28),
