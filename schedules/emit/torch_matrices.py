@@ -141,6 +141,12 @@ class TorchMatrices:
         target = f"{name}[b, h].flatten(1)"
         self.writer.line(f"{target}.addmm_({coefficients}.mT, {matrix}.flatten(1))")
 
+    def _uses(self, value: Value) -> int:
+        """How often a value that is no input is read."""
+        read = sum(other.args.count(value) for other in self.program.body)
+        results = [out.value for out in (*self.program.token_outputs, *self.program.sum_outputs)]
+        return read + results.count(value) + value.is_leaf
+
     def mix(self, value: Value, names: list[str]) -> str:
         """Exact where a map is chosen by it."""
         if value in self._exact:
@@ -167,12 +173,17 @@ class TorchMatrices:
         return f"{sides[0]} @ {sides[1]}.mT"
 
     def straight_through(self, value: Value, names: list[str]) -> str:
-        """``ρ (G - Σ ρ G) / τ``."""
+        """``ρ (G - Σ ρ G) / τ``; where nothing else reads what it is made of, in its place: memory
+        that is new takes longer than the arithmetic.
+        """
         matrix, _, reached, temperature = names
         along = CHOSEN_ALONG[value.attribute("orientation")]
-        self.writer.line(f"soft = torch.softmax({matrix} / {temperature}, {along})")
+        own = [self._uses(arg) == 1 for arg in (value.args[0], value.args[2])]
+        sharp = f"{matrix}.div_({temperature})" if own[0] else f"{matrix} / {temperature}"
+        self.writer.line(f"soft = torch.softmax({sharp}, {along})")
         self.writer.line(f"mean = (soft * {reached}).sum({along}, keepdim=True)")
-        return f"({reached} - mean) * soft / {temperature}"
+        centred = f"{reached}.sub_(mean)" if own[1] else f"({reached} - mean)"
+        return f"{centred}.mul_(soft).div_({temperature})"
 
     def inner(self, value: Value, names: list[str]) -> str:
         """A product of matrices, the entries of each in a row."""
