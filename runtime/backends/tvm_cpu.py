@@ -25,6 +25,7 @@ from pdssm_compiler.runtime.backends.matrices import laid_out
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.runtime.staging import private_folder
+from pdssm_compiler.schedules.emit.tvm_matrix_gradients import Parts, parts_of
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.cpu_matrices import CpuMatricesConfig, cpu_shape
@@ -95,7 +96,10 @@ class TvmCpu(Backend):
 
             module = tvm_ffi_orcjit.default_session().load_module(files[_OBJECT])
         if source.program.over_matrices:
-            return TvmMatricesKernel(module, source)
+            parts = parts_of(source.program)
+            if parts is not None:
+                return TvmMatrixGradientsKernel(module, source, parts)
+            return TvmChoiceKernel(module, source)
         return TvmCpuKernel(module, CpuRowsConfig(**source.config), source.signature)
 
 
@@ -150,27 +154,61 @@ class TvmCpuKernel(Kernel):
 
 
 class TvmMatricesKernel(Kernel):
-    """A linked kernel that chooses maps."""
+    """A linked kernel over matrices."""
 
     def __init__(self, module: Any, source: KernelSource) -> None:
         self._parallel = module["scan"]
         self._serial = module["scan_serial"]
         self._shape = cpu_shape(source.program, CpuMatricesConfig(**source.config))
 
-    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
-        tokens = sizes.batch * sizes.length
-        groups = -(-tokens // self._shape.tokens) * sizes.heads
-        if groups == 0:
-            return
-        matrices, weights, out = tensors
-        given = (weights, laid_out(matrices, self._shape), out)
-        tasks = min(groups, torch.get_num_threads())
+    def _run(self, given: Sequence[torch.Tensor], most: int) -> None:
+        """Run by as many threads as torch has, ``most`` at most."""
+        tasks = min(most, torch.get_num_threads())
         if tasks == 1 or _forked:
             self._serial(*given, 1)
         else:
             if _runtime is not None and not hasattr(_pools, "made"):
                 _make_pool()
             self._parallel(*given, tasks)
+
+
+class TvmChoiceKernel(TvmMatricesKernel):
+    """Chooses maps."""
+
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        tokens = sizes.batch * sizes.length
+        groups = -(-tokens // self._shape.tokens) * sizes.heads
+        if groups:
+            matrices, weights, out = tensors
+            self._run((weights, laid_out(matrices, self._shape), out), groups)
+
+
+class TvmMatrixGradientsKernel(TvmMatricesKernel):
+    """Computes the gradients of what a map was chosen by."""
+
+    def __init__(self, module: Any, source: KernelSource, parts: Parts) -> None:
+        super().__init__(module, source)
+        self._parts = parts
+        self._names = [argument.name for argument in source.signature.arguments]
+
+    def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
+        named = dict(zip(self._names, tensors, strict=True))
+        parts, shape = self._parts, self._shape
+        weighed, inner = named[parts.weighed], named[parts.inner]
+        if sizes.batch * sizes.length * sizes.heads == 0:
+            weighed.zero_()
+            return
+        table = laid_out(named[parts.table], shape)
+        partial = inner.new_empty(shape.columns, *inner.shape)
+        total = table.new_empty(sizes.batch, *table.shape)
+        # Of complex numbers parts come last, so an element has two.
+        vectors = [named[name].flatten(3) for name in (parts.looped, parts.across)]
+        given = (named[parts.weights], *vectors, table, named[parts.temperature], partial, total)
+        self._run(given, sizes.batch * sizes.heads * shape.columns)
+        torch.sum(partial, 0, out=inner)
+        of_matrices = weighed.permute(0, *(axis + 1 for axis in shape.order))
+        n = shape.size
+        of_matrices.copy_(total[:, :, :n, :, :n])
 
 
 _BIND = "TVM_BIND_THREADS"

@@ -144,7 +144,8 @@ class TorchMatrices:
     def _uses(self, value: Value) -> int:
         """How often a value that is no input is read."""
         read = sum(other.args.count(value) for other in self.program.body)
-        results = [out.value for out in (*self.program.token_outputs, *self.program.sum_outputs)]
+        results = [out.value for out in self.program.token_outputs]
+        results += [total.value for total in self.program.sum_outputs]
         return read + results.count(value) + value.is_leaf
 
     def mix(self, value: Value, names: list[str]) -> str:

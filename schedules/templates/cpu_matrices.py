@@ -1,8 +1,9 @@
-"""cpu-matrices: the maps that mixtures choose, on CPUs.
+"""cpu-matrices: the maps that mixtures choose, and the gradients of those, on CPUs.
 
-Threads share out groups of tokens. What bounds it are fused multiply-adds: no sum of products is
-in memory, and the entries of a head's matrices are read once for a group. Gradients are
-``torch-matrices``': there every entry counts, and matrix products are the fastest a CPU has.
+No sum of products is in memory. Where a program chooses, threads share out groups of tokens, and
+the entries of a head's matrices are read once for a group: fused multiply-adds bound it. Where it
+computes gradients, they share out the lanes of the matrices, so that each sum over tokens has one
+thread. What does more, such as drawing noise, is ``torch-matrices``'.
 """
 
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.emit.matrices import Shape, orientation_of, tables_of
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.tvm_matrices import refused, write_choice
+from pdssm_compiler.schedules.emit.tvm_matrix_gradients import parts_of, write_gradients
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
 # A program's text has one product for each token and matrix.
 _LONGEST = 1024
+# Bytes of a token's mixture that a thread has on its stack.
+_STACK_BYTES = 1 << 19
 _X86 = ("x86_64", "AMD64")
 
 
@@ -26,7 +30,7 @@ class CpuMatricesConfig(Config):
     """How tokens are grouped.
 
     Attributes:
-        tokens: of a group.
+        tokens: of a group; 1 for gradients.
         vector: entries that are computed together.
     """
 
@@ -50,12 +54,17 @@ class CpuMatrices(Template[CpuMatricesConfig]):
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CpuMatricesConfig:
         vector = 32 if program.state_size >= 32 else 16 if program.state_size >= 16 else 8
+        if parts_of(program):
+            while vector > 1 and _stack_bytes(program, vector) > _STACK_BYTES:
+                vector //= 2
+            return CpuMatricesConfig(1, vector)
         return CpuMatricesConfig(4 if _entries(program) <= 64 else 1, vector)
 
     def feasible(self, program: Program, target: Target, config: CpuMatricesConfig) -> str | None:
         if target.kind != "cpu":
             return f"{self.name} is for CPUs, not for {target}"
-        wrong = refused(program)
+        gradients = parts_of(program)
+        wrong = None if gradients else refused(program)
         if wrong is not None:
             return f"{self.name} does not take {wrong}"
         if target.arch in _X86 and "fma" not in target.features.split():
@@ -66,13 +75,21 @@ class CpuMatrices(Template[CpuMatricesConfig]):
                 return f"{name} is a power of two up to 64, not {value}"
         if config.tokens * _entries(program) > _LONGEST:
             return f"{config.tokens} tokens of {_entries(program)} matrices are too long a text"
+        if gradients and config.tokens > 1:
+            return f"gradients take one token after the other, not {config.tokens} together"
+        if gradients and _stack_bytes(program, config.vector) > _STACK_BYTES:
+            return f"{config.vector} lanes of {program.state_size} rows take too much of a stack"
         return None
 
     def lower(self, program: Program, target: Target, config: CpuMatricesConfig) -> KernelSource:
         program = in_text_names(program)
         writer = Writer()
         writer.comment(f"{self.name} {config}\n{program.text}")
-        write_choice(program, writer, cpu_shape(program, config))
+        shape, gradients = cpu_shape(program, config), parts_of(program)
+        if gradients:
+            write_gradients(program, gradients, writer, shape)
+        else:
+            write_choice(program, writer, shape)
         return KernelSource(
             self.backend, writer.text, "scan", program, self.name, asdict(config), target
         )
@@ -82,6 +99,11 @@ def cpu_shape(program: Program, config: CpuMatricesConfig) -> Shape:
     """How a program's matrices are cut."""
     sizes = (program.state_size, _entries(program), orientation_of(program) or "")
     return Shape(*sizes, config.tokens, config.vector, 1, 1)
+
+
+def _stack_bytes(program: Program, vector: int) -> int:
+    """A vector's part of a token's mixture, at most."""
+    return 8 * program.state_size * vector
 
 
 def _entries(program: Program) -> int:

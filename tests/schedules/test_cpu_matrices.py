@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.runtime.compile_service import choose, config_text
-from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.runtime.plan import Plan, caller_inputs
 from pdssm_compiler.schedules.target import cpu_target
 from pdssm_compiler.schedules.templates.cpu_matrices import CpuMatrices, CpuMatricesConfig
 from tests.kernels import LAYOUTS, assert_runs, few
@@ -41,6 +42,79 @@ def test_agrees_with_the_interpreter(
     for sizes in (Sizes(2, 3, 2), Sizes(1, 9, 1), Sizes(1, 0, 2)):
         arrays = arrays_for(program, sizes, seed)
         assert_runs(lambda _, given, of: plan.run(given), program, arrays, sizes, layout)
+
+
+@few(
+    4,
+    n=st.sampled_from((1, 5, 16, 17)),
+    entries=st.sampled_from((1, 3, 20)),
+    element=st.sampled_from(("f32", "f64")),
+    orientation=st.sampled_from(("column", "row")),
+    vector=st.sampled_from((1, 8, 16)),
+    layout=st.sampled_from(LAYOUTS),
+    seed=seeds(),
+)
+def test_gradients_agree_with_the_interpreter(
+    n: int, entries: int, element: str, orientation: str, vector: int, layout: str, seed: int
+) -> None:
+    program = gradients(n, entries, element, orientation)
+    plan = Plan(program, torch.device("cpu"), config=config_text(CpuMatricesConfig(1, vector)))
+    for sizes in (Sizes(2, 3, 2), Sizes(1, 9, 1), Sizes(1, 0, 2)):
+        arrays = with_temperatures(program, sizes, seed)
+        assert_runs(lambda _, given, of: plan.run(given), program, arrays, sizes, layout)
+
+
+def test_threads_share_the_lanes() -> None:
+    program = gradients(9, 2, "f32", "column")
+    plan = Plan(program, torch.device("cpu"), config=config_text(CpuMatricesConfig(1, 4)))
+    sizes = Sizes(3, 7, 2)
+    arrays = with_temperatures(program, sizes, 1)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert_runs(lambda _, given, of: plan.run(given), program, arrays, sizes, "dense")
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("element", ["f32", "f64"])
+def test_softmaxes_far_apart(element: str) -> None:
+    """Entries that are thousands apart leave a finite gradient; a NaN stays."""
+    program = gradients(4, 1, element, "column")
+    plan = Plan(program, torch.device("cpu"), config=config_text(CpuMatricesConfig(1, 8)))
+    dtype = {"f32": torch.float32, "f64": torch.float64}[element]
+    table = torch.tensor([[3e4, -3e4, 0, 1]], dtype=dtype).mT.expand(1, 1, 4, 4).contiguous()
+    table[..., 3] = float("nan")
+    sides = torch.ones(1, 1, 1, 4, dtype=dtype.to_complex())
+    sides[..., 1] = 2
+    maps = torch.zeros(1, 1, 1, 4, dtype=torch.int32)
+    named = {
+        "dictionary_logits": table,
+        "left_mixed_map": sides,
+        "mixture_weights": torch.ones(1, 1, 1, 1, dtype=dtype),
+        "right_mixed_map": sides,
+        "saved_mixed_map": maps,
+        "temperature": torch.full((1,), 0.01, dtype=dtype),
+    }
+    (_, of_table) = plan.run([named[input_.name] for input_ in caller_inputs(program)])
+    assert (of_table[..., :3].abs() < 1e-30).all()
+    assert of_table[..., 3].isnan().all()
+
+
+def gradients(
+    n: int, entries: int, element: str, orientation: str, noisy: bool = False
+) -> Program:
+    """What derives of a choice: gradients of weights and matrices."""
+    program = mixture(n, entries, element, orientation, noisy)
+    return adjoint(program, LEARNED, surrogate="dense").program
+
+
+def with_temperatures(program: Program, sizes: Sizes, seed: int) -> dict[str, np.ndarray]:
+    """Random arrays, and temperatures that a softmax has."""
+    arrays = arrays_for(program, sizes, seed)
+    arrays["temperature"] = abs(arrays["temperature"]) + 0.5
+    return arrays
 
 
 def test_threads_share_the_tokens() -> None:
@@ -81,12 +155,18 @@ def test_what_is_refused() -> None:
     assert "4 tokens of 257 matrices are too long a text" in refused(
         mixture(8, 257, "f32", "row"), config
     )
-    backward = adjoint(program, LEARNED, surrogate="dense").program
-    assert "does not take a program that does more than choose" in refused(backward, config)
+    noisy = gradients(8, 2, "f32", "row", noisy=True)
+    assert "does not take a program that does more than choose" in refused(noisy, config)
+    backward = gradients(8, 2, "f32", "row")
+    assert refused(backward, replace(config, tokens=1)) is None
+    assert "one token after the other, not 4 together" in refused(backward, config)
+    assert "8 lanes of 20000 rows take too much of a stack" in refused(
+        gradients(20_000, 2, "f32", "row"), replace(config, tokens=1)
+    )
 
 
 @pytest.mark.parametrize("noisy", [False, True])
 def test_what_it_does_not_take_is_plain_pytorch(noisy: bool) -> None:
-    program = mixture(8, 2, "f32", "row", noisy)
     names = {False: "cpu-matrices", True: "torch-matrices"}
-    assert choose(program, cpu_target()).template.name == names[noisy]
+    for program in (mixture(8, 2, "f32", "row", noisy), gradients(8, 2, "f32", "row", noisy)):
+        assert choose(program, cpu_target()).template.name == names[noisy]

@@ -1,0 +1,266 @@
+"""TVM text for CPUs over matrices: the gradients of what a choice by a mixture was made of.
+
+A thread takes a vector of the axis that is not chosen along through all tokens of a row. A token
+goes through the other axis three times: to add up its mixture and find each lane's largest entry,
+to know what a softmax must of its lanes, and to add what reaches each entry to the inner products
+and to the weighed sums. So a head's matrices are read from a cache twice a token, and no more than
+a vector's part of one token's mixture is in memory.
+"""
+
+import math
+from typing import NamedTuple
+
+from pdssm_compiler.ir.program import Program
+from pdssm_compiler.ir.types import is_complex
+from pdssm_compiler.schedules.emit.matrices import Shape
+from pdssm_compiler.schedules.source import Writer
+
+SUPPORTED_OPS = frozenset({"mix", "outer", "straight_through", "inner", "weigh"})
+# Of an exponential, by the bits of a number: terms of its series, so that those left out are less
+# than half a rounding for arguments up to ln(2) / 2; below what argument it is not made smaller;
+# what rounds a number by being added; the exponent of 1 and its place.
+_SERIES = {32: (7, -87.0, 1.5 * 2**23, 127, 23), 64: (13, -708.0, 1.5 * 2**52, 1023, 52)}
+
+# What a double of ln(2) lacks.
+_LN2_LOW = 2.3190468138462996e-17
+
+
+class Parts(NamedTuple):
+    """The inputs and outputs of such a program.
+
+    Attributes:
+        weights: coefficients of a token.
+        looped: of the two vectors of a token, the one along the axis that is chosen along.
+        across: the other one.
+        table: the head's matrices.
+        temperature: of the softmax.
+        inner: the token output, inner products with each matrix.
+        weighed: the sum, of matrices.
+    """
+
+    weights: str
+    looped: str
+    across: str
+    table: str
+    temperature: str
+    inner: str
+    weighed: str
+
+
+def parts_of(program: Program) -> Parts | None:
+    """What the program reads and writes; None if it is another one."""
+    ops = sorted(value.op for value in program.body if not value.is_leaf)
+    if ops != sorted(SUPPORTED_OPS) or program.carries or program.checks or program.final_outputs:
+        return None
+    found = {value.op: value for value in program.body if not value.is_leaf}
+    soft, mixed, reached = found["straight_through"], found["mix"], found["outer"]
+    inner, weigh = found["inner"], found["weigh"]
+    roots = [out.value for out in program.token_outputs]
+    roots += [total.value for total in program.sum_outputs]
+    made_of = (soft.args[0], soft.args[2], inner.args[1], weigh.args[0], inner.args[0])
+    if made_of != (mixed, reached, soft, soft, mixed.args[0]) or roots != [inner, weigh]:
+        return None
+    (coefficients,), (total,) = program.token_outputs, program.sum_outputs
+    if weigh.args[1] is not mixed.args[1] or total.index is not None:
+        return None
+    looped, across = reached.args
+    if soft.attribute("orientation") == "row":
+        looped, across = across, looped
+    sources = (mixed.args[1], looped, across, mixed.args[0], soft.args[3])
+    if not all(value.op == "input" for value in sources):
+        return None
+    weights, one, other, table, temperature = (value.name for value in sources)
+    return Parts(weights, one, other, table, temperature, coefficients.name, total.name)
+
+
+def parts_of_number(program: Program, name: str) -> int:
+    """2 for a vector of complex numbers, 1 for one of reals."""
+    return 2 if is_complex(program.input(name).type) else 1
+
+
+def write_gradients(program: Program, parts: Parts, writer: Writer, shape: Shape) -> None:
+    """The module of a program that has such parts."""
+    writer.line("@I.ir_module")
+    with writer.block("class Kernel:"):
+        for entry, loop in (("scan", "T.parallel"), ("scan_serial", "T.serial")):
+            _Function(program, parts, writer, shape).write(entry, loop)
+
+
+class _Function:
+    def __init__(self, program: Program, parts: Parts, writer: Writer, shape: Shape) -> None:
+        self.writer, self.parts, self.shape = writer, parts, shape
+        self.reals = {
+            name: parts_of_number(program, name) for name in (parts.looped, parts.across)
+        }
+        self.bits = 32 if program.input(parts.table).type.element == "f32" else 64  # type: ignore[union-attr]
+        self.dtype = f"float{self.bits}"
+
+    def write(self, entry: str, loop: str) -> None:
+        line = self.writer.line
+        line("@T.prim_func")
+        handles = [f"{name}_: T.handle" for name in self.parts]
+        with self.writer.block(f"def {entry}({', '.join([*handles, 'tasks: T.int32'])}):"):
+            line(f'T.func_attr({{"global_symbol": "{entry}", "tirx.noalias": True}})')
+            for size in "BLH":
+                line(f"{size} = T.int64()")
+            self._buffers()
+            with self.writer.block(f"for task in {loop}(tasks):"):
+                self._task()
+        line()
+
+    def _buffers(self) -> None:
+        line, shape, parts = self.writer.line, self.shape, self.parts
+        each = f'"{self.dtype}", align={self.bits // 8}'
+        of_tokens = (
+            (parts.weights, shape.entries),
+            *((v, n * shape.size) for v, n in self.reals.items()),
+        )
+        for name, own in of_tokens:
+            strides = [f"{name}_s{axis}" for axis in "BLH"]
+            for stride in strides:
+                line(f"{stride} = T.int64()")
+            line(
+                f"{name} = T.match_buffer({name}_, (B, L, H, T.int64({own})), {each}, "
+                f"strides=[{', '.join(strides)}, T.int64(1)])"
+            )
+        line(f"{parts.temperature}_sH = T.int64()")
+        line(
+            f"{parts.temperature} = T.match_buffer({parts.temperature}_, (H,), {each}, "
+            f"strides=[{parts.temperature}_sH])"
+        )
+        matrices = f"T.int64({shape.looped}), T.int64({shape.entries}), T.int64({shape.padded})"
+        for name, axes in (
+            (parts.table, f"H, {matrices}"),
+            (parts.inner, f"T.int64({shape.columns}), B, L, H, T.int64({shape.entries})"),
+            (parts.weighed, f"B, H, {matrices}"),
+        ):
+            line(f"{name} = T.match_buffer({name}_, ({axes}), {each})")
+
+    def _task(self) -> None:
+        line, shape = self.writer.line, self.shape
+        n, vector, columns = shape.size, shape.lanes, shape.columns
+        self._local("w", shape.entries)
+        self._local("mixed", n * vector)
+        names = [*self._names("across"), "best", "total", "mean", "scale", "x"]
+        for name in (*names, *(f"sum_{k}" for k in range(shape.entries))):
+            self._local(name, vector)
+        for name in ("sharp", "added", *self._names("looped")):
+            self._local(name, 1)
+        for name in ("share", "first"):
+            self._local(name, 1, "int64")
+        line(f"share[0] = (B * H * {columns} + tasks - 1) // tasks")
+        line("first[0] = share[0] * task")
+        count = f"T.max(T.min(share[0], B * H * {columns} - first[0]), T.int64(0))"
+        with self.writer.block(f"for number in T.serial({count}):"):
+            line(f"tile: T.let = (first[0] + number) % {columns}")
+            line(f"h: T.let = (first[0] + number) // {columns} % H")
+            line(f"b: T.let = (first[0] + number) // {columns} // H")
+            line(f"sharp[0] = T.{self.dtype}(1) / {self.parts.temperature}[h]")
+            with (
+                self.writer.block(f"for i in T.serial({shape.looped}):"),
+                self.writer.block(f"for k in T.serial({shape.entries}):"),
+                self.writer.block(f"for j in T.serial({vector}):"),
+            ):
+                line(f"{self._weighed('k')} = {self._number(0)}")
+            with self.writer.block("for t in T.serial(L):"):
+                self._token()
+
+    def _token(self) -> None:
+        line, parts, n = self.writer.line, self.parts, self.shape.size
+        vector, entries = self.shape.lanes, self.shape.entries
+        with self.writer.block(f"for k in T.serial({entries}):"):
+            line(f"w[k] = {parts.weights}[b, t, h, k]")
+        with self._lanes():
+            # Lanes behind the last element count for nothing.
+            line(f"lane: T.let = tile * {vector} + j")
+            for part, name in enumerate(self._names("across")):
+                step = self.reals[parts.across]
+                at = f"T.min(lane, T.int64({n - 1})) * {step} + {part}"
+                found = f"{parts.across}[b, t, h, {at}]"
+                line(f"{name}[j] = T.Select(lane < {n}, {found}, {self._number(0)})")
+            line(f'best[j] = T.{self.dtype}("-inf")')
+            for name in ("total", "mean", *(f"sum_{k}" for k in range(entries))):
+                line(f"{name}[j] = {self._number(0)}")
+        with self.writer.block(f"for i in T.serial({n}):"), self._lanes():
+            sum_ = f"w[0] * {self._entry(0)}"
+            for k in range(1, entries):
+                sum_ = f"T.fma(w[{k}], {self._entry(k)}, {sum_})"
+            line(f"m: T.let = {sum_}")
+            line(f"mixed[i * {vector} + j] = m")
+            line("best[j] = T.max(best[j], m)")
+        with self.writer.block(f"for i in T.serial({n}):"):
+            self._load_looped()
+            with self._lanes():
+                self._exponential(f"(mixed[i * {vector} + j] - best[j]) * sharp[0]")
+                line(f"mixed[i * {vector} + j] = e")
+                line("total[j] = total[j] + e")
+                line(f"mean[j] = T.fma(e, {self._reached}, mean[j])")
+        with self._lanes():
+            line("mean[j] = mean[j] / total[j]")
+            line("scale[j] = sharp[0] / total[j]")
+        with self.writer.block(f"for i in T.serial({n}):"):
+            self._load_looped()
+            with self._lanes():
+                here = f"mixed[i * {vector} + j] * scale[j]"
+                line(f"x[j] = ({self._reached} - mean[j]) * ({here})")
+            for k in range(entries):
+                with self._lanes():
+                    line(f"sum_{k}[j] = T.fma(x[j], {self._entry(k)}, sum_{k}[j])")
+                    weighed = self._weighed(k)
+                    line(f"{weighed} = T.fma(w[{k}], x[j], {weighed})")
+        for k in range(entries):
+            line(f"added[0] = {self._number(0)}")
+            with self._lanes():
+                line(f"added[0] = added[0] + sum_{k}[j]")
+            line(f"{parts.inner}[tile, b, t, h, {k}] = added[0]")
+
+    def _exponential(self, argument: str) -> None:
+        """``e``, of an argument that is at most 0; a NaN stays."""
+        terms, least, rounds, bias, place = _SERIES[self.bits]
+        line, number, integer = self.writer.line, self._number, f"int{self.bits}"
+        line(f"y: T.let = {argument}")
+        line(f"z: T.let = T.Select(y < {number(least)}, {number(least)}, y)")
+        line(
+            f"q: T.let = T.fma(z, {number(1 / math.log(2))}, {number(rounds)}) - {number(rounds)}"
+        )
+        # ln(2) in two numbers, of which the first has room for the factor.
+        high = math.floor(math.log(2) * 2.0 ** (self.bits // 3)) / 2.0 ** (self.bits // 3)
+        low = _LN2_LOW + (math.log(2) - high)
+        line(f"r: T.let = T.fma(q, {number(-low)}, T.fma(q, {number(-high)}, z))")
+        series = number(1 / math.factorial(terms))
+        for term in range(terms - 1, -1, -1):
+            series = f"T.fma(r, {series}, {number(1 / math.factorial(term))})"
+        power = f"(T.Cast('{integer}', q) + {bias}) << {place}"
+        line(f"e: T.let = {series} * T.reinterpret('{self.dtype}', {power})")
+
+    @property
+    def _reached(self) -> str:
+        """What reaches this lane's entry of row ``i``: the real part of a product."""
+        pairs = zip(self._names("looped"), self._names("across"), strict=True)
+        products = [f"{one}[0] * {other}[j]" for one, other in pairs]
+        return f"({' + '.join(products)})"
+
+    def _load_looped(self) -> None:
+        step = self.reals[self.parts.looped]
+        for part, name in enumerate(self._names("looped")):
+            self.writer.line(f"{name}[0] = {self.parts.looped}[b, t, h, i * {step} + {part}]")
+
+    def _names(self, vector: str) -> list[str]:
+        """The parts of both vectors that matter: a real one knows no other's imaginary part."""
+        return [f"{vector}_{part}" for part in ("re", "im")[: min(self.reals.values())]]
+
+    def _entry(self, k: int) -> str:
+        return f"{self.parts.table}[h, i, {k}, tile * {self.shape.lanes} + j]"
+
+    def _weighed(self, k: int | str) -> str:
+        return f"{self.parts.weighed}[b, h, i, {k}, tile * {self.shape.lanes} + j]"
+
+    def _lanes(self):  # type: ignore[no-untyped-def]
+        return self.writer.block(f"for j in T.serial({self.shape.lanes}):")
+
+    def _local(self, name: str, size: int, dtype: str = "") -> None:
+        stack = 'scope="local", annotations={"disable_lower_builtin": True}'
+        self.writer.line(f'{name} = T.alloc_buffer(({size},), "{dtype or self.dtype}", {stack})')
+
+    def _number(self, value: float) -> str:
+        return f"T.{self.dtype}({float(value)!r})"
