@@ -14,11 +14,12 @@ from pdssm_compiler.nn.arguments import (
     check_tokens,
     positive,
 )
-from pdssm_compiler.nn.cache import check_rows
+from pdssm_compiler.nn.cache import check_rows, known_to_torch
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.packing import follows
 
 
+@known_to_torch
 class AttentionCache(NamedTuple):
     """The keys and values of all tokens so far, which grow with each call.
 
