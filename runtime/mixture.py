@@ -171,9 +171,12 @@ def _mixed_map(
     found = found.view(*weights.shape[:3], dictionary.shape[-1])
     if found.device.type == "cpu" and (found < 0).any():
         at = (found < 0).nonzero()[0].tolist()
+        source = "in the weights or in the dictionary"
+        if noise and noise[0].isnan().any():
+            source = "noise, which is NaN itself"
         raise NanLogitError(
             f"the mixture of maps at token {at[:2]} of head {at[2]} has a NaN, so nothing can be "
-            f"chosen; look for what made it, in the weights or in the dictionary"
+            f"chosen; look for what made it, {source}"
         )
     return found
 

@@ -282,7 +282,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "K": (
         {"selector_logits": torch.zeros(2, 6, 3, K + 1)},
-        "selector_logits choose from 5 maps and dictionary_logits hold 4",
+        "selector_logits are of 5 maps and dictionary_logits hold 4",
     ),
     "tokens": (
         {"selector_logits": torch.zeros(2, 5, 3, K)},

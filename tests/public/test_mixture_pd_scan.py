@@ -277,7 +277,11 @@ def test_a_second_derivative_is_refused() -> None:
     [
         ({"dictionary_logits": torch.zeros(3, 4, 6, 5)}, "with K and N of at least 1"),
         ({"dictionary_logits": torch.zeros(2, 4, 6, 6)}, r"\[H, K, N, N\] = \[3, 4, 6, 6\]"),
-        ({"mixture_weights": torch.zeros(2, 5, 3, 3)}, r"\[B, T, H, K\] = \[2, 5, 3, 4\]"),
+        (
+            {"mixture_weights": torch.zeros(2, 5, 3, 3)},
+            "are of 3 maps and dictionary_logits hold 4",
+        ),
+        ({"mixture_weights": torch.zeros(2, 4, 3, 4)}, r"\[B, T, H, K\] = \[2, 5, 3, 4\]"),
         ({"mixture_weights": torch.zeros(2, 5, 3, 4).int()}, "unsupported dtype torch.int32"),
         ({"mixture_weights": [1.0]}, "mixture_weights must be a torch.Tensor, got list"),
         ({"drive": 3}, r"drive must be a torch.Tensor \[B, T, H, N\]"),
@@ -330,8 +334,16 @@ def test_noise_is_drawn_alike_in_choice_and_gradient() -> None:
         want = results(mixture_pd_scan, more, **options)
         want["dictionary_logits"] = want["dictionary_logits"][:, :3]
         want["mixture_weights"] = want["mixture_weights"][..., :3]
+        also = results(reference.mixture_pd_scan, given_, **options, noise=0.8, seed=7)
         for name, value in want.items():
             torch.testing.assert_close(got[name], value, rtol=1e-8, atol=1e-8, msg=name)
+            torch.testing.assert_close(also[name], value, rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_noise_that_is_no_number_is_told() -> None:
+    wrong = torch.tensor(float("nan"), dtype=torch.float64)
+    with pytest.raises(NanLogitError, match="look for what made it, noise, which is NaN itself"):
+        mixture_pd_scan(**tensors(), noise=wrong)
 
 
 def test_seeds() -> None:
