@@ -86,6 +86,15 @@ def test_the_snippets_of_packed_run() -> None:
     assert not scope["final"][1].any()
 
 
+def test_the_snippet_of_runtime_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = blocks(ROOT / "docs" / "runtime.md", "python")
+    scope: dict[str, object] = {}
+    with torch_only(TorchTokens()):
+        exec(compile(snippet, "runtime.md", "exec"), scope)
+    assert scope["diagonal"].grad.shape == (5, 31, 2, 4, 2)
+    assert capsys.readouterr().out.count("torch-tokens") == 2
+
+
 def test_the_snippets_of_mixture_run() -> None:
     first, *others = blocks(ROOT / "docs" / "mixture.md", "python")
     scope: dict[str, object] = {}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from pdssm_compiler import ArgumentError, NanLogitError, mixture_pd_scan, pd_scan, reference
 from pdssm_compiler.runtime.mixture import mixed_map, mixed_scan, mixture_gradient
@@ -202,12 +203,19 @@ def test_opcheck(orientation: str) -> None:
         assert set(torch.library.opcheck(op, arguments).values()) == {"SUCCESS"}
 
 
-def test_compiled_in_one_graph() -> None:
-    given_ = tensors()
-    compiled = torch.compile(mixture_pd_scan, fullgraph=True, backend="aot_eager")
-    got, want = results(compiled, given_), results(mixture_pd_scan, given_)
-    for name, value in want.items():
-        torch.testing.assert_close(got[name], value, msg=name)
+def test_torch_compile_once_for_every_length() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(mixture_pd_scan, fullgraph=True, dynamic=True, backend=counter)
+    frames = set()
+    for batch, length in ((2, 5), (5, 9), (7, 11)):
+        given_ = tensors(batch, length)
+        got, want = results(compiled, given_), results(mixture_pd_scan, given_)
+        for name, value in want.items():
+            torch.testing.assert_close(got[name], value, msg=name)
+        # The first call may be traced twice.
+        frames.add(counter.frame_count)
+    assert len(frames) == 1
 
 
 def test_autocast_changes_nothing() -> None:
