@@ -64,6 +64,11 @@ def calls() -> Calls:
         trained(layer)
         diagonal = torch.ones(1, 3, 2, 4, dtype=torch.complex64)
         pd_scan(diagonal.requires_grad_(), diagonal)[0].abs().sum().backward()
+        packed = {"cu_seqlens": torch.tensor([0, 1, 3]), "output_final_state": True}
+        start = torch.ones(2, 2, 4, dtype=torch.complex64, requires_grad=True)
+        sum(
+            each.abs().sum() for each in pd_scan(diagonal, diagonal, initial_state=start, **packed)
+        ).backward()
         low = made(FlashPDSSM, "odd", 0, torch.bfloat16)
         with as_on_a_gpu():
             trained(low)
