@@ -1,4 +1,4 @@
-"""Rows of the Flash PD-SSM layer as models run it: under bfloat16 autocast, compiled.
+"""Rows of the Flash PD-SSM layer as models run it: under bfloat16 autocast, compiled and as it is.
 
 Beside it its own matrix products, the same shapes with bfloat16 weights, which no layer of this
 width can do without; and the layers of other packages, where they are installed, as they come. A
@@ -32,7 +32,9 @@ from pdssm_compiler.suite import Shape
 
 FORWARD, STEP, DECODE = "forward", "forward + backward", "decode"
 PRODUCTS = "its matrix products"
-FUSED, PARTS = "FlashPDSSM, fused", "FlashPDSSM, in parts"
+# Fused, as it is by itself, and in parts.
+COMPILED, EAGER = "FlashPDSSM, compiled", "FlashPDSSM, as it is"
+PARTS = "FlashPDSSM in parts, compiled"
 _LOW = torch.bfloat16
 
 Function = Callable[[], object]
@@ -97,9 +99,11 @@ def layer_rows(bench: Bench, sizes: LayerSizes, length: int) -> list[Row]:
         ]
 
     found = rows(PRODUCTS, partial(_products, sizes, x), {})
-    found += rows(FUSED, partial(_ours, sizes, x, True), {}, _targets(sizes, length))
+    wanted = _targets(sizes, length)
+    found += rows(COMPILED, partial(_ours, sizes, x, True, True), {}, wanted)
+    found += rows(EAGER, partial(_ours, sizes, x, True, False), {}, wanted)
     if length == sizes.length:
-        found += rows(PARTS, partial(_ours, sizes, x, False), {}, _targets(sizes, length))
+        found += rows(PARTS, partial(_ours, sizes, x, False, True), {}, wanted)
     for peer in LAYERS:
         found += rows(peer.name, partial(_peer, peer, sizes, x), {"package": peer.package})
     return _with_ratios(found)
@@ -153,10 +157,12 @@ def _layer(sizes: LayerSizes, device: torch.device, fused: bool | None = None) -
     return FlashPDSSM(sizes.d_model, fused=fused).to(device)
 
 
-def _ours(sizes: LayerSizes, x: torch.Tensor, fused: bool) -> _Subject:
+def _ours(sizes: LayerSizes, x: torch.Tensor, fused: bool, compiled: bool) -> _Subject:
     layer = _layer(sizes, x.device, fused)
-    compiled = torch.compile(layer, backend=sizes.backend, fullgraph=True)
-    return _of_module(compiled, x, list(layer.parameters()))
+    called: Callable[[torch.Tensor], Any] = layer
+    if compiled:
+        called = torch.compile(layer, backend=sizes.backend, fullgraph=True)
+    return _of_module(called, x, list(layer.parameters()))
 
 
 def _peer(peer: PeerLayer, sizes: LayerSizes, x: torch.Tensor) -> _Subject:
@@ -230,8 +236,8 @@ def decode_rows(bench: Bench, sizes: LayerSizes) -> list[Row]:
     known = (sizes.d_model, sizes.decoded) == (1024, 64)
     wanted: Row = {"target_us": LAYER_STEP_US} if known else {}
     found = [row(PRODUCTS, products, {})]
-    found.append(row("FlashPDSSM, compiled", decoding(True), wanted))
-    found.append(row("FlashPDSSM, as it is", decoding(False), {}))
+    found.append(row(COMPILED, decoding(True), wanted))
+    found.append(row(EAGER, decoding(False), wanted))
     return _with_ratios(found)
 
 

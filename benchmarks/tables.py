@@ -159,7 +159,7 @@ def tables(record: dict[str, Any]) -> Iterator[RenderableType]:
     if record.get("mixture"):
         yield table("PD-SSM layer, forward and backward", _MIXTURE, record["mixture"])
     if record.get("layers"):
-        title = "layers under bfloat16 autocast, ours compiled; decoding in bfloat16"
+        title = "layers under bfloat16 autocast; decoding in bfloat16"
         yield table(title, _LAYERS, record["layers"])
     if record.get("loop"):
         yield table("plain torch loop, as called", _LOOP, record["loop"])

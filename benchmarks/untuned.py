@@ -25,7 +25,8 @@ from pdssm_compiler.runtime.tuning.race import Result
 from pdssm_compiler.runtime.tuning.resolve import Tuned, tuned
 from pdssm_compiler.runtime.tuning.rows import Row
 from pdssm_compiler.runtime.tuning.tuner import tune_problems
-from pdssm_compiler.tuning import DIRECTIONS, read_workloads, suite
+from pdssm_compiler.workload_files import read_workloads
+from pdssm_compiler.workloads import DIRECTIONS, AnyWorkload, suite
 
 # What stands for a choice that was not measured, or that there is not.
 _NONE = "–"
@@ -44,7 +45,7 @@ def untuned(
     """
     where = device_of(device)
     folder = made(out)
-    workloads = suite(where, DIRECTIONS)
+    workloads: list[AnyWorkload] = [*suite(where, DIRECTIONS)]
     for path in spec_file or ():
         workloads += read_workloads(path, ("forward",))
     problems = [problem for each in workloads for problem in each.problems(where)]

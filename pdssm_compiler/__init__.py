@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdssm_compiler import reference
-    from pdssm_compiler.calls import called, save_workloads
+    from pdssm_compiler.calls import called
     from pdssm_compiler.compiled import CompiledScan, compile
     from pdssm_compiler.flash import flash_pd_scan
     from pdssm_compiler.functional import pd_scan
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from pdssm_compiler.runtime.saving import save_kernels
     from pdssm_compiler.spec import ScanSpec
     from pdssm_compiler.step import pd_scan_step
-    from pdssm_compiler.tuning import Workload, predict, tune
+    from pdssm_compiler.tuning import predict, tune
+    from pdssm_compiler.workload_files import save_workloads
+    from pdssm_compiler.workloads import ProgramWorkload, Workload
 
 __version__ = "0.1.0"
 
@@ -51,11 +53,12 @@ _HOMES = {
     "NoTemplateError": "pdssm_compiler.runtime.errors",
     "OffsetError": "pdssm_compiler.runtime.errors",
     "PdssmError": "pdssm_compiler.ir.errors",
+    "ProgramWorkload": "pdssm_compiler.workloads",
     "PromiseError": "pdssm_compiler.runtime.errors",
     "ScanSpec": "pdssm_compiler.spec",
     "TraceError": "pdssm_compiler.fusion.symbols",
     "TuningWarning": "pdssm_compiler.runtime.errors",
-    "Workload": "pdssm_compiler.tuning",
+    "Workload": "pdssm_compiler.workloads",
     "called": "pdssm_compiler.calls",
     "check": "pdssm_compiler.runtime.faults",
     "compile": "pdssm_compiler.compiled",
@@ -67,7 +70,7 @@ _HOMES = {
     "pd_scan_step": "pdssm_compiler.step",
     "predict": "pdssm_compiler.tuning",
     "save_kernels": "pdssm_compiler.runtime.saving",
-    "save_workloads": "pdssm_compiler.calls",
+    "save_workloads": "pdssm_compiler.workload_files",
     "tune": "pdssm_compiler.tuning",
 }
 
@@ -83,6 +86,7 @@ __all__ = [
     "NoTemplateError",
     "OffsetError",
     "PdssmError",
+    "ProgramWorkload",
     "PromiseError",
     "ScanSpec",
     "TraceError",

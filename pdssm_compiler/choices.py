@@ -76,7 +76,7 @@ def choose(
     dense = one_of("surrogate", surrogate, SURROGATES) == "dense"
     check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
     check_logits("selector_logits", selector_logits, "[B, T, H, K]")
-    _check_sizes(dictionary_logits, selector_logits, drive)
+    check_sizes(dictionary_logits, selector_logits, "selector_logits", drive, "[H, K, N, N]")
     # Before the choices, whose gradient torch would refuse in words of its own.
     if not torch.compiler.is_compiling():
         refuse_transforms()
@@ -108,25 +108,42 @@ def check_logits(name: str, logits: torch.Tensor, axes: str) -> None:
         )
 
 
-def _check_sizes(dictionary: torch.Tensor, selector: torch.Tensor, drive: torch.Tensor) -> None:
-    """Sizes of the two logits, before an argmax of theirs has another name."""
+def check_sizes(
+    dictionary: torch.Tensor, of_tokens: torch.Tensor, name: str, drive: torch.Tensor, axes: str
+) -> None:
+    """Hold a dictionary's logits, and what goes with them by token, to the drive, before a choice
+    of theirs has another name.
+
+    Args:
+        dictionary: ``[H, K, N, N]``.
+        of_tokens: ``[B, T, H, K]``.
+        name: of those, for messages.
+        drive: the call's; what it is by itself others look at.
+        axes: what the dictionary may have.
+
+    Raises:
+        ArgumentError: says which does not agree, and with what.
+    """
     _, maps, rows, columns = dictionary.shape
     if rows != columns or maps == 0 or rows == 0:
         raise ArgumentError(
-            f"dictionary_logits must have the shape [H, K, N, N] with K and N of at least 1, got "
+            f"dictionary_logits must have the shape {axes} with K and N of at least 1, got "
             f"{list(dictionary.shape)}; reshape it"
         )
-    if selector.shape[3] != maps:
+    if of_tokens.shape[3] != maps:
         raise ArgumentError(
-            f"selector_logits choose from {selector.shape[3]} maps and dictionary_logits hold "
-            f"{maps}; give both the same K"
+            f"{name} are of {of_tokens.shape[3]} maps and dictionary_logits hold {maps}; give "
+            f"both the same K"
         )
-    if isinstance(drive, torch.Tensor) and drive.dim() >= 4:
+    if not isinstance(drive, torch.Tensor):
+        return
+    check_layout("drive", drive)
+    if drive.dim() >= 4:
         wanted = (*drive.shape[:3], maps)
-        if selector.shape != wanted:
+        if of_tokens.shape != wanted:
             raise ArgumentError(
-                f"selector_logits must have the shape [B, T, H, K] = {list(wanted)}, got "
-                f"{list(selector.shape)}; make it agree with drive"
+                f"{name} must have the shape [B, T, H, K] = {list(wanted)}, got "
+                f"{list(of_tokens.shape)}; make it agree with drive"
             )
         wanted = (drive.shape[2], maps, drive.shape[3], drive.shape[3])
         if dictionary.shape != wanted:

@@ -8,7 +8,6 @@ from pdssm_compiler.functional import results
 from pdssm_compiler.mixture_arguments import read_mixture, read_noise
 from pdssm_compiler.packed import PackedCall, scan_packed
 from pdssm_compiler.runtime.dispatch import refuse_transforms
-from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.mixture import call_mixed, mixed_map
 from pdssm_compiler.spec import one_of
 
@@ -103,8 +102,6 @@ def mixture_pd_scan(
         # It reads this module.
         from pdssm_compiler import reference
 
-        if not (isinstance(noise, int | float) and noise == 0):
-            raise ArgumentError("noise is of choices, and choice='soft' makes none; leave it out")
         return reference.mixture_pd_scan(
             dictionary_logits,
             mixture_weights,
@@ -112,6 +109,7 @@ def mixture_pd_scan(
             drive,
             temperature=temperature,
             choice="soft",
+            noise=noise,
             orientation=orientation,
             initial_state=initial_state,
             output_final_state=output_final_state,
@@ -119,7 +117,7 @@ def mixture_pd_scan(
             cu_seqlens=cu_seqlens,
         )
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
-    mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights))
+    mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights, choice))
     sources = (mixed.weights.detach(), mixed.dictionary.detach())
     maps = mixed_map(*sources, list(mixed.noise), orientation)
     given = (

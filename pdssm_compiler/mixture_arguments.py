@@ -2,7 +2,8 @@
 
 import torch
 
-from pdssm_compiler.choices import check_logits, one_temperature
+from pdssm_compiler.choices import check_logits, check_sizes, one_temperature
+from pdssm_compiler.runtime.binding import check_layout
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.mixture import Mixture
 
@@ -24,14 +25,16 @@ def read_mixture(
     """
     if not isinstance(drive, torch.Tensor) or drive.dim() < 4:
         raise ArgumentError("drive must be a torch.Tensor [B, T, H, N]; torch.as_tensor makes one")
+    check_layout("drive", drive)
     heads = drive.shape[2]
     if isinstance(dictionary, torch.Tensor) and dictionary.dim() == 3:
         dictionary = dictionary.unsqueeze(0).expand(heads, -1, -1, -1)
     if isinstance(weights, torch.Tensor) and weights.dim() == 3:
         weights = weights.unsqueeze(2).expand(-1, -1, heads, -1)
-    check_logits("dictionary_logits", dictionary, "[H, K, N, N] or [K, N, N]")
+    axes = "[H, K, N, N] or [K, N, N]"
+    check_logits("dictionary_logits", dictionary, axes)
     check_logits("mixture_weights", weights, "[B, T, H, K] or [B, T, K]")
-    _check_sizes(dictionary, weights, drive)
+    check_sizes(dictionary, weights, "mixture_weights", drive, axes)
     wide = torch.float64 if dictionary.dtype is torch.float64 else torch.float32
     if dictionary.device != weights.device:
         raise ArgumentError(
@@ -48,9 +51,18 @@ def read_mixture(
 
 
 def read_noise(
-    noise: float | torch.Tensor, seed: int | torch.Tensor | None, weights: torch.Tensor
+    noise: float | torch.Tensor,
+    seed: int | torch.Tensor | None,
+    weights: torch.Tensor,
+    choice: str,
 ) -> tuple[torch.Tensor, ...]:
-    """How much, the seed, and the number of each token's draw; nothing without noise."""
+    """How much, the seed, and the number of each token's draw; nothing without noise.
+
+    Raises:
+        ArgumentError: a wrong value or dtype, or noise where nothing is chosen.
+    """
+    if choice == "soft" and not (isinstance(noise, int | float) and noise == 0):
+        raise ArgumentError("noise is of choices, and choice='soft' makes none; leave it out")
     device = weights.device
     if isinstance(noise, torch.Tensor):
         if noise.numel() != 1 or not noise.is_floating_point() or noise.requires_grad:
@@ -83,24 +95,3 @@ def read_noise(
         raise ArgumentError(f"seed must be an integer in [0, 2**31), got {seed!r}; pass one")
     count = weights.shape[:3].numel()
     return scale, drawn, torch.arange(count, device=device).view(weights.shape[:3])
-
-
-def _check_sizes(dictionary: torch.Tensor, weights: torch.Tensor, drive: torch.Tensor) -> None:
-    _, entries, rows, columns = dictionary.shape
-    if rows != columns or entries == 0 or rows == 0:
-        raise ArgumentError(
-            f"dictionary_logits must have the shape [H, K, N, N] or [K, N, N] with K and N of at "
-            f"least 1, got {list(dictionary.shape)}; reshape it"
-        )
-    wanted: tuple[int, ...] = (*drive.shape[:3], entries)
-    if weights.shape != wanted:
-        raise ArgumentError(
-            f"mixture_weights must have the shape [B, T, H, K] = {list(wanted)}, got "
-            f"{list(weights.shape)}; make it agree with drive and dictionary_logits"
-        )
-    wanted = (drive.shape[2], entries, drive.shape[3], drive.shape[3])
-    if dictionary.shape != wanted:
-        raise ArgumentError(
-            f"dictionary_logits must have the shape [H, K, N, N] = {list(wanted)}, got "
-            f"{list(dictionary.shape)}; make it agree with drive"
-        )

@@ -7,10 +7,10 @@ import torch
 
 from pdssm_compiler.arguments import PdCall, as_complex, read_call, truth
 from pdssm_compiler.runtime.binding import check
-from pdssm_compiler.runtime.dispatch import call
+from pdssm_compiler.runtime.dispatch import call, refuse_unsupported
 from pdssm_compiler.runtime.mixture import Mixture, call_mixed
 from pdssm_compiler.runtime.ops import slots_of
-from pdssm_compiler.runtime.plan import check_layouts, one_device
+from pdssm_compiler.runtime.plan import one_device
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import PAYLOADS
 
@@ -61,9 +61,11 @@ def scan_packed(
         if not torch.compiler.is_compiling():
             _check_sizes(request)
         # States that are carried on are not rounded to what the others are stored in.
-        drive = _widened(given.drive)
-        if start is not None:
-            drive = as_complex("drive", drive, 4)
+        if start is None:
+            drive = _widened(given.drive)
+        else:
+            drive = given.drive
+            drive = drive if drive.dtype in PAYLOADS else as_complex("drive", drive, 4)
             drive = sequences.begun(drive, _moved(given, start, sequences, entries, mixed))
         request = _read(given._replace(drive=drive), sequences)
     if entries:
@@ -91,7 +93,7 @@ def _read(given: PackedCall, sequences: Sequences) -> PdCall:
 
 def _check_sizes(request: PdCall) -> None:
     """What the operator checks, before torch meets what does not fit and has words of its own."""
-    check_layouts(request.text, request.tensors)
+    refuse_unsupported(request.text, request.tensors)
     one_device(request.text, request.tensors)
     check(slots_of(request.text)[0], request.tensors)
 

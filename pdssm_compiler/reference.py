@@ -5,8 +5,23 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.arguments import PAIRS, as_complex, read_call, widened, without_autocast
-from pdssm_compiler.mixture_arguments import read_mixture
+from pdssm_compiler.arguments import (
+    PAIRS,
+    PdCall,
+    as_complex,
+    read_call,
+    widened,
+    without_autocast,
+)
+from pdssm_compiler.choices import (
+    CHOSEN_ALONG,
+    SURROGATES,
+    check_logits,
+    check_sizes,
+    one_temperature,
+)
+from pdssm_compiler.ir.ops.noise import gumbel_noise
+from pdssm_compiler.mixture_arguments import read_mixture, read_noise
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.choices import check_temperature
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
@@ -78,7 +93,7 @@ def _scan(
         matrices: those of the dictionary, ``[H, K, N, N]``.
         token_matrices: a matrix a token, ``[B, T, H, N, N]``, one-hot or not.
     """
-    call = read_call(
+    call = _checked(
         diagonal,
         drive,
         dictionary,
@@ -90,11 +105,6 @@ def _scan(
         output_final_state,
         reverse,
     )
-    # Dynamo does not trace what reads a program; of what is wrong torch then speaks itself.
-    if not torch.compiler.is_compiling():
-        check_layouts(call.text, call.tensors)
-        one_device(call.text, call.tensors)
-        check(slots_of(call.text)[0], call.tensors)
     for name, maps in (("dictionary", dictionary), ("destination", destination)):
         if maps is not None:
             _in_range(name, maps, call.spec.state_size)
@@ -143,6 +153,17 @@ def _scan(
         out = torch.view_as_real(out).to(drive.dtype)
         final = None if final is None else torch.view_as_real(final)
     return out, final
+
+
+def _checked(*given: Any) -> PdCall:
+    """:func:`read_call`, and what an operator checks besides."""
+    call = read_call(*given)
+    # Dynamo does not trace what reads a program; of what is wrong torch then speaks itself.
+    if not torch.compiler.is_compiling():
+        check_layouts(call.text, call.tensors)
+        one_device(call.text, call.tensors)
+        check(slots_of(call.text)[0], call.tensors)
+    return call
 
 
 def _moved(
@@ -206,10 +227,15 @@ def flash_pd_scan(
     only the ones count, and those of ``P_t`` multiply the diagonal, so they are written there. (A
     NaN among the logits is not looked for.)
     """
-    surrogate = one_of("surrogate", surrogate, ("active", "dense"))
+    surrogate = one_of("surrogate", surrogate, SURROGATES)
+    orientation = one_of("orientation", orientation, tuple(CHOSEN_ALONG))
+    check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
+    check_logits("selector_logits", selector_logits, "[B, T, H, K]")
+    check_sizes(dictionary_logits, selector_logits, "selector_logits", drive, "[H, K, N, N]")
+    one_temperature(temperature, selector_logits)
     diagonal = widened(diagonal)
     initial_state = None if initial_state is None else widened(initial_state)
-    along = -2 if orientation == "column" else -1
+    along = CHOSEN_ALONG[orientation]
     dictionary, matrices = _chosen(dictionary_logits, along, temperature)  # [H, K, N]
     selection, chosen = _chosen(selector_logits, -1, temperature)  # [B, T, H]
     numbers: dict[str, Any] = {"diagonal": diagonal, "drive": drive}
@@ -224,6 +250,9 @@ def flash_pd_scan(
         of_tokens["chosen"] = chosen
         others["matrices"] = matrices
     else:
+        # Before the diagonal is another one.
+        maps = (dictionary, selection, None, "general", orientation, None, False)
+        _checked(diagonal, drive, *maps)
         ones_of_maps = matrices.gather(along, dictionary.unsqueeze(along)).squeeze(along)
         ones_of_tokens = chosen.gather(-1, selection.unsqueeze(-1))  # [B, T, H, 1]
         head = torch.arange(dictionary.shape[0], device=dictionary.device)
@@ -254,6 +283,8 @@ def mixture_pd_scan(
     *,
     temperature: float | torch.Tensor = 1.0,
     choice: str = "hard",
+    noise: float | torch.Tensor = 0.0,
+    seed: int | torch.Tensor | None = None,
     orientation: str = "column",
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
@@ -262,8 +293,8 @@ def mixture_pd_scan(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """:func:`pdssm_compiler.mixture_pd_scan`, token by token in torch, its matrices written out.
 
-    ``M_t`` of all tokens is there, ``[B, T, H, N, N]``, and autograd keeps it. (A NaN is not
-    looked for.)
+    ``M_t`` of all tokens is there, ``[B, T, H, N, N]``, and autograd keeps it; noise is drawn by
+    NumPy and added to it. (A NaN is not looked for.)
 
     Args: as there, and
         choice: ``"hard"``, or ``"soft"``: the matrices are ``softmax(M_t / τ)`` themselves, and no
@@ -273,6 +304,7 @@ def mixture_pd_scan(
     diagonal = widened(diagonal)
     initial_state = None if initial_state is None else widened(initial_state)
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
+    mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights, choice))
     along = -2 if orientation == "column" else -1
     # What is traced has no value to look at.
     if choice == "soft" and not torch.compiler.is_compiling():
@@ -280,9 +312,17 @@ def mixture_pd_scan(
     # Autocast would round both to bfloat16 first.
     with without_autocast(mixed.weights.device.type):
         product = torch.einsum("bthk,hkij->bthij", mixed.weights, mixed.dictionary)
+    if mixed.noise:
+        scale, drawn, draw = mixed.noise
+        gumbel = gumbel_noise(
+            product.shape[-1], orientation, drawn.cpu().numpy(), draw.cpu().numpy()
+        )
+        product = product + scale * torch.as_tensor(gumbel).to(product)
     matrices = torch.softmax(product / mixed.temperature, along)
     if choice == "hard":
-        place = mixed_map(mixed.weights.detach(), mixed.dictionary.detach(), [], orientation)
+        place = mixed_map(
+            mixed.weights.detach(), mixed.dictionary.detach(), list(mixed.noise), orientation
+        )
         place = place.long().unsqueeze(along)
         hard = torch.zeros_like(matrices).scatter(along, place, 1.0)
         matrices = matrices - matrices.detach() + hard

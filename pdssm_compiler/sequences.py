@@ -4,6 +4,7 @@ import torch
 
 from pdssm_compiler.arguments import as_complex, check_tensor
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.packed_states import at_places, begun
 from pdssm_compiler.runtime.packing import follows
 
 
@@ -13,7 +14,8 @@ class Sequences:
     A program that is packed begins anew, from zero, where a sequence does
     (:class:`~pdssm_compiler.ir.programs.PdScan`), so every template and every derived adjoint runs
     it as any other. What a sequence starts from is added to the drive of its first token, and what
-    it ends in is read from the states of its last one: both in torch, a row a sequence.
+    it ends in is read from the states of its last one: both around the kernel, a row a sequence
+    (:mod:`pdssm_compiler.runtime.packed_states`).
 
     Attributes:
         count: how many there are, ``S``.
@@ -87,14 +89,16 @@ class Sequences:
 
     def first_tokens(self, tensor: torch.Tensor) -> torch.Tensor:
         """What a tensor by token has for their first tokens, ``[S, 1, …]``; there are tokens."""
-        return tensor[0].index_select(0, self._at(first=True)).unsqueeze(1)
+        first: torch.Tensor = at_places(tensor, self._at(first=True))
+        return first.unsqueeze(1)
 
     def begun(self, drive: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-        """The drive, and ``moved`` ``[S, H, N]``: what each one's first token makes of its initial
-        state.
+        """The drive, complex, and in it ``moved`` ``[S, H, N]``: what each one's first token makes
+        of its initial state.
         """
         moved = torch.where(self._empty, 0, moved)
-        return drive.index_add(1, self._at(first=True), moved.unsqueeze(0))
+        found: torch.Tensor = begun(drive, moved, self._at(first=True))
+        return found
 
     def zero(self, like: torch.Tensor) -> torch.Tensor:
         """Initial states ``[S, H, N]`` where none are given; ``like`` is any ``[1, T, H, N]``."""
@@ -104,7 +108,7 @@ class Sequences:
         """The state after each, ``[S, H, N]``; of an empty one that before it."""
         if self._tokens == 0:
             return start.clone(memory_format=torch.contiguous_format)
-        reached = states[0].index_select(0, self._at(first=False))
+        reached = at_places(states, self._at(first=False))
         return torch.where(self._empty, start, reached)
 
 

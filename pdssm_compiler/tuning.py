@@ -1,127 +1,28 @@
-"""Tuning a scan for a device and sizes: :func:`tune`, :func:`predict` for a GPU that is not here,
-and where their workloads come from.
+"""Tuning a scan for a device and sizes: :func:`tune`, and :func:`predict` for a GPU that is not
+here.
 """
 
-import json
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from pdssm_compiler.ir.errors import PdssmError, shown
-from pdssm_compiler.ir.programs import pd_scan
-from pdssm_compiler.ir.types import is_number
-from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.runtime.devices import DEVICE_TYPES, find_target
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.ops import adjoint_of
-from pdssm_compiler.runtime.plan import caller_inputs
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.predict import Prediction, predict_problems
-from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import Result, Told
 from pdssm_compiler.runtime.tuning.tuner import tune_problems
 from pdssm_compiler.schedules.descriptions import SUFFIX
 from pdssm_compiler.schedules.target import Target, named_targets
-from pdssm_compiler.spec import ELEMENTS, PAYLOADS, ScanSpec, one_of
-from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
-
-# ``active`` is the backward of ``flash_pd_scan``, with the gradients of its logits.
-DIRECTIONS = ("forward", "backward", "active", "step")
-
-
-class SpecFileError(PdssmError, ValueError):
-    """A file of specifications cannot be read; the message says where and why."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A scan at some sizes.
-
-    Attributes:
-        spec: the scan.
-        batch, length, heads: ``B``, ``T``, ``H``.
-        name: what to call it; "" for its sizes.
-        initial_state: whether calls give one.
-        final_state: whether they want the last state.
-        directions: of :data:`DIRECTIONS`.
-    """
-
-    spec: ScanSpec
-    batch: int
-    length: int
-    heads: int
-    name: str = ""
-    initial_state: bool = False
-    final_state: bool = False
-    directions: tuple[str, ...] = ("forward", "backward")
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "length", "heads"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} must be an int of at least 1, got {shown(value)}")
-        for name in ("initial_state", "final_state"):
-            if type(getattr(self, name)) is not bool:
-                told = shown(getattr(self, name))
-                raise ArgumentError(f"{name} must be true or false, got {told}")
-        if not isinstance(self.name, str):
-            raise ArgumentError(f"name must be text, got {shown(self.name)}")
-        if isinstance(self.directions, str) or not self.directions:
-            told = shown(self.directions)
-            raise ArgumentError(f"directions are some of {', '.join(DIRECTIONS)}, got {told}")
-        for direction in self.directions:
-            one_of("direction", direction, DIRECTIONS)
-
-    def problems(self, device: torch.device) -> Iterator[TuningProblem]:
-        """The programs that its calls run, each a problem to tune.
-
-        Raises:
-            ArgumentError: a direction that the scan does not have.
-        """
-        # A schedule's chunks are what is tuned.
-        spec = replace(self.spec, chunk_length=None)
-        program = pd_scan(
-            spec.program_spec(initial_state=self.initial_state, final_state=self.final_state)
-        )
-        sizes = Sizes(self.batch, self.length, self.heads)
-        for direction in self.directions:
-            if direction == "step":
-                step = pd_scan(spec.program_spec(initial_state=True, final_state=True))
-                text, of = step.text, Sizes(self.batch, 1, self.heads)
-            elif direction == "forward":
-                text, of = program.text, sizes
-            else:
-                if direction == "active" and spec.map_source != "dictionary":
-                    raise ArgumentError(
-                        f"the direction 'active' is of flash_pd_scan, whose maps are in a "
-                        f"dictionary, not of map_source={spec.map_source!r}; leave it out"
-                    )
-                wrt = tuple(
-                    input_.name
-                    for input_ in caller_inputs(program)
-                    if direction == "active" or is_number(input_.type)
-                )
-                arriving = ("final_state", "states") if self.final_state else ("states",)
-                text, of = adjoint_of(program.text, wrt, arriving).program.text, sizes
-            yield TuningProblem(text, self._label(of), direction, of, str(device))
-
-    def _label(self, sizes: Sizes) -> str:
-        spec = self.spec
-        maps = "" if spec.map_source == "none" else f" {spec.map_class} {spec.map_source}"
-        size = f" K={spec.dictionary_size}" if spec.dictionary_size else ""
-        row = " row" if spec.orientation == "row" and maps else ""
-        kept = spec.payload_dtype or spec.dtype
-        told = f"N={spec.state_size}{size}{maps}{row} {str(kept).removeprefix('torch.')}"
-        sizes_told = f"B={sizes.batch} T={sizes.length} H={sizes.heads}"
-        return f"{self.name or sizes_told}: {told}"
+from pdssm_compiler.spec import ScanSpec
+from pdssm_compiler.workloads import AnyWorkload, ProgramWorkload, Workload, check_workloads
 
 
 def tune(
-    workloads: ScanSpec | Workload | Sequence[Workload],
+    workloads: ScanSpec | AnyWorkload | Sequence[AnyWorkload],
     *,
     batch: int | None = None,
     length: int | None = None,
@@ -147,8 +48,9 @@ def tune(
         batch: ``B`` of a specification's calls.
         length: their ``T``.
         heads: their ``H``.
-        directions: of a specification: ``"forward"``, ``"backward"``, ``"active"`` (the backward
-            of :func:`flash_pd_scan`), ``"step"`` (one token, from a state to the next).
+        directions: of a specification, as :class:`~pdssm_compiler.Workload` has them: among
+            others ``"active"`` and ``"dense"`` (the backward of :func:`flash_pd_scan` by these
+            surrogates) and ``"step"`` (one token, from a state to the next).
         device: a torch device.
         effort: ``"none"`` (says what calls take, measures nothing), ``"quick"``, ``"full"``.
         budget: seconds from now, also those that starting processes, waiting for others and
@@ -183,7 +85,7 @@ def tune(
 
 
 def predict(
-    workloads: ScanSpec | Workload | Sequence[Workload],
+    workloads: ScanSpec | AnyWorkload | Sequence[AnyWorkload],
     target: str | Path | Target,
     *,
     batch: int | None = None,
@@ -245,12 +147,12 @@ def _absent(target: str | Path | Target) -> Target:
 
 
 def _named(
-    workloads: ScanSpec | Workload | Sequence[Workload],
+    workloads: ScanSpec | AnyWorkload | Sequence[AnyWorkload],
     batch: int | None,
     length: int | None,
     heads: int | None,
     directions: Sequence[str],
-) -> Sequence[Workload]:
+) -> Sequence[AnyWorkload]:
     """Workloads, whichever way they were told.
 
     Raises:
@@ -266,23 +168,9 @@ def _named(
         return [Workload(workloads, batch, length, heads, directions=tuple(directions))]
     if not (batch is length is heads is None):
         raise ArgumentError("workloads have sizes of their own; leave out batch, length, heads")
-    return [workloads] if isinstance(workloads, Workload) else check_workloads(workloads)
-
-
-def check_workloads(workloads: object) -> Sequence[Workload]:
-    """Refuse what is no sequence of workloads; gives it back.
-
-    Raises:
-        ArgumentError: names what is none.
-    """
-    each: Sequence[Any] = workloads if isinstance(workloads, Sequence) else [workloads]
-    for one in each:
-        if not isinstance(one, Workload):
-            raise ArgumentError(
-                f"workloads must be a list of Workload, got {shown(one)}; make one with "
-                f"Workload(spec, batch, length, heads)"
-            )
-    return each
+    if isinstance(workloads, Workload | ProgramWorkload):
+        return [workloads]
+    return check_workloads(workloads)
 
 
 def _this_one(named: str | torch.device) -> torch.device:
@@ -309,101 +197,3 @@ def _this_one(named: str | torch.device) -> torch.device:
         )
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.device("cuda", index)
-
-
-def suite(device: torch.device, directions: Sequence[str]) -> list[Workload]:
-    """The shipped suite: the shapes for a device, each with permutations and with maps at random,
-    in the directions asked for; of the step, its own.
-    """
-    shapes = CPU_SUITE if device.type == "cpu" else SUITE
-    scans = tuple(direction for direction in directions if direction != "step")
-    found = [_shape(shape, maps, scans) for shape in shapes for maps in _SUITE_MAPS if scans]
-    if "step" in directions:
-        found += [_shape(STEP, maps, ("step",)) for maps in _SUITE_MAPS]
-    return found
-
-
-_SUITE_MAPS = ("permutation", "general")
-
-
-def _shape(shape: Shape, maps: str, directions: tuple[str, ...]) -> Workload:
-    spec = ScanSpec(shape.state_size, shape.dictionary_size, map_class=maps)  # type: ignore[arg-type]
-    return Workload(
-        spec, shape.batch, shape.length, shape.heads, shape.name, directions=directions
-    )
-
-
-def read_workloads(path: Path, directions: Sequence[str]) -> list[Workload]:
-    """The workloads of a file: TOML with a table ``[[workload]]`` for each, or JSON lines. Each
-    has the fields of :class:`ScanSpec` and of :class:`Workload`; dtypes are torch's, as text.
-
-    Args:
-        path: the file; ``.toml``, or lines of JSON.
-        directions: of those that name none.
-
-    Raises:
-        SpecFileError: the file or an entry cannot be read; the message names the entry.
-    """
-    try:
-        content = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecFileError(f"{path} cannot be read: {error}; name another --spec-file") from None
-    try:
-        if path.suffix == ".toml":
-            entries = _tables(tomllib.loads(content))
-        else:
-            entries = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise SpecFileError(
-            f"{path} is neither TOML (.toml) nor a JSON object a line: {error}"
-        ) from None
-    if not entries:
-        raise SpecFileError(f"{path} has no workload: a [[workload]] in TOML, or a line of JSON")
-    found = []
-    for number, entry in enumerate(entries, 1):
-        try:
-            found.append(_workload(entry, directions))
-        except (PdssmError, TypeError) as error:
-            raise SpecFileError(f"{path}, workload {number}: {error}") from None
-    return found
-
-
-def _tables(content: Mapping[str, Any]) -> list[Any]:
-    """The workloads of TOML.
-
-    Raises:
-        ValueError: what is there is none.
-    """
-    for name in content:
-        if name != "workload":
-            raise ValueError(f"it has {name!r}, and only [[workload]] is read")
-    found = content.get("workload", [])
-    if not isinstance(found, list):
-        raise ValueError("workload is to be a table each: [[workload]]")
-    return found
-
-
-_DTYPES = {str(t).removeprefix("torch."): t for t in (*ELEMENTS, *PAYLOADS)}
-
-
-def _workload(entry: Any, directions: Sequence[str]) -> Workload:
-    if not isinstance(entry, Mapping):
-        raise ArgumentError(f"a workload is a table of fields, not {shown(entry)}")
-    of_spec = {f.name for f in fields(ScanSpec)}
-    own = {f.name for f in fields(Workload)} - {"spec"}
-    for name in entry:
-        if name not in of_spec | own:
-            known = ", ".join(sorted(of_spec | own))
-            raise ArgumentError(f"unknown field {name!r}; there are {known}")
-    for name in ("state_size", "batch", "length", "heads"):
-        if name not in entry:
-            raise ArgumentError(f"the field {name!r} is missing")
-    spec = {name: value for name, value in entry.items() if name in of_spec}
-    for name in ("dtype", "payload_dtype"):
-        if name in spec:
-            spec[name] = _DTYPES[one_of(name, spec[name], tuple(_DTYPES))]
-    rest: dict[str, Any] = {name: value for name, value in entry.items() if name in own}
-    told = rest.get("directions", list(directions))
-    if not isinstance(told, list):
-        raise ArgumentError(f"directions is a list of some of {', '.join(DIRECTIONS)}")
-    return Workload(ScanSpec(**spec), **rest | {"directions": tuple(told)})

@@ -31,6 +31,9 @@ TORCH_DTYPES = {
 }
 
 
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
 @dataclass(frozen=True)
 class Slot:
     """What one tensor must look like.
@@ -159,7 +162,7 @@ def check_layout(name: str, tensor: torch.Tensor) -> None:
     """Refuse what has no strides to be read by.
 
     Raises:
-        ArgumentError: a sparse, MKL-DNN, nested or distributed tensor.
+        ArgumentError: a sparse, MKL-DNN, nested or distributed tensor, or one without memory.
     """
     if is_distributed(tensor):
         raise ArgumentError(
@@ -171,6 +174,25 @@ def check_layout(name: str, tensor: torch.Tensor) -> None:
         layout = "nested" if tensor.is_nested else tensor.layout
         remedy = "pad it to a dense one" if tensor.is_nested else "convert it with .to_dense()"
         raise ArgumentError(f"{name} must be a dense tensor, got a {layout} one; {remedy}")
+    if not torch.compiler.is_compiling() and not has_memory(tensor):
+        raise ArgumentError(
+            f"{name} has no memory: its storage was freed, or it is zeros that were never written "
+            f"out; give one that has, by .clone() of zeros"
+        )
+
+
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Whether there is memory to read, which a kernel does not ask. A tensor whose storage was
+    freed has none, and zeros that torch does not write out (``torch._efficientzerotensor``) have
+    none; of tensors of other kinds, such as fake ones, it is not asked.
+    """
+    if type(tensor) not in _PLAIN or tensor.device.type not in ("cpu", "cuda"):
+        return True
+    try:
+        return tensor.numel() == 0 or tensor.data_ptr() != 0
+    except RuntimeError:
+        # What a transform of torch.func wraps has no storage of its own.
+        return True
 
 
 def sizes_of(slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> Sizes:

@@ -23,6 +23,7 @@ import torch
 
 from pdssm_compiler.ir.programs import map_scores as scores_program
 from pdssm_compiler.ir.types import Element
+from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
@@ -199,14 +200,36 @@ def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tenso
     # What is wrong with a map was reported by the scan.
     maps = dictionary.to(torch.int32).clamp(0, n - 1)
     factors = (left.reshape(tokens, heads, n), right.reshape(tokens, heads, n))
-    # No token needs another, so they are cut into rows enough to keep the device busy, of one
-    # length: schedules depend on it. What is left over is rows of one token.
-    whole = tokens // _TOKENS_OF_ROW * _TOKENS_OF_ROW
-    for begin, end, row in ((0, whole, _TOKENS_OF_ROW), (whole, tokens, 1)):
+    for begin, end, row in _rows_of(tokens):
         if begin < end and heads > 0:
             rows = [each[begin:end].unflatten(0, (-1, row)) for each in (*factors, found)]
             _score(rows[0], rows[1], rows[2], maps)
     return found.view(batch, length, heads, size)
+
+
+def _rows_of(tokens: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """How tokens are cut into rows, as first token, last, and tokens of a row.
+
+    No token needs another, so there are rows enough to keep the device busy, of one length:
+    schedules depend on it. What is left over is rows of one token.
+    """
+    whole = tokens // _TOKENS_OF_ROW * _TOKENS_OF_ROW
+    return (0, whole, _TOKENS_OF_ROW), (whole, tokens, 1)
+
+
+def scores_of(state_size: int, size: int, dtype: torch.dtype, sizes: Sizes) -> tuple[str, Sizes]:
+    """The program that ``map_scores`` runs most tokens by, and its sizes.
+
+    Args:
+        state_size: ``N``.
+        size: ``K``.
+        dtype: of the factors.
+        sizes: of the scan.
+    """
+    rows = _rows_of(sizes.batch * sizes.length)
+    begin, end, row = rows[0] if rows[0][1] else rows[1]
+    text = _scores_text(state_size, min(size, _MAPS_AT_ONCE), _ELEMENTS[dtype])
+    return text, Sizes((end - begin) // row, row, sizes.heads)
 
 
 def _score(
@@ -249,4 +272,4 @@ for _name, _kernel, _fake in (
     torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
     torch.library.register_autograd(f"pdssm_compiler::{_name}", _refuse_second)
 
-__all__ = ["map_products", "map_scores"]
+__all__ = ["map_products", "map_scores", "scores_of"]

@@ -94,6 +94,21 @@ def _texts_for(dictionary: torch.Tensor, orientation: str, noisy: bool) -> tuple
     return _texts(n, entries, _ELEMENTS[dictionary.dtype], orientation, noisy)
 
 
+def programs_of(
+    state_size: int, entries: int, dtype: torch.dtype, orientation: str, noisy: bool
+) -> tuple[str, str]:
+    """The programs of ``mixed_map`` and of ``mixture_gradient``.
+
+    Args:
+        state_size: ``N``.
+        entries: ``K``.
+        dtype: of the scan, whose real numbers are mixed.
+        orientation: ``column`` or ``row``.
+        noisy: whether there is noise.
+    """
+    return _texts(state_size, entries, _ELEMENTS[dtype.to_real()], orientation, noisy)
+
+
 def _of_all_heads(
     number: torch.Tensor, dictionary: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
@@ -156,9 +171,12 @@ def _mixed_map(
     found = found.view(*weights.shape[:3], dictionary.shape[-1])
     if found.device.type == "cpu" and (found < 0).any():
         at = (found < 0).nonzero()[0].tolist()
+        source = "in the weights or in the dictionary"
+        if noise and noise[0].isnan().any():
+            source = "noise, which is NaN itself"
         raise NanLogitError(
             f"the mixture of maps at token {at[:2]} of head {at[2]} has a NaN, so nothing can be "
-            f"chosen; look for what made it, in the weights or in the dictionary"
+            f"chosen; look for what made it, {source}"
         )
     return found
 
@@ -361,4 +379,12 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd("pdssm_compiler::mixture_gradient", _refuse_second)
 
-__all__ = ["Mixture", "call_mixed", "mixed_map", "mixed_scan", "mixture_gradient"]
+__all__ = [
+    "DESTINATION",
+    "Mixture",
+    "call_mixed",
+    "mixed_map",
+    "mixed_scan",
+    "mixture_gradient",
+    "programs_of",
+]

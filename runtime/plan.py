@@ -347,11 +347,15 @@ def run(
             # New outputs are aligned.
             bits = 0
             for tensor in (*tensors, *out) if out else tensors:
-                bits |= tensor.data_ptr()
+                place = tensor.data_ptr()
+                bits |= place
+                if not place:
+                    # Of no size, or without memory: a kernel that read it would end the context.
+                    check_layouts(text, tensors)
             alignment = 0 if bits % ALIGNED else ALIGNED
         plan = plan_for(text, device, alignment, config, chosen and tensors[0].is_cuda)
         return plan.run(tensors, trusted=trusted, out=out, first=first)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         # A sparse tensor has no strides or no memory to ask for, and fails somewhere inside. It is
         # looked for only then, so that no other call pays for it.
         check_layouts(text, tensors)
@@ -374,7 +378,7 @@ def one_device(text: str, tensors: Sequence[torch.Tensor]) -> torch.device:
 
 
 def check_layouts(text: str, tensors: Sequence[torch.Tensor]) -> None:
-    """Refuse sparse and other tensors without strides, which no operator takes.
+    """Refuse sparse and other tensors without strides or memory, which no operator takes.
 
     Raises:
         ArgumentError: names the tensor.

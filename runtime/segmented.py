@@ -116,7 +116,9 @@ class Segmented:
         outputs = {
             name: allocate(slot, sizes, device, empty) for name, slot in self.output_slots.items()
         }
-        count = (sizes.length + length - 1) // length
+        # One place more than there are segments, or two: a size that may be 1 would be asked about
+        # by whoever traces this, and what was traced would hold for short sequences alone.
+        count = sizes.length // length + 2
         boundaries = {
             name: torch.empty(
                 (sizes.batch, count, sizes.heads, *slot.own), dtype=slot.dtype, device=device
@@ -148,6 +150,8 @@ class Segmented:
             state = {b.start: found[b.end] for b in self.segments.boundaries}
             for name, total in sums.items():
                 total += found[name]
+        for values in boundaries.values():
+            values[:, -(-sizes.length // length) :].zero_()
         for boundary in self.segments.boundaries:
             if boundary.returned:
                 outputs[boundary.end].copy_(state[boundary.start])

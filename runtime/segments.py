@@ -4,11 +4,11 @@
 Tensor[]`` runs a program a segment of ``length`` tokens at a time; None leaves that to the sizes.
 ``entries`` are those of hard choices, as in :mod:`pdssm_compiler.runtime.ops`. Besides the
 program's outputs it gives, for each carry, its values before the segments, ``[B, G, H, ...]`` for
-``G`` segments in the order they run. They and the inputs are all that is kept for the backward,
-``pdssm_compiler::scan_in_segments_backward``, which takes the segments from the last to the first:
-it computes the states within one again, into scratch that the next one reuses, and runs the
-derived adjoint on it. What is summed over tokens, such as the gradient of a dictionary, is summed
-within each segment and then over them, in the order they run.
+fewer than ``G`` segments in the order they run, and zeros behind them. They and the inputs are all
+that is kept for the backward, ``pdssm_compiler::scan_in_segments_backward``, which takes the
+segments from the last to the first: it computes the states within one again, into scratch that the
+next one reuses, and runs the derived adjoint on it. What is summed over tokens, such as the
+gradient of a dictionary, is summed within each segment and then over them, in the order they run.
 """
 
 from collections.abc import Sequence

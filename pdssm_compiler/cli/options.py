@@ -51,7 +51,13 @@ class Orientation(StrEnum):
 
 StateSize = Annotated[int, typer.Option("--state-size", "-N", help="N, states of one head.")]
 DictionarySize = Annotated[
-    int, typer.Option("--dictionary-size", "-K", help="K, maps of one head's dictionary.")
+    int | None,
+    typer.Option(
+        "--dictionary-size",
+        "-K",
+        help="K, maps of one head's dictionary; of maps a token, the matrices they are mixed of.",
+        show_default="32 with a dictionary",
+    ),
 ]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What is computed.")]
 PayloadOption = Annotated[
@@ -86,7 +92,7 @@ FinalState = Annotated[bool, typer.Option("--final-state", help="Write the last 
 
 def spec_of(
     state_size: StateSize = 32,
-    dictionary_size: DictionarySize = 32,
+    dictionary_size: DictionarySize = None,
     dtype: DtypeOption = Dtype.complex64,
     payload_dtype: PayloadOption = None,
     map_source: MapSourceOption = MapSource.dictionary,
@@ -94,9 +100,11 @@ def spec_of(
     orientation: OrientationOption = Orientation.column,
 ) -> ScanSpec:
     """The specification that the options describe."""
+    if map_source is MapSource.dictionary and dictionary_size is None:
+        dictionary_size = 32
     return ScanSpec(
         state_size,
-        dictionary_size if map_source is MapSource.dictionary else None,
+        None if map_source is MapSource.none else dictionary_size,
         dtype=getattr(torch, dtype.value),
         payload_dtype=getattr(torch, payload_dtype.value) if payload_dtype else None,
         map_source=map_source.value,

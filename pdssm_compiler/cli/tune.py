@@ -15,11 +15,15 @@ from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.spec import ScanSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pdssm_compiler.runtime.tuning.race import Progress, Result
-    from pdssm_compiler.tuning import Workload
+    from pdssm_compiler.workloads import AnyWorkload, Workload
 
 # Options of one specification's calls.
-_OF_A_SPEC = ("batch", "length", "heads", "initial_state", "final_state")
+_OF_A_SPEC = (
+    "batch", "length", "heads", "initial_state", "final_state", "reverse", "packed", "noise",
+)  # fmt: skip
 # What a shell says of a command that was interrupted.
 _INTERRUPTED = 130
 
@@ -30,7 +34,10 @@ class Direction(StrEnum):
     forward = "forward"
     backward = "backward"
     active = "active"
+    dense = "dense"
     step = "step"
+    mixture = "mixture"
+    mixture_gradient = "mixture_gradient"
     all = "all"
 
 
@@ -57,16 +64,28 @@ def tune(
     suite: Annotated[
         bool, typer.Option("--suite", help="The shapes of the benchmarks' suite.")
     ] = False,
-    batch: o.Batch = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch", "-B", min=1, help="B, sequences.", show_default="8, packed sequences 1"
+        ),
+    ] = None,
     length: o.Length = 4096,
     heads: o.Heads = 32,
     initial_state: o.InitialState = False,
     final_state: o.FinalState = False,
+    reverse: o.Reverse = False,
+    packed: o.Packed = False,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Mixtures with noise, of mixture_pd_scan.")
+    ] = False,
     direction: Annotated[
         list[Direction] | None,
         typer.Option(
-            help="Which programs; may be given several times. active: the backward of "
-            "flash_pd_scan. Without it, forward and backward."
+            help="Which programs; may be given several times. active, dense: the backward of "
+            "flash_pd_scan by that surrogate. mixture, mixture_gradient: the choice of "
+            "mixture_pd_scan's maps (--map-source token and -K), and its gradient; dense is then "
+            "its scan's backward. all: those there are. Without it, forward and backward."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
@@ -121,19 +140,25 @@ def tune(
     from pdssm_compiler.cli.tuning_bar import tuning_bar
     from pdssm_compiler.runtime.tuning.tuner import log_of
     from pdssm_compiler.tuning import tune as tune_workloads
+    from pdssm_compiler.workloads import Workload
 
     if spec is None:
         _refuse_options(context)
-    states = (initial_state, final_state)
-    sizes = (batch, length, heads)
+    one = None
+    asked = _directions(direction)
+    if spec is not None:
+        batch = batch or (1 if packed else 8)
+        one = Workload(
+            spec, batch, length, heads, "", initial_state, final_state, asked, reverse, packed,
+            noise,
+        )  # fmt: skip
     if target is not None:
         _refuse(
             device=device, effort=effort, budget=budget, workers=workers, threads=threads,
             plot=plot, ship=ship,
         )  # fmt: skip
         gpu = torch.device("cuda")
-        asked = _directions(direction)
-        _predict(_workloads(spec, spec_file, suite, gpu, asked, sizes, states), target, commit)
+        _predict(_workloads(one, spec_file, suite, gpu, asked), target, commit)
         return
     where = device_of(device)
     if threads is not None:
@@ -142,8 +167,7 @@ def tune(
     check_plot(plot)
     if ship is not None:
         _check_ship(ship)
-    wanted = _directions(direction)
-    workloads = _workloads(spec, spec_file, suite, where, wanted, sizes, states)
+    workloads = _workloads(one, spec_file, suite, where, asked)
     console = results()
     try:
         with Interruption() as interruption, tuning_bar(messages()) as bar:
@@ -222,7 +246,7 @@ def _refuse(**options: object) -> None:
             )
 
 
-def _predict(workloads: "list[Workload]", target: str, commit: str | None) -> None:
+def _predict(workloads: "Sequence[AnyWorkload]", target: str, commit: str | None) -> None:
     """Choose for a GPU that is not here, and say what was chosen."""
     from pdssm_compiler.cli.prediction_report import show_predictions
     from pdssm_compiler.runtime.tuning.predict import prediction_file
@@ -238,7 +262,7 @@ def _predict(workloads: "list[Workload]", target: str, commit: str | None) -> No
 
 
 def _directions(asked: list[Direction] | None) -> tuple[str, ...]:
-    from pdssm_compiler.tuning import DIRECTIONS
+    from pdssm_compiler.workloads import DIRECTIONS
 
     if asked is None:
         return ("forward", "backward")
@@ -248,33 +272,29 @@ def _directions(asked: list[Direction] | None) -> tuple[str, ...]:
 
 
 def _workloads(
-    spec: ScanSpec | None,
+    one: "Workload | None",
     spec_file: Path | None,
     suite: bool,
     where: torch.device,
     directions: tuple[str, ...],
-    sizes: tuple[int, int, int],
-    states: tuple[bool, bool],
-) -> "list[Workload]":
+) -> "Sequence[AnyWorkload]":
     """What one of the three ways to say it says.
 
     Raises:
         ArgumentError: none or several of them.
     """
-    from pdssm_compiler import tuning
+    from pdssm_compiler import workloads
     from pdssm_compiler.runtime.errors import ArgumentError
+    from pdssm_compiler.workload_files import read_workloads
 
-    if sum((spec is not None, spec_file is not None, suite)) != 1:
+    if sum((one is not None, spec_file is not None, suite)) != 1:
         raise ArgumentError("name one of --state-size, --spec-file and --suite")
     if spec_file is not None:
-        return tuning.read_workloads(spec_file, directions)
+        return read_workloads(spec_file, directions)
     if suite:
-        return tuning.suite(where, directions)
-    assert spec is not None
-    if spec.map_source != "dictionary" and len(directions) > 1:
-        # Of all directions, those there are.
-        directions = tuple(name for name in directions if name != "active")
-    return [tuning.Workload(spec, *sizes, "", *states, directions)]
+        return workloads.suite(where, directions)
+    assert one is not None
+    return [workloads.those_there_are(one) if directions == workloads.DIRECTIONS else one]
 
 
 def _check_ship(folder: Path) -> None:

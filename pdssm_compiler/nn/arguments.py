@@ -1,6 +1,7 @@
 """What layers check of their arguments, before torch has words of its own for it."""
 
 import operator
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,20 @@ def positive(name: str, value: object) -> int:
             f"{name} must be a whole number of at least 1, got {shown(value)}; pass an int"
         )
     return size
+
+
+def parameters_of(device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """What a layer's parameters are made with.
+
+    Raises:
+        ArgumentError: a dtype that no layer computes in.
+    """
+    if dtype not in (None, torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise ArgumentError(
+            f"dtype must be torch.float32, float64, bfloat16 or float16, got {shown(dtype)}; pass "
+            f"one, or None for torch's default"
+        )
+    return {"device": device, "dtype": dtype}
 
 
 def check_count(name: str, value: object) -> None:

@@ -14,11 +14,12 @@ from pdssm_compiler.nn.arguments import (
     check_tokens,
     positive,
 )
-from pdssm_compiler.nn.cache import check_rows
+from pdssm_compiler.nn.cache import check_rows, known_to_torch
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.packing import follows
 
 
+@known_to_torch
 class AttentionCache(NamedTuple):
     """The keys and values of all tokens so far, which grow with each call.
 
@@ -127,7 +128,7 @@ class CausalAttention(nn.Module):
         """
         if step:
             check_token(x, self.d_model, cu_seqlens)
-            _check_cache(cache, x.shape[0])
+            self._check_cache(cache, x.shape[0])
             out, cache = self.forward(x.unsqueeze(1), cache=cache, output_cache=True)
             return out.squeeze(1), cache
         check_tokens(x, self.d_model, cu_seqlens)
@@ -142,7 +143,7 @@ class CausalAttention(nn.Module):
         query, keys, values = qkv.unbind(0)  # [B, heads, T, d_head]
         real = attention_mask
         if cache is not None:
-            _check_cache(cache, x.shape[0])
+            self._check_cache(cache, x.shape[0])
             real = _continued(cache, real, x)
             keys = torch.cat([cache.keys.to(keys.dtype), keys], 2)
             values = torch.cat([cache.values.to(values.dtype), values], 2)
@@ -181,6 +182,18 @@ class CausalAttention(nn.Module):
         after: tuple[torch.Tensor, AttentionCache] = self(x, cache=cache, step=True)
         return after
 
+    def _check_cache(self, cache: AttentionCache | None, sequences: int) -> None:
+        width = self.d_model // self.heads
+        fits = isinstance(cache, AttentionCache) and all(
+            each.shape[:2] == (sequences, self.heads) and each.shape[3:] == (width,)
+            for each in (cache.keys, cache.values)
+        )
+        if not fits:
+            raise ArgumentError(
+                f"cache must be an AttentionCache of {sequences} sequences and {self.heads} heads "
+                f"of {width}; take what this layer's init_cache or last call gave"
+            )
+
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
         return f"{self.d_model}, heads={self.heads}"
@@ -198,11 +211,3 @@ def _continued(
     if real is None:
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     return torch.cat([before, real], 1)
-
-
-def _check_cache(cache: AttentionCache | None, sequences: int) -> None:
-    if not isinstance(cache, AttentionCache) or cache.keys.shape[0] != sequences:
-        raise ArgumentError(
-            f"cache must be an AttentionCache of {sequences} sequences; take what this layer's "
-            f"init_cache or last call gave"
-        )

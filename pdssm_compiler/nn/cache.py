@@ -1,11 +1,26 @@
 """What a layer carries from one token to the next: :class:`LayerCache`."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
+from torch.utils import _pytree
 
 from pdssm_compiler.arguments import check_tensor
 from pdssm_compiler.runtime.errors import ArgumentError
+
+CacheT = TypeVar("CacheT", bound=type)
+
+
+def known_to_torch(cache: CacheT) -> CacheT:
+    """A class of caches that ``torch.load`` takes as it takes tensors, and that programs of
+    ``torch.export`` may take and give.
+    """
+    torch.serialization.add_safe_globals([cache])
+    # Without a name nothing that has one in its signature can be saved.
+    _pytree._register_namedtuple(
+        cache, serialized_type_name=f"{cache.__module__}.{cache.__qualname__}"
+    )
+    return cache
 
 
 def check_rows(rows: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
@@ -37,6 +52,7 @@ def check_rows(rows: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
     return rows
 
 
+@known_to_torch
 class LayerCache(NamedTuple):
     """The past of some sequences, as one layer needs it to go on.
 

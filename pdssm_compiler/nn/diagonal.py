@@ -134,7 +134,9 @@ class SigmoidDiagonal(nn.Module):
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """The diagonal, float32 or float64 ``[B, T, N, 2]``, of tokens ``[B, T, d_model]``."""
         with without_autocast(u.device.type):
-            u = u.to(self.magnitude.first.weight.dtype)
+            weight = self.magnitude.first.weight
+            # Of what was put in a linear layer's place, as a quantised one, it may be anything.
+            u = u.to(weight.dtype) if isinstance(weight, torch.Tensor) else u.float()
             magnitude, phase = (mlp(u).to(wide(u.dtype)) for mlp in (self.magnitude, self.phase))
             return polar_pairs(torch.sigmoid(magnitude), 2 * math.pi * torch.sigmoid(phase))
 

@@ -18,6 +18,7 @@ from pdssm_compiler.nn.arguments import (
     check_mask,
     check_token,
     check_tokens,
+    parameters_of,
     positive,
 )
 from pdssm_compiler.nn.cache import LayerCache
@@ -144,7 +145,7 @@ class FlashPDSSM(nn.Module):
         self.fused = None if fused is None else truth("fused", fused)
         H, N, K = self.heads, self.state_size, self.dictionary_size
         self.d_inner = H * N
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = parameters_of(device, dtype)
         self.in_proj = nn.Linear(self.d_model, 2 * self.d_inner, bias=bias, **factory)
         self.conv = CausalConvolution(self.d_inner, self.conv_width, **factory)
         self.token_proj = nn.Linear(self.d_inner, sum(self._widths), bias=False, **factory)

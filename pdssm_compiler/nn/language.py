@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pdssm_compiler.arguments import check_tensor
 from pdssm_compiler.ir.errors import shown
-from pdssm_compiler.nn.arguments import check_count, positive
+from pdssm_compiler.nn.arguments import check_count, parameters_of, positive
 from pdssm_compiler.nn.attention import AttentionCache, CausalAttention
 from pdssm_compiler.nn.block import Block
 from pdssm_compiler.nn.cache import LayerCache
@@ -60,7 +60,7 @@ class CausalLM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = parameters_of(device, dtype)
         self.vocabulary = positive("vocabulary", vocabulary)
         self.attention_every = (
             None if attention_every is None else positive("attention_every", attention_every)

@@ -14,6 +14,7 @@ from pdssm_compiler.nn.arguments import (
     check_count,
     check_token,
     check_tokens,
+    parameters_of,
     positive,
 )
 from pdssm_compiler.nn.cache import LayerCache
@@ -101,7 +102,7 @@ class PDSSM(nn.Module):
         self.noise = float(noise)
         # "soft": the matrices are the softmaxes themselves, by plain torch; to compare with.
         self.choice = "hard"
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = parameters_of(device, dtype)
         self.diagonal = SigmoidDiagonal(E, N, self.hidden, **factory)
         self.selector = nn.Linear(E, self.dictionary_size, bias=False, **factory)
         self.dictionary_logits = nn.Parameter(torch.empty(self.dictionary_size, N, N, **factory))

@@ -16,8 +16,8 @@ _MOST_SHARED = 8
 _ASKED_FOR = 48 * 1024
 # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT.
 _PROCESSORS = 16
-# CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
-_COOPERATIVE = 2
+# CU_LAUNCH_ATTRIBUTE_COOPERATIVE, and ..._PROGRAMMATIC_STREAM_SERIALIZATION.
+_COOPERATIVE, _EARLY = 2, 6
 
 _at = ctypes.addressof
 
@@ -74,8 +74,9 @@ class _Buffers(threading.local):
         self._extra = _Extra(_BUFFER, self.start, _BUFFER_SIZE, ctypes.pointer(self._size), None)
         self.extra = _at(self._extra)
         self.pointers = (ctypes.c_void_p * len(offsets))(*(self.start + o for o in offsets))
-        together = _Attribute(_COOPERATIVE, b"", 1, b"")
-        self.config = _Config((1, 1, 1), (1, 1, 1), 0, None, ctypes.pointer(together), 1)
+        # Which one is said by the launch.
+        self.attribute = _Attribute(_COOPERATIVE, b"", 1, b"")
+        self.config = _Config((1, 1, 1), (1, 1, 1), 0, None, ctypes.pointer(self.attribute), 1)
         self.config_at = ctypes.byref(self.config)
 
 
@@ -157,10 +158,40 @@ class DriverKernel:
         Raises:
             RuntimeError: what the driver says.
         """
+        self._launch_with(_COOPERATIVE, blocks, threads, parameters, offsets, stream)
+
+    def launch_early(
+        self, blocks: int, threads: int, parameters: bytes, offsets: Sequence[int], stream: int
+    ) -> None:
+        """Launch blocks that may begin while the kernel before them ends: they wait for it by
+        themselves.
+
+        Args:
+            blocks: how many.
+            threads: of each.
+            parameters: one after the other.
+            offsets: where each starts.
+            stream: to launch on.
+
+        Raises:
+            RuntimeError: what the driver says.
+        """
+        self._launch_with(_EARLY, blocks, threads, parameters, offsets, stream)
+
+    def _launch_with(
+        self,
+        attribute: int,
+        blocks: int,
+        threads: int,
+        parameters: bytes,
+        offsets: Sequence[int],
+        stream: int,
+    ) -> None:
         mine = self._filled(parameters, offsets)
         config = mine.config
         config.grid[0], config.block[0] = blocks, threads
         config.shared_bytes, config.stream = self._shared_bytes, stream
+        mine.attribute.id = attribute
         status = driver().cuLaunchKernelEx(mine.config_at, self._function, mine.pointers, None)
         _checked(status, "launching a kernel")
 

@@ -68,6 +68,7 @@ class CudaKernel(Kernel):
         self._shared_bytes = int(source.options["shared_bytes"])
         self._threads = int(source.options["threads"])
         self._rows = int(source.options.get("rows_together", 1))
+        self._early = bool(source.options.get("early", False))
         layout = ["", *(FORMATS[type_] for _, type_ in parameters)]
         self._pack = struct.Struct("@" + "".join(layout)).pack
         # Where each parameter starts: what comes before it, and what its alignment adds.
@@ -128,7 +129,13 @@ class CudaKernel(Kernel):
         blocks = -(-rows // self._rows)
         pointers, aligned = self._pointers(tensors, strides)
         known = (*pointers, *strides.all, error.data_ptr(), rows, length, heads, aligned, blocks)
-        self._driver().launch(blocks, self._threads, self._packed(known), self._stream())
+        packed = self._packed(known)
+        if self._early:
+            self._driver().launch_early(
+                blocks, self._threads, packed, self._offsets, self._stream()
+            )
+        else:
+            self._driver().launch(blocks, self._threads, packed, self._stream())
 
     def resources(self) -> dict[str, int]:
         """Registers, spilled and shared bytes, from the cubin's own notes: no device is needed."""

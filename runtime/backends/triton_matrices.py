@@ -7,12 +7,9 @@ import torch
 
 from pdssm_compiler.runtime.backends.base import Sizes
 from pdssm_compiler.runtime.backends.matrices import laid_out
-from pdssm_compiler.schedules.emit.matrices import tables_of
-from pdssm_compiler.schedules.source import KernelSource, Phase
+from pdssm_compiler.schedules.emit.matrices import grid, split, tables_of
+from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.triton_matrices import shape_of
-
-# Tokens that are not worth splitting further.
-_SHORTEST = 64
 
 
 class MatrixLauncher:
@@ -53,7 +50,7 @@ class MatrixLauncher:
                 named[name].zero_()
             return
         shape, device = self._shape, tensors[0].device
-        parts, span = self._split(batch * heads, length)
+        parts, span = split(shape, self._wanted, batch * heads, length)
         table = laid_out(named[self._table], shape, self._empty)
         named[f"table_{self._table}"] = table
         of_tokens = (batch, length, heads)
@@ -74,28 +71,11 @@ class MatrixLauncher:
                 strides = tensor.stride()[: len(argument.leading)]
                 values += [s // 2 for s in strides] if argument.complex else strides
             values += (error, batch * heads, length, heads, span)
-            function[self._grid(phase, sizes, parts)](*values)
+            function[grid(shape, phase.entry, sizes, parts)](*values)
         for name in self._inner:
             torch.sum(named[f"partial_{name}"], 3, out=named[name])
         for name in self._sums:
             self._add_up(named[f"partial_{name}"], named[name])
-
-    def _grid(self, phase: Phase, sizes: Sizes, parts: int) -> tuple[int, int, int]:
-        batch, length, heads = sizes
-        shape = self._shape
-        if phase.entry.startswith("weigh_"):
-            tiles = shape.looped // shape.tile * shape.columns
-            return (tiles, parts, batch * heads * shape.chunks)
-        chunks = shape.chunks if phase.entry.startswith("inner_") else 1
-        return (-(-batch * length // shape.tokens), shape.columns, heads * chunks)
-
-    def _split(self, rows: int, length: int) -> tuple[int, int]:
-        """How many parts the tokens are summed over in, and the tokens of each."""
-        shape = self._shape
-        programs = shape.looped // shape.tile * shape.columns * rows * shape.chunks
-        parts = max(1, min(-(-self._wanted // programs), length // _SHORTEST))
-        span = -(-length // parts)
-        return -(-length // span), span
 
     def _add_up(self, partial: torch.Tensor, out: torch.Tensor) -> None:
         n = self._shape.size

@@ -20,6 +20,12 @@ def random_tensors(
     slots, _ = slots_of(program.text)
     inputs = caller_inputs(program)
     found = [_tensor(i, s, program, sizes, random) for i, s in zip(inputs, slots, strict=True)]
+    # What keeps a state or drops it keeps it mostly: sequences have more tokens than one or two.
+    kept = {v.args[1] for v in program.body if v.op == "keep"}
+    found = [
+        _mostly_one(tensor, random) if input_.value in kept else tensor
+        for input_, tensor in zip(inputs, found, strict=True)
+    ]
     # By a temperature is divided, and a softmax of random numbers is not to be a choice.
     divisors = {v.args[3] for v in program.body if v.op == "straight_through"}
     return [
@@ -44,6 +50,15 @@ def _tensor(
         case _:
             return _numbers(shape, slot.dtype, random)
     return made.to(slot.dtype).contiguous()
+
+
+# Tokens of a sequence, on average.
+_SEQUENCE = 16
+
+
+def _mostly_one(tensor: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    drawn = torch.randint(_SEQUENCE, tensor.shape, generator=random, device=tensor.device)
+    return (drawn > 0).to(tensor.dtype)
 
 
 def _numbers(shape: tuple[int, ...], dtype: torch.dtype, random: torch.Generator) -> torch.Tensor:

@@ -3,6 +3,15 @@
 #ifndef PDSSM_LANES
 #define PDSSM_LANES
 
+// -- launches that overlap ------------------------------------------------------------------------
+
+// Waits for the kernels before this one, which may have been launched while the last of them ended.
+__device__ __forceinline__ void lane_wait_for_others() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // -- copies from global to shared memory, and the barriers that order them ----------------------
 
 __device__ __forceinline__ unsigned lane_shared(const void* place) {

@@ -74,6 +74,44 @@ class Shape:
         return (0, 2, 1, 3) if self.orientation == "column" else (0, 3, 1, 2)
 
 
+# Tokens that are not worth splitting further.
+_SHORTEST = 64
+
+
+def split(shape: Shape, wanted: int, rows: int, length: int) -> tuple[int, int]:
+    """How many parts tokens are summed over in, and the tokens of each.
+
+    Args:
+        shape: how matrices are cut.
+        wanted: programs at a time.
+        rows: ``B * H``.
+        length: ``T``.
+    """
+    programs = shape.looped // shape.tile * shape.columns * rows * shape.chunks
+    parts = max(1, min(-(-wanted // programs), length // _SHORTEST))
+    span = -(-length // parts)
+    return -(-length // span), span
+
+
+def grid(
+    shape: Shape, entry: str, sizes: tuple[int, int, int], parts: int
+) -> tuple[int, int, int]:
+    """The programs of a function, by its name.
+
+    Args:
+        shape: how matrices are cut.
+        entry: the function's name.
+        sizes: ``B``, ``T``, ``H``.
+        parts: of :func:`split`.
+    """
+    batch, length, heads = sizes
+    if entry.startswith("weigh_"):
+        tiles = shape.looped // shape.tile * shape.columns
+        return tiles, parts, batch * heads * shape.chunks
+    chunks = shape.chunks if entry.startswith("inner_") else 1
+    return -(-batch * length // shape.tokens), shape.columns, heads * chunks
+
+
 def orientation_of(program: Program) -> str | None:
     """Which axis is chosen along, the same for all choices; None if they differ."""
     found = {dict(v.attributes)["orientation"] for v in program.body if _has_orientation(v)}

@@ -1,9 +1,11 @@
 """cuda-step: a team of warps a row, for a token or a few: the step of a model that generates.
 
 Nothing is prepared or fetched ahead; a scatter-add collects by comparing where the sources go. So
-a step is one short kernel, most of whose time is its launch and two loads in series. It also runs
-rows so wide that a ring of their tokens does not fit shared memory: the loads of one token's
-elements are many enough to keep the memory busy.
+a step is one short kernel, most of whose time is its launch and two loads in series. With
+``early`` it is launched while the kernel before it ends, and waits for that by itself.
+
+It also runs rows so wide that a ring of their tokens does not fit shared memory: the loads of one
+token's elements are many enough to keep the memory busy.
 """
 
 from collections.abc import Iterator
@@ -40,10 +42,13 @@ class CudaStepConfig(Config):
     Attributes:
         rows: rows of a block.
         team: warps that hold a row's elements together.
+        early: whether blocks may begin before the kernel before this one has ended; they wait for
+            it before they read anything. Not measured yet, so no heuristic takes it.
     """
 
     rows: int
     team: int = 1
+    early: bool = False
 
     @property
     def warps(self) -> int:
@@ -66,7 +71,8 @@ class CudaStep(Template[CudaStepConfig]):
 
     def space(self, program: Program, target: Target) -> Iterator[CudaStepConfig]:
         for team in sorted({1, whole_team(program)}):
-            yield from (CudaStepConfig(rows, team) for rows in (1, 2, 4, 8, 16))
+            for early in (False, True) if _may_be_early(target) else (False,):
+                yield from (CudaStepConfig(rows, team, early) for rows in (1, 2, 4, 8, 16))
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaStepConfig:
         wide = program.state_size > MOST_STATES
@@ -75,6 +81,8 @@ class CudaStep(Template[CudaStepConfig]):
     def feasible(self, program: Program, target: Target, config: CudaStepConfig) -> str | None:
         if target.kind != "cuda":
             return f"{self.name} is for NVIDIA GPUs, not for {target}"
+        if config.early and not _may_be_early(target):
+            return f"{target} launches no kernel while another ends; GPUs do since sm_90"
         if config.rows < 1 or config.team < 1:
             return f"rows and team are at least 1, not {config.rows} and {config.team}"
         if config.warps > MOST_WARPS:
@@ -127,12 +135,15 @@ class CudaStep(Template[CudaStepConfig]):
                 "shared_bytes": shared.bytes,
                 "threads": threads,
                 "rows_together": config.rows,
+                "early": config.early,
             },
             inverts=any(i.inverse_of is not None for i in program.inputs),
         )
 
     def _block(self, writer: Writer, body: StepLanes, config: CudaStepConfig) -> None:
         """The rows of a block, side by side."""
+        if config.early:
+            writer.line('T.evaluate(T.call_extern("void", "lane_wait_for_others"))')
         writer.line(f"lane: T.let = thread % {body.lanes}")
         body.alike("team", f"thread // {body.lanes}")
         if (shared := _shared(body)).bytes:
@@ -151,6 +162,12 @@ class CudaStep(Template[CudaStepConfig]):
                 writer.line(f"t: T.let = {step if forward else f'L - 1 - {step}'}")
                 body.token()
             body.end_row()
+
+
+def _may_be_early(target: Target) -> bool:
+    """Whether kernels can be launched before those that they depend on have ended."""
+    # sm_90 is of the major version 9, sm_120 of 12.
+    return int("".join(filter(str.isdigit, target.arch))) >= 90
 
 
 def _body(program: Program, writer: Writer, config: CudaStepConfig) -> StepLanes:

@@ -19,10 +19,12 @@ from pdssm_compiler.schedules.emit.matrices import (
     refused,
     tables_of,
 )
+from pdssm_compiler.schedules.emit.matrices_work import work_of
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
+from pdssm_compiler.schedules.work import Work
 
 _LARGEST = 1024
 
@@ -114,6 +116,25 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         if config.rows * min(_entries(program), IN_REGISTERS) > 64:
             return f"{config.rows} rows of {_entries(program)} matrices are too long a text"
         return None
+
+    def work(
+        self,
+        program: Program,
+        target: Target,
+        config: TritonMatricesConfig,
+        rows: int,
+        length: int,
+    ) -> Work:
+        return work_of(
+            program,
+            shape_of(program, asdict(config)),
+            config.num_warps,
+            config.num_warps * target.warp_size,
+            min(target.registers, _registers(program, config, target)),
+            config.programs * max(1, target.processors),
+            rows,
+            length,
+        )
 
     def lower(
         self, program: Program, target: Target, config: TritonMatricesConfig

@@ -12,9 +12,10 @@ from benchmarks import layers
 from benchmarks.cases import GPU
 from benchmarks.command import narrowed
 from benchmarks.layers import (
+    COMPILED,
     DECODE,
+    EAGER,
     FORWARD,
-    FUSED,
     PARTS,
     PRODUCTS,
     STEP,
@@ -36,7 +37,7 @@ from tests.benchmarks.test_peers import plant
 
 SIZES = AGENDA.layers
 BENCH = Bench(CPU, Clock.of(CPU), 1e9, 2, {})
-OURS = (FUSED, PARTS)
+OURS = (COMPILED, EAGER, PARTS)
 
 
 class StubMamba(torch.nn.Linear):
@@ -70,7 +71,7 @@ def test_the_rows(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
     for length, batch in ((8, 2), (4, 4)):
         found = by_name(rows, sizes={"B": batch, "T": length, "d_model": 16})
         assert set(found) == {
-            *((name, way) for name in (PRODUCTS, FUSED) for way in (FORWARD, STEP)),
+            *((name, way) for name in (PRODUCTS, COMPILED, EAGER) for way in (FORWARD, STEP)),
             *((PARTS, way) for way in (FORWARD, STEP) if length == SIZES.length),
             ("Mamba-2", ""),
             ("gated delta net", ""),
@@ -85,7 +86,7 @@ def test_the_rows(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
                 assert row["over_us"] == pytest.approx((row["ms"] - floor) * 1e3)
     decoded = by_name(rows, direction=DECODE)
     assert [name for name, _ in decoded] == [
-        PRODUCTS, "FlashPDSSM, compiled", "FlashPDSSM, as it is",
+        PRODUCTS, COMPILED, EAGER,
     ]  # fmt: skip
     assert all(row["ms"] > 0 and row["copies"] == 1 for row in decoded.values())
     show(record, results())
@@ -94,10 +95,10 @@ def test_the_rows(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
     assert "of products" in text
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_what_is_timed_is_the_layer(fused: bool) -> None:
+@pytest.mark.parametrize(("fused", "compiled"), [(True, True), (True, False), (False, True)])
+def test_what_is_timed_is_the_layer(fused: bool, compiled: bool) -> None:
     x = torch.randn(2, 8, SIZES.d_model).to(torch.bfloat16).requires_grad_()
-    subject = layers._ours(SIZES, x, fused)
+    subject = layers._ours(SIZES, x, fused, compiled)
     layer = layers._layer(SIZES, CPU, fused)
     assert layer.fused is fused
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -122,7 +123,7 @@ def test_the_kernels_of_a_step_are_compiled_before(
 
     monkeypatch.setattr(segmented, "run", recorded)
     x = torch.randn(2, length, SIZES.d_model).to(torch.bfloat16).requires_grad_()
-    layers._ours(SIZES, x, True).step()
+    layers._ours(SIZES, x, True, True).step()
     jobs = layer_jobs(replace(SIZES, length=length, lengths=()), target_of(CPU), 0)
     assert {job.text for job in jobs} == set(ran)
 
@@ -172,7 +173,7 @@ def test_a_layer_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_ours", fails)
     found = layer_rows(BENCH, SIZES, 8)
     errors = {row["layer"]: row.get("error") for row in found}
-    assert errors[OURS[0]] == errors[OURS[1]] == "OutOfMemoryError: CUDA out of memory"
+    assert {errors[name] for name in OURS} == {"OutOfMemoryError: CUDA out of memory"}
     assert errors[PRODUCTS] is None
 
 

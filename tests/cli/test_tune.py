@@ -13,15 +13,26 @@ from typing import Any
 import pytest
 import torch
 
-from pdssm_compiler import ScanSpec, Workload, explain, flash_pd_scan, pd_scan, tune
+from pdssm_compiler import (
+    ScanSpec,
+    Workload,
+    explain,
+    flash_pd_scan,
+    mixture_pd_scan,
+    pd_scan,
+    tune,
+)
 from pdssm_compiler.runtime import plan, settings
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning import resolve, turns
 from pdssm_compiler.runtime.tuning.log import read_log
 from pdssm_compiler.schedules.registry import TEMPLATES
+from pdssm_compiler.schedules.templates.cpu_matrices import CpuMatrices
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig
-from pdssm_compiler.tuning import DIRECTIONS, SpecFileError, read_workloads, suite
+from pdssm_compiler.schedules.templates.torch_matrices import TorchMatrices
+from pdssm_compiler.workload_files import SpecFileError, read_workloads
+from pdssm_compiler.workloads import DIRECTIONS, suite, those_there_are
 from tests.cli.conftest import Command, error_line
 
 CPU = torch.device("cpu")
@@ -87,6 +98,56 @@ def test_one_specification(pdssm: Command, tmp_path: Path) -> None:
         assert again.status == 0
         assert "│ 3 ok" in again.out
     assert log.read_bytes() == before
+
+
+@pytest.fixture
+def _one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the heuristic says, and no other."""
+    monkeypatch.delitem(TEMPLATES, "torch-tokens")
+    for template in (CpuRows, CpuMatrices, TorchMatrices):
+        monkeypatch.setattr(template, "space", lambda *_: iter(()))
+
+
+@pytest.mark.usefixtures("_one")
+def test_packed_by_the_dense_surrogate(pdssm: Command, tmp_path: Path) -> None:
+    """Tuned, logged, shipped, and taken by calls, as any other."""
+    given = ("tune", "-N", 2, "-K", 2, "-T", 40, "-H", 3, "--device", "cpu", "--packed")
+    done = pdssm(*given, "--direction", "dense", "--ship", "shipped")
+    assert done.status == 0, done.err
+    # The scan's backward, and the scores of maps, which are no packed sequences.
+    told = "calls of B=1 T=40 H=3: N=2 K=2 general dictionary packed complex64 dense take"
+    assert told in done.out
+    assert len(logs(tmp_path / "shipped")) == 2
+    logits = (torch.rand(3, 2, 2, 2), torch.rand(1, 40, 3, 2))
+    diagonal, drive = (torch.rand(1, 40, 3, 2).to(torch.complex64) for _ in range(2))
+    leaves = [each.requires_grad_() for each in (*logits, diagonal, drive)]
+    offsets = torch.tensor([0, 9, 40])
+    states, _ = flash_pd_scan(*leaves, surrogate="dense", cu_seqlens=offsets)
+    states.abs().sum().backward()
+    tuned = [kernel.reason.startswith("tuned on this machine, for ") for kernel in explain()[-4:]]
+    # The forward was not asked for, and of 40 tokens 8 fill no row of 16.
+    assert tuned == [False, True, True, False]
+
+
+@pytest.mark.usefixtures("_one")
+def test_a_mixture(pdssm: Command, tmp_path: Path) -> None:
+    given = ("tune", "-N", 2, "-K", 2, "-B", 2, "-T", 40, "-H", 3, "--device", "cpu")
+    given += ("--map-source", "token")
+    listed = pdssm(*given, "--direction", "all", "--effort", "none")
+    for way in ("forward", "backward", "dense", "step", "mixture", "mixture_gradient"):
+        assert f"general token complex64 {way} take" in listed.out
+    assert "complex64 active" not in listed.out
+    ways = ("--direction", "mixture", "--direction", "mixture_gradient")
+    done = pdssm(*given, *ways, "--ship", "shipped")
+    assert done.status == 0, done.err
+    assert len(logs(tmp_path / "shipped")) == 2
+    leaves = [torch.rand(3, 2, 2, 2), torch.rand(2, 40, 3, 2)]
+    leaves += [torch.rand(2, 40, 3, 2).to(torch.complex64) for _ in range(2)]
+    leaves = [each.requires_grad_() for each in leaves]
+    states, _ = mixture_pd_scan(*leaves)
+    states.abs().sum().backward()
+    tuned = [kernel.reason.startswith("tuned on this machine, for ") for kernel in explain()[-4:]]
+    assert tuned == [True, False, False, True]
 
 
 def test_a_narrow_terminal_shows_every_number(
@@ -298,7 +359,8 @@ def test_files_of_specifications(tmp_path: Path) -> None:
         (
             '{"state_size": 2, "map_source": "none", "batch": 2, "length": 1, "heads": 1, '
             '"directions": []}',
-            "workload 1: directions are some of forward, backward, active, step, got ()",
+            "workload 1: directions are some of forward, backward, active, dense, step, mixture, "
+            "mixture_gradient, got ()",
         ),
         ("[" * 100_000, "is neither TOML"),
     ],
@@ -337,8 +399,9 @@ def test_the_programs_are_those_that_calls_run(monkeypatch: pytest.MonkeyPatch) 
         return real(text, *rest)
 
     monkeypatch.setattr(plan, "plan_for", noted)
-    workload = Workload(ScanSpec(6, 3), 2, 5, 3, directions=DIRECTIONS)
-    forward, backward, active, step = workload.problems(CPU)
+    workload = those_there_are(Workload(ScanSpec(6, 3), 2, 5, 3, directions=DIRECTIONS))
+    assert workload.directions == ("forward", "backward", "active", "dense", "step")
+    forward, backward, active, dense, scores, step = workload.problems(CPU)
     diagonal, drive = (
         torch.rand(2, 5, 3, 6).to(torch.complex64).requires_grad_() for _ in range(2)
     )
@@ -357,6 +420,11 @@ def test_the_programs_are_those_that_calls_run(monkeypatch: pytest.MonkeyPatch) 
     states, _ = flash_pd_scan(*(t.requires_grad_() for t in logits), diagonal, drive)
     states.abs().sum().backward()
     assert ran[3:] == [forward.text, active.text]
+    states, _ = flash_pd_scan(*logits, diagonal, drive, surrogate="dense")
+    states.abs().sum().backward()
+    assert ran[5:] == [forward.text, dense.text, scores.text]
+    # Ten tokens do not fill a row of 16.
+    assert scores.sizes == Sizes(10, 1, 3)
 
 
 def test_sizes_of_a_specification() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import typer.main
 
+import pdssm_compiler
 from benchmarks.app import app as benchmarks
 from examples.state_tracking.__main__ import app as state_tracking
 from pdssm_compiler.cli.app import app
@@ -17,9 +18,11 @@ from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.fusion.functions import FUNCTIONS
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
+from pdssm_compiler.runtime import plan
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import described_target
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
+from pdssm_compiler.workload_files import read_workloads
 from tests.torch_only import torch_only
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +86,15 @@ def test_the_snippets_of_packed_run() -> None:
     assert not scope["final"][1].any()
 
 
+def test_the_snippet_of_runtime_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = blocks(ROOT / "docs" / "runtime.md", "python")
+    scope: dict[str, object] = {}
+    with torch_only(TorchTokens()):
+        exec(compile(snippet, "runtime.md", "exec"), scope)
+    assert scope["diagonal"].grad.shape == (5, 31, 2, 4, 2)
+    assert capsys.readouterr().out.count("torch-tokens") == 2
+
+
 def test_the_snippets_of_mixture_run() -> None:
     first, *others = blocks(ROOT / "docs" / "mixture.md", "python")
     scope: dict[str, object] = {}
@@ -142,6 +154,24 @@ def test_the_snippet_of_hugging_face_runs(tmp_path: Path) -> None:
     assert scope["text"].shape == (2, 20)
     for name, tensor in scope["again"].state_dict().items():
         assert torch.equal(tensor, scope["model"].state_dict()[name]), name
+
+
+def test_the_workloads_of_tuning_are_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, found = ROOT / "docs" / "tuning.md", []
+    for number, shown in enumerate(blocks(page, "toml")):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(shown)
+        found += read_workloads(path, ())
+    assert [type(each).__name__ for each in found] == ["Workload", "ProgramWorkload"]
+    (snippet,) = blocks(page, "python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "_plans", {})
+    diagonal = torch.ones(1, 3, 1, 2, dtype=torch.complex64)
+    with torch_only(TorchTokens()):
+        pdssm_compiler.pd_scan(diagonal, diagonal)
+        exec(compile(snippet, "tuning.md", "exec"), {"pdssm_compiler": pdssm_compiler})
+    (saved,) = read_workloads(tmp_path / "calls.toml", ())
+    assert (saved.length, saved.heads) == (3, 1)
 
 
 def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Caches: any split of a sequence, into pieces and single tokens, gives what the whole gives."""
 
+import io
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdssm_compiler.nn import PDSSM, CausalAttention, FlashPDSSM, LayerCache
+from pdssm_compiler.nn import PDSSM, CausalAttention, CausalLM, FlashPDSSM, LayerCache
+from pdssm_compiler.nn.attention import AttentionCache
 from pdssm_compiler.runtime.errors import ArgumentError
 from tests.nn.layers import CASES, Layer, made, tokens
 
@@ -131,3 +133,14 @@ def test_steps_take_the_maps_of_the_cache() -> None:
         layer.dictionary_logits.neg_()
         assert torch.equal(layer.step(x[:, 0], cache)[0], want)
         assert not torch.equal(layer.step(x[:, 0], cache._replace(maps=None))[0], want)
+
+
+def test_a_cache_is_loaded_as_tensors_are() -> None:
+    model = CausalLM(7, 4, layers=2, attention_every=2, attention_heads=2)
+    _, cache = model(torch.zeros(2, 3, dtype=torch.long), output_cache=True)
+    file = io.BytesIO()
+    torch.save(cache, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=True)
+    assert [type(each) for each in again] == [LayerCache, AttentionCache]
+    torch.testing.assert_close(again, cache)

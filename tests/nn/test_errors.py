@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pdssm_compiler.nn import PDSSM, FlashPDSSM, LayerCache
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError, OffsetError
@@ -43,6 +44,11 @@ BAD_SIZES: dict[str, tuple[type, dict[str, Any], str]] = {
         PDSSM,
         {"d_model": 4, "readout": "gelu"},
         "readout must be one of 'linear', 'mlp'",
+    ),
+    "dtype": (
+        FlashPDSSM,
+        {"d_model": 4, "dtype": torch.complex64},
+        "dtype must be torch.float32, float64, bfloat16 or float16, got torch.complex64; pass one",
     ),
     "orientation": (
         PDSSM,
@@ -151,6 +157,30 @@ def test_a_projection_of_another_kind_takes_what_it_takes() -> None:
     layer = FlashPDSSM(4)
     layer.in_proj.register_forward_pre_hook(lambda _, given: (given[0].float(),))
     assert torch.equal(layer(X.double()), layer(X))
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_quantised_projections(kind: type) -> None:
+    """Whose weights are no tensors."""
+
+    class Quantised(nn.Module):
+        def __init__(self, linear: nn.Linear) -> None:
+            super().__init__()
+            self.linear = linear
+
+        def weight(self) -> torch.Tensor:
+            return self.linear.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x)
+
+    layer = kind(4)
+    want = layer(X)
+    for module in [*layer.modules()]:
+        for name, child in [*module.named_children()]:
+            if type(child) is nn.Linear:
+                setattr(module, name, Quantised(child))
+    assert torch.equal(layer(X), want)
 
 
 @pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])

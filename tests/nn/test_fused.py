@@ -134,7 +134,7 @@ def test_no_states_are_kept(name: str) -> None:
             # The drive and C are copies where an odd number of logits shifts the pairs.
             tokens_of = [s for s in shapes if s == [2, 40, heads, n]]
             assert len(tokens_of) <= 2
-            assert [s for s in shapes if s not in tokens_of] == [[2, 1, heads, n]]
+            assert [s for s in shapes if s not in tokens_of] == [[2, 2, heads, n]]
         sizes.append(sum(t.untyped_storage().nbytes() for t in memories))
     in_parts, fused = sizes
     # Diagonal and states, four numbers, and what both are made by.

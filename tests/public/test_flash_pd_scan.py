@@ -239,8 +239,8 @@ def test_torch_compile_once_for_every_length() -> None:
             selector_logits=selector_logits * 2, **more, temperature=0.5, output_final_state=True
         )
 
-    for length in (5, 9, 12):
-        tensors = flash_inputs(SMALL, DRAW._replace(length=length))
+    for batch, length in ((2, 5), (3, 9), (5, 12)):
+        tensors = flash_inputs(SMALL, DRAW._replace(batch=batch, length=length))
         arriving = cotangents(tensors)
         gradients = []
         for function in (run, run._torchdynamo_orig_callable):
@@ -282,7 +282,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "K": (
         {"selector_logits": torch.zeros(2, 6, 3, K + 1)},
-        "selector_logits choose from 5 maps and dictionary_logits hold 4",
+        "selector_logits are of 5 maps and dictionary_logits hold 4",
     ),
     "tokens": (
         {"selector_logits": torch.zeros(2, 5, 3, K)},

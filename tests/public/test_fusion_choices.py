@@ -196,7 +196,7 @@ def test_nothing_complex_is_kept_but_inputs(surrogate: str) -> None:
     numbers = [t for t in others if t.is_complex() or t.is_floating_point()]
     # A state before each of ten segments, and the temperature; the rest are places.
     shapes = sorted(list(tensor.shape) for tensor in numbers)
-    assert [shape for shape in shapes if shape] == [[2, 10, 3, 8]]
+    assert [shape for shape in shapes if shape] == [[2, 12, 3, 8]]
     assert {t.dtype for t in others} == {torch.complex64, torch.float32, torch.int32}
 
 

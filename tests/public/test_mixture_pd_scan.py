@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from pdssm_compiler import ArgumentError, NanLogitError, mixture_pd_scan, pd_scan, reference
 from pdssm_compiler.runtime.mixture import mixed_map, mixed_scan, mixture_gradient
@@ -202,12 +203,19 @@ def test_opcheck(orientation: str) -> None:
         assert set(torch.library.opcheck(op, arguments).values()) == {"SUCCESS"}
 
 
-def test_compiled_in_one_graph() -> None:
-    given_ = tensors()
-    compiled = torch.compile(mixture_pd_scan, fullgraph=True, backend="aot_eager")
-    got, want = results(compiled, given_), results(mixture_pd_scan, given_)
-    for name, value in want.items():
-        torch.testing.assert_close(got[name], value, msg=name)
+def test_torch_compile_once_for_every_length() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(mixture_pd_scan, fullgraph=True, dynamic=True, backend=counter)
+    frames = set()
+    for batch, length in ((2, 5), (5, 9), (7, 11)):
+        given_ = tensors(batch, length)
+        got, want = results(compiled, given_), results(mixture_pd_scan, given_)
+        for name, value in want.items():
+            torch.testing.assert_close(got[name], value, msg=name)
+        # The first call may be traced twice.
+        frames.add(counter.frame_count)
+    assert len(frames) == 1
 
 
 def test_autocast_changes_nothing() -> None:
@@ -277,7 +285,11 @@ def test_a_second_derivative_is_refused() -> None:
     [
         ({"dictionary_logits": torch.zeros(3, 4, 6, 5)}, "with K and N of at least 1"),
         ({"dictionary_logits": torch.zeros(2, 4, 6, 6)}, r"\[H, K, N, N\] = \[3, 4, 6, 6\]"),
-        ({"mixture_weights": torch.zeros(2, 5, 3, 3)}, r"\[B, T, H, K\] = \[2, 5, 3, 4\]"),
+        (
+            {"mixture_weights": torch.zeros(2, 5, 3, 3)},
+            "are of 3 maps and dictionary_logits hold 4",
+        ),
+        ({"mixture_weights": torch.zeros(2, 4, 3, 4)}, r"\[B, T, H, K\] = \[2, 5, 3, 4\]"),
         ({"mixture_weights": torch.zeros(2, 5, 3, 4).int()}, "unsupported dtype torch.int32"),
         ({"mixture_weights": [1.0]}, "mixture_weights must be a torch.Tensor, got list"),
         ({"drive": 3}, r"drive must be a torch.Tensor \[B, T, H, N\]"),
@@ -330,8 +342,16 @@ def test_noise_is_drawn_alike_in_choice_and_gradient() -> None:
         want = results(mixture_pd_scan, more, **options)
         want["dictionary_logits"] = want["dictionary_logits"][:, :3]
         want["mixture_weights"] = want["mixture_weights"][..., :3]
+        also = results(reference.mixture_pd_scan, given_, **options, noise=0.8, seed=7)
         for name, value in want.items():
             torch.testing.assert_close(got[name], value, rtol=1e-8, atol=1e-8, msg=name)
+            torch.testing.assert_close(also[name], value, rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_noise_that_is_no_number_is_told() -> None:
+    wrong = torch.tensor(float("nan"), dtype=torch.float64)
+    with pytest.raises(NanLogitError, match="look for what made it, noise, which is NaN itself"):
+        mixture_pd_scan(**tensors(), noise=wrong)
 
 
 def test_seeds() -> None:

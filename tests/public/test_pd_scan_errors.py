@@ -17,6 +17,8 @@ from pdssm_compiler import (
     ScanSpec,
     compile,
     explain,
+    flash_pd_scan,
+    mixture_pd_scan,
     pd_scan,
     reference,
 )
@@ -271,6 +273,37 @@ def test_a_sparse_tensor_after_a_dense_one(
         given["drive"] = COMPLEX.clone().requires_grad_(differentiated)
     with pytest.raises(ArgumentError, match=f"{name} must be a dense tensor, got a torch.sparse"):
         pd_scan(**given)
+
+
+@pytest.mark.parametrize("scan", [pd_scan, reference.pd_scan])
+@pytest.mark.parametrize("name", ["drive", "selection"])
+def test_tensors_without_memory(scan: Any, name: str) -> None:
+    """A kernel would read what is not there: on a GPU that is the end of the context."""
+    message = f"{name} has no memory: its storage was freed, or it is zeros that were never"
+    freed = DICTIONARY[name].clone()
+    freed.untyped_storage().resize_(0)
+    for tensor in (freed, torch._efficientzerotensor(freed.shape, dtype=freed.dtype)):
+        with pytest.raises(ArgumentError, match=message):
+            scan(**DICTIONARY | {name: tensor})
+
+
+def test_nested_tensors_beside_logits() -> None:
+    nested = quietly(torch.nested.nested_tensor, [torch.zeros(3, 2, 4)] * 2)
+    logits = (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 3), torch.zeros(2, 3, 2, 4))
+    for scan in (flash_pd_scan, mixture_pd_scan, reference.flash_pd_scan):
+        with pytest.raises(ArgumentError, match="drive must be a dense tensor, got a nested one"):
+            scan(*logits[:2], logits[2].to(torch.complex64), nested)
+
+
+@pytest.mark.parametrize("changed", [{"selector_logits": 3}, {"diagonal": torch.zeros(2, 5)}])
+def test_the_reference_by_logits_says_what_is_wrong(changed: dict[str, Any]) -> None:
+    vectors = torch.zeros(2, 5, 2, 4, dtype=torch.complex64)
+    logits = {
+        "dictionary_logits": torch.zeros(2, 3, 4, 4),
+        "selector_logits": torch.zeros(2, 5, 2, 3),
+    }
+    with pytest.raises(ArgumentError, match=f"{next(iter(changed))} must"):
+        reference.flash_pd_scan(**logits | {"diagonal": vectors, "drive": vectors} | changed)
 
 
 def test_numpys_scalars_are_options_like_pythons() -> None:

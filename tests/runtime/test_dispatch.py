@@ -84,8 +84,8 @@ def compiled(counter: Any) -> Any:
 def test_torch_compile_once_for_every_length() -> None:
     counter = CompileCounterWithBackend("aot_eager")
     run = compiled(counter)
-    for length in (5, 3, 12, 7, 33):
-        given = call(length)
+    for batch, length in ((2, 5), (4, 3), (7, 12), (5, 7), (9, 33)):
+        given = call(length, batch=batch)
         states, final = run(**given)
         changed = given | {"diagonal": given["diagonal"] * 0.5, "drive": given["drive"] + 1}
         want, end = pd_scan(**changed, output_final_state=True)
@@ -97,8 +97,8 @@ def test_torch_compile_once_for_every_length() -> None:
 def test_torch_compile_with_gradients() -> None:
     counter = CompileCounterWithBackend("aot_eager")
     run = compiled(counter)
-    for length in (5, 9):
-        given = call(length)
+    for batch, length in ((2, 5), (4, 9)):
+        given = call(length, batch=batch)
         gradients = []
         for function in (run, run._torchdynamo_orig_callable):
             leaf = given["diagonal"].clone().requires_grad_()

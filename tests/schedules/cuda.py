@@ -22,7 +22,7 @@ from tests.kernels import under_stress
 
 Record = Callable[[str, object], None]
 # What a launch is handed, by the names of the kernel's parameters and of the launch's own.
-Handed = dict[str, int]
+Handed = dict[str, Any]
 
 BACKEND = BACKENDS["tvm-cuda"]
 H100 = named_target("sm_90")
@@ -126,6 +126,8 @@ def launches(
     noted: list[Handed] = []
 
     class Recorder:
+        _how = "launch"
+
         def __init__(self, cubin: bytes, name: str, shared_bytes: int) -> None:
             assert (cubin, name) == (files["kernel.cubin"], "scan_kernel")
             assert shared_bytes == source.options["shared_bytes"]
@@ -137,7 +139,7 @@ def launches(
         def launch(self, blocks: int, threads: int, packed: bytes, stream: int) -> None:
             names = [name for name, _ in parameters]
             handed = dict(zip(names, layout.unpack(packed), strict=True))
-            handed |= {"grid": blocks, "threads": threads, "stream": stream}
+            handed |= {"grid": blocks, "threads": threads, "stream": stream, "how": self._how}
             noted.append(handed)
             running(handed)
 
@@ -150,6 +152,12 @@ def launches(
             ):
                 assert struct.unpack_from("@" + FORMATS[type_], packed, at) == (value,)
             self.launch(blocks, threads, packed, stream)
+
+        def launch_early(
+            self, blocks: int, threads: int, packed: bytes, offsets: list[int], stream: int
+        ) -> None:
+            self._how = "launch_early"
+            self.launch_together(blocks, threads, packed, offsets, stream)
 
     monkeypatch.setattr(cuda_launch, "DriverKernel", Recorder)
     monkeypatch.setattr(cuda_launch.CudaKernel, "_stream", staticmethod(lambda: 7))

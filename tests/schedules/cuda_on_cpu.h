@@ -181,6 +181,7 @@ inline unsigned short lane_bfloat16(float x) {
   return static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+inline void lane_wait_for_others() {}
 inline void lane_copy16(void* to, const void* from) { copied(to, from, 16); }
 inline void lane_copy8(void* to, const void* from) { copied(to, from, 8); }
 inline void lane_copy4(void* to, const void* from) { copied(to, from, 4); }

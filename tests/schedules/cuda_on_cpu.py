@@ -34,6 +34,7 @@ from tests.schedules.cuda import H100
 HERE = Path(__file__).parent
 # Written in assembly for a GPU; the header has them in C++.
 ASSEMBLY = (
+    "lane_wait_for_others",
     "lane_bfloat16",
     "lane_shared",
     "lane_copy16",
@@ -161,6 +162,8 @@ class _Driver:
         self, blocks: int, threads: int, packed: bytes, offsets: list[int], stream: int
     ) -> None:
         self.launch(blocks, threads, packed, stream)
+
+    launch_early = launch_together
 
 
 def run(

@@ -65,6 +65,35 @@ def test_any_state_size_compiles(state_size: int, record_property: Record) -> No
     assert resources(source, record_property)["spilled"] <= 64
 
 
+def test_a_step_that_is_launched_early_waits() -> None:
+    """Before it reads anything; where the GPU cannot, it is refused."""
+    template, program = CudaStep(), pd_scan(PdScan(32, 4, initial_state=True, final_state=True))
+    for early in (False, True):
+        config = CudaStepConfig(4, early=early)
+        source = template.lower(specialise(program), H100, config)
+        ptx = BACKEND.stages(source, compiled(source))["ptx"]()
+        before, waits, after = ptx.partition("griddepcontrol.wait;")
+        assert bool(waits) is early
+        assert not early or ("ld.global" not in before and "ld.global" in after)
+    older = named_target("sm_80")
+    assert template.feasible(specialise(program), older, config) == (
+        "cuda:sm_80 launches no kernel while another ends; GPUs do since sm_90"
+    )
+    assert not any(each.early for each in template.space(program, older))
+
+
+def test_how_a_step_is_launched_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = pd_scan(PdScan(4, 2, initial_state=True, final_state=True))
+    sizes = Sizes(2, 1, 3)
+    handed = []
+    for early in (False, True):
+        source = CudaStep().lower(specialise(program), H100, CudaStepConfig(4, early=early))
+        tensors = tensors_for(source, sizes)
+        handed += launches(monkeypatch, source, tensors, sizes)
+    assert [each.pop("how") for each in handed] == ["launch", "launch_early"]
+    assert [each["grid"] for each in handed] == [2, 2]
+
+
 @pytest.mark.parametrize("arch", [*under_stress("sm_80"), "sm_90"])
 @pytest.mark.parametrize(
     ("state_size", "size", "name"),

@@ -106,6 +106,15 @@ def test_random_tensors_are_what_calls_take(name: str) -> None:
             assert one_to_one == (input_.type.map_class != "general")  # type: ignore[union-attr]
 
 
+def test_packed_sequences_have_several_tokens_and_ends() -> None:
+    program = pd_scan(PdScan(4, 3, packed=True))
+    names = [input_.name for input_ in caller_inputs(program)]
+    tensors = random_tensors(program, Sizes(1, 2000, 3), CPU, seed=3)
+    follows = dict(zip(names, tensors, strict=True))["follows"]
+    assert follows.unique().tolist() == [0, 1]
+    assert 0.9 < follows.float().mean() < 0.97
+
+
 def test_a_backward_is_held_to_the_gradients() -> None:
     """The gate's truth of a backward is what autograd says of the forward."""
     from pdssm_compiler import reference
