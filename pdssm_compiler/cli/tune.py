@@ -87,7 +87,8 @@ def tune(
         float | None,
         typer.Option(
             min=0,
-            help="Seconds, starting and compiling included, after which no candidate is begun.",
+            help="Seconds, starting and compiling included; what the heuristic says is measured "
+            "in any case.",
         ),
     ] = None,
     workers: Annotated[

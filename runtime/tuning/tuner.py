@@ -68,9 +68,9 @@ def tune_problems(
         problems: what to tune.
         effort: ``none``, ``quick``, ``full``, or a level of your own.
         budget: seconds from now, also those that starting processes, waiting for others and
-            compiling take, after which no candidate is begun; each problem has an equal share of
-            what the ones before it have left. Of a problem that is begun, what the heuristic says
-            is measured in any case. None for no end.
+            compiling take; each problem has an equal share of what the ones before it have left.
+            What is being compiled or measured at the end is given up, but of a problem that is
+            begun, what the heuristic says is measured in any case. None for no end.
         workers: processes that compile; None for as many as there are processors.
         limits: when something is taken to hang.
         commit: of this package, where it has no history to ask.
