@@ -31,6 +31,8 @@ from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 
 # ``active`` is the backward of ``flash_pd_scan``, with the gradients of its logits.
 DIRECTIONS = ("forward", "backward", "active", "step")
+# Of a tensor of states: a petabyte.
+_MOST_NUMBERS = 1 << 47
 
 
 class SpecFileError(PdssmError, ValueError):
@@ -68,8 +70,15 @@ class Workload:
             if type(getattr(self, name)) is not bool:
                 told = shown(getattr(self, name))
                 raise ArgumentError(f"{name} must be true or false, got {told}")
-        if not isinstance(self.name, str):
-            raise ArgumentError(f"name must be text, got {shown(self.name)}")
+        if not isinstance(self.name, str) or not self.name.isprintable():
+            raise ArgumentError(f"name must be printable text, got {shown(self.name)}")
+        numbers = self.batch * self.length * self.heads * self.spec.state_size
+        if numbers > _MOST_NUMBERS:
+            raise ArgumentError(
+                f"batch={shown(self.batch)} length={shown(self.length)} "
+                f"heads={shown(self.heads)} are {numbers:.1e} numbers a tensor, more than any "
+                f"device holds; use the sizes of a call"
+            )
         if isinstance(self.directions, str) or not self.directions:
             told = shown(self.directions)
             raise ArgumentError(f"directions are some of {', '.join(DIRECTIONS)}, got {told}")

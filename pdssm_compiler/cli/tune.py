@@ -138,7 +138,7 @@ def tune(
         return
     where = device_of(device)
     if threads is not None:
-        torch.set_num_threads(threads)
+        _use_threads(threads)
     plot = plot or Path("pdssm-tune.png")
     check_plot(plot)
     if ship is not None:
@@ -276,6 +276,20 @@ def _workloads(
         # Of all directions, those there are.
         directions = tuple(name for name in directions if name != "active")
     return [tuning.Workload(spec, *sizes, "", *states, directions)]
+
+
+def _use_threads(threads: int) -> None:
+    """Have kernels run by so many threads.
+
+    Raises:
+        ArgumentError: more than there are processors.
+    """
+    from pdssm_compiler.runtime.errors import ArgumentError
+
+    most = os.cpu_count() or 1
+    if threads > most:
+        raise ArgumentError(f"--threads is at most {most}, the processors here, not {threads}")
+    torch.set_num_threads(threads)
 
 
 def _check_ship(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What the tuner found: a table and a plot."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ def show(found: Sequence[Result], where: torch.device, console: Console) -> None
     for result in found:
         table.add_row(str(result.problem), _outcomes(result), *_times(result))
     console.print(table)
+    for result in found:
+        if result.rows and result.winner is None and not result.untried:
+            console.print(_failed(result), markup=False, highlight=False, soft_wrap=True)
     show_taken([result.problem for result in found], console)
 
 
@@ -46,6 +50,13 @@ def _outcomes(result: Result) -> str:
     right = counts.pop("ok", 0)
     others = [f"{number} {status}" for status, number in counts.most_common()]
     return ", ".join([f"{right} ok", *others])
+
+
+def _failed(result: Result) -> str:
+    """Why there is no winner, as the heuristic's row says, or the last one."""
+    row = result.heuristic or result.rows[-1]
+    why = " ".join((row.error or "").split())
+    return f"nothing is right of {result.problem}: {row.template} is {row.status}: {why}"
 
 
 def _times(result: Result) -> tuple[str, ...]:
@@ -77,12 +88,17 @@ def check_plot(path: Path) -> None:
     """Refuse a place where no plot can be, before anything is measured.
 
     Raises:
-        PlotError: no picture's name, or no folder.
+        PlotError: no picture's name, or no folder that can be written to.
     """
     if path.is_dir() or path.suffix not in (".png", ".pdf", ".svg"):
         raise PlotError(f"--plot names a .png, .pdf or .svg file, not {path}")
     if not path.absolute().parent.is_dir():
         raise PlotError(f"there is no folder {path.parent} to write the plot to; choose --plot")
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise PlotError(f"cannot write to {path.parent}: {error}; choose --plot") from None
 
 
 def plot_results(found: Sequence[Result], device: str, path: Path) -> None:

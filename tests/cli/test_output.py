@@ -44,6 +44,18 @@ def test_a_narrow_terminal_loses_nothing(
     assert shown == ["x" * 40, "[/mine]:dash:offewwords"]
 
 
+def test_no_column_vanishes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "8")
+    table = new_table(*"1234567")
+    table.add_row(*"abcdefg")
+    results().print(table)
+    shown = capsys.readouterr().out
+    for letter in "1234567abcdefg":
+        assert letter in shown
+
+
 def test_a_pipe_takes_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     text = "y" * 5000

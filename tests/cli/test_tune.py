@@ -301,6 +301,16 @@ def test_files_of_specifications(tmp_path: Path) -> None:
             "workload 1: directions are some of forward, backward, active, step, got ()",
         ),
         ("[" * 100_000, "is neither TOML"),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 9223372036854775808, '
+            '"heads": 1}',
+            "workload 1: batch=2 length=9223372036854775808 heads=1 are 3.7e+19 numbers a tensor,",
+        ),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 1, "heads": 1, '
+            '"name": "a\\u001b[2J"}',
+            "workload 1: name must be printable text, got 'a\\x1b[2J'",
+        ),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: str, told: str) -> None:
@@ -393,6 +403,12 @@ def test_options_of_a_specification_that_is_not_told(
 
 
 def test_what_tune_cannot_do_is_said_before_it_begins(pdssm: Command, tmp_path: Path) -> None:
+    most = os.cpu_count() or 1
+    message = error_line(pdssm(*SMALL, "--threads", most + 1))
+    assert message == f"--threads is at most {most}, the processors here, not {most + 1}"
+    if Path("/proc/self").exists():
+        message = error_line(pdssm(*SMALL, "--plot", "/proc/self/p.png"))
+        assert message.startswith("cannot write to /proc/self: ")
     (tmp_path / "file").touch()
     message = error_line(pdssm(*SMALL, "--ship", "file/logs"))
     assert message == "cannot write to file/logs; choose --ship"
