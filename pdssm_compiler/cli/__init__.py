@@ -1,9 +1,15 @@
 """The command line: ``pdssm-compiler``. One command a file."""
 
+import errno
+import os
 import sys
 import warnings
+from contextlib import suppress
 
 from pdssm_compiler.ir.errors import PdssmError
+
+# What a disk says that takes no more, where a command's output goes.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> None:
@@ -12,8 +18,13 @@ def main() -> None:
     """
     from pdssm_compiler.cli.app import app
 
+    for name in ("stdout", "stderr"):
+        # A shell may close it (`>&-`): then nobody reads what is said.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         with warnings.catch_warnings():
+            _said.clear()
             warnings.showwarning = _one_line
             app()
     except PdssmError as error:
@@ -23,7 +34,21 @@ def main() -> None:
         # The reader of our output has gone, as `head` does.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        print(f"pdssm-compiler: the output cannot be written: {error}", file=sys.stderr)
+        # Nor can the rest of it, which Python would complain of at the end.
+        with suppress(OSError):
+            sys.stdout.close()
+        sys.exit(1)
+
+
+_said: set[str] = set()
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"pdssm-compiler: {message}", file=sys.stderr)
+    # Once, from wherever in the code it comes.
+    if str(message) not in _said:
+        _said.add(str(message))
+        print(f"pdssm-compiler: {message}", file=sys.stderr)

@@ -86,6 +86,27 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert running.returncode == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_cannot_be_written_is_one_line() -> None:
+    code = "from pdssm_compiler.cli import main; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "log", "ls"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.stderr == (
+        "pdssm-compiler: the output cannot be written: [Errno 28] No space left on device\n"
+    )
+    assert done.returncode == 1
+
+
+def test_an_output_that_is_closed(monkeypatch: pytest.MonkeyPatch, pdssm: Command) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert pdssm("log", "ls", "--device", "none").status == 0
+
+
 def test_a_warning_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code = "from pdssm_compiler.cli import main; main()"
