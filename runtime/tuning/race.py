@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any
 
 from pdssm_compiler.runtime.cache import default_cache
-from pdssm_compiler.runtime.tuning.cost_model import Sample
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import DiedError, HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log, warned_rows
@@ -112,7 +111,6 @@ class Race:
         told: called as it goes on.
         measure_seconds: after which a candidate is taken to hang.
         commit: of this package, where the checkout has no history to ask.
-        earlier: what the cost model learns from besides.
         roofs: bytes a second of a large copy, by device; measured where it is not there, and None
             where that failed.
     """
@@ -126,7 +124,6 @@ class Race:
     told: Told = lambda progress: None
     measure_seconds: float = MEASURE_SECONDS
     commit: str | None = None
-    earlier: Sequence[Sample] = ()
     roofs: dict[str, float | None] = field(default_factory=dict)
     _rows: dict[Entry, Row] = field(default_factory=dict)
     _times: dict[Entry, float | None] = field(default_factory=dict)
@@ -145,7 +142,7 @@ class Race:
         self._begun = time.monotonic()
         space = space_of(self.problem)
         self._resume(space)
-        search = Search(space, self.effort, self.earlier)
+        search = Search(space, self.effort)
         complete = False
         while True:
             batch = search.next(self._times)

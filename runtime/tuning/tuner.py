@@ -14,23 +14,17 @@ from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import plans
 from pdssm_compiler.runtime.tuning import resolve
 from pdssm_compiler.runtime.tuning.alone import Place, Wanted, alone
-from pdssm_compiler.runtime.tuning.cost_model import Sample
 from pdssm_compiler.runtime.tuning.effort import EFFORTS, Effort
 from pdssm_compiler.runtime.tuning.isolated import Isolated
 from pdssm_compiler.runtime.tuning.log import (
     file_name,
     folder_name,
     keep_program,
-    logs_below,
-    read_log,
-    shipped_logs,
     user_logs,
 )
 from pdssm_compiler.runtime.tuning.precompile import COMPILE_SECONDS, Compilers, processors
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import MEASURE_SECONDS, Progress, Race, Result, Told
-from pdssm_compiler.runtime.tuning.rows import Row, place_of
-from pdssm_compiler.runtime.tuning.winners import latest
 
 # A deadline that is over.
 _PASSED = -math.inf
@@ -116,7 +110,6 @@ def tune_problems(
                         place.told,
                         limits.measure_seconds,
                         commit,
-                        _samples(problem),
                         roofs,
                     )
                     results.append(race.run())
@@ -187,27 +180,6 @@ def _share(end: float | None, problems: int) -> float | None:
     """When a problem's share of the budget ends."""
     start = time.monotonic()
     return None if end is None else start + (end - start) / problems
-
-
-def _samples(problem: TuningProblem) -> list[Sample]:
-    """What the logs know of other problems on the same device."""
-    name = folder_name(problem.target.name or str(problem.target))
-    groups: dict[tuple[str, object], list[Row]] = {}
-    for root in (shipped_logs(), user_logs()):
-        for path in logs_below(root):
-            if path.parent.name != name:
-                continue
-            for row in read_log(path)[0]:
-                if row.place == place_of(problem.target):
-                    groups.setdefault((row.program, row.race), []).append(row)
-    ours = (problem.program.fingerprint, problem.race)
-    found = []
-    for key, rows in groups.items():
-        rows = latest(rows)
-        base = next((row.ms for row in rows if row.heuristic and row.ms is not None), None)
-        if key != ours and base is not None:
-            found += [Sample(r.template, r.config, r.ms / base) for r in rows if r.ms is not None]
-    return found
 
 
 __all__ = ["Limits", "Progress", "effort_of", "log_of", "tune_problems", "unwritable", "use_logs"]
