@@ -24,6 +24,7 @@ from benchmarks.model import measured_by, of_devices
 from benchmarks.provenance import made, provenance, store
 from pdssm_compiler.cli.consoles import new_table, results
 from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning.effort import EFFORTS
 from pdssm_compiler.runtime.tuning.evidence import Sample, evidence
 from pdssm_compiler.runtime.tuning.expected import Model
@@ -61,14 +62,22 @@ def search(
     out: o.Out = o.OUT,
     commit: o.Commit = None,
 ) -> None:
-    """Search spaces that the cost model completes: what each effort takes, over the best."""
+    """Search spaces that the cost model completes: what each effort takes, over the best.
+
+    Raises:
+        ArgumentError: no such GPU, or too few rows.
+    """
     found = of_devices(evidence(logs or [shipped_logs(), user_logs()]), on)
     folder = made(out)
+    problems = problems_of(found.samples)
+    if not problems:
+        raise ArgumentError(
+            f"no log has {_LEAST_ROWS} rows of one problem; name a folder of whole logs, such as "
+            f"benchmarks/results/races, by --logs"
+        )
     model = Model.fitted(found)
     rows = [
-        row_of(model, samples, deviation, seed)
-        for samples in problems_of(found.samples)
-        for seed in range(seeds)
+        row_of(model, samples, deviation, seed) for samples in problems for seed in range(seeds)
     ]
     record = provenance(torch.device("cpu"), commit) | {
         "measured": measured_by(found), "deviation": deviation, "noise": _NOISE, "rows": rows,
