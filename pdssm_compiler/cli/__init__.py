@@ -10,19 +10,22 @@ from pdssm_compiler.ir.errors import PdssmError
 
 # What a disk says that takes no more, where a command's output goes.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# What a shell says of a command that was.
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run a command; an expected error is one line on standard error and exit status 1. So is a
     warning, but for the status.
     """
-    from pdssm_compiler.cli.app import app
-
     for name in ("stdout", "stderr"):
         # A shell may close it (`>&-`): then nobody reads what is said.
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
+        # Seconds, in which somebody may think better of it.
+        from pdssm_compiler.cli.app import app
+
         with warnings.catch_warnings():
             _said.clear()
             warnings.showwarning = _one_line
@@ -30,6 +33,9 @@ def main() -> None:
     except PdssmError as error:
         print(f"pdssm-compiler: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("pdssm-compiler: interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does.
         sys.stderr.close()
