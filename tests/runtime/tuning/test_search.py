@@ -122,6 +122,16 @@ def test_the_candidates_of_this_cpu() -> None:
         assert (entry.changes == 0) == entry.heuristic
 
 
+def test_both_backends_of_a_gpu_are_in_one_race() -> None:
+    """Of one that is not here, as if its compilers were."""
+    space = space_of(replace(PROBLEM, absent=simulated.H100))
+    assert space.first[0].heuristic
+    first = {entry.template.name: entry.template.backend for entry in space.first}
+    assert {"tvm-cuda", "triton"} <= set(first.values())
+    others = {entry.template.name for entry in space.others}
+    assert {"cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks"} <= others
+
+
 PLACES = st.lists(st.integers(0, len(WIDE) - 1), min_size=1, max_size=30, unique=True)
 
 
