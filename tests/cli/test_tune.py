@@ -256,6 +256,9 @@ def test_files_of_specifications(tmp_path: Path) -> None:
         "mine: N=8 K=4 general dictionary complex128 active",
     ]
     assert [p.sizes for p in mine.problems(CPU)] == [Sizes(2, 1, 3), Sizes(2, 100, 3)]
+    # As some editors write it.
+    toml.write_bytes(b"\xef\xbb\xbf" + TOML.replace("\n", "\r\n").replace("mine", "mïne").encode())
+    assert [each.name for each in read_workloads(toml, ("forward",))] == ["mïne", ""]
     lines = tmp_path / "w.jsonl"
     sizes = {"batch": 1, "length": 2, "heads": 3}
     lines.write_text("\n".join(json.dumps(line | sizes) for line in LINES))
