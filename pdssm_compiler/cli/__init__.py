@@ -1,6 +1,7 @@
 """The command line: ``pdssm-compiler``. One command a file."""
 
 import errno
+import io
 import os
 import sys
 import warnings
@@ -22,6 +23,9 @@ def main() -> None:
         # A shell may close it (`>&-`): then nobody reads what is said.
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A locale may have no letters for a name that users gave: then their numbers stand there.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Seconds, in which somebody may think better of it.
         from pdssm_compiler.cli.app import app

@@ -102,6 +102,26 @@ def test_an_output_that_cannot_be_written_is_one_line() -> None:
     assert done.returncode == 1
 
 
+def test_letters_that_a_locale_has_not(tmp_path: Path) -> None:
+    file = tmp_path / "w.toml"
+    file.write_text(
+        '[[workload]]\nname = "m\u00efne"\nstate_size = 4\nmap_source = "none"\n'
+        "batch = 1\nlength = 8\nheads = 1\n",
+        encoding="utf-8",
+    )
+    code = "from pdssm_compiler.cli import main; main()"
+    command = ["tune", "--spec-file", file, "--device", "cpu", "--effort", "none"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", settings.CACHE_DIR: str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "calls of m\\xefne: N=4 complex64 forward take cpu-rows" in done.stdout
+
+
 def test_an_output_that_is_closed(monkeypatch: pytest.MonkeyPatch, pdssm: Command) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert pdssm("log", "ls", "--device", "none").status == 0
