@@ -132,6 +132,22 @@ def test_both_backends_of_a_gpu_are_in_one_race() -> None:
     assert {"cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks"} <= others
 
 
+def test_a_smaller_gpu_has_no_candidate_that_does_not_fit() -> None:
+    """Found out before anything is compiled."""
+    program = replace(PROBLEM, absent=simulated.H100).program
+    found = {}
+    for gpu in (simulated.H100, simulated.SMALL):
+        space = space_of(replace(PROBLEM, absent=gpu))
+        found[gpu.name] = {(e.template.name, e.config) for e in (*space.first, *space.others)}
+        for name, config in found[gpu.name]:
+            assert TEMPLATES[name].feasible(program, gpu, config) is None
+    refused = {
+        TEMPLATES[name].feasible(program, simulated.SMALL, config)
+        for name, config in found[simulated.H100.name] - found[simulated.SMALL.name]
+    }
+    assert any("shared memory" in (reason or "") for reason in refused)
+
+
 PLACES = st.lists(st.integers(0, len(WIDE) - 1), min_size=1, max_size=30, unique=True)
 
 
