@@ -12,6 +12,7 @@ from rich.console import Console
 from pdssm_compiler.cli.consoles import new_table
 from pdssm_compiler.cli.run import PlotError
 from pdssm_compiler.runtime.compile_service import choose
+from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import Result
 from pdssm_compiler.runtime.tuning.rows import Row
@@ -25,6 +26,10 @@ def show(found: Sequence[Result], where: torch.device, console: Console) -> None
     """Print a row for each program, and what calls of each take: a line, for it is too long for a
     terminal's column.
     """
+    title = "nothing tuned"
+    if found:
+        told = "tuned on" if any(result.rows for result in found) else "nothing measured yet on"
+        title = f"{told} {found[0].problem.target.name or where}"
     table = new_table(
         "program",
         "candidates",
@@ -33,7 +38,7 @@ def show(found: Sequence[Result], where: torch.device, console: Console) -> None
         "faster",
         "noise",
         "of\nroof",
-        title=f"tuned on {found[0].problem.target.name or where}" if found else "nothing tuned",
+        title=title,
     )
     for result in found:
         table.add_row(str(result.problem), _outcomes(result), *_times(result))
@@ -73,9 +78,13 @@ def _times(result: Result) -> tuple[str, ...]:
 def show_taken(problems: Sequence[TuningProblem], console: Console) -> None:
     """Say what calls of each program take from now on, and why."""
     for problem in problems:
-        schedule = choose(problem.program, problem.target, None, problem.bucket)
-        taken = f"{schedule.template.name} {told(vars(schedule.config))}, {schedule.reason}"
-        line = f"calls of {problem} take {taken}"
+        try:
+            schedule = choose(problem.program, problem.target, None, problem.bucket)
+        except NoTemplateError as error:
+            line = f"calls of {problem} fail: {error}"
+        else:
+            taken = f"{schedule.template.name} {told(vars(schedule.config))}, {schedule.reason}"
+            line = f"calls of {problem} take {taken}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -109,6 +109,7 @@ def test_a_budget_is_kept(pdssm: Command) -> None:
     done = pdssm(*SMALL, "--budget", 0)
     assert done.status == 0
     assert "the budget ended the search: run the same command again to go on" in done.out
+    assert "nothing measured yet on " in done.out
     told = "of 2 of 2 programs nothing was measured, for the budget of 0 s, a few of"
     assert told in done.out
     assert "plot:" not in done.out

@@ -14,9 +14,15 @@ from pdssm_compiler.cli.consoles import results
 from pdssm_compiler.cli.tune_report import plot_results, show
 from pdssm_compiler.cli.tuning_bar import times_of, tuning_bar
 from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.compile_service import choose
+from pdssm_compiler.runtime.tuning import resolve
+from pdssm_compiler.runtime.tuning.log import append_rows
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
+from pdssm_compiler.runtime.tuning.provenance import kernel_versions
 from pdssm_compiler.runtime.tuning.race import Progress, Result
+from pdssm_compiler.runtime.tuning.tuner import log_of
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
 from tests.runtime.tuning.made_rows import PROGRAM, row
@@ -58,6 +64,22 @@ def test_where_nothing_is_right_it_is_said_why(capsys: pytest.CaptureFixture[str
     show([Result(PROBLEM, [off, *BAD], True, 2)], "cpu", results())  # type: ignore[arg-type]
     told = "nothing is right of mine forward: cpu-rows is wrong: states[0] is 2"
     assert told in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.filterwarnings("ignore::pdssm_compiler.runtime.errors.TuningWarning")
+def test_what_calls_take_where_the_only_kernel_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path))
+    resolve.forget()
+    said = choose(PROBLEM.program, PROBLEM.target, None, PROBLEM.bucket).config
+    off = row(said, status="wrong", ms=None, error="off", versions=kernel_versions())
+    append_rows(log_of(PROBLEM), [off])
+    resolve.forget()
+    show([Result(PROBLEM, [off], True, 1)], "cpu", results())  # type: ignore[arg-type]
+    told = f"calls of mine forward fail: no template can run a state size of 6 on {PROBLEM.target}"
+    assert told in capsys.readouterr().out
+    resolve.forget()
 
 
 @contextmanager
