@@ -120,7 +120,7 @@ def tune(
     from pdssm_compiler.cli.device import device_of
     from pdssm_compiler.cli.tune_report import check_plot, plot_results, show
     from pdssm_compiler.cli.tuning_bar import tuning_bar
-    from pdssm_compiler.runtime.tuning.tuner import log_of
+    from pdssm_compiler.runtime.tuning.tuner import effort_of, log_of
     from pdssm_compiler.tuning import tune as tune_workloads
 
     if spec is None:
@@ -145,6 +145,7 @@ def tune(
         _check_ship(ship)
     wanted = _directions(direction)
     workloads = _workloads(spec, spec_file, suite, where, wanted, sizes, states)
+    level = (effort or EffortLevel.quick).value
     console = results()
     try:
         with Interruption() as interruption, tuning_bar(messages()) as bar:
@@ -156,7 +157,7 @@ def tune(
             found = tune_workloads(
                 workloads,
                 device=where,
-                effort=(effort or EffortLevel.quick).value,
+                effort=level,
                 budget=budget,
                 workers=workers,
                 commit=commit,
@@ -170,11 +171,13 @@ def tune(
         raise typer.Exit(_INTERRUPTED) from None
     show(found, where, console)
     if any(not result.complete for result in found):
+        limit = effort_of(level).limit
+        what = "the budget" if budget is not None else f"{level}, {limit:g} s a program,"
         console.print(
-            "the budget ended the search: run the same command again to go on", soft_wrap=True
+            f"{what} ended the search: run the same command again to go on", soft_wrap=True
         )
     untried = sum(result.untried for result in found)
-    if untried:
+    if untried and budget is not None:
         console.print(
             f"of {untried} of {len(found)} programs nothing was measured, for the budget of "
             f"{budget:g} s, a few of which each needs to compile, was over: give more",

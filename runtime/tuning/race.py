@@ -69,7 +69,7 @@ class Result:
     Attributes:
         problem: whose race.
         rows: the last row of each candidate.
-        complete: whether the search ended by itself, not by the budget.
+        complete: whether the search ended by itself, not by the budget or the effort's limit.
         measured: how many candidates were measured now, rather than found in the log.
     """
 

@@ -99,7 +99,9 @@ def tune_problems(
                     if level.candidates:
                         keep_program(user_logs(), problem.program)
                     # Nothing is begun of what another process was asked for as well and has done.
-                    share = _PASSED if place.done else _share(end, len(problems) - number)
+                    share = (
+                        _PASSED if place.done else _share(end, len(problems) - number, level.limit)
+                    )
                     race = Race(
                         problem,
                         level,
@@ -176,10 +178,11 @@ def use_logs() -> None:
         plan.kernels.choose_again()
 
 
-def _share(end: float | None, problems: int) -> float | None:
-    """When a problem's share of the budget ends."""
+def _share(end: float | None, problems: int, limit: float) -> float | None:
+    """When a problem's share of the budget ends, or what its effort allows."""
     start = time.monotonic()
-    return None if end is None else start + (end - start) / problems
+    seconds = min(math.inf if end is None else (end - start) / problems, limit)
+    return None if seconds == math.inf else start + seconds
 
 
 __all__ = ["Limits", "Progress", "effort_of", "log_of", "tune_problems", "unwritable", "use_logs"]

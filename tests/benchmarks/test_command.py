@@ -21,6 +21,7 @@ from benchmarks.host import call_overhead, first_result_seconds, import_seconds
 from benchmarks.plots import plot
 from benchmarks.provenance import OutputError, load, store
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.tuning.effort import EFFORTS
 from tests.benchmarks.conftest import AGENDA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,7 +198,12 @@ def test_searches_of_completed_spaces(tmp_path: Path) -> None:
     assert made["commit"] == "abc"
     assert [row["seed"] for row in made["rows"]] == [0, 1]
     for row in made["rows"]:
-        assert 32 == row["quick_measured"] < row["full_measured"] <= row["candidates"]
+        assert (
+            EFFORTS["quick"].candidates
+            == row["quick_measured"]
+            < row["full_measured"]
+            <= row["candidates"]
+        )
         assert 1.0 <= row["full"] <= row["heuristic"]
         assert 1.0 <= row["quick"] <= row["heuristic"]
         assert row["quick_over_full"] == row["quick"] / row["full"]

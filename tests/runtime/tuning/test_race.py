@@ -1,6 +1,7 @@
 """Races: bad candidates of every kind are rows, the tuner goes on, and none wins."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.tuning import provenance, race, resolve
+from pdssm_compiler.runtime.tuning import provenance, race, resolve, tuner
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log
@@ -193,6 +194,26 @@ def test_a_budget_is_not_overrun(
     assert found.heuristic is not None
     assert found.heuristic.again_ms is not None
     assert now[0] <= ends
+
+
+def test_an_effort_may_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were a budget, and each program has it."""
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
+    monkeypatch.setattr(CpuRows, "space", lambda *_: map(CpuRowsConfig, (1, 2, *range(9, 60))))
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(race, "time", clock)
+    monkeypatch.setattr(tuner, "time", clock)
+    monkeypatch.setattr(tuner, "Isolated", lambda: Clocked(now, 1.0))
+    level = replace(WHOLE, limit=20.0)
+    problems = [small(), small(sizes=Sizes(2, 500, 3))]
+    for budget, ends in ((None, 40), (10.0, 10)):
+        monkeypatch.setenv(settings.CACHE_DIR, f"{settings.cache_dir()}{ends}")
+        now[0] = 0.0
+        found = tune_problems(problems, level, budget=budget, workers=1)
+        assert [result.complete for result in found] == [False, False]
+        assert ends - 8 <= now[0] <= ends + 1
+    assert tuner._share(None, 3, WHOLE.limit) is None
 
 
 def test_time_is_left_for_the_last_timings(
