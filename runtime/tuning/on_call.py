@@ -25,7 +25,7 @@ from pdssm_compiler.runtime.tuning.resolve import forget, tuned
 if TYPE_CHECKING:
     from pdssm_compiler.runtime.tuning.problem import TuningProblem
 
-_TAKES = {"quick": "a minute at most, or what its own kernel takes", "full": "minutes"}
+_TAKES = {"quick": "about a minute", "full": "some minutes"}
 # One race at a time: two would disturb each other.
 _lock = threading.Lock()
 
