@@ -28,7 +28,7 @@ class Effort:
 
 EFFORTS = {
     # Says what calls take, and measures nothing.
-    "none": Effort(0, 0, 0.0, 1.0, 0),
-    "quick": Effort(48, 10, 0.3, 2.0, 2, limit=60.0),
-    "full": Effort(320, 30, 1.0, 8.0, 9),
+    "none": Effort(0, 0, 0.0, 1.0, 1),
+    "quick": Effort(48, 10, 0.3, 2.0, 3, limit=60.0),
+    "full": Effort(320, 30, 1.0, 8.0, 10),
 }

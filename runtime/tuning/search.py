@@ -56,7 +56,7 @@ class Search:
         left = [entry for entry in self._promising(times) if entry not in times]
         if len(left) <= room:
             return left
-        if room <= 0 or self._idle(times) > self._effort.patience:
+        if room <= 0 or self._idle(times) >= self._effort.patience:
             return []
         return self._batch(times, left)[:room]
 

@@ -99,6 +99,12 @@ def test_a_search_that_has_ended_stays_ended(effort: str) -> None:
         assert list(searched(patient, cost, begun=begun)) == list(times)
 
 
+def test_a_search_ends_when_it_finds_nothing_faster() -> None:
+    for patience in (1, 3):
+        times = searched(Effort(120, 1, 1.0, 8.0, patience), lambda e: 1.0 + (not e.heuristic))
+        assert len(times) == len(SPACE.first) + patience * BATCH
+
+
 def test_candidates_that_fail_are_passed_over() -> None:
     def fails(entry: Entry) -> float | None:
         return None if entry.template is ROWS and entry.config.slots != 3 else cost(entry)
