@@ -10,6 +10,7 @@ from benchmarks.gpu import gpu
 from benchmarks.model import model
 from benchmarks.plots import plot
 from benchmarks.provenance import load, made
+from benchmarks.search import search
 from benchmarks.tables import show
 from benchmarks.untuned import untuned
 from pdssm_compiler.cli.consoles import results
@@ -28,6 +29,7 @@ app.command("gpu")(gpu)
 app.command("cpu")(cpu)
 app.command("untuned")(untuned)
 app.command("model")(model)
+app.command("search")(search)
 
 
 @app.command("show")

@@ -57,8 +57,8 @@ def model(
     beside that of the heuristic's choice.
     """
     found = evidence(logs or [shipped_logs(), user_logs()])
-    fitted = _of(found, fit)
-    judged = None if on is None else _of(found, on)
+    fitted = of_devices(found, fit)
+    judged = None if on is None else of_devices(found, on)
     made = judge(fitted, judged)
     show_judgement(made, results())
     for told in found.left_out:
@@ -67,7 +67,7 @@ def model(
         # The model was fitted and held to rows here; where those come from is theirs to say.
         record = {
             "provenance": provenance(torch.device("cpu"), commit),
-            "measured": _measured(fitted if judged is None else judged),
+            "measured": measured_by(fitted if judged is None else judged),
             **asdict(made),
         }
         try:
@@ -76,7 +76,7 @@ def model(
             raise OutputError(f"cannot write {out}: {error.strerror}; choose --out") from None
 
 
-def _measured(judged: Evidence) -> dict[str, Any]:
+def measured_by(judged: Evidence) -> dict[str, Any]:
     """Where the rows that a model was held to come from, by device."""
     found: dict[str, list[Row]] = {}
     for sample in judged.samples:
@@ -91,7 +91,7 @@ def _measured(judged: Evidence) -> dict[str, Any]:
     }
 
 
-def _of(found: Evidence, folders: list[str] | None) -> Evidence:
+def of_devices(found: Evidence, folders: list[str] | None) -> Evidence:
     """The rows of some GPUs.
 
     Raises:

@@ -54,8 +54,9 @@ def tune(
         device: a torch device.
         effort: ``"none"`` (says what calls take, measures nothing), ``"quick"``, ``"full"``.
         budget: seconds from now, also those that starting processes, waiting for others and
-            compiling take, after which no candidate is begun; None for no end. The programs share
-            it, and of each that is begun, what the heuristic says is measured in any case.
+            compiling take; None for no end. The programs share it. What is being compiled or
+            measured at the end is given up, but of each program that is begun, what the heuristic
+            says is measured in any case.
         workers: processes that compile; 0 for this one, None for as many as there are processors.
         commit: of this package, for the log, where it has no history to ask.
         told: called with how far it is.

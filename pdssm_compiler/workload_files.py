@@ -60,7 +60,8 @@ def read_workloads(path: Path, directions: Sequence[str]) -> list[AnyWorkload]:
         SpecFileError: the file or an entry cannot be read; the message names the entry.
     """
     try:
-        content = path.read_text()
+        # A mark at its beginning is no content.
+        content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecFileError(f"{path} cannot be read: {error}; name another --spec-file") from None
     try:

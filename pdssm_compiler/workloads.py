@@ -24,6 +24,8 @@ from pdssm_compiler.suite import CPU_SUITE, STEP, SUITE, Shape
 # with the gradients of what chooses the maps; ``mixture`` chooses those of ``mixture_pd_scan``.
 DIRECTIONS = ("forward", "backward", "active", "dense", "step", "mixture", "mixture_gradient")
 _MIXTURE = ("mixture", "mixture_gradient")
+# Of a tensor of states: a petabyte.
+_MOST_NUMBERS = 1 << 47
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Workload:
     noise: bool = False
 
     def __post_init__(self) -> None:
-        _check_sizes(self)
+        _check_sizes(self, self.spec.state_size)
         for name in ("initial_state", "final_state", "reverse", "packed", "noise"):
             if type(getattr(self, name)) is not bool:
                 told = shown(getattr(self, name))
@@ -181,14 +183,15 @@ class ProgramWorkload:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _check_sizes(self)
         if not isinstance(self.program, str):
             raise ArgumentError(f"program must be text, got {shown(self.program)}")
         try:
-            # As calls have it, however it was spaced.
-            object.__setattr__(self, "program", program_of(self.program).text)
+            program = program_of(self.program)
         except IRError as error:
             raise ArgumentError(f"program is not the text of one: {error}") from None
+        _check_sizes(self, program.state_size)
+        # As calls have it, however it was spaced.
+        object.__setattr__(self, "program", program.text)
 
     def problems(self, device: torch.device) -> Iterator[TuningProblem]:
         """The program, as a problem to tune."""
@@ -200,13 +203,20 @@ class ProgramWorkload:
 AnyWorkload = Workload | ProgramWorkload
 
 
-def _check_sizes(workload: AnyWorkload) -> None:
+def _check_sizes(workload: AnyWorkload, state_size: int) -> None:
     for name in ("batch", "length", "heads"):
         value = getattr(workload, name)
         if type(value) is not int or value < 1:
             raise ArgumentError(f"{name} must be an int of at least 1, got {shown(value)}")
-    if not isinstance(workload.name, str):
-        raise ArgumentError(f"name must be text, got {shown(workload.name)}")
+    if not isinstance(workload.name, str) or not workload.name.isprintable():
+        raise ArgumentError(f"name must be printable text, got {shown(workload.name)}")
+    numbers = workload.batch * workload.length * workload.heads * state_size
+    if numbers > _MOST_NUMBERS:
+        raise ArgumentError(
+            f"batch={shown(workload.batch)} length={shown(workload.length)} "
+            f"heads={shown(workload.heads)} are more numbers a tensor than any device holds; use "
+            f"the sizes of a call"
+        )
 
 
 def _told(sizes: Sizes) -> str:

@@ -26,7 +26,12 @@ from pdssm_compiler.runtime.deployed import deployed
 from pdssm_compiler.runtime.entries import Entries, Files
 from pdssm_compiler.runtime.errors import BackendUnavailableError, NoTemplateError
 from pdssm_compiler.runtime.key import KernelKey, key_of
-from pdssm_compiler.runtime.tuning.resolve import other_threads, tuned
+from pdssm_compiler.runtime.tuning.resolve import (
+    found_wrong,
+    other_threads,
+    pass_over,
+    tuned,
+)
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.target import Target
@@ -84,6 +89,7 @@ def choose(
     *,
     ahead: bool = True,
     logs: bool = True,
+    wrong: bool = False,
 ) -> Schedule:
     """The schedule for a specialised program.
 
@@ -95,9 +101,11 @@ def choose(
         problem: the sizes to choose for, as far as they are known.
         ahead: whether what was chosen ahead of time has a say.
         logs: whether tuning logs have a say.
+        wrong: whether a heuristic may say what this machine's log has found wrong.
 
     Raises:
-        NoTemplateError: no template, or not the given one, can run the program there.
+        NoTemplateError: no template, or not the given one, can run the program there, or all were
+            found wrong.
     """
     problem = problem or Problem()
     if ahead and (config is None or isinstance(config, str)):
@@ -122,6 +130,11 @@ def choose(
         reason += f"; {unheard}"
     for template, chosen, refused in found:
         lacking = missing[template.backend]
+        if refused is None and not wrong:
+            refused = found_wrong(program, target, problem, template, chosen)
+            if refused is not None:
+                pass_over(f"{template.name} {chosen}, which the heuristic says,", refused)
+                reason += f"; without {template.name}, which was wrong here"
         if refused is None:
             if lacking is None:
                 return Schedule(template, chosen, reason)

@@ -61,7 +61,7 @@ def read_description(path: Path) -> dict[str, Any]:
             has a value that is not allowed.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        told = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DescriptionError(
             f"{path}: the description cannot be read: {error.strerror}; name a file that "

@@ -11,6 +11,8 @@ from rich.text import TextType
 # Where no terminal says how wide it is, a line is as long as it needs to be: whoever reads a pipe
 # cannot make it wider. Tables take no more of it than their cells need.
 _WIDTH = 1 << 16
+# In a terminal that is narrower, columns would vanish; it breaks lines by itself.
+_NARROWEST = 30
 
 
 def results() -> Console:
@@ -31,6 +33,7 @@ def new_table(*headings: str, title: TextType | None = None, show_header: bool =
 
 def _console(stream: TextIO, stderr: bool) -> Console:
     told = stream.isatty() or "COLUMNS" in os.environ
-    width = None if told else _WIDTH
     # What is printed comes from users and compilers: a bracket in it is a bracket.
-    return Console(stderr=stderr, width=width, markup=False, emoji=False)
+    console = Console(stderr=stderr, width=None if told else _WIDTH, markup=False, emoji=False)
+    console.width = max(console.width, _NARROWEST)
+    return console

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated
 
 import typer
 
-from pdssm_compiler.cli.consoles import messages, new_table, results
+from pdssm_compiler.cli.consoles import messages, results
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.tuning.log import (
     files_below,
@@ -25,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# A terminal that is narrower breaks lines by itself.
+_NARROWEST = 40
+
 Folder = Annotated[
     str | None, typer.Option(help="Only the logs of one device: their folder, as ls prints it.")
 ]
@@ -42,15 +46,17 @@ def list_logs(device: Folder = None) -> None:
         if not folders:
             console.print(f"{told}: none in {root}", soft_wrap=True)
         for folder, paths in folders.items():
-            table = new_table(
-                "program", "sizes", "winner", "ms", "date", title=f"{told}: {folder}"
-            )
+            console.print(f"{told}: {folder}", soft_wrap=True, highlight=False)
             for path in paths:
                 rows, damaged = read_log(path)
                 wrong += damaged
-                for cells in _lines(path, rows):
-                    table.add_row(*cells)
-            console.print(table)
+                for line in _lines(path, rows):
+                    # No table: in a terminal, the cell of a config would be tall.
+                    for part in wrap(
+                        line, max(_NARROWEST, console.width),
+                        initial_indent="  ", subsequent_indent="    ",
+                    ):  # fmt: skip
+                        console.print(part, soft_wrap=True, highlight=False)
     for line in wrong:
         messages().print(line, highlight=False, soft_wrap=True)
 
@@ -91,23 +97,26 @@ def _folders(root: Path, device: str | None) -> dict[str, list[Path]]:
     return found
 
 
-def _lines(path: Path, rows: list[Row]) -> Iterator[tuple[str, ...]]:
-    """The cells of a log's winners."""
+def _lines(path: Path, rows: list[Row]) -> Iterator[str]:
+    """A log's winners."""
     predicted = is_predicted(path)
     best = winners(rows, predicted)
     for row in best:
         config = " ".join(f"{name}={value}" for name, value in row.config.items())
         threads = f" on {row.threads} threads" if row.threads else ""
+        sizes = f"B={row.batch} T={row.length} H={row.heads}"
+        # What the sizes are is said once.
+        what = f"{row.label.removeprefix(f'{sizes}: ')} {row.direction}, {sizes}{threads}"
         ms = row.predicted_ms if predicted else row.ms
-        yield (
-            f"{row.label} {row.direction}",
-            f"B={row.batch} T={row.length} H={row.heads}{threads}",
-            f"{row.template} {config}",
-            f"{ms:.4g}{' predicted' if predicted else ''}",
-            row.date[:10],
-        )
+        time = f"{ms:.4g} ms {'predicted' if predicted else 'measured'} {row.date[:10]}"
+        yield _plain(f"{what}: {time}, {row.template} {config}")
     if not best:
-        yield path.name, "", f"none: nothing right among {len(rows)} rows", "", ""
+        yield f"{path.name}: none, nothing right among {len(rows)} rows"
+
+
+def _plain(line: str) -> str:
+    """A line that does nothing to a terminal, whoever wrote the log."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _files(count: int) -> str:

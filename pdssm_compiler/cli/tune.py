@@ -106,7 +106,8 @@ def tune(
         float | None,
         typer.Option(
             min=0,
-            help="Seconds, starting and compiling included, after which no candidate is begun.",
+            help="Seconds, starting and compiling included; what the heuristic says is measured "
+            "in any case.",
         ),
     ] = None,
     workers: Annotated[
@@ -138,7 +139,7 @@ def tune(
     from pdssm_compiler.cli.device import device_of
     from pdssm_compiler.cli.tune_report import check_plot, plot_results, show
     from pdssm_compiler.cli.tuning_bar import tuning_bar
-    from pdssm_compiler.runtime.tuning.tuner import log_of
+    from pdssm_compiler.runtime.tuning.tuner import effort_of, log_of
     from pdssm_compiler.tuning import tune as tune_workloads
     from pdssm_compiler.workloads import Workload
 
@@ -162,12 +163,13 @@ def tune(
         return
     where = device_of(device)
     if threads is not None:
-        torch.set_num_threads(threads)
+        _use_threads(threads)
     plot = plot or Path("pdssm-tune.png")
     check_plot(plot)
     if ship is not None:
         _check_ship(ship)
     workloads = _workloads(one, spec_file, suite, where, asked)
+    level = (effort or EffortLevel.quick).value
     console = results()
     try:
         with Interruption() as interruption, tuning_bar(messages()) as bar:
@@ -179,7 +181,7 @@ def tune(
             found = tune_workloads(
                 workloads,
                 device=where,
-                effort=(effort or EffortLevel.quick).value,
+                effort=level,
                 budget=budget,
                 workers=workers,
                 commit=commit,
@@ -193,11 +195,13 @@ def tune(
         raise typer.Exit(_INTERRUPTED) from None
     show(found, where, console)
     if any(not result.complete for result in found):
+        limit = effort_of(level).limit
+        what = "the budget" if budget is not None else f"{level}, {limit:g} s a program,"
         console.print(
-            "the budget ended the search: run the same command again to go on", soft_wrap=True
+            f"{what} ended the search: run the same command again to go on", soft_wrap=True
         )
     untried = sum(result.untried for result in found)
-    if untried:
+    if untried and budget is not None:
         console.print(
             f"of {untried} of {len(found)} programs nothing was measured, for the budget of "
             f"{budget:g} s, a few of which each needs to compile, was over: give more",
@@ -295,6 +299,20 @@ def _workloads(
         return workloads.suite(where, directions)
     assert one is not None
     return [workloads.those_there_are(one) if directions == workloads.DIRECTIONS else one]
+
+
+def _use_threads(threads: int) -> None:
+    """Have kernels run by so many threads.
+
+    Raises:
+        ArgumentError: more than there are processors.
+    """
+    from pdssm_compiler.runtime.errors import ArgumentError
+
+    most = os.cpu_count() or 1
+    if threads > most:
+        raise ArgumentError(f"--threads is at most {most}, the processors here, not {threads}")
+    torch.set_num_threads(threads)
 
 
 def _check_ship(folder: Path) -> None:

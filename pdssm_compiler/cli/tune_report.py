@@ -1,5 +1,6 @@
 """What the tuner found: a table and a plot."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from pdssm_compiler.cli.consoles import new_table
 from pdssm_compiler.cli.run import PlotError
 from pdssm_compiler.runtime.compile_service import choose
+from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import Result
 from pdssm_compiler.runtime.tuning.rows import Row
@@ -24,6 +26,10 @@ def show(found: Sequence[Result], where: torch.device, console: Console) -> None
     """Print a row for each program, and what calls of each take: a line, for it is too long for a
     terminal's column.
     """
+    title = "nothing tuned"
+    if found:
+        told = "tuned on" if any(result.rows for result in found) else "nothing measured yet on"
+        title = f"{told} {found[0].problem.target.name or where}"
     table = new_table(
         "program",
         "candidates",
@@ -32,11 +38,14 @@ def show(found: Sequence[Result], where: torch.device, console: Console) -> None
         "faster",
         "noise",
         "of\nroof",
-        title=f"tuned on {found[0].problem.target.name or where}" if found else "nothing tuned",
+        title=title,
     )
     for result in found:
         table.add_row(str(result.problem), _outcomes(result), *_times(result))
     console.print(table)
+    for result in found:
+        if result.rows and result.winner is None and not result.untried:
+            console.print(_failed(result), markup=False, highlight=False, soft_wrap=True)
     show_taken([result.problem for result in found], console)
 
 
@@ -46,6 +55,13 @@ def _outcomes(result: Result) -> str:
     right = counts.pop("ok", 0)
     others = [f"{number} {status}" for status, number in counts.most_common()]
     return ", ".join([f"{right} ok", *others])
+
+
+def _failed(result: Result) -> str:
+    """Why there is no winner, as the heuristic's row says, or the last one."""
+    row = result.heuristic or result.rows[-1]
+    why = " ".join((row.error or "").split())
+    return f"nothing is right of {result.problem}: {row.template} is {row.status}: {why}"
 
 
 def _times(result: Result) -> tuple[str, ...]:
@@ -62,9 +78,13 @@ def _times(result: Result) -> tuple[str, ...]:
 def show_taken(problems: Sequence[TuningProblem], console: Console) -> None:
     """Say what calls of each program take from now on, and why."""
     for problem in problems:
-        schedule = choose(problem.program, problem.target, None, problem.bucket)
-        taken = f"{schedule.template.name} {told(vars(schedule.config))}, {schedule.reason}"
-        line = f"calls of {problem} take {taken}"
+        try:
+            schedule = choose(problem.program, problem.target, None, problem.bucket)
+        except NoTemplateError as error:
+            line = f"calls of {problem} fail: {error}"
+        else:
+            taken = f"{schedule.template.name} {told(vars(schedule.config))}, {schedule.reason}"
+            line = f"calls of {problem} take {taken}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -77,12 +97,17 @@ def check_plot(path: Path) -> None:
     """Refuse a place where no plot can be, before anything is measured.
 
     Raises:
-        PlotError: no picture's name, or no folder.
+        PlotError: no picture's name, or no folder that can be written to.
     """
     if path.is_dir() or path.suffix not in (".png", ".pdf", ".svg"):
         raise PlotError(f"--plot names a .png, .pdf or .svg file, not {path}")
     if not path.absolute().parent.is_dir():
         raise PlotError(f"there is no folder {path.parent} to write the plot to; choose --plot")
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise PlotError(f"cannot write to {path.parent}: {error}; choose --plot") from None
 
 
 def plot_results(found: Sequence[Result], device: str, path: Path) -> None:

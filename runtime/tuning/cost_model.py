@@ -1,98 +1,117 @@
-"""What a config will cost, learned from the log.
+"""What candidates will cost, learned from those that were measured: a Gaussian process.
 
-A least-squares fit, one for each template, of the logarithm of a candidate's time over its
-heuristic's, to each field's own curve: a number's logarithm and its square, a truth value, a None.
-Fields act one by one, so what a fit says can be read off it: :attr:`CostModel.weights`. Unknown
-fields stay at no effect (the fit is drawn to zero), and a template without rows costs what its
-heuristic does.
+It is of the logarithm of a candidate's time over the heuristic's (Rasmussen and Williams,
+*Gaussian Processes for Machine Learning*, chapter 2). Candidates of a template deviate together,
+and the more so the fewer and the less their fields differ; what one template takes says nothing of
+another. So a measured candidate says most of its neighbours, and where none was measured, little
+is known. What to measure next is what is expected to improve on the best the most (Mockus 1978;
+Jones, Schonlau and Welch 1998): where it is expected to be fast, or where little is known.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-# How strongly weights are drawn to zero: as much as one or two rows draw them elsewhere.
-_RIDGE = 0.3
+Array = npt.NDArray[np.float64]
 
-
-class Sample(NamedTuple):
-    """One measured candidate.
-
-    Attributes:
-        template: its name.
-        fields: its config.
-        ratio: its time over that of the problem's heuristic.
-        weight: how much it counts; 1 for the problem at hand.
-    """
-
-    template: str
-    fields: Mapping[str, Any]
-    ratio: float
-    weight: float = 1.0
+# Variances of the logarithm: of what all candidates of a problem have in common, of what those of
+# a template have, of a config's own, and of two timings of the same.
+_COMMON, _OF_TEMPLATE, _OF_CONFIG, _NOISE = 1.0, 0.25, 0.16, 4e-4
+# What a failure counts as, and how little that says of the like: a limit is passed or it is not.
+_FAILED, _OF_FAILURE = math.log(3.0), 0.25
+# How many doublings of a number make another candidate of it.
+_LENGTH = 1.5
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """A fit.
+class Expected:
+    """What candidates are expected to take.
 
     Attributes:
-        weights: for each template and each of its features, its effect on the logarithm.
-        means: for each template, what is taken off each feature before.
+        mean: of each, the logarithm of its time over the heuristic's.
+        covariance: how far that may be off, and how far together.
     """
 
-    weights: dict[str, dict[str, float]]
-    means: dict[str, dict[str, float]]
+    mean: Array
+    covariance: Array
 
-    @classmethod
-    def fit(cls, samples: Sequence[Sample]) -> "CostModel":
-        """The model of some rows."""
-        weights, means = {}, {}
-        for template in dict.fromkeys(sample.template for sample in samples):
-            mine = [sample for sample in samples if sample.template == template]
-            weights[template], means[template] = _fit(mine)
-        return cls(weights, means)
+    def most_promising(self, number: int, best: float) -> list[int]:
+        """Those to measure together, by their places: one after the other the one whose expected
+        improvement is the largest, when those before it are as expected.
 
-    def ratio(self, template: str, fields: Mapping[str, Any]) -> float:
-        """The time that a candidate is expected to take, over its heuristic's."""
-        weights = self.weights.get(template)
-        if weights is None:
-            return 1.0
-        told = features(fields)
-        means = self.means[template]
-        return math.exp(sum(w * (told.get(n, 0.0) - means[n]) for n, w in weights.items()))
+        Args:
+            number: how many.
+            best: the logarithm of the fastest so far.
+        """
+        covariance, found = self.covariance, list[int]()
+        while len(found) < min(number, len(self.mean)):
+            deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+            gain = _improvement(best - self.mean, deviation)
+            gain[found] = -1.0
+            place = int(np.argmax(gain))
+            found.append(place)
+            # Measured as expected, it changes no mean, and what is not known of its like.
+            column = covariance[:, place]
+            known = np.outer(column, column) / (column[place] + _NOISE)
+            covariance = covariance - known
+        return found
+
+
+class CostModel:
+    """The model of some candidates.
+
+    Args:
+        candidates: of each, its template's name and the fields of its config.
+    """
+
+    def __init__(self, candidates: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        told = [features(fields) for _, fields in candidates]
+        names = sorted({name for each in told for name in each})
+        points = np.array([[each.get(name, 0.0) for name in names] for each in told])
+        points = points.reshape(len(told), len(names)) / _LENGTH
+        squares = (points**2).sum(1)
+        apart = np.maximum(squares[:, None] + squares[None] - 2 * points @ points.T, 0.0)
+        templates = np.array([template for template, _ in candidates])
+        alike = templates[:, None] == templates[None]
+        self._prior = _COMMON + alike * (_OF_TEMPLATE + _OF_CONFIG * np.exp(-apart / 2))
+
+    def expected(self, measured: Mapping[int, float | None], wanted: Sequence[int]) -> Expected:
+        """What some candidates are expected to take.
+
+        Args:
+            measured: logarithms of measured times over the heuristic's, by the candidates' places;
+                None where one failed.
+            wanted: the places of those to expect the times of.
+        """
+        known, asked = list(measured), list(wanted)
+        noise = [_OF_FAILURE if measured[place] is None else _NOISE for place in known]
+        times = [_FAILED if time is None else time for time in measured.values()]
+        among = self._prior[np.ix_(known, known)] + np.diag(noise)
+        between = self._prior[np.ix_(asked, known)]
+        shares = np.linalg.solve(among, between.T).T
+        mean = shares @ np.array(times)
+        return Expected(mean, self._prior[np.ix_(asked, asked)] - shares @ between.T)
 
 
 def features(fields: Mapping[str, Any]) -> dict[str, float]:
-    """A config as numbers."""
-    found = {"constant": 1.0}
+    """A config as numbers, of which a step of one is a doubling."""
+    found = {}
     for name, value in fields.items():
         if value is None:
             found[f"{name} none"] = 1.0
-        elif isinstance(value, bool):
-            found[name] = float(value)
         else:
-            size = math.log2(1 + abs(value))
-            found[name], found[f"{name}²"] = size, size * size
+            found[name] = float(value) if isinstance(value, bool) else math.log2(1 + abs(value))
     return found
 
 
-def _fit(samples: Sequence[Sample]) -> tuple[dict[str, float], dict[str, float]]:
-    told = [features(sample.fields) for sample in samples]
-    names = list(dict.fromkeys(name for each in told for name in each))
-    matrix = np.array([[each.get(name, 0.0) for name in names] for each in told])
-    weight = np.array([sample.weight for sample in samples])
-    mean = weight @ matrix / weight.sum()
-    # The constant is what the others leave.
-    mean[names.index("constant")] = 0.0
-    matrix = matrix - mean
-    cost = np.log([sample.ratio for sample in samples])
-    ridge = _RIDGE * np.eye(len(names))
-    ridge[names.index("constant")] *= 1e-3
-    normal = matrix.T * weight @ matrix + ridge
-    found = np.linalg.solve(normal, matrix.T * weight @ cost)
-    return dict(zip(names, found.tolist(), strict=True)), dict(
-        zip(names, mean.tolist(), strict=True)
-    )
+def _improvement(gain: Array, deviation: Array) -> Array:
+    """The expected value of what is above 0 of normal numbers."""
+    ratio = gain / deviation
+    above = 0.5 * (1 + np.array([math.erf(each) for each in ratio / math.sqrt(2)]))
+    density = np.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi)
+    found: Array = gain * above + deviation * density
+    return found

@@ -1,5 +1,6 @@
 """How hard the tuner tries."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -14,6 +15,7 @@ class Effort:
         hopeless: a template whose heuristic's config is so many times slower than the best is
             not looked into.
         patience: batches without a faster candidate, after which the search ends.
+        limit: seconds that a race may take, as by a budget of its own.
     """
 
     candidates: int
@@ -21,11 +23,12 @@ class Effort:
     seconds: float
     hopeless: float
     patience: int
+    limit: float = math.inf
 
 
 EFFORTS = {
     # Says what calls take, and measures nothing.
-    "none": Effort(0, 0, 0.0, 1.0, 0),
-    "quick": Effort(32, 10, 0.3, 2.0, 2),
-    "full": Effort(320, 30, 1.0, 8.0, 6),
+    "none": Effort(0, 0, 0.0, 1.0, 1),
+    "quick": Effort(48, 10, 0.3, 2.0, 3, limit=60.0),
+    "full": Effort(320, 30, 1.0, 8.0, 10),
 }

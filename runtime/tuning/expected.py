@@ -107,6 +107,8 @@ class Model:
         target: Target,
         candidates: Sequence[Entry],
         sizes: tuple[int, int, int],
+        *,
+        beaten: bool = False,
     ) -> Expected:
         """What candidates take on a GPU; they are feasible there, and their templates count work.
 
@@ -115,6 +117,7 @@ class Model:
             target: the GPU.
             candidates: what to expect the times of.
             sizes: ``B``, ``T``, ``H``.
+            beaten: whether what a race did not measure may be faster than its winner.
         """
         seconds = self._by_law(program, target, candidates, sizes)
         batch, length, heads = sizes
@@ -133,8 +136,10 @@ class Model:
         own = _OF_TEMPLATE + _OF_CONFIG
         left = np.clip((own + _COMMON - np.sum(shares * between, 1)) / own, 0.0, 1.0)
         error = np.maximum(np.array(errors) * np.sqrt(left), _LEAST_ERROR)
-        least = self._least(program, candidates, samples)
-        return Expected(seconds * np.exp(np.maximum(shares @ off, least)), error)
+        moved = shares @ off
+        if not beaten:
+            moved = np.maximum(moved, self._least(program, candidates, samples))
+        return Expected(seconds * np.exp(moved), error)
 
     def _by_law(
         self,

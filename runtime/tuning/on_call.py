@@ -25,6 +25,7 @@ from pdssm_compiler.runtime.tuning.resolve import forget, tuned
 if TYPE_CHECKING:
     from pdssm_compiler.runtime.tuning.problem import TuningProblem
 
+_TAKES = {"quick": "about a minute", "full": "some minutes"}
 # One race at a time: two would disturb each other.
 _lock = threading.Lock()
 
@@ -85,7 +86,8 @@ def _tell(problem: "TuningProblem", effort: str) -> None:
     batch, length, heads = problem.sizes
     print(
         f"pdssm-compiler: tuning {problem.label.partition(',')[0]}, B={batch} T={length} "
-        f"H={heads}, before its first call ({settings.TUNE}={effort}); this takes a minute or two",
+        f"H={heads}, before its first call ({settings.TUNE}={effort}); this takes "
+        f"{_TAKES[effort]}",
         file=sys.stderr,
         flush=True,
     )

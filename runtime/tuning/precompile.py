@@ -8,8 +8,8 @@ with it, is told and ends nothing else.
 import os
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from pdssm_compiler.ir.passes import specialise
@@ -142,19 +142,40 @@ class Compilers:
             self._idle.put(process)
         # A thread waits for each process.
         self._threads = ThreadPoolExecutor(workers)
+        # What each is at.
+        self._at: dict[Job, Isolated] = {}
 
-    def compile(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Compiled]]:
-        """What becomes of jobs, as they end."""
-        futures = {self._threads.submit(self._one, job): job for job in jobs}
+    def compile(
+        self, jobs: Iterable[Job], deadline: float | None = None, needed: Collection[Job] = ()
+    ) -> Iterator[tuple[Job, Compiled]]:
+        """What becomes of jobs, as they end. Whoever stops asking ends what is being compiled.
+
+        Args:
+            jobs: what to compile.
+            deadline: by :func:`time.monotonic`, after which nothing is waited for but what is
+                needed; None for no end.
+            needed: jobs that are waited for in any case.
+        """
+        left = {self._threads.submit(self._one, job): job for job in jobs}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while left:
+                seconds = None if deadline is None else deadline - time.monotonic()
+                if seconds is not None and seconds <= 0:
+                    wanted = [future for future, job in left.items() if job in needed]
+                    seconds = None
+                else:
+                    wanted = list(left)
+                if not wanted:
+                    return
+                for future in wait(wanted, seconds, FIRST_COMPLETED).done:
+                    yield left.pop(future), future.result()
         finally:
-            for future in futures:
-                future.cancel()
+            for future, job in left.items():
+                if not future.cancel() and job in self._at:
+                    self._at[job].end()
 
     def _one(self, job: Job) -> Compiled:
-        process = self._idle.get()
+        process = self._at[job] = self._idle.get()
         try:
             return process.ask(compile_job, job, self._seconds)
         except HungError as error:
@@ -162,6 +183,7 @@ class Compilers:
         except (DiedError, RaisedError) as error:
             return Compiled(0.0, str(error))
         finally:
+            self._at.pop(job, None)
             self._idle.put(process)
 
     def __enter__(self) -> "Compilers":

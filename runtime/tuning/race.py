@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pdssm_compiler.runtime.cache import default_cache
-from pdssm_compiler.runtime.tuning.cost_model import Sample
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import DiedError, HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log, warned_rows
@@ -30,6 +30,8 @@ from pdssm_compiler.runtime.tuning.winners import latest, winner
 MEASURE_SECONDS = 180.0
 # How many of the fastest are timed again at the end, beside the heuristic.
 _FINALISTS = 3
+# What one may take however little time is left: a new process has to start before.
+_LEAST_PATIENCE = 2.0
 # What compilers, drivers and torch say where there is too little of something.
 _RESOURCES = re.compile(
     r"out\W?of\W?(memory|resource)|too many resources|MemoryError|can't allocate memory", re.I
@@ -67,7 +69,7 @@ class Result:
     Attributes:
         problem: whose race.
         rows: the last row of each candidate.
-        complete: whether the search ended by itself, not by the budget.
+        complete: whether the search ended by itself, not by the budget or the effort's limit.
         measured: how many candidates were measured now, rather than found in the log.
     """
 
@@ -102,12 +104,13 @@ class Race:
         path: its log.
         compilers: what compiles.
         worker: what measures.
-        deadline: when nothing more is begun, by :func:`time.monotonic`; None for no end. What the
+        deadline: when the race ends, by :func:`time.monotonic`; None for no end. What the
             heuristic says is measured if its turn came before, however long compiling it takes.
+            Nothing else is begun from where the last timings would not be done in time, and what
+            is compiled or measured at the end is given up.
         told: called as it goes on.
         measure_seconds: after which a candidate is taken to hang.
         commit: of this package, where the checkout has no history to ask.
-        earlier: what the cost model learns from besides.
         roofs: bytes a second of a large copy, by device; measured where it is not there, and None
             where that failed.
     """
@@ -121,12 +124,13 @@ class Race:
     told: Told = lambda progress: None
     measure_seconds: float = MEASURE_SECONDS
     commit: str | None = None
-    earlier: Sequence[Sample] = ()
     roofs: dict[str, float | None] = field(default_factory=dict)
     _rows: dict[Entry, Row] = field(default_factory=dict)
     _times: dict[Entry, float | None] = field(default_factory=dict)
     _compiled: dict[Entry, Compiled] = field(default_factory=dict)
     _measured: int = 0
+    _begun: float = 0.0
+    _seconds: list[float] = field(default_factory=list)
 
     def run(self) -> Result:
         """Measure what the log does not have.
@@ -135,9 +139,10 @@ class Race:
             NoTemplateError: nothing can run the program there.
             OSError: the log cannot be written.
         """
+        self._begun = time.monotonic()
         space = space_of(self.problem)
         self._resume(space)
-        search = Search(space, self.effort, self.earlier)
+        search = Search(space, self.effort)
         complete = False
         while True:
             batch = search.next(self._times)
@@ -155,7 +160,9 @@ class Race:
                     continue
                 begun.discard(entry)
                 self._tell(search, str(entry))
-                self._put(entry, self._outcome(entry))
+                row = self._outcome(entry)
+                if row is not None:
+                    self._put(entry, row)
         self._finals(search)
         rows = latest(filter(self._is_ours, read_log(self.path)[0]))
         return Result(self.problem, rows, complete, self._measured)
@@ -165,7 +172,28 @@ class Race:
         return self.problem.target.kind == "cpu"
 
     def _is_late(self) -> bool:
+        """Whether no candidate is begun any more."""
+        return self.deadline is not None and time.monotonic() > self.deadline - self._reserve
+
+    def _is_over(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
+
+    @property
+    def _reserve(self) -> float:
+        """What the last timings will take, of twice as many runs: at most a third of the time."""
+        if self.deadline is None or not self._seconds:
+            return 0.0
+        each = 2 * median(self._seconds)
+        return min(each * (1 + _FINALISTS), (self.deadline - self._begun) / 3)
+
+    def _patience(self, entry: Entry) -> float:
+        """How long a candidate may take to be measured: until the deadline, or as long as one
+        before it took.
+        """
+        if self.deadline is None or entry.heuristic:
+            return self.measure_seconds
+        left = self.deadline - time.monotonic()
+        return min(self.measure_seconds, max(left, *self._seconds, _LEAST_PATIENCE))
 
     def _is_ours(self, row: Row) -> bool:
         fingerprint = self.problem.program.fingerprint
@@ -225,14 +253,17 @@ class Race:
         helpers = []
         if not self._compiled:
             helpers = list(helper_jobs(problem.text, problem.target, sizes.heads))
-        for number, (job, made) in enumerate(self.compilers.compile([*helpers, *jobs]), 1):
+        needed = [*helpers, *(job for job, entry in jobs.items() if entry.heuristic)]
+        end = None if self.deadline is None else self.deadline - self._reserve
+        made_ones = self.compilers.compile([*helpers, *jobs], end, needed)
+        for number, (job, made) in enumerate(made_ones, 1):
             self._tell(search, f"compiling {len(batch)}, {number} done")
             if job in jobs:
                 self._compiled[jobs[job]] = made
                 yield jobs[job]
 
-    def _outcome(self, entry: Entry, runs: int | None = None) -> Row:
-        """A candidate's row."""
+    def _outcome(self, entry: Entry, runs: int | None = None) -> Row | None:
+        """A candidate's row; None if there was no time to find it out."""
         made = self._compiled.get(entry)
         seconds = None if made is None else round(made.seconds, 3)
         if made is not None and made.error is not None:
@@ -245,9 +276,12 @@ class Race:
             self.effort.seconds,
             self._best_ms,
         )
+        patience, begun = self._patience(entry), time.monotonic()
         try:
-            found = self.worker.ask(measure, request, self.measure_seconds)
+            found = self.worker.ask(measure, request, patience)
         except HungError as error:
+            if patience < self.measure_seconds:
+                return None
             return self._row(entry, "hang", error=str(error), compile_seconds=seconds)
         except (DiedError, RaisedError) as error:
             status = _status(str(error), "crash")
@@ -256,6 +290,7 @@ class Race:
             # Who writes where it must not may have damaged what the next one finds.
             self.worker.end()
             return self._row(entry, "wrong", error=found.fault, compile_seconds=seconds)
+        self._seconds.append(time.monotonic() - begun)
         resources = found.resources or {}
         return self._row(
             entry,
@@ -294,9 +329,13 @@ class Race:
             return
         fastest = sorted(right, key=lambda entry: right[entry].ms or 0.0)[:_FINALISTS]
         for entry in dict.fromkeys([*([heuristic] if heuristic else []), *fastest]):
+            if not entry.heuristic and self._is_over():
+                break
             self._tell(search, f"again: {entry}")
             before = self._rows[entry].ms
             row = self._outcome(entry, 2 * self.effort.runs)
+            if row is None:
+                break
             if entry is heuristic and row.ms is not None:
                 row = replace(row, again_ms=before)
             self._put(entry, row, new=False)

@@ -7,7 +7,12 @@ architecture first, then the most alike in name. (A CPU's caches and cores say n
 another's.)
 
 What stands in a device's own log speaks if its rows name the device, and on a CPU if they were
-measured with as many threads as torch uses now: two threads say nothing of eight.
+measured with as many threads as torch uses now: two threads say nothing of eight. Of what was
+measured on the device, here or where it was shipped, the bucket's own rows come before those of
+lengths near it.
+
+A config that this machine's log has found wrong is taken for no sizes, whoever names it but the
+caller (:func:`found_wrong`).
 
 A prediction speaks for its own bucket alone, and for a GPU of its own figures: another is asked
 for as quickly. What the nearest GPU's log says of the bucket is in it already.
@@ -20,10 +25,11 @@ speaks for its own programs and buckets of sizes alone, each of which is tuned o
 takes does not depend on what was called before, in this process or in another.
 """
 
+import json
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -41,6 +47,7 @@ from pdssm_compiler.runtime.tuning.log import (
     user_logs,
     warned_rows,
 )
+from pdssm_compiler.runtime.tuning.provenance import kernel_versions
 from pdssm_compiler.runtime.tuning.rows import Row, figures_of, place_of
 from pdssm_compiler.runtime.tuning.winners import winners
 from pdssm_compiler.schedules.registry import TEMPLATES
@@ -107,16 +114,14 @@ def tuned(
     """
     if problem.rows is None or problem.length is None:
         return
-    for source, of, other in _sources(program, target):
-        if not own and user_logs() in source.path.parents:
-            continue
-        row = _for_sizes(_rows_of(source), problem, source.lengths)
-        if row is None or row.program != of.fingerprint:
-            continue
+    for source, other, row in _spoken(program, target, problem, own):
         try:
             if source.predicted:
                 _check_figures(row, target)
-            template, config = _template_and_config(row, program, target)
+            template, config = _template_and_config(row, program, target, problem)
+            wrong = found_wrong(program, target, problem, template, config) if own else None
+            if wrong is not None:
+                raise ValueError(wrong)
         except ValueError as error:
             pass_over(f"{source.path}: {row.template} {row.config}", error)
             continue
@@ -125,19 +130,82 @@ def tuned(
         yield Tuned(template, config, told, source.place is None, source.predicted)
 
 
+def _spoken(
+    program: Program, target: Target, problem: Problem, own: bool
+) -> Iterator[tuple[_Source, str, Row]]:
+    """The row of each source that has one for the sizes, best first, and what tells the program
+    that it is of from the one in hand.
+    """
+    here: list[tuple[_Source, str, Row]] = []
+    for source, of, other in _sources(program, target):
+        if not own and user_logs() in source.path.parents:
+            continue
+        measured_here = source.place is not None and not source.predicted
+        if not measured_here:
+            yield from _exact_first(here, problem)
+            here = []
+        row = _for_sizes(_rows_of(source), problem, source.lengths)
+        if row is None or row.program != of.fingerprint:
+            continue
+        if measured_here:
+            here.append((source, other, row))
+        else:
+            yield source, other, row
+    yield from _exact_first(here, problem)
+
+
+def _exact_first(
+    found: list[tuple[_Source, str, Row]], problem: Problem
+) -> list[tuple[_Source, str, Row]]:
+    assert problem.rows is not None
+    assert problem.length is not None
+    bucket = Problem.bucket(problem.rows, problem.length)
+    return sorted(found, key=lambda each: each[2].bucket != bucket)
+
+
+def found_wrong(
+    program: Program, target: Target, problem: Problem, template: Template[Any], config: Any
+) -> str | None:
+    """What this machine's log says of a config that did not agree with the oracle on the device,
+    by the same versions, at whatever sizes; None if it says nothing of the kind.
+
+    Args:
+        program: specialised.
+        target: what it runs on.
+        problem: the sizes. Where calls tune, the rows of other buckets have no say: which of them
+            are there depends on what was called before.
+        template: the config's.
+        config: the config.
+    """
+    if not target.name or problem.rows is None or problem.length is None:
+        return None
+    path = user_logs() / folder_name(target.name) / file_name(program)
+    bucket = Problem.bucket(problem.rows, problem.length)
+    anywhere = settings.tune_effort() == "none"
+    wanted = (template.name, json.dumps(asdict(config), sort_keys=True))
+    for row in _wrong(path):
+        known = row.candidate == wanted and row.device == target.name
+        if known and (anywhere or row.bucket == bucket):
+            return f"{path} says that it was wrong, for {_told(row)}: {row.error}"
+    return None
+
+
 def forget(log: Path | None = None) -> None:
     """Read a log anew, or all of them."""
     with _lock:
         if log is not None:
             _read.pop(log, None)
+            _bad.pop(log, None)
             return
         _read.clear()
+        _bad.clear()
         _folders.clear()
         _warned.clear()
 
 
 _lock = threading.Lock()
 _read: dict[Path, list[tuple[Problem, Row]]] = {}
+_bad: dict[Path, list[Row]] = {}
 _folders: dict[Path, list[str]] = {}
 _warned: set[str] = set()
 
@@ -204,9 +272,26 @@ def _best(path: Path) -> list[tuple[Problem, Row]]:
     with _lock:
         found = _read.get(path)
         if found is None:
-            found = [(row.bucket, row) for row in winners(warned_rows(path), is_predicted(path))]
-            _read[path] = found
+            found = _take(path)
     return found
+
+
+def _wrong(path: Path) -> list[Row]:
+    """The candidates of a log that were wrong when last measured, by today's versions."""
+    with _lock:
+        if path not in _bad:
+            _take(path)
+        return _bad[path]
+
+
+def _take(path: Path) -> list[tuple[Problem, Row]]:
+    """Read a log."""
+    rows = warned_rows(path)
+    last = {(row.race, row.candidate): row for row in rows if row.status != "predicted"}
+    wrong = [row for row in last.values() if row.status == "wrong"]
+    _bad[path] = [row for row in wrong if row.versions == kernel_versions()]
+    _read[path] = [(row.bucket, row) for row in winners(rows, is_predicted(path))]
+    return _read[path]
 
 
 def _rows_of(source: _Source) -> list[tuple[Problem, Row]]:
@@ -254,11 +339,14 @@ def _for_sizes(best: list[tuple[Problem, Row]], problem: Problem, near: bool) ->
     return min(found, key=lambda each: each[0])[1] if found else None
 
 
-def _template_and_config(row: Row, program: Program, target: Target) -> tuple[Template[Any], Any]:
+def _template_and_config(
+    row: Row, program: Program, target: Target, problem: Problem
+) -> tuple[Template[Any], Any]:
     """What a row names, as it is today.
 
     Raises:
-        ValueError: there is no such template or field any more, or it cannot run the program.
+        ValueError: there is no such template or field any more, it cannot run the program, or it
+            was measured before there was a field that matters for the sizes.
     """
     template = TEMPLATES.get(row.template)
     if template is None:
@@ -272,6 +360,16 @@ def _template_and_config(row: Row, program: Program, target: Target) -> tuple[Te
     refused = template.feasible(program, target, config)
     if refused:
         raise ValueError(refused)
+    lacking = [each.name for each in fields(config) if each.name not in row.config]
+    if lacking:
+        # What a field is without being told is what kernels did before they had it.
+        now = template.heuristic(program, target, problem)
+        for name in lacking:
+            if getattr(now, name) != getattr(config, name):
+                raise ValueError(
+                    f"it was measured before {row.template} had {name!r}, which is "
+                    f"{getattr(now, name)} without a log; tune again"
+                )
     return template, config
 
 

@@ -33,6 +33,9 @@ STATUSES = {
 }
 # What a GPU's rows say of it.
 FIGURES = ("warp_size", "processors", "registers", "shared_memory", "bandwidth")
+_COUNTED = (
+    "spread", "compile_seconds", "changes", "threads", "registers", "spilled", "shared_bytes",
+)  # fmt: skip
 
 
 class RowError(PdssmError, ValueError):
@@ -194,10 +197,14 @@ def _check_meaning(row: Row) -> None:
     for name in ("predicted_ms", "basis"):
         if (row.status == "predicted") != (getattr(row, name) is not None):
             raise RowError(f"a row has {name} exactly if its status is predicted")
-    for name in ("ms", "predicted_ms"):
+    for name in ("ms", "predicted_ms", "again_ms", "floor_ms"):
         time = getattr(row, name)
         if time is not None and not 0 < time < float("inf"):
             raise RowError(f"{name} is a time above 0, not {time}")
+    for name in _COUNTED:
+        count = getattr(row, name)
+        if count is not None and not 0 <= count < float("inf"):
+            raise RowError(f"{name} is at least 0, not {count}")
     if row.status == "predicted" and (row.spread is None or row.figures is None):
         raise RowError("a predicted row has a spread, and the figures of its GPU")
     if row.figures is not None:

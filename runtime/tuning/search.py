@@ -1,9 +1,9 @@
 """Which candidates are measured next.
 
 First what each template's heuristic says, and what shipped logs say. Templates that are hopeless
-by it are left alone. If what remains is few, all of it is measured; otherwise batches, half of
-them neighbours of the best (one field apart), half of them what the cost model expects to be
-fastest, until a few batches in a row have found nothing faster.
+by it are left alone. If what remains is few, all of it is measured; otherwise batches of what the
+cost model expects to improve on the best the most, which is near the best or where little is
+known, until a few batches in a row have found nothing faster.
 
 What comes next follows from what was measured alone, so a search that was interrupted goes on, and
 one that has ended stays ended.
@@ -11,19 +11,16 @@ one that has ended stays ended.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
-from pdssm_compiler.runtime.tuning.cost_model import CostModel, Sample
+from pdssm_compiler.runtime.tuning.cost_model import CostModel
 from pdssm_compiler.runtime.tuning.effort import Effort
-from pdssm_compiler.runtime.tuning.space import Entry, Space, changes
+from pdssm_compiler.runtime.tuning.space import Entry, Space
 
-# As many as a few compilers make at a time.
-BATCH = 12
+# Few compilers make as many at a time, and the model learns from each batch.
+BATCH = 8
 # Nothing faster than this fraction of the best is news.
 _NEWS = 0.99
-# What a candidate that failed counts as, over the heuristic: its like is tried last.
-_FAILED = 10.0
-# How much the rows of other problems count.
-_OTHERS = 0.2
 
 # The time of each measured candidate, in the order they were measured; None if it failed.
 Times = Mapping[Entry, float | None]
@@ -35,13 +32,11 @@ class Search:
     Args:
         space: its candidates.
         effort: how hard to try.
-        earlier: rows of other problems on this device.
     """
 
-    def __init__(self, space: Space, effort: Effort, earlier: Sequence[Sample] = ()) -> None:
+    def __init__(self, space: Space, effort: Effort) -> None:
         self._space = space
         self._effort = effort
-        self._earlier = [sample._replace(weight=_OTHERS) for sample in earlier]
 
     def planned(self, times: Times) -> int:
         """How many candidates will be measured, at most."""
@@ -61,7 +56,7 @@ class Search:
         left = [entry for entry in self._promising(times) if entry not in times]
         if len(left) <= room:
             return left
-        if room <= 0 or self._idle(times) > self._effort.patience:
+        if room <= 0 or self._idle(times) >= self._effort.patience:
             return []
         return self._batch(times, left)[:room]
 
@@ -89,30 +84,29 @@ class Search:
         return idle
 
     def _batch(self, times: Times, left: Sequence[Entry]) -> list[Entry]:
-        expected = self._expected(times)
-        by_cost = sorted(left, key=lambda entry: expected[entry])
-        found: list[Entry] = []
-        right = {entry: ms for entry, ms in times.items() if ms is not None}
-        if right:
-            best = min(right, key=lambda entry: right[entry])
-            near = [e for e in by_cost if e.template is best.template]
-            near = [e for e in near if changes(e.config, best.config) == 1]
-            # Until a field has been tried, a model has nothing to say of it.
-            known = sum(entry.template is best.template for entry in right)
-            found = near[: BATCH if known < BATCH else BATCH // 2]
-        return found + [e for e in by_cost if e not in found][: BATCH - len(found)]
+        """Those that are expected to improve on the best the most; where all of the last batch
+        have failed, some of everywhere, as no model knows what can run.
+        """
+        if all(ms is None for ms in list(times.values())[-BATCH:]):
+            return list(left[:: -(-len(left) // BATCH)])
+        right = [ms for ms in times.values() if ms is not None]
+        base = next((ms for e, ms in times.items() if e.heuristic and ms is not None), None)
+        base = base or min(right, default=1.0)
+        measured = {
+            self._places[entry]: None if ms is None else math.log(ms / base)
+            for entry, ms in times.items()
+        }
+        expected = self._model.expected(measured, [self._places[entry] for entry in left])
+        best = math.log(min(right, default=base) / base)
+        return [left[place] for place in expected.most_promising(BATCH, best)]
 
-    def _expected(self, times: Times) -> dict[Entry, float]:
-        """What every candidate is expected to take, over what plain calls do."""
-        known = {e: ms for e, ms in times.items() if ms is not None}
-        chosen = next((ms for e, ms in known.items() if e.heuristic), None)
-        base = chosen or min(known.values(), default=1.0)
-        samples = [
-            Sample(e.template.name, e.fields, _FAILED if ms is None else ms / base)
-            for e, ms in times.items()
-        ]
-        model = CostModel.fit([*samples, *self._earlier])
-        return {e: model.ratio(e.template.name, e.fields) for e in self._space.others}
+    @cached_property
+    def _places(self) -> dict[Entry, int]:
+        return {entry: n for n, entry in enumerate((*self._space.first, *self._space.others))}
+
+    @cached_property
+    def _model(self) -> CostModel:
+        return CostModel([(entry.template.name, entry.fields) for entry in self._places])
 
 
 def _least(times: Iterable[float | None]) -> float:

@@ -66,7 +66,7 @@ def space_of(problem: TuningProblem) -> Space:
         NoTemplateError: there is none.
     """
     program, target, bucket = problem.program, problem.target, problem.bucket
-    taken = choose(program, target, None, bucket, ahead=False, logs=False)
+    taken = choose(program, target, None, bucket, ahead=False, logs=False, wrong=True)
     heuristics, others, refused = [], [], []
     for template in TEMPLATES.values():
         if target.kind not in template.kinds or template.takes(program):

@@ -14,23 +14,17 @@ from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.plan import plans
 from pdssm_compiler.runtime.tuning import resolve
 from pdssm_compiler.runtime.tuning.alone import Place, Wanted, alone
-from pdssm_compiler.runtime.tuning.cost_model import Sample
 from pdssm_compiler.runtime.tuning.effort import EFFORTS, Effort
 from pdssm_compiler.runtime.tuning.isolated import Isolated
 from pdssm_compiler.runtime.tuning.log import (
     file_name,
     folder_name,
     keep_program,
-    logs_below,
-    read_log,
-    shipped_logs,
     user_logs,
 )
 from pdssm_compiler.runtime.tuning.precompile import COMPILE_SECONDS, Compilers, processors
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.race import MEASURE_SECONDS, Progress, Race, Result, Told
-from pdssm_compiler.runtime.tuning.rows import Row, place_of
-from pdssm_compiler.runtime.tuning.winners import latest
 
 # A deadline that is over.
 _PASSED = -math.inf
@@ -68,9 +62,9 @@ def tune_problems(
         problems: what to tune.
         effort: ``none``, ``quick``, ``full``, or a level of your own.
         budget: seconds from now, also those that starting processes, waiting for others and
-            compiling take, after which no candidate is begun; each problem has an equal share of
-            what the ones before it have left. Of a problem that is begun, what the heuristic says
-            is measured in any case. None for no end.
+            compiling take; each problem has an equal share of what the ones before it have left.
+            What is being compiled or measured at the end is given up, but of a problem that is
+            begun, what the heuristic says is measured in any case. None for no end.
         workers: processes that compile; None for as many as there are processors.
         limits: when something is taken to hang.
         commit: of this package, where it has no history to ask.
@@ -105,7 +99,9 @@ def tune_problems(
                     if level.candidates:
                         keep_program(user_logs(), problem.program)
                     # Nothing is begun of what another process was asked for as well and has done.
-                    share = _PASSED if place.done else _share(end, len(problems) - number)
+                    share = (
+                        _PASSED if place.done else _share(end, len(problems) - number, level.limit)
+                    )
                     race = Race(
                         problem,
                         level,
@@ -116,7 +112,6 @@ def tune_problems(
                         place.told,
                         limits.measure_seconds,
                         commit,
-                        _samples(problem),
                         roofs,
                     )
                     results.append(race.run())
@@ -183,31 +178,11 @@ def use_logs() -> None:
         plan.kernels.choose_again()
 
 
-def _share(end: float | None, problems: int) -> float | None:
-    """When a problem's share of the budget ends."""
+def _share(end: float | None, problems: int, limit: float) -> float | None:
+    """When a problem's share of the budget ends, or what its effort allows."""
     start = time.monotonic()
-    return None if end is None else start + (end - start) / problems
-
-
-def _samples(problem: TuningProblem) -> list[Sample]:
-    """What the logs know of other problems on the same device."""
-    name = folder_name(problem.target.name or str(problem.target))
-    groups: dict[tuple[str, object], list[Row]] = {}
-    for root in (shipped_logs(), user_logs()):
-        for path in logs_below(root):
-            if path.parent.name != name:
-                continue
-            for row in read_log(path)[0]:
-                if row.place == place_of(problem.target):
-                    groups.setdefault((row.program, row.race), []).append(row)
-    ours = (problem.program.fingerprint, problem.race)
-    found = []
-    for key, rows in groups.items():
-        rows = latest(rows)
-        base = next((row.ms for row in rows if row.heuristic and row.ms is not None), None)
-        if key != ours and base is not None:
-            found += [Sample(r.template, r.config, r.ms / base) for r in rows if r.ms is not None]
-    return found
+    seconds = min(math.inf if end is None else (end - start) / problems, limit)
+    return None if seconds == math.inf else start + seconds
 
 
 __all__ = ["Limits", "Progress", "effort_of", "log_of", "tune_problems", "unwritable", "use_logs"]

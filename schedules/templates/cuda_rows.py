@@ -143,7 +143,7 @@ class CudaRows(Template[CudaRowsConfig]):
         crowded = (problem.rows or 0) >= 4 * target.processors * rows
         longest = self._longest_tile(program, target, problem, rows)
         if crowded and rows == 1 and collects(program):
-            longest = 4
+            longest = min(longest, 4)
         tiles = [tile for tile in (16, 8, 4, 2) if tile <= longest]
         team = whole_team(program, _MOST_TEAM)
         # A row that shares its processor with none has all its memory, for more copies on their

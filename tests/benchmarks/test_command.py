@@ -21,6 +21,7 @@ from benchmarks.host import call_overhead, first_result_seconds, import_seconds
 from benchmarks.plots import plot
 from benchmarks.provenance import OutputError, load, store
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.tuning.effort import EFFORTS
 from tests.benchmarks.conftest import AGENDA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,6 +182,35 @@ def test_the_cost_model_is_judged(tmp_path: Path) -> None:
     assert isinstance(wrong.exception, ArgumentError)
     assert f"no rows of 'nvidia-x' can be used; there are those of {h100}" in str(wrong.exception)
     assert isinstance(run("model", "--out", tmp_path).exception, OutputError)
+
+
+def test_searches_of_completed_spaces(tmp_path: Path) -> None:
+    """One race, of which 32 of some hundred candidates were measured."""
+    races, few = ROOT / "benchmarks" / "results" / "races", tmp_path / "logs"
+    for path in races.glob("*/n80-forward-a04a*.jsonl"):
+        (few / path.parent.name).mkdir(parents=True)
+        (few / path.parent.name / path.name).write_bytes(path.read_bytes())
+    done = run("search", "--logs", few, "--seeds", 2, "--out", tmp_path, "--commit", "abc")
+    assert done.exit_code == 0, done.output
+    assert "completed spaces, what was not measured off by 4%" in done.stdout
+    assert "quick over full: median" in done.stdout
+    made = json.loads((tmp_path / "search.json").read_text())
+    assert made["commit"] == "abc"
+    assert [row["seed"] for row in made["rows"]] == [0, 1]
+    for row in made["rows"]:
+        assert (
+            EFFORTS["quick"].candidates
+            == row["quick_measured"]
+            < row["full_measured"]
+            <= row["candidates"]
+        )
+        assert 1.0 <= row["full"] <= row["heuristic"]
+        assert 1.0 <= row["quick"] <= row["heuristic"]
+        assert row["quick_over_full"] == row["quick"] / row["full"]
+    assert made["summary"]["quick"]["worst"] == max(row["quick"] for row in made["rows"])
+    nothing = run("search", "--logs", ROOT / "autotune_logs", "--out", tmp_path)
+    assert isinstance(nothing.exception, ArgumentError)
+    assert "8 rows of one problem" in str(nothing.exception)
 
 
 def test_what_cannot_be_drawn_or_read_or_written(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import weakref
 
@@ -31,6 +33,23 @@ def test_an_interruption_in_a_finaliser() -> None:
         with pytest.raises(KeyboardInterrupt):
             interruption.check()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interruption_while_torch_is_imported() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'torch':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from pdssm_compiler.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "log", "ls"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "pdssm-compiler: interrupted\n")
 
 
 def test_an_interruption_elsewhere() -> None:

@@ -10,7 +10,6 @@ from pdssm_compiler.runtime.tuning import log
 from pdssm_compiler.runtime.tuning.log import append_rows, keep_program
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
 from tests.cli.conftest import Command, error_line
-from tests.cli.test_compile import rows
 from tests.runtime.tuning.made_rows import PROGRAM, predicted, row
 
 
@@ -39,23 +38,40 @@ def test_ls(pdssm: Command, root: Path) -> None:
     fill(root)
     done = pdssm("log", "ls")
     assert (done.status, done.err) == (0, "")
-    assert [line.strip() for line in done.out.splitlines() if ": " in line and line[0] == " "] == [
-        "this user's: a-gpu", "this user's: mine", "shipped: theirs",
-    ]  # fmt: skip
-    guessed, mine, theirs = (rows(f"┏{table}") for table in done.out.split("┏")[1:])
-    assert [(r["sizes"], r["ms"], r["winner"].partition(" prefetch")[0]) for r in mine] == [
-        ("B=4 T=100 H=2 on 2 threads", "2", "cpu-rows max_heads=2 split_scatter=True"),
-        ("B=4 T=100 H=2 on 8 threads", "1", "cpu-rows max_heads=2 split_scatter=True"),
-        ("B=4 T=9000 H=2 on 2 threads", "5", "cpu-rows max_heads=3 split_scatter=True"),
-        ("", "", "none: nothing right among 1 rows"),
+    assert [line.rstrip().partition(" split_scatter")[0] for line in done.out.splitlines()] == [
+        "this user's: a-gpu",
+        "  a small scan forward, B=4 T=100 H=2: 0.25 ms predicted 2030-01-02, triton-rows "
+        "rows=1 num_warps=1 unroll=4 prepared=True",
+        "this user's: mine",
+        "  a small scan forward, B=4 T=100 H=2 on 2 threads: 2 ms measured 2030-01-02, cpu-rows "
+        "max_heads=2",
+        "  a small scan forward, B=4 T=100 H=2 on 8 threads: 1 ms measured 2030-01-02, cpu-rows "
+        "max_heads=2",
+        "  a small scan forward, B=4 T=9000 H=2 on 2 threads: 5 ms measured 2030-01-02, cpu-rows "
+        "max_heads=3",
+        "  n7.jsonl: none, nothing right among 1 rows",
+        "shipped: theirs",
+        "  a small scan forward, B=4 T=100 H=2: 7 ms measured 2030-01-02, cpu-rows max_heads=3",
     ]
-    assert [r["ms"] for r in (*guessed, *theirs)] == ["0.25 predicted", "7"]
-    assert {r["program"] for r in theirs} == {"a small scan forward"}
-    assert {r["date"] for r in theirs} == {"2030-01-02"}
     only = pdssm("log", "ls", "--device", "mine").out
     assert "this user's: mine" in only
     assert "shipped: none in" in only
     assert "a-gpu" not in only
+
+
+def test_ls_in_a_narrow_terminal(
+    pdssm: Command, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_rows(root / "mine" / "n6.jsonl", [row(label="\x1b[31mB=4 T=100 H=2: a\nscan")])
+    whole = pdssm("log", "ls", "--device", "mine").out
+    assert len(whole.splitlines()) == 3
+    assert "?[31mB=4 T=100 H=2: a?scan forward, B=4 T=100 H=2 on" in whole
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = pdssm("log", "ls", "--device", "mine").out
+    lines = [line for line in narrow.splitlines() if line.startswith("  ")]
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 3
+    assert "".join(narrow.split()) == "".join(whole.split())
 
 
 def test_damaged_lines_are_told(pdssm: Command, root: Path) -> None:

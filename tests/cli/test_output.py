@@ -44,6 +44,18 @@ def test_a_narrow_terminal_loses_nothing(
     assert shown == ["x" * 40, "[/mine]:dash:offewwords"]
 
 
+def test_no_column_vanishes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "8")
+    table = new_table(*"1234567")
+    table.add_row(*"abcdefg")
+    results().print(table)
+    shown = capsys.readouterr().out
+    for letter in "1234567abcdefg":
+        assert letter in shown
+
+
 def test_a_pipe_takes_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     text = "y" * 5000
@@ -72,6 +84,47 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         running.wait(120)
     assert complaint == ""
     assert running.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_cannot_be_written_is_one_line() -> None:
+    code = "from pdssm_compiler.cli import main; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "log", "ls"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.stderr == (
+        "pdssm-compiler: the output cannot be written: [Errno 28] No space left on device\n"
+    )
+    assert done.returncode == 1
+
+
+def test_letters_that_a_locale_has_not(tmp_path: Path) -> None:
+    file = tmp_path / "w.toml"
+    file.write_text(
+        '[[workload]]\nname = "m\u00efne"\nstate_size = 4\nmap_source = "none"\n'
+        "batch = 1\nlength = 8\nheads = 1\n",
+        encoding="utf-8",
+    )
+    code = "from pdssm_compiler.cli import main; main()"
+    command = ["tune", "--spec-file", file, "--device", "cpu", "--effort", "none"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", settings.CACHE_DIR: str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "calls of m\\xefne: N=4 complex64 forward take cpu-rows" in done.stdout
+
+
+def test_an_output_that_is_closed(monkeypatch: pytest.MonkeyPatch, pdssm: Command) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert pdssm("log", "ls", "--device", "none").status == 0
 
 
 def test_a_warning_is_one_line(tmp_path: Path) -> None:

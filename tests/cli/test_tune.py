@@ -170,6 +170,7 @@ def test_a_budget_is_kept(pdssm: Command) -> None:
     done = pdssm(*SMALL, "--budget", 0)
     assert done.status == 0
     assert "the budget ended the search: run the same command again to go on" in done.out
+    assert "nothing measured yet on " in done.out
     told = "of 2 of 2 programs nothing was measured, for the budget of 0 s, a few of"
     assert told in done.out
     assert "plot:" not in done.out
@@ -317,6 +318,9 @@ def test_files_of_specifications(tmp_path: Path) -> None:
         "mine: N=8 K=4 general dictionary complex128 active",
     ]
     assert [p.sizes for p in mine.problems(CPU)] == [Sizes(2, 1, 3), Sizes(2, 100, 3)]
+    # As some editors write it.
+    toml.write_bytes(b"\xef\xbb\xbf" + TOML.replace("\n", "\r\n").replace("mine", "mïne").encode())
+    assert [each.name for each in read_workloads(toml, ("forward",))] == ["mïne", ""]
     lines = tmp_path / "w.jsonl"
     sizes = {"batch": 1, "length": 2, "heads": 3}
     lines.write_text("\n".join(json.dumps(line | sizes) for line in LINES))
@@ -363,6 +367,16 @@ def test_files_of_specifications(tmp_path: Path) -> None:
             "mixture_gradient, got ()",
         ),
         ("[" * 100_000, "is neither TOML"),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 9223372036854775808, '
+            '"heads": 1}',
+            "workload 1: batch=2 length=9223372036854775808 heads=1 are more numbers a tensor",
+        ),
+        (
+            '{"state_size": 2, "map_source": "none", "batch": 2, "length": 1, "heads": 1, '
+            '"name": "a\\u001b[2J"}',
+            "workload 1: name must be printable text, got 'a\\x1b[2J'",
+        ),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: str, told: str) -> None:
@@ -461,6 +475,12 @@ def test_options_of_a_specification_that_is_not_told(
 
 
 def test_what_tune_cannot_do_is_said_before_it_begins(pdssm: Command, tmp_path: Path) -> None:
+    most = os.cpu_count() or 1
+    message = error_line(pdssm(*SMALL, "--threads", most + 1))
+    assert message == f"--threads is at most {most}, the processors here, not {most + 1}"
+    if Path("/proc/self").exists():
+        message = error_line(pdssm(*SMALL, "--plot", "/proc/self/p.png"))
+        assert message.startswith("cannot write to /proc/self: ")
     (tmp_path / "file").touch()
     message = error_line(pdssm(*SMALL, "--ship", "file/logs"))
     assert message == "cannot write to file/logs; choose --ship"

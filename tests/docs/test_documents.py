@@ -226,7 +226,7 @@ def test_there_are_commands() -> None:
                 "log",
             )
         },
-        "python -m benchmarks ": {"gpu", "cpu", "model", "show", "plot", "untuned"},
+        "python -m benchmarks ": {*("gpu", "cpu", "model", "search", "show", "plot", "untuned")},
         "python -m examples.state_tracking ": {"table2", "table3", "lengths", "automaton"},
     }
 

@@ -49,9 +49,9 @@ def test_sizes_seldom_compile(compiled: list[str]) -> None:
             found.of(Sizes(rows, length, 1))
             found.of(Sizes(1, length, rows))
     # cuda-rows with all of a processor's memory for a row, with half of it, and with short tiles
-    # where rows crowd the processors; cuda-chunks where blocks share a row, and where each has its
-    # own.
-    assert compiled == ["cuda-step", *["cuda-rows"] * 3, *["cuda-chunks"] * 2]
+    # where rows crowd the processors, shorter ones if the rows are short; cuda-chunks where blocks
+    # share a row, and where each has its own.
+    assert compiled == ["cuda-step", *["cuda-rows"] * 4, *["cuda-chunks"] * 2]
 
 
 def test_sizes_share_a_kernel_only_within_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:

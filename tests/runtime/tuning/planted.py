@@ -78,7 +78,7 @@ class Planted(Template[PlantedConfig]):
 
     name = "planted"
     backend = "planted"  # type: ignore[assignment]
-    kinds = ("cpu",)
+    kinds = ("cpu", "cuda")
     config_type = PlantedConfig
 
     def space(self, program: Program, target: Target) -> Iterator[PlantedConfig]:
@@ -138,10 +138,20 @@ class PlantedKernel(Kernel):
                 return
             case Does.aborts:
                 os.abort()
+            case Does.hangs if written.is_cuda:
+                torch.cuda._sleep(1 << 50)  # in a kernel, and then whoever waits for it
+                torch.cuda.synchronize(written.device)
             case Does.hangs:
                 time.sleep(1000)
+            case Does.takes_too_much if written.is_cuda:
+                torch.empty(1 << 50, device=written.device)
             case Does.takes_too_much:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB")
+            case Does.breaks_the_device if written.is_cuda:
+                # The device's own check fails, and whatever asks the device after that.
+                beyond = torch.full((1,), 1 << 20, device=written.device)
+                torch.ones(1, device=written.device).index_select(0, beyond)
+                torch.cuda.synchronize(written.device)
             case Does.breaks_the_device:
                 _broken = True
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import re
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from pdssm_compiler.runtime.tuning.log import (
     warned_rows,
 )
 from pdssm_compiler.runtime.tuning.rows import FIGURES, STATUSES, Row, RowError, read_row
+from pdssm_compiler.runtime.tuning.shipping import best_rows
+from pdssm_compiler.runtime.tuning.winners import winners
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from tests.runtime.tuning.made_rows import PROGRAM, predicted, row
@@ -94,6 +96,10 @@ def test_a_row_stands_for_the_sizes_of_its_bucket() -> None:
         ({"ms": "fast"}, "ms must be float or NoneType, got 'fast'"),
         ({"ms": None}, "a row has a time exactly if its status is ok"),
         ({"ms": -1.0}, "ms is a time above 0, not -1.0"),
+        ({"again_ms": 0.0}, "again_ms is a time above 0, not 0.0"),
+        ({"floor_ms": -1.0}, "floor_ms is a time above 0, not -1.0"),
+        ({"spread": float("nan")}, "spread is at least 0, not nan"),
+        ({"changes": -5}, "changes is at least 0, not -5"),
         ({"status": "fine"}, "unknown status 'fine'; there are ok, wrong, crash"),
         ({"batch": 0}, "batch is at least 1, not 0"),
         ({"config": {"tile": "8"}}, "the config's tile must be an int, true, false or null"),
@@ -111,11 +117,31 @@ def test_what_is_no_row(change: dict[str, Any], message: str) -> None:
     assert message in str(told.value)
 
 
+_JSON = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.just([]), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from([f.name for f in fields(Row)]), _JSON, max_size=3))
+def test_whatever_is_read_as_a_row_can_be_chosen_from(change: dict[str, Any]) -> None:
+    """Who edits a log by hand, or finds it damaged, is told, and no call fails for it."""
+    try:
+        made = read_row(json.dumps(asdict(row()) | change))
+    except RowError:
+        return
+    other = row(ms=2.0, heuristic=True, again_ms=1.5)
+    for rows in ([made], [made, other], [other, made]):
+        assert len(winners(rows)) <= 2
+        assert set(map(Row.line, best_rows(rows))) <= {made.line(), other.line()}
+    assert read_row(made.line()) == made
+
+
 def test_a_field_that_is_missing_is_named() -> None:
-    fields = asdict(row())
-    del fields["template"]
+    told = asdict(row())
+    del told["template"]
     with pytest.raises(RowError, match="the field 'template' is missing"):
-        read_row(json.dumps(fields))
+        read_row(json.dumps(told))
     with pytest.raises(RowError, match="no JSON"):
         read_row("{")
     with pytest.raises(RowError, match="a row is a JSON object"):

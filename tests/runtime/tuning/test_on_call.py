@@ -132,7 +132,7 @@ def test_a_call_that_tunes_says_so(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("pdssm-compiler: tuning ")
     assert "T=100" in line
-    assert line.endswith("(PDSSM_TUNE=quick); this takes a minute or two")
+    assert line.endswith("(PDSSM_TUNE=quick); this takes about a minute")
     scanned(100)
     assert capfd.readouterr().err == ""
 

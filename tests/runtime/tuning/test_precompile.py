@@ -125,3 +125,16 @@ def test_a_compiler_that_hangs_is_ended() -> None:
     (found,) = done.values()
     assert found.hung
     assert found.error == "no answer after 1 s"
+
+
+def test_a_deadline_ends_what_is_being_compiled_but_for_what_is_needed() -> None:
+    (needed, *_) = jobs("step")
+    endless = Endless("scan", "", cpu_target(), 0)
+    with Compilers(2) as compilers:
+        found = list(compilers.compile([endless, needed], time.monotonic(), [needed]))
+        assert [(job, made.error) for job, made in found] == [(needed, None)]
+        # Its process is free for the next one.
+        again = list(compilers.compile([needed, endless], time.monotonic() + 0.3))
+        assert {job for job, _ in again} <= {needed}
+        (only,) = compilers.compile([needed])
+        assert only[1].error is None

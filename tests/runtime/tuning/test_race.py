@@ -1,7 +1,9 @@
 """Races: bad candidates of every kind are rows, the tuner goes on, and none wins."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +13,9 @@ from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.tuning import provenance, race, resolve
+from pdssm_compiler.runtime.tuning import provenance, race, resolve, tuner
 from pdssm_compiler.runtime.tuning.effort import Effort
-from pdssm_compiler.runtime.tuning.isolated import Isolated, RaisedError
+from pdssm_compiler.runtime.tuning.isolated import HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log
 from pdssm_compiler.runtime.tuning.measure import Measured, roof_of
 from pdssm_compiler.runtime.tuning.outcomes import row_of
@@ -155,6 +157,78 @@ def test_a_race_goes_on_where_the_last_one_ended(monkeypatch: pytest.MonkeyPatch
 def test_a_budget_ends_a_race() -> None:
     (result,) = tune_problems([small()], WHOLE, budget=0.0)
     assert (result.complete, result.measured, result.rows) == (False, 0, [])
+
+
+class Clocked(Isolated):
+    """Measures in no time what the heuristic says, and nothing else before it is given up."""
+
+    def __init__(self, now: list[float], takes: float) -> None:
+        super().__init__()
+        self.now, self.takes = now, takes
+
+    def ask(self, function: Any, argument: Any, seconds: float) -> Any:
+        if function is roof_of:
+            raise RaisedError("there is no time")
+        others = '"max_heads": 1,' in argument.config or '"max_heads": 2,' in argument.config
+        took = self.takes if others else 1.0
+        self.now[0] += min(took, seconds)
+        if took > seconds:
+            raise HungError(f"no answer after {seconds:.0f} s")
+        return Measured(None, took, 0.0)
+
+
+@pytest.mark.parametrize(("takes", "rows", "ends"), [(1e9, 1, 31), (4.0, 3, 30)])
+def test_a_budget_is_not_overrun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, takes: float, rows: int, ends: float
+) -> None:
+    """By a candidate that hangs, nor by timing the fastest again; and what was cut short by it is
+    no row.
+    """
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
+    now = [0.0]
+    monkeypatch.setattr(race, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with Compilers(1) as compilers, Clocked(now, takes) as worker:
+        found = Race(small(), WHOLE, tmp_path / "log.jsonl", compilers, worker, 30.0).run()
+    assert len(found.rows) == rows
+    assert {row.status for row in found.rows} == {"ok"}
+    assert found.heuristic is not None
+    assert found.heuristic.again_ms is not None
+    assert now[0] <= ends
+
+
+def test_an_effort_may_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were a budget, and each program has it."""
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
+    monkeypatch.setattr(CpuRows, "space", lambda *_: map(CpuRowsConfig, (1, 2, *range(9, 60))))
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(race, "time", clock)
+    monkeypatch.setattr(tuner, "time", clock)
+    monkeypatch.setattr(tuner, "Isolated", lambda: Clocked(now, 1.0))
+    level = replace(WHOLE, limit=20.0)
+    problems = [small(), small(sizes=Sizes(2, 500, 3))]
+    for budget, ends in ((None, 40), (10.0, 10)):
+        monkeypatch.setenv(settings.CACHE_DIR, f"{settings.cache_dir()}{ends}")
+        now[0] = 0.0
+        found = tune_problems(problems, level, budget=budget, workers=1)
+        assert [result.complete for result in found] == [False, False]
+        assert ends - 8 <= now[0] <= ends + 1
+    assert tuner._share(None, 3, WHOLE.limit) is None
+
+
+def test_time_is_left_for_the_last_timings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(settings.CACHE_ENABLED, "0")
+    now = [0.0]
+    monkeypatch.setattr(race, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(CpuRows, "space", lambda *_: map(CpuRowsConfig, (1, 2, *range(9, 60))))
+    with Compilers(1) as compilers, Clocked(now, 1.0) as worker:
+        found = Race(small(), WHOLE, tmp_path / "log.jsonl", compilers, worker, 30.0).run()
+    assert not found.complete
+    # Eight seconds are left, and four timings take four of them here.
+    assert 22 <= found.measured <= 23
+    assert now[0] <= 30
 
 
 def test_no_effort_measures_nothing() -> None:

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pdssm_compiler.ir.programs import PdScan
 from pdssm_compiler.ir.programs import pd_scan as program_of_scan
 from pdssm_compiler.runtime import kernels, plan, settings
 from pdssm_compiler.runtime.compile_service import Schedule, choices, choose
-from pdssm_compiler.runtime.errors import TuningWarning
+from pdssm_compiler.runtime.errors import NoTemplateError, TuningWarning
 from pdssm_compiler.runtime.tuning import log, resolve
 from pdssm_compiler.runtime.tuning.log import (
     append_rows,
@@ -25,10 +25,12 @@ from pdssm_compiler.runtime.tuning.log import (
     folder_name,
     predicted_name,
 )
+from pdssm_compiler.runtime.tuning.provenance import kernel_versions
 from pdssm_compiler.runtime.tuning.resolve import family, tuned
 from pdssm_compiler.schedules.target import Target, gpu_target, named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
 from tests.runtime.tuning.made_rows import CPU, PROGRAM, predicted, row
@@ -240,6 +242,113 @@ def test_the_nearest_length_speaks() -> None:
     of_user(row(CpuRowsConfig(6), length=101, ms=9.0))
     resolve.forget()
     assert chosen().config == CpuRowsConfig(6)
+
+
+def test_the_buckets_own_rows_come_before_those_of_near_lengths(logs: Path) -> None:
+    """Of all that was measured on the device, whoever measured it."""
+    of_user(row(CpuRowsConfig(4), length=200))
+    shipped(logs, CPU.name, row(CpuRowsConfig(2)))
+    resolve.forget()
+    assert chosen().reason == f"shipped log for {folder_name(CPU.name)}, for 8 rows of 100 tokens"
+    assert chosen(Problem.bucket(8, 200)).reason.startswith("tuned on this machine")
+    # Where neither has the bucket, the own log speaks.
+    assert chosen(Problem.bucket(8, 400)).reason.startswith("tuned on this machine")
+    # Another GPU's bucket is not this GPU's near length.
+    config = {"template": "triton-rows", "target": "cuda:sm_90", "threads": 0}
+    shipped(logs, "NVIDIA H200", row(TritonRowsConfig(1, 1, 2), device="NVIDIA H200", **config))
+    mine = row(TritonRowsConfig(1, 1, 4), device=H100.name, length=200, **config)
+    append_rows(log.user_logs() / folder_name(H100.name) / file_name(PROGRAM), [mine])
+    resolve.forget()
+    assert [each.config.unroll for each in tuned(PROGRAM, H100, SIZES)] == [4, 2]
+
+
+def wrong_row(config: Any, template: str = "cpu-rows", **changes: Any) -> Any:
+    """Of today's versions."""
+    fields = {"status": "wrong", "ms": None, "error": "states[0] is 2", "length": 9000}
+    return row(config, template, versions=kernel_versions(), **fields | changes)
+
+
+def test_what_was_found_wrong_is_taken_for_no_sizes(logs: Path) -> None:
+    same = choose(PROGRAM, CPU, None, SIZES).config
+    path = of_user(wrong_row(same), row(CpuRowsConfig(4)))
+    shipped(logs, CPU.name, row(same, length=1000))
+    resolve.forget()
+    # The winner of a bucket stays; the config is none of a near bucket's, nor the heuristic's.
+    assert chosen().config == CpuRowsConfig(4)
+    told = f"{path} says that it was wrong, for 8 rows of 9000 tokens: states\\[0\\] is 2"
+    with pytest.warns(TuningWarning, match=f"max_heads.* is passed over: {told}"):
+        assert choose(PROGRAM, CPU, None, Problem.bucket(8, 2000), wrong=True).config == same
+    with pytest.warns(TuningWarning, match=f"which the heuristic says, is passed over: {told}"):  # noqa: SIM117
+        with pytest.raises(NoTemplateError, match=f"cpu-rows: {told}.*'torch-chunks'"):
+            chosen(Problem.bucket(8, 9000))
+    # Who asks for it has it; and there may be another template.
+    assert choose(PROGRAM, CPU, "cpu-rows", SIZES).config == same
+    gpu = named_target("h100")
+    first = choose(PROGRAM, gpu, None, SIZES)
+    mine = {"device": gpu.name, "target": str(gpu), "threads": 0}
+    other = log.user_logs() / folder_name(gpu.name) / file_name(PROGRAM)
+    append_rows(other, [wrong_row(first.config, first.template.name, **mine)])
+    resolve.forget()
+    with pytest.warns(TuningWarning, match=f"{first.template.name} .* is passed over"):
+        second = choose(PROGRAM, gpu, None, SIZES)
+    assert second.template is not first.template
+    assert second.reason == f"heuristic; without {first.template.name}, which was wrong here"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"versions": {"torch": "0"}},  # measured by other versions
+        {"device": "Another CPU"},
+        {"status": "crash"},
+    ],
+)
+def test_what_does_not_say_that_a_config_is_wrong(after: dict[str, Any]) -> None:
+    same = choose(PROGRAM, CPU, None, SIZES).config
+    of_user(replace(wrong_row(same), **after))
+    resolve.forget()
+    assert chosen().reason == "heuristic"
+
+
+def test_what_is_right_when_it_is_measured_again_is_taken_again() -> None:
+    same = choose(PROGRAM, CPU, None, SIZES).config
+    of_user(wrong_row(same), row(same, length=9000, versions=kernel_versions()))
+    resolve.forget()
+    assert chosen().reason == "heuristic"
+
+
+def test_where_calls_tune_a_wrong_config_is_its_own_buckets_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which others are there depends on what was called before, which ranks do not share."""
+    monkeypatch.setenv(settings.TUNE, "quick")
+    of_user(wrong_row(choose(PROGRAM, CPU, None, SIZES).config))
+    resolve.forget()
+    assert chosen().reason == "heuristic"
+    with pytest.warns(TuningWarning), pytest.raises(NoTemplateError, match="it was wrong"):
+        chosen(Problem.bucket(8, 9000))
+
+
+def test_a_config_of_before_a_field_that_matters_is_passed_over() -> None:
+    """Rows of 16 states and less share a warp since a field says how many."""
+    gpu = named_target("h100")
+    path = log.user_logs() / folder_name(gpu.name) / file_name(PROGRAM)
+    config = asdict(CudaRowsConfig(8, 4))
+    of_gpu = {"device": gpu.name, "target": str(gpu), "threads": 0, "batch": 512, "heads": 64}
+    append_rows(path, [row(config, "cuda-rows", **of_gpu)])
+    sizes = Problem.bucket(512 * 64, 100)
+    assert CudaRows().heuristic(PROGRAM, gpu, sizes).rows > 1
+    assert choose(PROGRAM, gpu, None, sizes).config == CudaRowsConfig(8, 4)
+    for lacking, told in (("rows", "before cuda-rows had 'rows', which is"), ("helpers", None)):
+        path.unlink()
+        of_before = {name: value for name, value in config.items() if name != lacking}
+        append_rows(path, [row(of_before, "cuda-rows", **of_gpu)])
+        resolve.forget()
+        if told is None:
+            assert choose(PROGRAM, gpu, None, sizes).config == CudaRowsConfig(8, 4)
+        else:
+            with pytest.warns(TuningWarning, match=f"{told} .* without a log; tune again"):
+                assert choose(PROGRAM, gpu, None, sizes).reason == "heuristic"
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.tuning.cost_model import CostModel, Sample, features
+from pdssm_compiler.runtime.tuning.cost_model import CostModel, features
 from pdssm_compiler.runtime.tuning.effort import EFFORTS, Effort
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.runtime.tuning.search import BATCH, Search
@@ -19,6 +20,7 @@ from pdssm_compiler.runtime.tuning.space import Entry, Space, changes, space_of
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
+from tests.runtime.tuning import simulated
 
 PROBLEM = TuningProblem(pd_scan(PdScan(32, 8)).text, "a scan", "forward", Sizes(2, 512, 8))
 ROWS, TOKENS = TEMPLATES["cuda-rows"], TEMPLATES["torch-tokens"]
@@ -97,6 +99,12 @@ def test_a_search_that_has_ended_stays_ended(effort: str) -> None:
         assert list(searched(patient, cost, begun=begun)) == list(times)
 
 
+def test_a_search_ends_when_it_finds_nothing_faster() -> None:
+    for patience in (1, 3):
+        times = searched(Effort(120, 1, 1.0, 8.0, patience), lambda e: 1.0 + (not e.heuristic))
+        assert len(times) == len(SPACE.first) + patience * BATCH
+
+
 def test_candidates_that_fail_are_passed_over() -> None:
     def fails(entry: Entry) -> float | None:
         return None if entry.template is ROWS and entry.config.slots != 3 else cost(entry)
@@ -120,35 +128,91 @@ def test_the_candidates_of_this_cpu() -> None:
         assert (entry.changes == 0) == entry.heuristic
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 64), st.booleans(), st.floats(0.5, 2)), min_size=12, max_size=40
-    )
-)
-def test_a_model_learns_what_is_linear_in_its_features(
-    rows: list[tuple[int, bool, float]],
-) -> None:
-    def ratio(tile: int, flag: bool) -> float:
-        return math.exp(0.3 * math.log2(1 + tile) - 1.0 * flag)
+def test_both_backends_of_a_gpu_are_in_one_race() -> None:
+    """Of one that is not here, as if its compilers were."""
+    space = space_of(replace(PROBLEM, absent=simulated.H100))
+    assert space.first[0].heuristic
+    first = {entry.template.name: entry.template.backend for entry in space.first}
+    assert {"tvm-cuda", "triton"} <= set(first.values())
+    others = {entry.template.name for entry in space.others}
+    assert {"cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks"} <= others
 
-    samples = [Sample("t", {"tile": n, "flag": f}, ratio(n, f)) for n, f, _ in rows]
-    model = CostModel.fit(samples)
-    for sample in samples:
-        # Drawn to zero a little, so not to the digit.
-        assert model.ratio("t", sample.fields) == pytest.approx(sample.ratio, rel=0.6)
-    assert model.ratio("unknown", {"tile": 3}) == 1.0
-    seen = {f for _, f, _ in rows}
-    if len(seen) == 2:
-        assert model.ratio("t", {"tile": 8, "flag": True}) < model.ratio(
-            "t", {"tile": 8, "flag": False}
-        )
+
+def test_a_smaller_gpu_has_no_candidate_that_does_not_fit() -> None:
+    """Found out before anything is compiled."""
+    program = replace(PROBLEM, absent=simulated.H100).program
+    found = {}
+    for gpu in (simulated.H100, simulated.SMALL):
+        space = space_of(replace(PROBLEM, absent=gpu))
+        found[gpu.name] = {(e.template.name, e.config) for e in (*space.first, *space.others)}
+        for name, config in found[gpu.name]:
+            assert TEMPLATES[name].feasible(program, gpu, config) is None
+    refused = {
+        TEMPLATES[name].feasible(program, simulated.SMALL, config)
+        for name, config in found[simulated.H100.name] - found[simulated.SMALL.name]
+    }
+    assert any("shared memory" in (reason or "") for reason in refused)
+
+
+PLACES = st.lists(st.integers(0, len(WIDE) - 1), min_size=1, max_size=30, unique=True)
+
+
+@given(PLACES, st.data())
+def test_a_model_says_what_was_measured_and_knows_less_elsewhere(
+    known: list[int], data: st.DataObject
+) -> None:
+    model = CostModel([(entry.template.name, entry.fields) for entry in WIDE])
+    logs = st.floats(-0.1, 0.1)
+    measured = {place: data.draw(logs) for place in known}
+    every = model.expected(measured, range(len(WIDE)))
+    off = np.abs(every.mean[known] - np.array([measured[place] for place in known]))
+    assert off.max() <= 0.05
+    deviations = np.sqrt(np.maximum(np.diag(every.covariance), 0.0))
+    assert deviations[known].max() <= 0.02 + 1e-6
+    others = [place for place in range(len(WIDE)) if place not in measured]
+    assert deviations[others].mean() > 2 * deviations[known].mean()
+
+
+def test_what_one_template_takes_says_nothing_of_another() -> None:
+    model = CostModel([("a", {"x": 1}), ("a", {"x": 2}), ("b", {"x": 1})])
+    expected = model.expected({0: math.log(0.5)}, [1, 2])
+    assert expected.mean[0] < expected.mean[1] < 0
+    assert expected.covariance[0, 0] < expected.covariance[1, 1]
+    assert expected.covariance[0, 1] == pytest.approx(0.0, abs=0.3)
+
+
+def test_a_failure_is_seldom_alone() -> None:
+    model = CostModel([("t", {"x": 1 << n}) for n in range(8)])
+    far = model.expected({0: 0.0, 7: None}, [1, 6])
+    assert far.mean[0] < far.mean[1] < math.log(3.0)
+
+
+def test_a_batch_is_not_many_times_the_same() -> None:
+    """Beside the most promising one, its neighbours promise less."""
+    model = CostModel([("t", {"x": 1 << n}) for n in range(12)])
+    expected = model.expected({0: 0.0, 11: 0.0}, list(range(1, 11)))
+    first, second, third = expected.most_promising(3, 0.0)
+    assert min(abs(first - second), abs(second - third), abs(first - third)) >= 2
+    assert sorted(expected.most_promising(99, 0.0)) == list(range(10))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_quick_is_near_the_best_of_all_on_a_gpu_that_follows_the_law(number: int) -> None:
+    """Which it knows nothing of; on spaces of hundreds as they are."""
+    problem = simulated.problems(simulated.H100)[number]
+    entries = simulated.candidates(problem)
+    seconds = dict(zip(entries, simulated.seconds(problem, entries), strict=True))
+    first = [entry for entry in space_of(problem).first if entry in seconds]
+    rest = [entry for entry in entries if entry not in first]
+    space = Space(tuple(first), tuple(rest), ())
+    noise = np.random.default_rng(number)
+    times = searched(
+        EFFORTS["quick"], lambda e: float(seconds[e] * np.exp(noise.normal(0, 0.01))), space
+    )
+    assert len(times) < len(entries) / 5
+    taken = min(times, key=lambda entry: times[entry] or math.inf)
+    assert seconds[taken] <= 1.05 * min(seconds.values())
 
 
 def test_features_of_a_config() -> None:
-    assert features({"a": 7, "b": True, "c": None}) == {
-        "constant": 1.0,
-        "a": 3.0,
-        "a²": 9.0,
-        "b": 1.0,
-        "c none": 1.0,
-    }
+    assert features({"a": 7, "b": True, "c": None}) == {"a": 3.0, "b": 1.0, "c none": 1.0}

@@ -1,9 +1,11 @@
 """The logs that come with the package: every row is one, and names what is there."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from pdssm_compiler.runtime.compile_service import choose
 from pdssm_compiler.runtime.tuning.log import (
     folder_name,
     logs_below,
@@ -11,7 +13,10 @@ from pdssm_compiler.runtime.tuning.log import (
     read_log,
     shipped_logs,
 )
+from pdssm_compiler.runtime.tuning.rows import Row
+from pdssm_compiler.runtime.tuning.winners import winner
 from pdssm_compiler.schedules.registry import TEMPLATES
+from pdssm_compiler.schedules.target import named_target
 
 LOGS = logs_below(shipped_logs())
 
@@ -32,6 +37,37 @@ def test_a_shipped_log_holds(path: Path) -> None:
         program = program_of_log(path, [shipped_logs()])
         assert program is not None
         assert program.fingerprint == row.program
+
+
+GPUS = {"nvidia-h100-80gb-hbm3": ("h100", 15), "nvidia-h200": ("h200", 28)}
+# What untuned calls may take, over the best that was measured.
+UNTUNED = 1.15
+
+
+@pytest.mark.parametrize("folder", GPUS)
+def test_untuned_calls_are_near_the_best_that_was_measured(folder: str) -> None:
+    """By today's heuristics, where the log has what they say: on every shape of the suite, and on
+    those that were drawn at random.
+    """
+    name, least = GPUS[folder]
+    target, ratios = named_target(name), {}
+    for path in (path for path in LOGS if path.parent.name == folder):
+        program = program_of_log(path, [shipped_logs()])
+        assert program is not None
+        races: dict[object, list[Row]] = {}
+        for row in read_log(path)[0]:
+            races.setdefault(row.race, []).append(row)
+        for rows in races.values():
+            best = winner(rows)
+            assert best is not None
+            assert best.ms is not None
+            now = choose(program, target, None, best.bucket, logs=False)
+            said = (now.template.name, asdict(now.config))
+            for row in rows:
+                if (row.template, row.config) == said and row.ms is not None:
+                    ratios[f"{row.label} {row.direction}"] = row.ms / best.ms
+    assert {label: ratio for label, ratio in ratios.items() if ratio > UNTUNED} == {}
+    assert len(ratios) >= least
 
 
 def test_nothing_predicted_is_shipped() -> None:
