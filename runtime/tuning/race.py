@@ -297,7 +297,8 @@ class Race:
             "ok",
             ms=found.ms,
             spread=found.spread,
-            floor_ms=None if found.floor_bytes is None else self._floor_ms(found.floor_bytes),
+            # Bytes do not bound what moves no vectors, such as a choice of maps.
+            floor_ms=self._floor_ms(found.floor_bytes) if found.floor_bytes else None,
             compile_seconds=seconds,
             registers=resources.get("registers"),
             spilled=resources.get("spilled"),
