@@ -31,6 +31,9 @@ def tuning_bar(console: Console) -> Iterator[Callable[[race.Progress], None]]:
                 numbers[problem] = bars.add_task(str(problem), total=1, times="")
                 if quiet:
                     console.print(f"tuning {problem}", markup=False, highlight=False)
+            if quiet and progress.what.startswith("waiting"):
+                # It is told once of each process, and may take as long as the other takes.
+                console.print(progress.what, markup=False, highlight=False)
             tasks[problem] = progress
             bars.update(
                 numbers[problem],

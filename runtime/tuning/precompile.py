@@ -170,9 +170,9 @@ class Compilers:
                 for future in wait(wanted, seconds, FIRST_COMPLETED).done:
                     yield left.pop(future), future.result()
         finally:
-            for future, job in left.items():
-                if not future.cancel() and job in self._at:
-                    self._at[job].end()
+            running = [job for future, job in left.items() if not future.cancel()]
+            for process in filter(None, map(self._at.get, running)):
+                process.end()
 
     def _one(self, job: Job) -> Compiled:
         process = self._at[job] = self._idle.get()

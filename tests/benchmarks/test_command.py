@@ -198,12 +198,8 @@ def test_searches_of_completed_spaces(tmp_path: Path) -> None:
     assert made["commit"] == "abc"
     assert [row["seed"] for row in made["rows"]] == [0, 1]
     for row in made["rows"]:
-        assert (
-            EFFORTS["quick"].candidates
-            == row["quick_measured"]
-            < row["full_measured"]
-            <= row["candidates"]
-        )
+        assert 8 < row["quick_measured"] <= EFFORTS["quick"].candidates
+        assert row["quick_measured"] < row["full_measured"] <= row["candidates"]
         assert 1.0 <= row["full"] <= row["heuristic"]
         assert 1.0 <= row["quick"] <= row["heuristic"]
         assert row["quick_over_full"] == row["quick"] / row["full"]

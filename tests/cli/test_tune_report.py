@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.cli.consoles import messages, results
 from pdssm_compiler.cli.tune_report import plot_results, show
 from pdssm_compiler.cli.tuning_bar import times_of, tuning_bar
 from pdssm_compiler.ir.programs import PdScan, pd_scan
@@ -48,6 +48,19 @@ def test_the_bar_has_the_best_so_far_and_the_heuristics_time() -> None:
         shown = terminal.export_text()
     for piece in ("mine forward", "7/32", "best 2 ms, heuristic 3 ms"):
         assert piece in shown
+
+
+def test_where_nobody_watches_a_line_says_what_is_tuned_and_who_is_waited_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with tuning_bar(messages()) as told:
+        told(Progress(PROBLEM, 0, 0, None, None, "waiting for process 7 on here"))
+        told(Progress(PROBLEM, 0, 32, None, None, "compiling 8"))
+        told(Progress(PROBLEM, 1, 32, 2.0, 2.0, "cpu-rows max_heads=2"))
+    assert capsys.readouterr().err.splitlines() == [
+        "tuning mine forward",
+        "waiting for process 7 on here",
+    ]
 
 
 def test_the_table_says_what_became_of_every_candidate(capsys: pytest.CaptureFixture[str]) -> None:

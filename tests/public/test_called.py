@@ -215,9 +215,10 @@ SPECS = st.builds(
     map_class=st.sampled_from(["general", "permutation"]),
     orientation=st.sampled_from(["column", "row"]),
 )
-SIZES = st.integers(1, 1 << 40)
+SIZES = st.integers(1, 1 << 13)
+NAMES = st.text(st.characters(exclude_categories=["C", "Zl", "Zp", "Zs"], include_characters=" "))
 WORKLOADS = st.builds(
-    Workload, SPECS, SIZES, SIZES, SIZES, st.text(st.characters(exclude_categories=["Cs"])),
+    Workload, SPECS, SIZES, SIZES, SIZES, NAMES,
     st.booleans(), st.booleans(), st.lists(st.sampled_from(DIRECTIONS), min_size=1).map(tuple),
     st.booleans(), st.just(False), st.booleans(),
 )  # fmt: skip
