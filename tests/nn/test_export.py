@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from pdssm_compiler import flash_pd_scan, pd_scan
 from pdssm_compiler.nn import PDSSM, CausalLM, FlashPDSSM
 from pdssm_compiler.nn.cache import LayerCache
+from tests.kernels import under_stress
 from tests.nn.layers import made, tokens
 
 B, T, S = Dim("B"), Dim("T"), Dim("S", min=3)
@@ -124,7 +125,7 @@ def test_a_step() -> None:
     check(step, given[0], sizes, given[1])
 
 
-@pytest.mark.parametrize("attention", [None, 2])
+@pytest.mark.parametrize("attention", [*under_stress(None), 2])
 def test_a_language_model(attention: int | None) -> None:
     torch.manual_seed(0)
     options = {"attention_every": attention, "attention_heads": 2}
