@@ -119,7 +119,7 @@ def mixture_pd_scan(
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
     mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights, choice))
     sources = (mixed.weights.detach(), mixed.dictionary.detach())
-    maps = mixed_map(*sources, list(mixed.noise), orientation)
+    maps = mixed_map(*sources, list(mixed.noise) or None, orientation)
     given = (
         diagonal,
         drive,

@@ -129,7 +129,7 @@ def _moved(
         at_first(given.destination),
         given.map_class,
         given.orientation,
-        start,
+        sequences.moving(start),
         False,
     )
     if mixed is not None:

@@ -321,7 +321,10 @@ def mixture_pd_scan(
     matrices = torch.softmax(product / mixed.temperature, along)
     if choice == "hard":
         place = mixed_map(
-            mixed.weights.detach(), mixed.dictionary.detach(), list(mixed.noise), orientation
+            mixed.weights.detach(),
+            mixed.dictionary.detach(),
+            list(mixed.noise) or None,
+            orientation,
         )
         place = place.long().unsqueeze(along)
         hard = torch.zeros_like(matrices).scatter(along, place, 1.0)

@@ -87,6 +87,12 @@ class Sequences:
         places = offsets[:-1] if first != self._reverse else offsets[1:] - 1
         return places.clamp(0, self._tokens - 1)
 
+    def moving(self, start: torch.Tensor) -> torch.Tensor:
+        """The initial states that a first token moves; zero of an empty one, whose place is that
+        of another's token: NaN there would be in that token's gradients.
+        """
+        return torch.where(self._empty, 0, start)
+
     def first_tokens(self, tensor: torch.Tensor) -> torch.Tensor:
         """What a tensor by token has for their first tokens, ``[S, 1, …]``; there are tokens."""
         first: torch.Tensor = at_places(tensor, self._at(first=True))

@@ -40,7 +40,7 @@ def call(
         if is_plain((*tensors, *entries) if entries else tensors):
             return run(text, tensors, config, chosen=bool(entries))
         refuse_unsupported(text, tensors)
-    return scan(text, list(tensors), list(entries), config, False)
+    return scan(text, list(tensors), list(entries) or None, config, False)
 
 
 def call_in_segments(
@@ -58,7 +58,7 @@ def call_in_segments(
         return call(text, tensors, config, entries)
     if not torch.compiler.is_compiling():
         refuse_unsupported(text, tensors)
-    return scan_in_segments(text, list(tensors), list(entries), config, length)
+    return scan_in_segments(text, list(tensors), list(entries) or None, config, length)
 
 
 def refuse_unsupported(text: str, tensors: Sequence[torch.Tensor]) -> None:

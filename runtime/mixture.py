@@ -5,16 +5,16 @@
 at every token. Its gradient is the straight-through softmax's, of every entry: what autograd gives
 for ``(hard - soft).detach() + soft``.
 
-- ``mixed_map(Tensor weights, Tensor dictionary, Tensor[] noise, str orientation) -> Tensor`` gives
-  the maps,
+- ``mixed_map(Tensor weights, Tensor dictionary, Tensor[]? noise, str orientation) -> Tensor``
+  gives the maps,
 - ``mixed_scan(str program, Tensor[] inputs, Tensor weights, Tensor dictionary, Tensor temperature,
-  Tensor[] noise, str orientation, str config) -> Tensor[]`` is ``scan`` by these maps, and its
+  Tensor[]? noise, str orientation, str config) -> Tensor[]`` is ``scan`` by these maps, and its
   backward gives weights and dictionary their gradients as well,
-- ``mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor[] noise, Tensor
+- ``mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor[]? noise, Tensor
   map, Tensor left, Tensor right, str orientation) -> (Tensor, Tensor)`` computes those, from the
   two vectors a token whose product is the gradient of the map's matrix.
 
-``noise`` is empty, or what Gumbel noise is drawn by: how much of it, the seed, and the numbers of
+``noise`` is None, or what Gumbel noise is drawn by: how much of it, the seed, and the numbers of
 the tokens' draws. It is drawn anew wherever it is needed, and never kept.
 
 The first and the last run programs of the IR (:func:`~pdssm_compiler.ir.programs.mixture` and its
@@ -43,10 +43,10 @@ from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
-    "mixed_map(Tensor weights, Tensor dictionary, Tensor[] noise, str orientation) -> Tensor",
+    "mixed_map(Tensor weights, Tensor dictionary, Tensor[]? noise, str orientation) -> Tensor",
     "mixed_scan(str program, Tensor[] inputs, Tensor weights, Tensor dictionary,"
-    " Tensor temperature, Tensor[] noise, str orientation, str config) -> Tensor[]",
-    "mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor[] noise,"
+    " Tensor temperature, Tensor[]? noise, str orientation, str config) -> Tensor[]",
+    "mixture_gradient(Tensor weights, Tensor dictionary, Tensor temperature, Tensor[]? noise,"
     " Tensor map, Tensor left, Tensor right, str orientation) -> (Tensor, Tensor)",
 ):
     _library.define(_definition, tags=(torch.Tag.pt2_compliant_tag,))
@@ -122,7 +122,7 @@ def _of_all_heads(
 
 
 def _by_name(
-    weights: torch.Tensor, dictionary: torch.Tensor, noise: Sequence[torch.Tensor]
+    weights: torch.Tensor, dictionary: torch.Tensor, noise: Sequence[torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
     """What a choice reads, by the program's names."""
     found = {"dictionary_logits": dictionary, "mixture_weights": _in_one_row(weights)}
@@ -146,7 +146,7 @@ def _in_one_row(tensor: torch.Tensor) -> torch.Tensor:
 def _mixed_map(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
-    noise: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor] | None,
     orientation: str,
 ) -> torch.Tensor:
     """The destination maps of mixtures.
@@ -184,7 +184,7 @@ def _mixed_map(
 def _fake_mixed_map(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
-    noise: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor] | None,
     orientation: str,
 ) -> torch.Tensor:
     return weights.new_empty((*weights.shape[:3], dictionary.shape[-1]), dtype=torch.int32)
@@ -194,7 +194,7 @@ def _mixture_gradient(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
-    noise: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor] | None,
     map: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
@@ -235,7 +235,7 @@ def _fake_mixture_gradient(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
-    noise: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor] | None,
     map: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
@@ -250,7 +250,7 @@ def _mixed_scan(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
-    noise: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor] | None,
     orientation: str,
     config: str,
 ) -> list[torch.Tensor]:
@@ -263,7 +263,7 @@ def _fake_mixed_scan(
     weights: torch.Tensor,
     dictionary: torch.Tensor,
     temperature: torch.Tensor,
-    noise: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor] | None,
     orientation: str,
     config: str,
 ) -> list[torch.Tensor]:
@@ -289,7 +289,7 @@ def call_mixed(text: str, tensors: Sequence[torch.Tensor], mixed: Mixture) -> li
         mixed.weights,
         mixed.dictionary,
         mixed.temperature,
-        list(mixed.noise),
+        list(mixed.noise) or None,
         mixed.orientation,
         "",
     )
@@ -299,17 +299,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
     program, tensors, weights, dictionary, temperature, noise, ctx.orientation, config = inputs
     ctx.program = program
     ctx.config = config_text(backward_config(read_config(config)))
-    ctx.count, ctx.noise = len(tensors), len(noise)
+    ctx.count, ctx.noise = len(tensors), None if noise is None else len(noise)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(
-        weights, dictionary, copy_for_backward(temperature), *noise, *tensors, *output
+        weights, dictionary, copy_for_backward(temperature), *(noise or ()), *tensors, *output
     )
 
 
 def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:
     weights, dictionary, temperature, *saved = ctx.saved_tensors
-    noise, saved = saved[: ctx.noise], saved[ctx.noise :]
-    nothing = [None] * ctx.noise
+    nothing = None if ctx.noise is None else [None] * ctx.noise
+    noise, saved = saved[: ctx.noise or 0], saved[ctx.noise or 0 :]
     program = program_of(ctx.program)
     names = [input_.name for input_ in caller_inputs(program)]
     outputs = output_names(program)
@@ -331,7 +331,7 @@ def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]
     }
     backward = derived.program
     given = [reads[input_.name] for input_ in caller_inputs(backward)]
-    written = scan(backward.text, given, [], ctx.config, True)
+    written = scan(backward.text, given, None, ctx.config, True)
     found = dict(zip(output_names(backward), written, strict=True))
     mixed: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
     for use in derived.factors:
@@ -340,7 +340,7 @@ def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]
             weights,
             dictionary,
             temperature,
-            noise,
+            noise or None,
             values[DESTINATION],
             _as_complex(found[use.left]),
             _as_complex(found[use.right]),

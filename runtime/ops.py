@@ -1,11 +1,11 @@
 """The torch operator: one for every scan program.
 
-``pdssm_compiler::scan(str program, Tensor[] inputs, Tensor[] entries, str config, bool trusted)
+``pdssm_compiler::scan(str program, Tensor[] inputs, Tensor[]? entries, str config, bool trusted)
 -> Tensor[]`` carries the program's text form as an argument, so a traced or exported graph says
 what it computes and needs nothing of the process that made it. Its gradient is the same operator
 with the adjoint's text.
 
-``entries`` give the hard choices a gradient: none, or one real tensor for each input of maps or
+``entries`` give the hard choices a gradient: None, or one real tensor for each input of maps or
 indices, in the order of the inputs. They stand for entries of the one-hot forms, and their values
 are never read; what arrives at them is a surrogate of :mod:`pdssm_compiler.ir.passes.adjoint`.
 Their shape says which: for the active one they are the ones, in the shape of the choices; for the
@@ -34,7 +34,7 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 
 _library = torch.library.Library("pdssm_compiler", "DEF")
 _library.define(
-    "scan(str program, Tensor[] inputs, Tensor[] entries, str config, bool trusted) -> Tensor[]",
+    "scan(str program, Tensor[] inputs, Tensor[]? entries, str config, bool trusted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -42,7 +42,7 @@ _library.define(
 def _scan(
     program: str,
     inputs: Sequence[torch.Tensor],
-    entries: Sequence[torch.Tensor],
+    entries: Sequence[torch.Tensor] | None,
     config: str,
     trusted: bool,
 ) -> list[torch.Tensor]:
@@ -50,7 +50,7 @@ def _scan(
     return run(program, inputs, config, trusted, chosen=bool(entries))
 
 
-def check_entries(text: str, entries: Sequence[torch.Tensor]) -> None:
+def check_entries(text: str, entries: Sequence[torch.Tensor] | None) -> None:
     """Refuse a number of entries that is neither none nor one for each choice, and entries of two
     surrogates.
     """
@@ -78,7 +78,7 @@ def _rank(choice: Input) -> int:
     return len(LEADING_AXES[choice.role]) + own
 
 
-def surrogate_of(text: str, entries: Sequence[torch.Tensor]) -> Surrogate:
+def surrogate_of(text: str, entries: Sequence[torch.Tensor] | None) -> Surrogate:
     """Which surrogate the entries are of, by their shape."""
     choices = chosen_inputs(program_of(text))
     return "dense" if entries and entries[0].dim() > _rank(choices[0]) else "active"
@@ -127,7 +127,7 @@ def chosen_inputs(program: Program) -> tuple[Input, ...]:
 def _fake(
     program: str,
     inputs: Sequence[torch.Tensor],
-    entries: Sequence[torch.Tensor],
+    entries: Sequence[torch.Tensor] | None,
     config: str,
     trusted: bool,
 ) -> list[torch.Tensor]:
@@ -171,7 +171,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
     ctx.program = program
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
-    ctx.entries = [entry.dtype for entry in entries]
+    ctx.entries = None if entries is None else [entry.dtype for entry in entries]
     ctx.surrogate = surrogate_of(program, entries)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
@@ -180,7 +180,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
 
 def _backward(
     ctx: Any, grads: Sequence[torch.Tensor | None]
-) -> tuple[None, list[Any], list[Any], None, None]:
+) -> tuple[None, list[Any], list[Any] | None, None, None]:
     program = program_of(ctx.program)
     saved = ctx.saved_tensors
     names = [input_.name for input_ in caller_inputs(program)]
@@ -191,10 +191,12 @@ def _backward(
     arriving = {name: grad for name, grad in zip(outputs, grads, strict=True) if grad is not None}
     _, needed, chosen, _, _ = ctx.needs_input_grad
     choices = [input_.name for input_ in chosen_inputs(program)] if ctx.entries else []
+    chosen = chosen if ctx.entries else []
     wrt = tuple(name for name, need in zip(names, needed, strict=True) if need)
     wrt += tuple(name for name, need in zip(choices, chosen, strict=True) if need)
     if not wrt or not arriving:
-        return None, [None] * ctx.count, [None] * len(choices), None, None
+        nothing = None if ctx.entries is None else [None] * len(choices)
+        return None, [None] * ctx.count, nothing, None, None
     try:
         derived = adjoint_of(ctx.program, wrt, tuple(sorted(arriving)), ctx.surrogate)
     except PassError as error:
@@ -209,7 +211,7 @@ def _backward(
     }
     backward = derived.program
     tensors = [reads[input_.name] for input_ in caller_inputs(backward)]
-    written = scan(backward.text, tensors, [], ctx.config, True)
+    written = scan(backward.text, tensors, None, ctx.config, True)
     found = dict(zip(output_names(backward), written, strict=True))
     for name in derived.summed:
         found[name] = found[name].sum(dim=0)
@@ -223,9 +225,9 @@ def _backward(
     of_choices = [found.get(f"grad_{name}") for name in choices]
     of_entries = [
         grad.to(dtype) if need and grad is not None else None
-        for grad, dtype, need in zip(of_choices, ctx.entries, chosen, strict=True)
+        for grad, dtype, need in zip(of_choices, ctx.entries or (), chosen, strict=True)
     ]
-    return None, of_inputs, of_entries, None, None
+    return None, of_inputs, None if ctx.entries is None else of_entries, None, None
 
 
 def of_all_entries(

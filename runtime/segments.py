@@ -1,6 +1,6 @@
 """Scans that keep no states: the torch operator ``pdssm_compiler::scan_in_segments``.
 
-``scan_in_segments(str program, Tensor[] inputs, Tensor[] entries, str config, int? length) ->
+``scan_in_segments(str program, Tensor[] inputs, Tensor[]? entries, str config, int? length) ->
 Tensor[]`` runs a program a segment of ``length`` tokens at a time; None leaves that to the sizes.
 ``entries`` are those of hard choices, as in :mod:`pdssm_compiler.runtime.ops`. Besides the
 program's outputs it gives, for each carry, its values before the segments, ``[B, G, H, ...]`` for
@@ -25,7 +25,7 @@ from pdssm_compiler.runtime.segmented import Tensors, segmented
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
-    "scan_in_segments(str program, Tensor[] inputs, Tensor[] entries, str config, int? length) "
+    "scan_in_segments(str program, Tensor[] inputs, Tensor[]? entries, str config, int? length) "
     "-> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -37,7 +37,7 @@ _library.define(
 
 
 def _forward(
-    program: str, inputs: Tensors, entries: Tensors, config: str, length: int | None
+    program: str, inputs: Tensors, entries: Tensors | None, config: str, length: int | None
 ) -> list[torch.Tensor]:
     check_entries(program, entries)
     return segmented(program).forward(inputs, config, length, bool(entries))
@@ -70,7 +70,7 @@ scan_in_segments_backward = torch.ops.pdssm_compiler.scan_in_segments_backward.d
 
 
 def _fake(
-    program: str, inputs: Tensors, entries: Tensors, config: str, length: int | None
+    program: str, inputs: Tensors, entries: Tensors | None, config: str, length: int | None
 ) -> list[torch.Tensor]:
     check_entries(program, entries)
     scan = segmented(program)
@@ -97,7 +97,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
     ctx.program, ctx.length = program, length
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
-    ctx.entries = [entry.dtype for entry in entries]
+    ctx.entries = None if entries is None else [entry.dtype for entry in entries]
     ctx.surrogate = surrogate_of(program, entries)
     # An absent gradient costs nothing; a tensor of zeros would be read.
     ctx.set_materialize_grads(False)
@@ -106,14 +106,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
 
 def _gradients(
     ctx: Any, grads: Sequence[torch.Tensor | None]
-) -> tuple[None, list[Any], list[Any], None, None]:
+) -> tuple[None, list[Any], list[Any] | None, None, None]:
     _, needed, chosen, _, _ = ctx.needs_input_grad
     scan = segmented(ctx.program)
     choices = [input_.name for input_ in chosen_inputs(scan.program)] if ctx.entries else []
+    chosen = chosen if ctx.entries else []
     names = [name for name, need in zip(scan.input_slots, needed, strict=True) if need]
     names += [name for name, need in zip(choices, chosen, strict=True) if need]
     if not names or all(grad is None for grad in grads):
-        return None, [None] * ctx.count, [None] * len(choices), None, None
+        nothing = None if ctx.entries is None else [None] * len(choices)
+        return None, [None] * ctx.count, nothing, None, None
     tensors = list(ctx.saved_tensors)
     inputs, boundaries = tensors[: ctx.count], tensors[ctx.count :]
     found = scan_in_segments_backward(
@@ -130,9 +132,9 @@ def _gradients(
     of_inputs = [next(results) if need else None for need in needed]
     of_entries = [
         next(results).to(dtype) if need else None
-        for dtype, need in zip(ctx.entries, chosen, strict=True)
+        for dtype, need in zip(ctx.entries or (), chosen, strict=True)
     ]
-    return None, of_inputs, of_entries, None, None
+    return None, of_inputs, None if ctx.entries is None else of_entries, None, None
 
 
 def _no_second_gradient(*_: Any) -> Any:

@@ -247,7 +247,8 @@ class FusedScan(Artifacts):
                 name: sequences.first_tokens(entry) if name in by_token else entry
                 for name, entry in entries.items()
             }
-            moved = self._run(kind, first | {"initial_state": start}, used, True)[1]
+            first["initial_state"] = sequences.moving(start)
+            moved = self._run(kind, first, used, True)[1]
             drive = sequences.begun(drive, moved)
         if entries:
             entries = entries | {"follows": sequences.entry(entries["selection"])}

@@ -235,7 +235,7 @@ class PDSSM(nn.Module):
             return self._read(token, states).squeeze(1), LayerCache(final)
         dictionary = self.dictionary_logits.detach().to(weights.dtype)
         sources = (weights.detach().unsqueeze(2), dictionary.unsqueeze(0))
-        maps = mixed_map(*sources, [], self.orientation)
+        maps = mixed_map(*sources, None, self.orientation)
         state = pd_scan_step(
             cache.state,
             diagonal.squeeze(1),

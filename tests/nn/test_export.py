@@ -4,6 +4,7 @@ as they are and with gradients.
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from pdssm_compiler import flash_pd_scan, pd_scan
 from pdssm_compiler.nn import PDSSM, CausalLM, FlashPDSSM
 from pdssm_compiler.nn.cache import LayerCache
+from tests.kernels import under_stress
 from tests.nn.layers import made, tokens
 
 B, T, S = Dim("B"), Dim("T"), Dim("S", min=3)
@@ -123,10 +125,37 @@ def test_a_step() -> None:
     check(step, given[0], sizes, given[1])
 
 
-@pytest.mark.parametrize("attention", [None, 2])
+@pytest.mark.parametrize("attention", [*under_stress(None), 2])
 def test_a_language_model(attention: int | None) -> None:
     torch.manual_seed(0)
     options = {"attention_every": attention, "attention_heads": 2}
     model = CausalLM(11, 4, layers=2, **options, dtype=torch.float64)
     made_of = [torch.randint(11, sizes) for sizes in ((3, 7), (5, 12))]
     check(model, (made_of[0],), (BOTH,), (made_of[1],))
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind", ["op", "flash", "pdssm"])
+def test_aot_inductor(kind: str, tmp_path: Path) -> None:
+    """Its runtime has no empty list of tensors: what is not there is None."""
+
+    def scan(*vectors: torch.Tensor) -> torch.Tensor:
+        return pd_scan(*vectors)[0]
+
+    def given(batch: int, length: int) -> Given:
+        if kind == "op":
+            return tuple(torch.rand(2, batch, length, 2, 4, 2).unbind(0))
+        return (torch.randn(batch, length, 4),)
+
+    layers = {"flash": FlashPDSSM(4), "pdssm": PDSSM(4, dictionary_size=2)}
+    module = layers.get(kind, Called(scan)).eval()
+    sizes = {0: Dim("B", max=64), 1: Dim("T", max=4096)}
+    if kind == "op":
+        sizes = (sizes, sizes)  # type: ignore[assignment]
+    with torch.no_grad():
+        program = torch.export.export(module, given(3, 7), dynamic_shapes=(sizes,))
+        file = str(tmp_path / "model.pt2")
+        torch._inductor.aoti_compile_and_package(program, package_path=file)
+        other = given(5, 12)
+        found = torch._inductor.aoti_load_package(file)(*other)
+        torch.testing.assert_close(found, module(*other), rtol=1e-4, atol=1e-5)

@@ -199,6 +199,22 @@ def test_a_nan_stays_in_its_sequence(reverse: bool, config: Any) -> None:
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_an_empty_sequence_starts_from_reaches_no_other(reverse: bool) -> None:
+    tensors = packed_inputs(CASE, LENGTHS, 4)
+    empty = [number for number, length in enumerate(LENGTHS) if length == 0]
+    start = tensors["initial_state"].clone()
+    start[empty] = float("nan")
+    leaves = [t.clone().requires_grad_() for t in (tensors["diagonal"], tensors["drive"], start)]
+    given = tensors | dict(zip(("diagonal", "drive", "initial_state"), leaves, strict=True))
+    options = {**CASE.options, "cu_seqlens": offsets(LENGTHS), "reverse": reverse}
+    states, final = pd_scan(**given, **options, output_final_state=True)
+    assert states.isfinite().all()
+    assert final[empty].isnan().all()
+    for gradient in torch.autograd.grad(states.abs().sum(), leaves):
+        assert gradient.isfinite().all()
+
+
 # -- what is wrong ------------------------------------------------------------------------------
 
 COMPLEX = torch.zeros(1, 6, 2, 3, dtype=torch.complex64)
