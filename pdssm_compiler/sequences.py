@@ -95,8 +95,7 @@ class Sequences:
 
     def first_tokens(self, tensor: torch.Tensor) -> torch.Tensor:
         """What a tensor by token has for their first tokens, ``[S, 1, …]``; there are tokens."""
-        first: torch.Tensor = at_places(tensor, self._at(first=True))
-        return first.unsqueeze(1)
+        return _picked(tensor, self._at(first=True)).unsqueeze(1)
 
     def begun(self, drive: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
         """The drive, complex, and in it ``moved`` ``[S, H, N]``: what each one's first token makes
@@ -114,8 +113,17 @@ class Sequences:
         """The state after each, ``[S, H, N]``; of an empty one that before it."""
         if self._tokens == 0:
             return start.clone(memory_format=torch.contiguous_format)
-        reached = at_places(states, self._at(first=False))
+        reached = _picked(states, self._at(first=False))
         return torch.where(self._empty, start, reached)
+
+
+def _picked(by_token: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Of ``[1, T, …]`` the tokens at places, ``[S, …]``."""
+    if torch.is_grad_enabled() and by_token.requires_grad:
+        # For its backward.
+        found: torch.Tensor = at_places(by_token, places)
+        return found
+    return by_token[0].index_select(0, places)
 
 
 def check_offset_tensor(cu_seqlens: torch.Tensor, tokens: torch.Tensor) -> None:
