@@ -1,6 +1,6 @@
 """The models of the tables: an embedding, blocks, and scores of answers at every token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -106,18 +106,24 @@ class Tracker(nn.Module):
         self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
         self.head = nn.Linear(sizes.width, vocabulary)
 
-    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        lengths: torch.Tensor,
+        blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ) -> torch.Tensor:
         """Scores of the answers after the last token.
 
         Args:
             tokens: int64 ``[B, T]``.
             lengths: int64 ``[B]``.
+            blocks: what does the blocks' work, compiled say; None for the blocks themselves.
 
         Returns:
             ``[B, vocabulary]``.
         """
         x = self.embedding(tokens)
-        for block in self.blocks:
+        for block in self.blocks if blocks is None else blocks:
             x = block(x)
         last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1])
         scores: torch.Tensor = self.head(x.gather(1, last).squeeze(1))

@@ -1,7 +1,8 @@
 """What a run is: everything that its result depends on, and nothing else."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,38 @@ class Settings:
         except (OSError, ValueError) as error:
             raise _unreadable(folder, error) from None
 
-    def for_steps(self, steps: int) -> "Settings":
-        """With so many steps; 0 leaves them as they are."""
-        return replace(self, steps=steps) if steps else self
+    def changed(self, changes: Iterable[str]) -> "Settings":
+        """With other values, each as ``rate=1e-3`` or ``sizes.layers=1``.
+
+        Raises:
+            ValueError: a change that is none, of a setting that there is not, or by a value of
+                another type than it has.
+        """
+        made = self
+        for change in changes:
+            name, is_one, value = change.partition("=")
+            owner, _, of_sizes = name.partition(".")
+            inner = made.sizes if owner == "sizes" else made
+            key = of_sizes if owner == "sizes" else name
+            known = {f.name: getattr(inner, f.name) for f in fields(inner)}
+            if not is_one or type(known.get(key)) not in (int, float):
+                numbers = [n for n, v in known.items() if isinstance(v, int | float)]
+                raise ValueError(
+                    f"{change!r} changes nothing that there is; write NAME=VALUE, the name one of "
+                    f"{', '.join(numbers)}, or sizes.NAME for the model's"
+                )
+            try:
+                new = {key: type(known[key])(value)}
+            except ValueError:
+                raise ValueError(
+                    f"{change!r} is not {type(known[key]).__name__}; write a number"
+                ) from None
+            made = (
+                replace(made, sizes=replace(made.sizes, **new))
+                if owner == "sizes"
+                else replace(made, **new)
+            )
+        return made
 
     def check(self) -> None:
         """Raises ValueError: a task or a model that there is not."""

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from torch.nn import functional
 from examples.state_tracking.evaluation import accuracy
 from examples.state_tracking.models import Tracker
 from examples.state_tracking.settings import Settings
-from examples.state_tracking.stepping import stepper
+from examples.state_tracking.stepping import Step, stepper
 from examples.state_tracking.tasks import Batch, task_of
 from pdssm_compiler.nn import parameter_groups
 
@@ -63,24 +63,31 @@ class Run:
         torch.manual_seed(_seed(settings.seed, 0, 0))
         self.model = Tracker(settings.model, self.task.vocabulary, settings.sizes)
         self.model.to(self.device)
+        on_gpu = self.device.type == "cuda"
+        self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.random = torch.Generator(self.device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, settings.weight_decay),
             # A tensor, which a captured graph reads anew each time.
             lr=torch.tensor(settings.rate, device=self.device),
-            capturable=self.device.type == "cuda",
+            capturable=on_gpu,
+            fused=on_gpu,
         )
         self.log: list[Measured] = []
         self.step, self.seconds = 0, 0.0
         self._loss = torch.zeros((), device=self.device)
+        self._step: Step | None = None
         self._read_folder()
-        self._step = stepper(self.model, self.optimizer, self._loss_of, self.draw(0))
 
     @property
     def is_done(self) -> bool:
         """Whether the steps are done, or the accuracy is enough."""
-        solved = bool(self.log) and self.log[-1].accuracy > self.settings.enough
-        return solved or self.step >= self.settings.steps
+        return self.is_solved or self.step >= self.settings.steps
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the last accuracy is enough."""
+        return bool(self.log) and self.log[-1].accuracy > self.settings.enough
 
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
@@ -92,14 +99,19 @@ class Run:
         more = settings.longest + settings.longest % 2 * self.task.even - batch.tokens.shape[1]
         return batch._replace(tokens=functional.pad(batch.tokens, (0, more)))
 
+    def prepare(self) -> Step:
+        """What does a step; on a GPU it is compiled and captured here, in seconds."""
+        if self._step is None:
+            self._step = stepper(self.model, self.optimizer, self._loss_of, self.draw(0))
+        return self._step
+
     def advance(self) -> None:
         """One step of training."""
+        step = self.prepare()
         batch = self.draw(self.step)
-        # Dropout's, on every device.
-        torch.manual_seed(_seed(self.settings.seed, 0, self.step))
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate(self.settings, self.step))
-        self._loss += self._step(batch)
+        self._loss += step(batch, _seed(self.settings.seed, 0, self.step))
         self.step += 1
 
     def measure(self) -> Measured:
@@ -126,8 +138,10 @@ class Run:
         every = self.settings.every
         return min(self.settings.steps, (self.step // every + 1) * every)
 
-    def _loss_of(self, batch: Batch) -> torch.Tensor:
-        scores = self.model(batch.tokens, batch.lengths)
+    def _loss_of(
+        self, batch: Batch, blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]]
+    ) -> torch.Tensor:
+        scores = self.model(batch.tokens, batch.lengths, blocks)
         return functional.cross_entropy(scores, batch.answers)
 
     def _read_folder(self) -> None:
@@ -170,30 +184,60 @@ class Run:
 
 
 def train(
-    runs: Sequence[Run], told: Callable[[Run, Measured], None] = lambda run, line: None
-) -> None:
+    runs: Iterable[Run],
+    told: Callable[[Run, Measured], None] = lambda run, line: None,
+    *,
+    together: int | None = None,
+    seconds: float = math.inf,
+) -> list[Run]:
     """Train runs to their ends, or from where they were left: a step of each in turn, on a GPU
     each on a stream of its own, so that small models fill it together.
 
     Args:
-        runs: on one device.
+        runs: on one device; taken as their turn comes.
         told: is given each measurement.
+        together: how many train at once; where one ends, the next begins. All by default.
+        seconds: after which no more is begun than what leads to the next measurements.
+
+    Returns:
+        Those that were begun, or done before.
     """
-    on_gpu = any(run.device.type == "cuda" for run in runs)
-    streams = {id(run): torch.cuda.Stream() if on_gpu else None for run in runs}
-    while active := [run for run in runs if not run.is_done]:
-        until = {id(run): run.next_measured for run in active}
-        began = time.perf_counter()
-        while left := [run for run in active if run.step < until[id(run)]]:
-            for run in left:
-                with torch.cuda.stream(streams[id(run)]):
-                    run.advance()
-        if on_gpu:
-            torch.cuda.synchronize()
-        spent = time.perf_counter() - began
+    began, waiting, active = time.monotonic(), iter(runs), []
+    begun: list[Run] = []
+    while True:
+        active = [run for run in active if not run.is_done]
+        if time.monotonic() - began >= seconds:
+            return begun
+        while together is None or len(active) < together:
+            if (new := next(waiting, None)) is None:
+                break
+            begun.append(new)
+            if not new.is_done:
+                new.prepare()
+                active.append(new)
+        if not active:
+            return begun
+        _train_to_measurements(active)
         for run in active:
-            run.seconds += spent
             told(run, run.measure())
+
+
+def _train_to_measurements(runs: Sequence[Run]) -> None:
+    """Each to its next one, which takes as long as all of them."""
+    on_gpu = runs[0].device.type == "cuda"
+    until = {id(run): run.next_measured for run in runs}
+    if on_gpu:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    while left := [run for run in runs if run.step < until[id(run)]]:
+        for run in left:
+            with torch.cuda.stream(run.stream):
+                run.advance()
+    if on_gpu:
+        torch.cuda.synchronize()
+    spent = time.perf_counter() - began
+    for run in runs:
+        run.seconds += spent
 
 
 def rate(settings: Settings, step: int) -> float:

@@ -221,7 +221,7 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "(2)" in said
     found = json.loads((out / "results.json").read_text())
     assert {"device", "versions", "commit", "date", "together"} <= found.keys()
-    assert [run["settings"]["seed"] for run in found["runs"]] == [0, 1, 0, 1]
+    assert [run["settings"]["seed"] for run in found["runs"]] == [0, 0, 1, 1]
     assert all(run["done"] and run["log"][-1]["step"] == 3 for run in found["runs"])
     assert (out / "curves.png").stat().st_size > 0
     code, said = command("lengths", str(out), "--longest", "300", "--device", "cpu")
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
 def test_an_interruption_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(runs: list[Run], told: object) -> None:
+    def interrupted(runs: object, told: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("examples.state_tracking.__main__.train", interrupted)
