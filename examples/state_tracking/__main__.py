@@ -42,6 +42,7 @@ Steps = Annotated[int, typer.Option(min=0, help="Steps instead of the preset's; 
 Limit = Annotated[
     float, typer.Option(min=0, help="Seconds after which no step is begun; 0 for none.")
 ]
+Solved = Annotated[bool, typer.Option("--solved", help="Only of runs that are right.")]
 Changes = Annotated[
     list[str], typer.Option("--set", help="Another setting, as rate=1e-3 or sizes.layers=1.")
 ]
@@ -90,7 +91,7 @@ _table_command(
 def lengths(
     folder: Annotated[Path, typer.Argument(help="Of the runs.")] = _RUNS,
     longest: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = LENGTHS[-1],
-    solved: Annotated[bool, typer.Option("--solved", help="Only of runs that are right.")] = False,
+    solved: Solved = False,
     device: Device = "",
 ) -> None:
     """Accuracy of trained runs on sequences of 40 to 100 000 tokens."""
@@ -117,34 +118,60 @@ def lengths(
 def automaton(
     folder: Annotated[Path, typer.Argument(help="Of a run, or of several.")] = _RUNS,
     device: Device = "",
+    solved: Solved = False,
 ) -> None:
-    """The automaton that runs of one layer have learned, beside the true one."""
-    # AALpy is of the tests' and examples' dependencies, not of the package's.
-    from examples.state_tracking.automaton import read_out
-    from examples.state_tracking.drawing import draw
-
+    """The automaton that runs have learned, beside the true one: read from the maps of a layer of
+    PD-SSM, and of other models learned from their answers.
+    """
+    where = _device(device)
     places = [folder] if (folder / "checkpoint.pt").exists() else sorted(_runs_in(folder))
+    found = []
     for place in places:
-        run = _opened(place, _device(device))
+        run = _opened(place, where)
+        if solved and not run.is_solved:
+            continue
         try:
-            found = read_out(run)
+            found.append({"run": run.settings.name} | _automaton_of(run, place))
         except ValueError as error:
             _console.print(f"{run.settings.name}: {error}", soft_wrap=True)
-            continue
-        sizes = ", ".join(str(m.size - 1) for m in (found.read, found.small, found.true))
-        if found.difference is None:
-            verdict = "it is the task's, so right for sequences of any length"
-        else:
-            verdict = f"after {' '.join(map(str, found.difference))} it answers otherwise"
-        _console.print(
-            f"{run.settings.name}: states read, at least, of the task: {sizes}; {verdict}; the "
-            f"model answers as it for {100 * found.agreement:.1f} % of short sequences, and half "
-            f"of its state is left after {found.half_life:.3g} tokens",
-            soft_wrap=True,
+    store(about(where) | {"automata": found}, folder / "automata.json")
+    _console.print(f"stored: {folder / 'automata.json'}", soft_wrap=True)
+
+
+def _automaton_of(run: Run, place: Path) -> dict[str, Any]:
+    """Find, tell and draw the automaton of a run."""
+    # AALpy is of the tests' and examples' dependencies, not of the package's.
+    from examples.state_tracking.automaton import has_maps, read_out
+    from examples.state_tracking.drawing import draw
+    from examples.state_tracking.queries import learn
+
+    if has_maps(run):
+        read = read_out(run)
+        graphs = [("read", read.read), ("as small as can be", read.small), ("true", read.true)]
+        difference = read.difference
+        proved = "it is the task's, so right for sequences of any length"
+        told = (
+            f"the model answers as it for {100 * read.agreement:.1f} % of short sequences, and "
+            f"half of its state is left after {read.half_life:.3g} tokens"
         )
-        graphs = [("read", found.read), ("as small as can be", found.small), ("true", found.true)]
-        draw(graphs, place / "automaton.png")
-        _console.print(f"stored: {place / 'automaton.png'}", soft_wrap=True)
+        facts: dict[str, Any] = {"agreement": read.agreement, "half_life": read.half_life}
+    else:
+        asked = learn(run)
+        graphs = [("learned from its answers", asked.learned), ("true", asked.true)]
+        difference, proved = asked.difference, "it is the task's"
+        told = f"the model answers as it for all of {asked.words} words drawn at random"
+        if asked.wrong is not None:
+            told = f"after {' '.join(map(str, asked.wrong))} the model answers otherwise"
+        facts = {"words": asked.words, "wrong": asked.wrong}
+    sizes = {named: machine.size - 1 for named, machine in graphs}
+    verdict = proved
+    if difference is not None:
+        verdict = f"after {' '.join(map(str, difference))} it answers otherwise"
+    counted = ", ".join(f"{size} {named}" for named, size in sizes.items())
+    _console.print(f"{run.settings.name}: states: {counted}; {verdict}; {told}", soft_wrap=True)
+    draw(graphs, place / "automaton.png")
+    _console.print(f"stored: {place / 'automaton.png'}", soft_wrap=True)
+    return {"states": sizes, "difference": difference} | facts
 
 
 @app.command()

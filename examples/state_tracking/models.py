@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from pdssm_compiler import pd_scan
 from pdssm_compiler.nn import PDSSM, Block, FlashPDSSM
+from pdssm_compiler.nn.initialise import permutation_logits_
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Sizes:
         dictionary: ``K``, maps.
         layers: blocks.
         dropout: of the states before the read-out.
+        noise: Gumbel noise on the matrices that maps are chosen by, of ``pdssm`` in training.
+        margin: by how much the chosen entries of the dictionary stand above others at first; 0
+            for the layer's own.
     """
 
     width: int = 128
@@ -27,6 +32,8 @@ class Sizes:
     dictionary: int = 8
     layers: int = 2
     dropout: float = 0.01
+    noise: float = 0.0
+    margin: float = 0.0
 
 
 class DiagonalSSM(PDSSM):
@@ -60,12 +67,26 @@ class Lstm(nn.Module):
 
 
 def _pdssm(sizes: Sizes) -> nn.Module:
-    return PDSSM(
-        sizes.width,
-        state_size=sizes.state,
-        dictionary_size=sizes.dictionary,
-        dropout=sizes.dropout,
+    return _with_margin(
+        PDSSM(
+            sizes.width,
+            state_size=sizes.state,
+            dictionary_size=sizes.dictionary,
+            dropout=sizes.dropout,
+            noise=sizes.noise,
+        ),
+        sizes.margin,
     )
+
+
+Mixer = TypeVar("Mixer", PDSSM, FlashPDSSM)
+
+
+def _with_margin(mixer: Mixer, margin: float) -> Mixer:
+    """With maps that start as permutations by another margin than the layer's own."""
+    if margin > 0:
+        permutation_logits_(mixer.dictionary_logits, margin, margin / 10)
+    return mixer
 
 
 def _flash(sizes: Sizes) -> nn.Module:
@@ -73,7 +94,7 @@ def _flash(sizes: Sizes) -> nn.Module:
     mixer = FlashPDSSM(
         sizes.width, heads=1, state_size=sizes.width, dictionary_size=sizes.dictionary
     )
-    return Block(mixer, 2 * sizes.width)
+    return Block(_with_margin(mixer, sizes.margin), 2 * sizes.width)
 
 
 BLOCKS: dict[str, Callable[[Sizes], nn.Module]] = {

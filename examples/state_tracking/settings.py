@@ -24,6 +24,8 @@ class Settings:
         shortest: tokens of a training sequence, at least.
         longest: at most.
         growing: part of the steps in which that grows from twice the shortest one; 0 for none.
+        grow_below: in place of that the mean loss, from one measurement to the next, below which
+            it grows by half; 0 for none.
         test_shortest: likewise, of those that accuracy is measured on.
         test_longest: likewise.
         test_sequences: how many.
@@ -31,6 +33,8 @@ class Settings:
         last_rate: what a cosine ends at.
         warm_up: part of the steps in which the rate rises.
         weight_decay: of matrices, but for embedding and dictionary.
+        temperature: of the softmax that maps learn by, in the first step.
+        last_temperature: in the last.
         every: steps between two measurements, each of which leaves a checkpoint.
         enough: accuracy above which training stops.
     """
@@ -44,6 +48,7 @@ class Settings:
     shortest: int = 3
     longest: int = 40
     growing: float = 0.0
+    grow_below: float = 0.0
     test_shortest: int = 40
     test_longest: int = 256
     test_sequences: int = 2048
@@ -51,6 +56,8 @@ class Settings:
     last_rate: float = 1e-5
     warm_up: float = 0.1
     weight_decay: float = 1e-2
+    temperature: float = 1.0
+    last_temperature: float = 1.0
     every: int = 1000
     enough: float = 0.9995
 

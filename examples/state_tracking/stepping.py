@@ -82,7 +82,10 @@ def _compiled(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     # torch.compile takes no recurrent networks, which are one call of a library anyway.
     if any(isinstance(module, nn.RNNBase) for module in block.modules()):
         return block
-    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(block, fullgraph=True)
+    # Each width by itself: sizes that vary are code that is slower.
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(
+        block, fullgraph=True, dynamic=False
+    )
     return compiled
 
 

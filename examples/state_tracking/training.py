@@ -22,7 +22,7 @@ from examples.state_tracking.models import Tracker
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.stepping import Step, stepper
 from examples.state_tracking.tasks import Batch, task_of
-from pdssm_compiler.nn import parameter_groups
+from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
 
 # Streams of random numbers that have nothing to do with one another.
 _TRAINING, _TESTING = 1, 2
@@ -63,6 +63,10 @@ class Run:
         torch.manual_seed(_seed(settings.seed, 0, 0))
         self.model = Tracker(settings.model, self.task.vocabulary, settings.sizes)
         self.model.to(self.device)
+        kinds = (PDSSM, FlashPDSSM)
+        self._mixers = [m for m in self.model.modules() if type(m) in kinds]
+        for mixer in self._mixers:
+            mixer.temperature.fill_(settings.temperature)
         on_gpu = self.device.type == "cuda"
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.random = torch.Generator(self.device)
@@ -76,7 +80,7 @@ class Run:
         self.log: list[Measured] = []
         self.step, self.seconds = 0, 0.0
         self._loss = torch.zeros((), device=self.device)
-        self._step: Step | None = None
+        self._steps: dict[int, Step] = {}
         self._read_folder()
 
     @property
@@ -93,25 +97,33 @@ class Run:
         """The batch of a step."""
         settings = self.settings
         self.random.manual_seed(_seed(settings.seed, _TRAINING, step))
-        lengths = (settings.shortest, longest(settings, step))
-        batch = self.task.batch(settings.batch, *lengths, self.random, self.device)
-        # Of one width, whatever the lengths: a captured step has one.
-        more = settings.longest + settings.longest % 2 * self.task.even - batch.tokens.shape[1]
+        most = longest(settings, step, self.log)
+        batch = self.task.batch(settings.batch, settings.shortest, most, self.random, self.device)
+        # Of few widths, whatever the lengths: a captured step has one.
+        width = _width(settings.longest, most)
+        more = width + width % 2 * self.task.even - batch.tokens.shape[1]
         return batch._replace(tokens=functional.pad(batch.tokens, (0, more)))
 
     def prepare(self) -> Step:
-        """What does a step; on a GPU it is compiled and captured here, in seconds."""
-        if self._step is None:
-            self._step = stepper(self.model, self.optimizer, self._loss_of, self.draw(0))
-        return self._step
+        """What does the next step; on a GPU it is compiled and captured here, in seconds, if no
+        step was as wide.
+        """
+        width = _width(self.settings.longest, longest(self.settings, self.step, self.log))
+        if width not in self._steps:
+            example = self.draw(self.step)
+            self._steps[width] = stepper(self.model, self.optimizer, self._loss_of, example)
+        return self._steps[width]
 
     def advance(self) -> None:
         """One step of training."""
-        step = self.prepare()
+        settings, step = self.settings, self.prepare()
         batch = self.draw(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate(self.settings, self.step))
-        self._loss += step(batch, _seed(self.settings.seed, 0, self.step))
+            group["lr"].fill_(rate(settings, self.step))
+        if settings.last_temperature != settings.temperature:
+            for mixer in self._mixers:
+                mixer.temperature.fill_(temperature(settings, self.step))
+        self._loss += step(batch, _seed(settings.seed, 0, self.step))
         self.step += 1
 
     def measure(self) -> Measured:
@@ -149,7 +161,7 @@ class Run:
         mine = json.loads(json.dumps(self.settings.as_json()))
         checkpoint = self.folder / "checkpoint.pt"
         begun = kept.exists() or checkpoint.exists()
-        if begun and Settings.stored(self.folder) != mine:
+        if begun and Settings.read(self.folder) != self.settings:
             raise ValueError(
                 f"{self.folder} has a run of other settings; name another folder, or remove it"
             )
@@ -250,13 +262,33 @@ def rate(settings: Settings, step: int) -> float:
     return settings.last_rate + (settings.rate - settings.last_rate) * fallen
 
 
-def longest(settings: Settings, step: int) -> int:
-    """The longest training sequence of a step."""
+def longest(settings: Settings, step: int, log: Sequence[Measured] = ()) -> int:
+    """The longest training sequence of a step, after what has been measured."""
+    first = min(2 * settings.shortest, settings.longest)
+    if settings.grow_below > 0:
+        grown = first
+        for line in log:
+            if line.loss < settings.grow_below:
+                grown = max(grown + 1, grown * 3 // 2)
+        return min(grown, settings.longest)
     growing = settings.growing * settings.steps
     if step >= growing:
         return settings.longest
-    first = min(2 * settings.shortest, settings.longest)
     return first + int((settings.longest - first) * step / growing)
+
+
+def temperature(settings: Settings, step: int) -> float:
+    """That of the maps' softmax at a step: from the first to the last by equal factors."""
+    done = step / max(1, settings.steps - 1)
+    first: float = settings.temperature
+    return first * (settings.last_temperature / first) ** done
+
+
+def _width(most: int, needed: int) -> int:
+    """Tokens of a batch: as many as there can be, halved while the sequences fit."""
+    while most % 2 == 0 and most // 2 >= needed:
+        most //= 2
+    return most
 
 
 def _seed(seed: int, stream: int, step: int) -> int:
