@@ -183,12 +183,13 @@ def speed(
     steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 100,
     out: Out = _RUNS,
     device: Device = "",
+    changes: Changes = [],  # noqa: B006
 ) -> None:
     """How long a step takes, of one run and of several at once."""
     where, found, numbers = _device(device), [], sorted({1, *map(int, counts.split(","))})
     names = tasks.split(",")
     for model in models.split(","):
-        planned = _planned(names, [model], -(-numbers[-1] // len(names)), preset, [])
+        planned = _planned(names, [model], -(-numbers[-1] // len(names)), preset, changes)
         for line in speeds(planned, numbers, steps, where):
             found.append(line)
             each = 1000 * line.seconds / line.together
