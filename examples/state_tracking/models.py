@@ -1,15 +1,16 @@
 """The models of the tables: an embedding, blocks, and scores of answers at every token."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from pdssm_compiler import pd_scan
 from pdssm_compiler.nn import PDSSM, Block, FlashPDSSM
-from pdssm_compiler.nn.initialise import permutation_logits_
+from pdssm_compiler.nn.initialise import log_uniform_, permutation_logits_
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Sizes:
         noise: Gumbel noise on the matrices that maps are chosen by, of ``pdssm`` in training.
         margin: by how much the chosen entries of the dictionary stand above others at first; 0
             for the layer's own.
+        turns: about what phases turn by at first, of ``pdssm`` and ``flash``; 0 for the layer's
+            own. A phase that is not quite 0 adds up over a sequence.
+        normalised: whether the drive is, of ``pdssm``.
+        started: whether the state begins one-hot, in component 0, of ``flash`` too.
     """
 
     width: int = 128
@@ -34,6 +39,9 @@ class Sizes:
     dropout: float = 0.01
     noise: float = 0.0
     margin: float = 0.0
+    turns: float = 0.0
+    normalised: bool = False
+    started: bool = False
 
 
 class DiagonalSSM(PDSSM):
@@ -66,27 +74,34 @@ class Lstm(nn.Module):
         return out
 
 
+class StartedBlock(Block):
+    """A block of Flash PD-SSM whose state begins as PD-SSM's does, one-hot in component 0."""
+
+    def forward(self, x: torch.Tensor, **options: Any) -> Any:
+        """``[B, T, width]``."""
+        if "cache" not in options:
+            options["cache"] = self.mixer.init_cache(len(x))
+            options["cache"].state[:, :, 0, 0] = 1
+        return super().forward(x, **options)
+
+
 def _pdssm(sizes: Sizes) -> nn.Module:
-    return _with_margin(
-        PDSSM(
-            sizes.width,
-            state_size=sizes.state,
-            dictionary_size=sizes.dictionary,
-            dropout=sizes.dropout,
-            noise=sizes.noise,
-        ),
-        sizes.margin,
+    block = PDSSM(
+        sizes.width,
+        state_size=sizes.state,
+        dictionary_size=sizes.dictionary,
+        dropout=sizes.dropout,
+        normalised=sizes.normalised,
+        noise=sizes.noise,
     )
-
-
-Mixer = TypeVar("Mixer", PDSSM, FlashPDSSM)
-
-
-def _with_margin(mixer: Mixer, margin: float) -> Mixer:
-    """With maps that start as permutations by another margin than the layer's own."""
-    if margin > 0:
-        permutation_logits_(mixer.dictionary_logits, margin, margin / 10)
-    return mixer
+    with torch.no_grad():
+        if sizes.margin > 0:
+            permutation_logits_(block.dictionary_logits, sizes.margin, sizes.margin / 10)
+        if sizes.turns > 0:
+            bias = block.diagonal.phase.last.bias
+            turns = log_uniform_(torch.empty_like(bias), sizes.turns / 10, sizes.turns)
+            bias.copy_(torch.logit(turns))
+    return block
 
 
 def _flash(sizes: Sizes) -> nn.Module:
@@ -94,7 +109,15 @@ def _flash(sizes: Sizes) -> nn.Module:
     mixer = FlashPDSSM(
         sizes.width, heads=1, state_size=sizes.width, dictionary_size=sizes.dictionary
     )
-    return Block(_with_margin(mixer, sizes.margin), 2 * sizes.width)
+    with torch.no_grad():
+        if sizes.margin > 0:
+            permutation_logits_(mixer.dictionary_logits, sizes.margin, sizes.margin / 10)
+        if sizes.turns > 0:
+            # Phases are the last but the selector's of the token's projections.
+            end = mixer.token_proj.out_features - sizes.dictionary
+            phases = mixer.token_proj.weight[end - sizes.width : end]
+            phases.normal_(0, 2 * math.pi * sizes.turns / math.sqrt(sizes.width))
+    return (StartedBlock if sizes.started else Block)(mixer, 2 * sizes.width)
 
 
 BLOCKS: dict[str, Callable[[Sizes], nn.Module]] = {

@@ -105,17 +105,22 @@ class Settings:
             inner = made.sizes if owner == "sizes" else made
             key = of_sizes if owner == "sizes" else name
             known = {f.name: getattr(inner, f.name) for f in fields(inner)}
-            if not is_one or type(known.get(key)) not in (int, float):
+            if not is_one or type(known.get(key)) not in (int, float, bool):
                 numbers = [n for n, v in known.items() if isinstance(v, int | float)]
                 raise ValueError(
                     f"{change!r} changes nothing that there is; write NAME=VALUE, the name one of "
                     f"{', '.join(numbers)}, or sizes.NAME for the model's"
                 )
+            kind = type(known[key])
             try:
-                new = {key: type(known[key])(value)}
-            except ValueError:
+                number = json.loads(value)
+                new = {key: kind(number)}
+                if new[key] != number:
+                    raise ValueError
+            except (TypeError, ValueError):
                 raise ValueError(
-                    f"{change!r} is not {type(known[key]).__name__}; write a number"
+                    f"{change!r} has no {kind.__name__} for {key}; write a number, or true or "
+                    f"false for what is one"
                 ) from None
             made = (
                 replace(made, sizes=replace(made.sizes, **new))
