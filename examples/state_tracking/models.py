@@ -1,9 +1,7 @@
 """The models of the tables: an embedding, blocks, and scores of answers at every token."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,10 +24,11 @@ class Sizes:
         noise: Gumbel noise on the matrices that maps are chosen by, of ``pdssm`` in training.
         margin: by how much the chosen entries of the dictionary stand above others at first; 0
             for the layer's own.
-        turns: about what phases turn by at first, of ``pdssm`` and ``flash``; 0 for the layer's
-            own. A phase that is not quite 0 adds up over a sequence.
-        normalised: whether the drive is, of ``pdssm``.
-        started: whether the state begins one-hot, in component 0, of ``flash`` too.
+        turns: what phases turn by at first, at most, of ``pdssm``; 0 for the layer's own. A phase
+            that is not quite 0 adds up over a sequence.
+        loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm``; 0
+            for the layer's own.
+        drive: by how much the drive is larger at first than the layer's own, of ``pdssm``.
     """
 
     width: int = 128
@@ -40,8 +39,8 @@ class Sizes:
     noise: float = 0.0
     margin: float = 0.0
     turns: float = 0.0
-    normalised: bool = False
-    started: bool = False
+    loss: float = 0.0
+    drive: float = 1.0
 
 
 class DiagonalSSM(PDSSM):
@@ -74,33 +73,26 @@ class Lstm(nn.Module):
         return out
 
 
-class StartedBlock(Block):
-    """A block of Flash PD-SSM whose state begins as PD-SSM's does, one-hot in component 0."""
-
-    def forward(self, x: torch.Tensor, **options: Any) -> Any:
-        """``[B, T, width]``."""
-        if "cache" not in options:
-            options["cache"] = self.mixer.init_cache(len(x))
-            options["cache"].state[:, :, 0, 0] = 1
-        return super().forward(x, **options)
-
-
 def _pdssm(sizes: Sizes) -> nn.Module:
     block = PDSSM(
         sizes.width,
         state_size=sizes.state,
         dictionary_size=sizes.dictionary,
         dropout=sizes.dropout,
-        normalised=sizes.normalised,
         noise=sizes.noise,
     )
     with torch.no_grad():
         if sizes.margin > 0:
             permutation_logits_(block.dictionary_logits, sizes.margin, sizes.margin / 10)
-        if sizes.turns > 0:
-            bias = block.diagonal.phase.last.bias
-            turns = log_uniform_(torch.empty_like(bias), sizes.turns / 10, sizes.turns)
-            bias.copy_(torch.logit(turns))
+        block.drive_proj.weight.mul_(sizes.drive)
+        diagonal = block.diagonal
+        for most, least, mlp, sign in (
+            (sizes.turns, sizes.turns / 10, diagonal.phase, 1),
+            (sizes.loss, sizes.loss / 1000, diagonal.magnitude, -1),
+        ):
+            if most > 0:
+                bias = mlp.last.bias
+                bias.copy_(sign * torch.logit(log_uniform_(torch.empty_like(bias), least, most)))
     return block
 
 
@@ -112,12 +104,7 @@ def _flash(sizes: Sizes) -> nn.Module:
     with torch.no_grad():
         if sizes.margin > 0:
             permutation_logits_(mixer.dictionary_logits, sizes.margin, sizes.margin / 10)
-        if sizes.turns > 0:
-            # Phases are the last but the selector's of the token's projections.
-            end = mixer.token_proj.out_features - sizes.dictionary
-            phases = mixer.token_proj.weight[end - sizes.width : end]
-            phases.normal_(0, 2 * math.pi * sizes.turns / math.sqrt(sizes.width))
-    return (StartedBlock if sizes.started else Block)(mixer, 2 * sizes.width)
+    return Block(mixer, 2 * sizes.width)
 
 
 BLOCKS: dict[str, Callable[[Sizes], nn.Module]] = {

@@ -24,7 +24,11 @@ _SMALL = Settings(
     last_rate=2e-2,
     every=100,
 )
-PRESETS = ("published", "small")
+# The published sizes and steps, but begun where an automaton is near: next to no phases and drives,
+# magnitudes next to 1, and sequences that grow with success.
+_STEADY = {"turns": 1e-4, "loss": 1e-2, "drive": 0.01}
+_GROW_BELOW = 0.3
+PRESETS = ("published", "steady", "small")
 
 
 def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
@@ -44,4 +48,7 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
     if preset == "small":
         return replace(_SMALL, task=task, model=model, seed=seed)
     sizes = _TABLE3_SIZES if task in TABLE3 or task[:3] in ("A5-", "S5-") else Sizes()
+    if preset == "steady":
+        sizes = replace(sizes, **_STEADY)
+        return Settings(task, model, seed, sizes, grow_below=_GROW_BELOW, every=250)
     return Settings(task, model, seed, sizes)

@@ -105,7 +105,7 @@ class Settings:
             inner = made.sizes if owner == "sizes" else made
             key = of_sizes if owner == "sizes" else name
             known = {f.name: getattr(inner, f.name) for f in fields(inner)}
-            if not is_one or type(known.get(key)) not in (int, float, bool):
+            if not is_one or type(known.get(key)) not in (int, float):
                 numbers = [n for n, v in known.items() if isinstance(v, int | float)]
                 raise ValueError(
                     f"{change!r} changes nothing that there is; write NAME=VALUE, the name one of "
@@ -119,8 +119,7 @@ class Settings:
                     raise ValueError
             except (TypeError, ValueError):
                 raise ValueError(
-                    f"{change!r} has no {kind.__name__} for {key}; write a number, or true or "
-                    f"false for what is one"
+                    f"{change!r} has no {kind.__name__} for {key}; write a number"
                 ) from None
             made = (
                 replace(made, sizes=replace(made.sizes, **new))

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pdssm_compiler.arguments import truth
 from pdssm_compiler.mixture import mixture_pd_scan
 from pdssm_compiler.nn.arguments import (
     check_beside,
@@ -52,11 +51,6 @@ class PDSSM(nn.Module):
     differ from token to token from the first step on; its margin, ``4 / √N``, is one that a few
     hundred steps of Adam at the published learning rate can overturn.
 
-    **Normalised drive.** With ``normalised=True`` component ``i`` of the drive is multiplied by
-    ``√(1 - |D_t[i]|²)``, so that ``B`` depends on the token too: what forgets nothing takes up
-    nothing. A component that keeps its magnitude then carries an automaton's state over any length
-    and no sum of all that has been read beside it. Source: the LRU (arXiv 2303.06349).
-
     Args:
         d_model: ``E``, the tokens' width.
         state_size: ``N``; ``d_model`` by default.
@@ -64,7 +58,6 @@ class PDSSM(nn.Module):
         hidden: the hidden width of the MLPs; ``2 · d_model`` by default.
         readout: ``"linear"`` (state tracking), or ``"mlp"``: Linear, GELU, Linear (time series).
         dropout: of the states before the read-out, in training.
-        normalised: whether the drive is; see above.
         noise: how much Gumbel noise is added to every ``M_t`` in training; ``τ`` for a draw from
             the softmax. An attribute; see :func:`pdssm_compiler.mixture_pd_scan`.
         orientation: ``"column"``, or ``"row"``, the published PyTorch code's: rows of ``P_t`` are
@@ -89,7 +82,6 @@ class PDSSM(nn.Module):
         hidden: int | None = None,
         readout: str = "linear",
         dropout: float = 0.0,
-        normalised: bool = False,
         noise: float = 0.0,
         orientation: str = "column",
         device: torch.device | str | None = None,
@@ -107,7 +99,6 @@ class PDSSM(nn.Module):
                 f"noise must be a number of at least 0, got {noise!r}; pass a float"
             )
         self.noise = float(noise)
-        self.normalised = truth("normalised", normalised)
         # "soft": the matrices are the softmaxes themselves, by plain torch; to compare with.
         self.choice = "hard"
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -134,9 +125,9 @@ class PDSSM(nn.Module):
         with torch.no_grad():
             # |b|² has the mean of |u_e|², and a state adds up 1 / (1 - |D|²) of them.
             self.drive_proj.weight.normal_(0, math.sqrt(0.5 / self.d_model))
-            if not self.normalised:
-                loss = self.diagonal.mean_loss()
-                scale_rows_(self.drive_proj.weight, [(2 * self.state_size, loss.sqrt())])
+            scale_rows_(
+                self.drive_proj.weight, [(2 * self.state_size, self.diagonal.mean_loss().sqrt())]
+            )
             self.skip.fill_(1.0)
             self.temperature.fill_(1.0)
         margin = 4 / math.sqrt(self.state_size)
@@ -287,10 +278,6 @@ class PDSSM(nn.Module):
         dtype = wide(x.dtype)
         diagonal = self.diagonal(x).unsqueeze(2).to(dtype)
         drive = self.drive_proj(x).to(dtype).unflatten(-1, (1, self.state_size, 2))
-        if self.normalised:
-            lost = 1 - diagonal.square().sum(-1, keepdim=True)
-            # Where |D| rounds to 1, or above, a root's gradient would be none.
-            drive = drive * lost.clamp(min=1e-12).sqrt()
         return diagonal, drive, functional.softmax(self.selector(x).to(dtype), -1)
 
     def _read(self, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -306,5 +293,4 @@ class PDSSM(nn.Module):
             f"{self.d_model}, state_size={self.state_size}, "
             f"dictionary_size={self.dictionary_size}, hidden={self.hidden}, "
             f"readout={self.readout_kind!r}, orientation={self.orientation!r}"
-            f"{', normalised=True' if self.normalised else ''}"
         )

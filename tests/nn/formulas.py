@@ -85,9 +85,7 @@ def _mlp(p: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor
     return hidden @ p[f"{name}.2.weight"].T + p[f"{name}.2.bias"]
 
 
-def pdssm(
-    p: dict[str, torch.Tensor], u: torch.Tensor, orientation: str, normalised: bool
-) -> torch.Tensor:
+def pdssm(p: dict[str, torch.Tensor], u: torch.Tensor, orientation: str) -> torch.Tensor:
     """``PDSSM`` of tokens ``[B, T, d_model]`` with parameters ``p``."""
     N = p["dictionary_logits"].shape[-1]
     D = torch.polar(
@@ -101,8 +99,6 @@ def pdssm(
     P = ((_one_hot(M, dim) - soft).detach() + soft).to(D.dtype)
     B = torch.view_as_complex(p["drive_proj.weight"].reshape(N, 2, -1).mT.contiguous())  # [N, E]
     b = u.to(D.dtype) @ B.T
-    if normalised:
-        b = b * torch.sqrt(1 - D.abs().square())
     state = torch.zeros(u.shape[0], N, dtype=D.dtype)
     state[:, 0] = 1
     states = []

@@ -23,8 +23,6 @@ PD: dict[str, tuple[int, dict[str, Any]]] = {
 CASES = [(FlashPDSSM, name) for name in FLASH] + [(PDSSM, name) for name in PD]
 # What differs from the others in gradients alone.
 FLASH["dense"] = (6, FLASH["odd"][1] | {"surrogate": "dense"})
-# And in the drive alone.
-PD["normalised"] = (4, PD["linear"][1] | {"normalised": True})
 Layer = FlashPDSSM | PDSSM
 
 
@@ -51,4 +49,4 @@ def formula(layer: Layer) -> Callable[[dict[str, torch.Tensor], torch.Tensor], t
     """The layer's formulas, of parameters and tokens."""
     if isinstance(layer, FlashPDSSM):
         return lambda p, x: formulas.flash(p, x, layer.surrogate)
-    return lambda p, x: formulas.pdssm(p, x, layer.orientation, layer.normalised)
+    return lambda p, x: formulas.pdssm(p, x, layer.orientation)

@@ -52,21 +52,6 @@ def test_soft_steps_are_the_whole(orientation: str) -> None:
     torch.testing.assert_close(cache.state, after.state)
 
 
-def test_what_forgets_nothing_takes_up_nothing() -> None:
-    """By a normalised drive: its state is carried, and gradients are finite, in float32 too."""
-    layer = made(normalised=True)[0].float()
-    x = torch.randn(2, 7, 6)
-    with torch.no_grad():
-        layer.diagonal.magnitude.last.bias.fill_(40.0)  # |D| is 1
-        layer.diagonal.phase.last.bias.fill_(-40.0)
-    out, cache = layer(x, output_cache=True)
-    norms = cache.state.detach().square().sum((-3, -2, -1))
-    torch.testing.assert_close(norms, torch.ones(2), rtol=1e-3, atol=1e-3)
-    out.square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
-    assert "normalised=True" in repr(layer)
-
-
 @pytest.mark.parametrize("noise", [-1.0, math.inf, "1"])
 def test_noise_is_a_number(noise: object) -> None:
     with pytest.raises(ArgumentError, match="noise must be a number of at least 0, got"):
