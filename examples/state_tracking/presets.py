@@ -24,7 +24,7 @@ _SMALL = Settings(
     last_rate=2e-2,
     every=100,
 )
-# The published sizes and steps, but begun where an automaton is near: next to no phases and drives,
+# Published sizes and steps, but begun where an automaton is near: next to no phases and drives,
 # magnitudes next to 1, and sequences that grow with success.
 _STEADY = {"turns": 1e-4, "loss": 1e-2, "drive": 0.01}
 _GROW_BELOW = 0.3

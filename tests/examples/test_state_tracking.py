@@ -212,7 +212,7 @@ def test_others_begin_where_one_has_ended(tmp_path: Path) -> None:
 
     assert len(train(runs(), tell, together=2)) == 4
     assert told[:6] == [(0, 2), (1, 2), (1, 4), (2, 2), (1, 6), (2, 4)]
-    assert {seed: step for seed, step in told} == {0: 2, 1: 6, 2: 6, 3: 6}
+    assert dict(told) == {0: 2, 1: 6, 2: 6, 3: 6}
     made.clear()
     assert train(runs(), tell, together=2, seconds=0.0) == []
     assert made == []
