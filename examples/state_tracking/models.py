@@ -28,7 +28,8 @@ class Sizes:
             that is not quite 0 adds up over a sequence.
         loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm``; 0
             for the layer's own.
-        drive: by how much the drive is larger at first than the layer's own, of ``pdssm``.
+        drive: by how much the drive is larger at first than the layer's own, of ``pdssm``; 0 for
+            none, for good: then all that a state holds is where its one has been carried.
     """
 
     width: int = 128
@@ -84,7 +85,7 @@ def _pdssm(sizes: Sizes) -> nn.Module:
     with torch.no_grad():
         if sizes.margin > 0:
             permutation_logits_(block.dictionary_logits, sizes.margin, sizes.margin / 10)
-        block.drive_proj.weight.mul_(sizes.drive)
+        block.drive_proj.weight.mul_(sizes.drive).requires_grad_(sizes.drive != 0)
         diagonal = block.diagonal
         for most, least, mlp, sign in (
             (sizes.turns, sizes.turns / 10, diagonal.phase, 1),
