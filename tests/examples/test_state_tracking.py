@@ -406,6 +406,18 @@ def test_tables_have_their_published_sizes() -> None:
     assert (two.sizes.layers, two.sizes.dictionary, two.sizes.state) == (2, 8, 128)
     assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
     assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
+    assert two.grow_below == 0
+    steady = settings_of("steady", "parity", "pdssm", 0)
+    assert replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0) == two.sizes
+    assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
+    assert settings_of("steady", "S5-32", "pdssm", 0).sizes == three.sizes
+
+
+def test_without_drive_it_stays_so(tmp_path: Path) -> None:
+    run = Run(replace(SMALL, sizes=replace(SMALL.sizes, drive=0.0)), tmp_path, "cpu")
+    train([run])
+    assert not run.model.blocks[0].drive_proj.weight.any()
+    assert run.model.blocks[0].readout.weight.grad.any()
 
 
 @pytest.mark.stress
