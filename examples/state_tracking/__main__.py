@@ -1,24 +1,35 @@
 """``python -m examples.state_tracking``: a table, or one run."""
 
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from examples.state_tracking import plots
 from examples.state_tracking.lengths import LENGTHS, over_lengths
 from examples.state_tracking.models import BLOCKS
 from examples.state_tracking.presets import PRESETS, TABLE2, TABLE3, settings_of
-from examples.state_tracking.results import store, summary, table
+from examples.state_tracking.results import about, store, summary, table
 from examples.state_tracking.settings import Settings
+from examples.state_tracking.speed import speeds
 from examples.state_tracking.training import Measured, Run, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 _console = Console()
 _RUNS = Path("state_tracking_runs")
+_TABLE2_TASKS = ",".join(TABLE2)
 
 Tasks = Annotated[str, typer.Option(help="Tasks, separated by commas.")]
 Models = Annotated[str, typer.Option(help=f"Models, separated by commas: {', '.join(BLOCKS)}.")]
@@ -28,6 +39,13 @@ Out = Annotated[Path, typer.Option(help="Folder of the runs, which go on where t
 Device = Annotated[str, typer.Option(help="cuda, or cpu; by default what is there.")]
 Together = Annotated[int, typer.Option(min=1, help="Runs that train at once.")]
 Steps = Annotated[int, typer.Option(min=0, help="Steps instead of the preset's; 0 for its own.")]
+Limit = Annotated[
+    float, typer.Option(min=0, help="Seconds after which no step is begun; 0 for none.")
+]
+Solved = Annotated[bool, typer.Option("--solved", help="Only of runs that are right.")]
+Changes = Annotated[
+    list[str], typer.Option("--set", help="Another setting, as rate=1e-3 or sizes.layers=1.")
+]
 
 
 def _table_command(name: str, about: str, title: str, tasks: str, models: str) -> None:
@@ -43,17 +61,21 @@ def _table_command(name: str, about: str, title: str, tasks: str, models: str) -
         device: Device = "",
         together: Together = 1,
         steps: Steps = 0,
+        limit: Limit = 0.0,
+        changes: Changes = [],  # noqa: B006
     ) -> None:
         where = _device(device)
-        planned = _planned(tasks.split(","), models.split(","), seeds, preset, steps)
-        _table(title, planned, out, where, together)
+        if steps:
+            changes = [f"steps={steps}", *changes]
+        planned = _planned(tasks.split(","), models.split(","), seeds, preset, changes)
+        _table(title, planned, out, where, together, limit or math.inf)
 
 
 _table_command(
     "table2",
     "The published tasks, trained on 3 to 40 tokens and tested on 40 to 256.",
     "Accuracy on 40 to 256 tokens, %",
-    ",".join(TABLE2),
+    _TABLE2_TASKS,
     "pdssm,flash",
 )
 _table_command(
@@ -69,52 +91,116 @@ _table_command(
 def lengths(
     folder: Annotated[Path, typer.Argument(help="Of the runs.")] = _RUNS,
     longest: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = LENGTHS[-1],
+    solved: Solved = False,
     device: Device = "",
 ) -> None:
     """Accuracy of trained runs on sequences of 40 to 100 000 tokens."""
-    found = []
+    found, where = [], _device(device)
     for place in sorted(_runs_in(folder)):
-        run = _opened(place, _device(device))
+        run = _opened(place, where)
+        if solved and not run.is_solved:
+            continue
         measured = over_lengths(run, [n for n in LENGTHS if n <= longest])
         found.append((run.settings.name, measured))
         shares = ", ".join(f"{n}: {100 * r:.1f} % of {c}" for n, (r, c) in measured.items())
         _console.print(f"{run.settings.name}: {shares}", soft_wrap=True)
+        rows = [
+            {"run": name, "length": length, "accuracy": right, "sequences": count}
+            for name, of_run in found
+            for length, (right, count) in of_run.items()
+        ]
+        store(about(where) | {"lengths": rows}, folder / "lengths.json")
     plots.over_lengths(found, folder / "lengths.png")
-    _console.print(f"stored: {folder / 'lengths.png'}", soft_wrap=True)
+    _console.print(f"stored: {folder / 'lengths.json'}, {folder / 'lengths.png'}", soft_wrap=True)
 
 
 @app.command()
 def automaton(
     folder: Annotated[Path, typer.Argument(help="Of a run, or of several.")] = _RUNS,
     device: Device = "",
+    solved: Solved = False,
 ) -> None:
-    """The automaton that runs of one layer have learned, beside the true one."""
-    # AALpy is of the tests' and examples' dependencies, not of the package's.
-    from examples.state_tracking.automaton import read_out
-    from examples.state_tracking.drawing import draw
-
+    """The automaton that runs have learned, beside the true one: read from the maps of a layer of
+    PD-SSM, and of other models learned from their answers.
+    """
+    where = _device(device)
     places = [folder] if (folder / "checkpoint.pt").exists() else sorted(_runs_in(folder))
+    found = []
     for place in places:
-        run = _opened(place, _device(device))
+        run = _opened(place, where)
+        if solved and not run.is_solved:
+            continue
         try:
-            found = read_out(run)
+            found.append({"run": run.settings.name} | _automaton_of(run, place))
         except ValueError as error:
             _console.print(f"{run.settings.name}: {error}", soft_wrap=True)
-            continue
-        sizes = ", ".join(str(m.size - 1) for m in (found.read, found.small, found.true))
-        if found.difference is None:
-            verdict = "it is the task's, so right for sequences of any length"
-        else:
-            verdict = f"after {' '.join(map(str, found.difference))} it answers otherwise"
-        _console.print(
-            f"{run.settings.name}: states read, at least, of the task: {sizes}; {verdict}; the "
-            f"model answers as it for {100 * found.agreement:.1f} % of short sequences, and half "
-            f"of its state is left after {found.half_life:.3g} tokens",
-            soft_wrap=True,
+    store(about(where) | {"automata": found}, folder / "automata.json")
+    _console.print(f"stored: {folder / 'automata.json'}", soft_wrap=True)
+
+
+def _automaton_of(run: Run, place: Path) -> dict[str, Any]:
+    """Find, tell and draw the automaton of a run."""
+    # AALpy is of the tests' and examples' dependencies, not of the package's.
+    from examples.state_tracking.automaton import has_maps, read_out
+    from examples.state_tracking.drawing import draw
+    from examples.state_tracking.queries import learn
+
+    if has_maps(run):
+        read = read_out(run)
+        graphs = [("read", read.read), ("as small as can be", read.small), ("true", read.true)]
+        difference = read.difference
+        proved = "it is the task's, so right for sequences of any length"
+        told = (
+            f"the model answers as it for {100 * read.agreement:.1f} % of short sequences, and "
+            f"half of its state is left after {read.half_life:.3g} tokens"
         )
-        graphs = [("read", found.read), ("as small as can be", found.small), ("true", found.true)]
-        draw(graphs, place / "automaton.png")
-        _console.print(f"stored: {place / 'automaton.png'}", soft_wrap=True)
+        facts: dict[str, Any] = {"agreement": read.agreement, "half_life": read.half_life}
+    else:
+        asked = learn(run)
+        graphs = [("learned from its answers", asked.learned), ("true", asked.true)]
+        difference, proved = asked.difference, "it is the task's"
+        told = f"the model answers as it for all of {asked.words} words drawn at random"
+        if asked.wrong is not None:
+            told = f"after {' '.join(map(str, asked.wrong))} the model answers otherwise"
+        facts = {"words": asked.words, "wrong": asked.wrong}
+    sizes = {named: machine.size - 1 for named, machine in graphs}
+    verdict = proved
+    if difference is not None:
+        verdict = f"after {' '.join(map(str, difference))} it answers otherwise"
+    counted = ", ".join(f"{size} {named}" for named, size in sizes.items())
+    _console.print(f"{run.settings.name}: states: {counted}; {verdict}; {told}", soft_wrap=True)
+    draw(graphs, place / "automaton.png")
+    _console.print(f"stored: {place / 'automaton.png'}", soft_wrap=True)
+    return {"states": sizes, "difference": difference} | facts
+
+
+@app.command()
+def speed(
+    models: Models = "pdssm,flash",
+    counts: Annotated[str, typer.Option(help="Runs at once, from 1 on.")] = "1,2,4,8",
+    tasks: Tasks = _TABLE2_TASKS,
+    preset: Preset = "published",
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 100,
+    out: Out = _RUNS,
+    device: Device = "",
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """How long a step takes, of one run and of several at once."""
+    where, found, numbers = _device(device), [], sorted({1, *map(int, counts.split(","))})
+    names = tasks.split(",")
+    for model in models.split(","):
+        planned = _planned(names, [model], -(-numbers[-1] // len(names)), preset, changes)
+        for line in speeds(planned, numbers, steps, where):
+            found.append(line)
+            each = 1000 * line.seconds / line.together
+            _console.print(
+                f"{model}, {line.together} at once: {1000 * line.seconds:.3f} ms a step of all, "
+                f"{each:.3f} ms of each, gain {line.gain:.2f}, prepared in {line.prepared:.1f} s; "
+                f"100 000 steps of each in {line.seconds * 1e5 / 60:.1f} min",
+                soft_wrap=True,
+            )
+    store(about(where) | {"speed": [line._asdict() for line in found]}, out / "speed.json")
+    _console.print(f"stored: {out / 'speed.json'}", soft_wrap=True)
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -134,15 +220,15 @@ def _opened(place: Path, device: torch.device) -> Run:
 
 
 def _planned(
-    tasks: list[str], models: list[str], seeds: int, preset: str, steps: int
+    tasks: list[str], models: list[str], seeds: int, preset: str, changes: list[str]
 ) -> list[Settings]:
     """The runs of a table, checked before any is begun."""
     try:
         planned = [
-            settings_of(preset, task, model, seed).for_steps(steps)
+            settings_of(preset, task, model, seed).changed(changes)
+            for seed in range(seeds)
             for model in models
             for task in tasks
-            for seed in range(seeds)
         ]
         for each in planned:
             each.check()
@@ -157,54 +243,73 @@ def _planned(
 
 
 def _table(
-    title: str, planned: list[Settings], out: Path, where: torch.device, together: int
+    title: str,
+    planned: list[Settings],
+    out: Path,
+    where: torch.device,
+    together: int,
+    seconds: float,
 ) -> None:
     """Train the runs, and show and store what they gave."""
-    done: list[Run] = []
-    for first in range(0, len(planned), together):
-        try:
-            runs = [Run(s, out / s.name, where) for s in planned[first : first + together]]
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
-        except OSError as error:
-            raise typer.BadParameter(
-                f"{out} cannot have runs ({error}); name another folder by --out"
-            ) from None
-        try:
-            _train(runs)
-        except KeyboardInterrupt:
-            _console.print(
-                "interrupted; the same command goes on from the last measurement of each run",
-                soft_wrap=True,
-            )
-            raise typer.Exit(130) from None
-        done += runs
-        found = summary(done, together)
-        store(found, out / "results.json")
-        plots.curves(found, out / "curves.png")
+    try:
+        runs = (Run(s, out / s.name, where) for s in planned)
+        done = _train(runs, out, together, seconds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{out} cannot have runs ({error}); name another folder by --out"
+        ) from None
+    except KeyboardInterrupt:
+        _console.print(
+            "interrupted; the same command goes on from the last measurement of each run",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+    if not all(run.is_done for run in done) or len(done) < len(planned):
+        _console.print(
+            "the time is up; the same command goes on from the last measurement of each run",
+            soft_wrap=True,
+        )
+    plots.curves(_stored(done, together, out), out / "curves.png")
     _console.print(table(title, done))
     _console.print(f"stored: {out / 'results.json'}, {out / 'curves.png'}", soft_wrap=True)
 
 
-def _train(runs: list[Run]) -> None:
-    """Train runs under a progress bar each."""
+def _stored(runs: list[Run], together: int, out: Path) -> dict[str, Any]:
+    found = summary(runs, together)
+    store(found, out / "results.json")
+    return found
+
+
+def _train(runs: Iterable[Run], out: Path, together: int, seconds: float) -> list[Run]:
+    """Train runs, under a progress bar each in a terminal, and store what they give."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=_console) as progress:
-        bars = {
-            run.settings.name: progress.add_task(
-                run.settings.name, total=run.settings.steps, completed=run.step
-            )
-            for run in runs
-        }
+        bars: dict[str, TaskID] = {}
+        begun: list[Run] = []
+
+        def each() -> Iterator[Run]:
+            for run in runs:
+                name, steps = run.settings.name, run.settings.steps
+                bars[name] = progress.add_task(name, total=steps, completed=run.step)
+                begun.append(run)
+                yield run
 
         def told(run: Run, line: Measured) -> None:
             said = f"{run.settings.name}: {100 * line.accuracy:.1f} %, loss {line.loss:.3f}"
             progress.update(bars[run.settings.name], completed=line.step, description=said)
+            if not _console.is_terminal:
+                _console.print(f"{line.step} {said}, {line.seconds:.1f} s", soft_wrap=True)
+            if run.is_done:
+                _stored(begun, together, out)
 
-        train(runs, told)
+        return train(each(), told, together=together, seconds=seconds)
 
 
 def _device(name: str) -> torch.device:
+    # On a GPU matrix products in TF32; kernels of scans and maps are in float32 all the same.
+    torch.set_float32_matmul_precision("high")
     if not name:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

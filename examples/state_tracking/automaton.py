@@ -48,6 +48,12 @@ class Learned(NamedTuple):
         return math.log(0.5) / math.log(self.magnitude) if self.magnitude > 0 else 0.0
 
 
+def has_maps(run: Run) -> bool:
+    """Whether its maps follow from tokens alone, so that an automaton can be read from them."""
+    blocks = run.model.blocks
+    return len(blocks) == 1 and type(blocks[0]) is PDSSM and blocks[0].orientation == "column"
+
+
 def read_out(run: Run, sequences: int = 2048) -> Learned:
     """The automaton of a trained run.
 
@@ -58,8 +64,7 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
     Raises:
         ValueError: another model, or a task that :func:`true_machine` does not know.
     """
-    blocks = run.model.blocks
-    if len(blocks) != 1 or type(blocks[0]) is not PDSSM or blocks[0].orientation != "column":
+    if not has_maps(run):
         raise ValueError(
             "only of a pdssm model of one layer do maps follow from tokens alone; train one with "
             "a single layer"

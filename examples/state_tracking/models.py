@@ -1,6 +1,6 @@
 """The models of the tables: an embedding, blocks, and scores of answers at every token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 
 from pdssm_compiler import pd_scan
 from pdssm_compiler.nn import PDSSM, Block, FlashPDSSM
+from pdssm_compiler.nn.initialise import log_uniform_, permutation_logits_
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,15 @@ class Sizes:
         dictionary: ``K``, maps.
         layers: blocks.
         dropout: of the states before the read-out.
+        noise: Gumbel noise on the matrices that maps are chosen by, of ``pdssm`` in training.
+        margin: by how much the chosen entries of the dictionary stand above others at first; 0
+            for the layer's own.
+        turns: what phases turn by at first, at most, of ``pdssm``; 0 for the layer's own. A phase
+            that is not quite 0 adds up over a sequence.
+        loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm``; 0
+            for the layer's own.
+        drive: by how much the drive is larger at first than the layer's own, of ``pdssm``; 0 for
+            none, for good: then all that a state holds is where its one has been carried.
     """
 
     width: int = 128
@@ -27,6 +37,11 @@ class Sizes:
     dictionary: int = 8
     layers: int = 2
     dropout: float = 0.01
+    noise: float = 0.0
+    margin: float = 0.0
+    turns: float = 0.0
+    loss: float = 0.0
+    drive: float = 1.0
 
 
 class DiagonalSSM(PDSSM):
@@ -60,12 +75,26 @@ class Lstm(nn.Module):
 
 
 def _pdssm(sizes: Sizes) -> nn.Module:
-    return PDSSM(
+    block = PDSSM(
         sizes.width,
         state_size=sizes.state,
         dictionary_size=sizes.dictionary,
         dropout=sizes.dropout,
+        noise=sizes.noise,
     )
+    with torch.no_grad():
+        if sizes.margin > 0:
+            permutation_logits_(block.dictionary_logits, sizes.margin, sizes.margin / 10)
+        block.drive_proj.weight.mul_(sizes.drive).requires_grad_(sizes.drive != 0)
+        diagonal = block.diagonal
+        for most, least, mlp, sign in (
+            (sizes.turns, sizes.turns / 10, diagonal.phase, 1),
+            (sizes.loss, sizes.loss / 1000, diagonal.magnitude, -1),
+        ):
+            if most > 0:
+                bias = mlp.last.bias
+                bias.copy_(sign * torch.logit(log_uniform_(torch.empty_like(bias), least, most)))
+    return block
 
 
 def _flash(sizes: Sizes) -> nn.Module:
@@ -73,6 +102,9 @@ def _flash(sizes: Sizes) -> nn.Module:
     mixer = FlashPDSSM(
         sizes.width, heads=1, state_size=sizes.width, dictionary_size=sizes.dictionary
     )
+    with torch.no_grad():
+        if sizes.margin > 0:
+            permutation_logits_(mixer.dictionary_logits, sizes.margin, sizes.margin / 10)
     return Block(mixer, 2 * sizes.width)
 
 
@@ -106,18 +138,24 @@ class Tracker(nn.Module):
         self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
         self.head = nn.Linear(sizes.width, vocabulary)
 
-    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        lengths: torch.Tensor,
+        blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ) -> torch.Tensor:
         """Scores of the answers after the last token.
 
         Args:
             tokens: int64 ``[B, T]``.
             lengths: int64 ``[B]``.
+            blocks: what does the blocks' work, compiled say; None for the blocks themselves.
 
         Returns:
             ``[B, vocabulary]``.
         """
         x = self.embedding(tokens)
-        for block in self.blocks:
+        for block in self.blocks if blocks is None else blocks:
             x = block(x)
         last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1])
         scores: torch.Tensor = self.head(x.gather(1, last).squeeze(1))

@@ -13,14 +13,8 @@ from examples.state_tracking.training import Run
 from pdssm_compiler.runtime.tuning import provenance
 
 
-def summary(runs: Sequence[Run], together: int) -> dict[str, Any]:
-    """Everything about runs: device, versions, commit, date, and each run's settings and log.
-
-    Args:
-        runs: at their ends, or on their way.
-        together: how many trained at once.
-    """
-    device = runs[0].device
+def about(device: torch.device) -> dict[str, Any]:
+    """Where something was measured, by what, and when."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
         "device": name,
@@ -28,6 +22,18 @@ def summary(runs: Sequence[Run], together: int) -> dict[str, Any]:
         "versions": provenance.kernel_versions(),
         "commit": provenance.commit(),
         "date": provenance.now(),
+        "matrix_products": torch.get_float32_matmul_precision(),
+    }
+
+
+def summary(runs: Sequence[Run], together: int) -> dict[str, Any]:
+    """Everything about runs: device, versions, commit, date, and each run's settings and log.
+
+    Args:
+        runs: at their ends, or on their way.
+        together: how many trained at once.
+    """
+    return about(runs[0].device) | {
         "together": together,
         "runs": [
             {

@@ -1,7 +1,8 @@
 """What a run is: everything that its result depends on, and nothing else."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class Settings:
         shortest: tokens of a training sequence, at least.
         longest: at most.
         growing: part of the steps in which that grows from twice the shortest one; 0 for none.
+        grow_below: in place of that the mean loss, from one measurement to the next, below which
+            it grows by half; 0 for none.
         test_shortest: likewise, of those that accuracy is measured on.
         test_longest: likewise.
         test_sequences: how many.
@@ -30,6 +33,8 @@ class Settings:
         last_rate: what a cosine ends at.
         warm_up: part of the steps in which the rate rises.
         weight_decay: of matrices, but for embedding and dictionary.
+        temperature: of the softmax that maps learn by, in the first step.
+        last_temperature: in the last.
         every: steps between two measurements, each of which leaves a checkpoint.
         enough: accuracy above which training stops.
     """
@@ -43,6 +48,7 @@ class Settings:
     shortest: int = 3
     longest: int = 40
     growing: float = 0.0
+    grow_below: float = 0.0
     test_shortest: int = 40
     test_longest: int = 256
     test_sequences: int = 2048
@@ -50,6 +56,8 @@ class Settings:
     last_rate: float = 1e-5
     warm_up: float = 0.1
     weight_decay: float = 1e-2
+    temperature: float = 1.0
+    last_temperature: float = 1.0
     every: int = 1000
     enough: float = 0.9995
 
@@ -83,9 +91,42 @@ class Settings:
         except (OSError, ValueError) as error:
             raise _unreadable(folder, error) from None
 
-    def for_steps(self, steps: int) -> "Settings":
-        """With so many steps; 0 leaves them as they are."""
-        return replace(self, steps=steps) if steps else self
+    def changed(self, changes: Iterable[str]) -> "Settings":
+        """With other values, each as ``rate=1e-3`` or ``sizes.layers=1``.
+
+        Raises:
+            ValueError: a change that is none, of a setting that there is not, or by a value of
+                another type than it has.
+        """
+        made = self
+        for change in changes:
+            name, is_one, value = change.partition("=")
+            owner, _, of_sizes = name.partition(".")
+            inner = made.sizes if owner == "sizes" else made
+            key = of_sizes if owner == "sizes" else name
+            known = {f.name: getattr(inner, f.name) for f in fields(inner)}
+            if not is_one or type(known.get(key)) not in (int, float):
+                numbers = [n for n, v in known.items() if isinstance(v, int | float)]
+                raise ValueError(
+                    f"{change!r} changes nothing that there is; write NAME=VALUE, the name one of "
+                    f"{', '.join(numbers)}, or sizes.NAME for the model's"
+                )
+            kind = type(known[key])
+            try:
+                number = json.loads(value)
+                new = {key: kind(number)}
+                if new[key] != number:
+                    raise ValueError
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{change!r} has no {kind.__name__} for {key}; write a number"
+                ) from None
+            made = (
+                replace(made, sizes=replace(made.sizes, **new))
+                if owner == "sizes"
+                else replace(made, **new)
+            )
+        return made
 
     def check(self) -> None:
         """Raises ValueError: a task or a model that there is not."""

@@ -1,36 +1,38 @@
 """One step of training: on a GPU compiled, and captured in a graph that each step replays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from examples.state_tracking.models import Tracker
 from examples.state_tracking.tasks import Batch
 
-Step = Callable[[Batch], torch.Tensor]
+# A batch, and the seed of what the model draws.
+Step = Callable[[Batch, int], torch.Tensor]
+Loss = Callable[[Batch, Iterable[Callable[[torch.Tensor], torch.Tensor]]], torch.Tensor]
 _WARM_UP = 3
 
 
 def stepper(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[Batch], torch.Tensor],
-    example: Batch,
+    model: Tracker, optimizer: torch.optim.Optimizer, loss_of: Loss, example: Batch
 ) -> Step:
     """What does a step on a batch, and gives its loss, which the next step overwrites.
 
     Args:
         model: the parameters' owner.
         optimizer: of them; its learning rates are tensors.
-        loss_of: the loss of a batch.
+        loss_of: the loss of a batch, by these blocks.
         example: a batch, whose sizes all others have.
     """
     if example.tokens.device.type == "cuda":
         return _Captured(model, optimizer, loss_of, example)
 
-    def step(batch: Batch) -> torch.Tensor:
+    def step(batch: Batch, seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(batch)
+        loss = loss_of(batch, model.blocks)
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -39,38 +41,64 @@ def stepper(
 
 
 class _Captured:
-    """Forward, backward and optimiser as one graph: a launch a step instead of hundreds."""
+    """Forward, backward and optimiser as one graph: a launch a step instead of hundreds.
+
+    Blocks are compiled one by one: those of one kind and sizes, of any run, are compiled once.
+    """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        loss_of: Callable[[Batch], torch.Tensor],
-        example: Batch,
+        self, model: Tracker, optimizer: torch.optim.Optimizer, loss_of: Loss, example: Batch
     ) -> None:
         self._batch = Batch(*(part.clone() for part in example))
-        # torch.compile takes no recurrent networks, which are one call of a library anyway.
-        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-        compiled = loss_of if recurrent else torch.compile(loss_of, fullgraph=True)
+        device = example.tokens.device
+        blocks = [_compiled(block) for block in model.blocks]
         _start_moments(model, optimizer)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                compiled(self._batch).backward()
-                optimizer.zero_grad(set_to_none=True)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._loss = compiled(self._batch)
-            self._loss.backward()
-            optimizer.step()
+        # All graphs that draw from one generator read its seed from one place, and graphs of
+        # several streams would read each other's.
+        self._random = torch.Generator(device)
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with _drawing_from(self._random):
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UP):
+                    loss_of(self._batch, blocks).backward()
+                    optimizer.zero_grad(set_to_none=True)
+            torch.cuda.current_stream(device).wait_stream(side)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._loss = loss_of(self._batch, blocks)
+                self._loss.backward()
+                optimizer.step()
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
+    def __call__(self, batch: Batch, seed: int) -> torch.Tensor:
         for mine, given in zip(self._batch, batch, strict=True):
             mine.copy_(given)
+        self._random.manual_seed(seed)
         self._graph.replay()
         return self._loss.detach()
+
+
+def _compiled(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    # torch.compile takes no recurrent networks, which are one call of a library anyway.
+    if any(isinstance(module, nn.RNNBase) for module in block.modules()):
+        return block
+    # Each width by itself: sizes that vary are code that is slower.
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(
+        block, fullgraph=True, dynamic=False
+    )
+    return compiled
+
+
+@contextmanager
+def _drawing_from(random: torch.Generator) -> Iterator[None]:
+    """Have what names no generator draw from this one."""
+    default = torch.cuda.default_generators[random.device.index]
+    before = default.graphsafe_get_state()
+    default.graphsafe_set_state(random.graphsafe_get_state())
+    try:
+        yield
+    finally:
+        default.graphsafe_set_state(before)
 
 
 def _start_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -83,7 +111,8 @@ def _start_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         group["lr"].zero_()
     for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):

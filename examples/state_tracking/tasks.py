@@ -10,6 +10,7 @@ PD-SSM (arXiv 2509.22284).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -114,6 +115,13 @@ def _last(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 PLUS, MINUS, TIMES, END = MODULUS + 1, MODULUS + 2, MODULUS + 3, MODULUS + 4
 # Powers of 2 are all digits but 0: exponents of 0 … 4, that of 0 not used.
 _EXPONENTS = (0, 0, 1, 3, 2)
+_POWERS = (1, 2, 4, 3)
+
+
+@cache
+def _numbers(values: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Constants on a device, copied there once: each copy would wait for what runs there."""
+    return torch.tensor(values, device=device)
 
 
 def _spell_arithmetic(drawn: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -131,7 +139,7 @@ def _arithmetic(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     digits, signs = tokens[:, ::2], tokens[:, 1::2]
     there = digits > 0
     values = (digits - 1).clamp(min=0)
-    exponents = torch.tensor(_EXPONENTS, device=tokens.device)[values]
+    exponents = _numbers(_EXPONENTS, tokens.device)[values]
     # A sign before each digit; a plus before the first.
     before = torch.cat([torch.full_like(signs[:, :1], PLUS), signs[:, :-1]], 1)
     product = ((before == PLUS) | (before == MINUS)).long().cumsum(1) - 1
@@ -140,7 +148,7 @@ def _arithmetic(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     zeros = sums.scatter_add(1, product, ((values == 0) & there).long())
     negative = sums.scatter_add(1, product, (before == MINUS).long())
     known = sums.scatter_add(1, product, there.long()) > 0
-    powers = torch.tensor((1, 2, 4, 3), device=tokens.device)[exponent % 4]
+    powers = _numbers(_POWERS, tokens.device)[exponent % 4]
     terms = torch.where((zeros > 0) | ~known, 0, powers)
     return torch.where(negative > 0, -terms, terms).sum(1) % MODULUS
 
@@ -153,20 +161,20 @@ def word_problem(group: Group, generators: int, seed: int = 0) -> Task:
         generators: letters, at least 2: two that generate the group, and others drawn from it.
         seed: of the others.
     """
-    letters, table = group.letters(generators, seed), group.table
+    # Padding is the identity, which is element 0.
+    letters, order = (0, *group.letters(generators, seed)), len(group.table)
+    table = tuple(group.table.flatten().tolist())
 
     def solve(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        device = tokens.device
-        # Padding is the identity, which is element 0.
-        elements = torch.tensor([0, *letters], device=device)[tokens]
-        products = table.to(device)
+        elements = _numbers(letters, tokens.device)[tokens]
+        products = _numbers(table, tokens.device).view(order, order)
         while elements.shape[1] > 1:
             if elements.shape[1] % 2:
                 elements = torch.nn.functional.pad(elements, (0, 1))
             elements = products[elements[:, ::2], elements[:, 1::2]]
         return elements.squeeze(1)
 
-    return Task(f"{group.name}-{generators}", generators, len(table), solve)
+    return Task(f"{group.name}-{generators}", generators, order, solve)
 
 
 TASKS = {

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -20,9 +20,9 @@ from torch.nn import functional
 from examples.state_tracking.evaluation import accuracy
 from examples.state_tracking.models import Tracker
 from examples.state_tracking.settings import Settings
-from examples.state_tracking.stepping import stepper
+from examples.state_tracking.stepping import Step, stepper
 from examples.state_tracking.tasks import Batch, task_of
-from pdssm_compiler.nn import parameter_groups
+from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
 
 # Streams of random numbers that have nothing to do with one another.
 _TRAINING, _TESTING = 1, 2
@@ -63,43 +63,67 @@ class Run:
         torch.manual_seed(_seed(settings.seed, 0, 0))
         self.model = Tracker(settings.model, self.task.vocabulary, settings.sizes)
         self.model.to(self.device)
+        kinds = (PDSSM, FlashPDSSM)
+        self._mixers = [m for m in self.model.modules() if type(m) in kinds]
+        for mixer in self._mixers:
+            mixer.temperature.fill_(settings.temperature)
+        on_gpu = self.device.type == "cuda"
+        self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.random = torch.Generator(self.device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, settings.weight_decay),
             # A tensor, which a captured graph reads anew each time.
             lr=torch.tensor(settings.rate, device=self.device),
-            capturable=self.device.type == "cuda",
+            capturable=on_gpu,
+            fused=on_gpu,
         )
         self.log: list[Measured] = []
         self.step, self.seconds = 0, 0.0
         self._loss = torch.zeros((), device=self.device)
+        self._steps: dict[int, Step] = {}
         self._read_folder()
-        self._step = stepper(self.model, self.optimizer, self._loss_of, self.draw(0))
 
     @property
     def is_done(self) -> bool:
         """Whether the steps are done, or the accuracy is enough."""
-        solved = bool(self.log) and self.log[-1].accuracy > self.settings.enough
-        return solved or self.step >= self.settings.steps
+        return self.is_solved or self.step >= self.settings.steps
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the last accuracy is enough."""
+        return bool(self.log) and self.log[-1].accuracy > self.settings.enough
 
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
         settings = self.settings
         self.random.manual_seed(_seed(settings.seed, _TRAINING, step))
-        lengths = (settings.shortest, longest(settings, step))
-        batch = self.task.batch(settings.batch, *lengths, self.random, self.device)
-        # Of one width, whatever the lengths: a captured step has one.
-        more = settings.longest + settings.longest % 2 * self.task.even - batch.tokens.shape[1]
+        most = longest(settings, step, self.log)
+        batch = self.task.batch(settings.batch, settings.shortest, most, self.random, self.device)
+        # Of few widths, whatever the lengths: a captured step has one.
+        width = _width(settings.longest, most)
+        more = width + width % 2 * self.task.even - batch.tokens.shape[1]
         return batch._replace(tokens=functional.pad(batch.tokens, (0, more)))
+
+    def prepare(self) -> Step:
+        """What does the next step; on a GPU it is compiled and captured here, in seconds, if no
+        step was as wide.
+        """
+        width = _width(self.settings.longest, longest(self.settings, self.step, self.log))
+        if width not in self._steps:
+            example = self.draw(self.step)
+            self._steps[width] = stepper(self.model, self.optimizer, self._loss_of, example)
+        return self._steps[width]
 
     def advance(self) -> None:
         """One step of training."""
+        settings, step = self.settings, self.prepare()
         batch = self.draw(self.step)
-        # Dropout's, on every device.
-        torch.manual_seed(_seed(self.settings.seed, 0, self.step))
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate(self.settings, self.step))
-        self._loss += self._step(batch)
+            group["lr"].fill_(rate(settings, self.step))
+        if settings.last_temperature != settings.temperature:
+            for mixer in self._mixers:
+                mixer.temperature.fill_(temperature(settings, self.step))
+        self._loss += step(batch, _seed(settings.seed, 0, self.step))
         self.step += 1
 
     def measure(self) -> Measured:
@@ -126,8 +150,10 @@ class Run:
         every = self.settings.every
         return min(self.settings.steps, (self.step // every + 1) * every)
 
-    def _loss_of(self, batch: Batch) -> torch.Tensor:
-        scores = self.model(batch.tokens, batch.lengths)
+    def _loss_of(
+        self, batch: Batch, blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]]
+    ) -> torch.Tensor:
+        scores = self.model(batch.tokens, batch.lengths, blocks)
         return functional.cross_entropy(scores, batch.answers)
 
     def _read_folder(self) -> None:
@@ -135,7 +161,7 @@ class Run:
         mine = json.loads(json.dumps(self.settings.as_json()))
         checkpoint = self.folder / "checkpoint.pt"
         begun = kept.exists() or checkpoint.exists()
-        if begun and Settings.stored(self.folder) != mine:
+        if begun and Settings.read(self.folder) != self.settings:
             raise ValueError(
                 f"{self.folder} has a run of other settings; name another folder, or remove it"
             )
@@ -170,30 +196,60 @@ class Run:
 
 
 def train(
-    runs: Sequence[Run], told: Callable[[Run, Measured], None] = lambda run, line: None
-) -> None:
+    runs: Iterable[Run],
+    told: Callable[[Run, Measured], None] = lambda run, line: None,
+    *,
+    together: int | None = None,
+    seconds: float = math.inf,
+) -> list[Run]:
     """Train runs to their ends, or from where they were left: a step of each in turn, on a GPU
     each on a stream of its own, so that small models fill it together.
 
     Args:
-        runs: on one device.
+        runs: on one device; taken as their turn comes.
         told: is given each measurement.
+        together: how many train at once; where one ends, the next begins. All by default.
+        seconds: after which no more is begun than what leads to the next measurements.
+
+    Returns:
+        Those that were begun, or done before.
     """
-    on_gpu = any(run.device.type == "cuda" for run in runs)
-    streams = {id(run): torch.cuda.Stream() if on_gpu else None for run in runs}
-    while active := [run for run in runs if not run.is_done]:
-        until = {id(run): run.next_measured for run in active}
-        began = time.perf_counter()
-        while left := [run for run in active if run.step < until[id(run)]]:
-            for run in left:
-                with torch.cuda.stream(streams[id(run)]):
-                    run.advance()
-        if on_gpu:
-            torch.cuda.synchronize()
-        spent = time.perf_counter() - began
+    began, waiting, active = time.monotonic(), iter(runs), []
+    begun: list[Run] = []
+    while True:
+        active = [run for run in active if not run.is_done]
+        if time.monotonic() - began >= seconds:
+            return begun
+        while together is None or len(active) < together:
+            if (new := next(waiting, None)) is None:
+                break
+            begun.append(new)
+            if not new.is_done:
+                new.prepare()
+                active.append(new)
+        if not active:
+            return begun
+        _train_to_measurements(active)
         for run in active:
-            run.seconds += spent
             told(run, run.measure())
+
+
+def _train_to_measurements(runs: Sequence[Run]) -> None:
+    """Each to its next one, which takes as long as all of them."""
+    on_gpu = runs[0].device.type == "cuda"
+    until = {id(run): run.next_measured for run in runs}
+    if on_gpu:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    while left := [run for run in runs if run.step < until[id(run)]]:
+        for run in left:
+            with torch.cuda.stream(run.stream):
+                run.advance()
+    if on_gpu:
+        torch.cuda.synchronize()
+    spent = time.perf_counter() - began
+    for run in runs:
+        run.seconds += spent
 
 
 def rate(settings: Settings, step: int) -> float:
@@ -206,13 +262,33 @@ def rate(settings: Settings, step: int) -> float:
     return settings.last_rate + (settings.rate - settings.last_rate) * fallen
 
 
-def longest(settings: Settings, step: int) -> int:
-    """The longest training sequence of a step."""
+def longest(settings: Settings, step: int, log: Sequence[Measured] = ()) -> int:
+    """The longest training sequence of a step, after what has been measured."""
+    first = min(2 * settings.shortest, settings.longest)
+    if settings.grow_below > 0:
+        grown = first
+        for line in log:
+            if line.loss < settings.grow_below:
+                grown = max(grown + 1, grown * 3 // 2)
+        return min(grown, settings.longest)
     growing = settings.growing * settings.steps
     if step >= growing:
         return settings.longest
-    first = min(2 * settings.shortest, settings.longest)
     return first + int((settings.longest - first) * step / growing)
+
+
+def temperature(settings: Settings, step: int) -> float:
+    """That of the maps' softmax at a step: from the first to the last by equal factors."""
+    done = step / max(1, settings.steps - 1)
+    first: float = settings.temperature
+    return first * (settings.last_temperature / first) ** done
+
+
+def _width(most: int, needed: int) -> int:
+    """Tokens of a batch: as many as there can be, halved while the sequences fit."""
+    while most % 2 == 0 and most // 2 >= needed:
+        most //= 2
+    return most
 
 
 def _seed(seed: int, stream: int, step: int) -> int:

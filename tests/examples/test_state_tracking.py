@@ -18,8 +18,9 @@ from examples.state_tracking.lengths import LENGTHS, over_lengths
 from examples.state_tracking.models import BLOCKS, DiagonalSSM, Sizes, Tracker
 from examples.state_tracking.presets import settings_of
 from examples.state_tracking.settings import Settings
+from examples.state_tracking.speed import speeds
 from examples.state_tracking.tasks import TASKS
-from examples.state_tracking.training import Measured, Run, longest, rate, train
+from examples.state_tracking.training import Measured, Run, longest, rate, temperature, train
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.torch_only import torch_only
 
@@ -149,6 +150,88 @@ def test_lengths_grow(tmp_path: Path) -> None:
     assert early.lengths.max() <= 4 < late.lengths.max()
 
 
+def test_lengths_grow_with_success(tmp_path: Path) -> None:
+    """By half after each measurement with a small loss, in batches of few widths."""
+    settings = replace(SMALL, grow_below=0.5, longest=40, shortest=3)
+    log = [Measured(n, loss, 0.0, 0.0) for n, loss in enumerate((0.6, 0.4, 0.3, 0.7, 0.1))]
+    grown = [longest(settings, 7, log[:n]) for n in range(6)]
+    assert grown == [6, 6, 9, 13, 13, 19]
+    assert longest(settings, 7, log * 3) == 40
+    run = Run(settings, tmp_path, "cpu")
+    widths = []
+    for n in (0, 3, 5, 15):
+        run.log = (log * 3)[:n]
+        batch = run.draw(1)
+        assert batch.lengths.max() <= longest(settings, 1, run.log)
+        widths.append(batch.tokens.shape[1])
+    assert widths == [10, 20, 20, 40]
+
+
+def test_temperature_falls_by_equal_factors(tmp_path: Path) -> None:
+    settings = replace(SMALL, temperature=4.0, last_temperature=0.25, steps=5)
+    assert [temperature(settings, step) for step in range(5)] == [4, 2, 1, 0.5, 0.25]
+    run = Run(settings, tmp_path, "cpu")
+    seen = []
+    for _ in range(3):
+        run.advance()
+        seen.append(run.model.blocks[0].temperature.item())
+    assert seen == [4, 2, 1]
+
+
+def test_where_models_begin() -> None:
+    """Phases, magnitudes, drives and dictionaries, by what the sizes say of them."""
+    torch.manual_seed(0)
+    own = Tracker("pdssm", 3, Sizes(8, 64)).blocks[0]
+    torch.manual_seed(0)
+    sizes = Sizes(8, 64, turns=1e-4, loss=1e-2, drive=0.5, margin=3.0, noise=0.25)
+    block = Tracker("pdssm", 3, sizes).blocks[0]
+    turns = block.diagonal.phase.last.bias.sigmoid()
+    losses = 1 - block.diagonal.magnitude.last.bias.sigmoid()
+    assert 1e-5 <= turns.min() < turns.max() <= 1.001e-4
+    assert 0.9e-5 <= losses.min() < losses.max() <= 1.001e-2
+    torch.testing.assert_close(2 * block.drive_proj.weight.std(), own.drive_proj.weight.std())
+    chosen = block.dictionary_logits.amax(-2)
+    assert 2 < chosen.min() < chosen.max() < 5
+    assert block.noise == 0.25
+
+
+def test_others_begin_where_one_has_ended(tmp_path: Path) -> None:
+    """With a limit of two at once; and none is begun once the time is up."""
+    made: list[int] = []
+
+    def runs() -> Iterator[Run]:
+        for seed in range(4):
+            made.append(seed)
+            settings = replace(SMALL, seed=seed, steps=2 if seed == 0 else 6)
+            yield Run(settings, tmp_path / f"{seed}", "cpu")
+
+    told: list[tuple[int, int]] = []
+
+    def tell(run: Run, line: Measured) -> None:
+        told.append((run.settings.seed, line.step))
+
+    assert len(train(runs(), tell, together=2)) == 4
+    assert told[:6] == [(0, 2), (1, 2), (1, 4), (2, 2), (1, 6), (2, 4)]
+    assert dict(told) == {0: 2, 1: 6, 2: 6, 3: 6}
+    made.clear()
+    assert train(runs(), tell, together=2, seconds=0.0) == []
+    assert made == []
+
+
+def test_speeds(tmp_path: Path) -> None:
+    planned = [replace(SMALL, seed=seed) for seed in range(2)]
+    alone, both = speeds(planned, (1, 2), 2, torch.device("cpu"))
+    assert (alone.together, alone.gain, both.together) == (1, 1.0, 2)
+    assert both.gain == pytest.approx(2 * alone.seconds / both.seconds)
+    words = ("--models", "lstm", "--tasks", "parity", "--counts", "1", "--steps", "1")
+    code, said = command(
+        "speed", *words, "--preset", "small", "--device", "cpu", "--out", str(tmp_path)
+    )
+    assert code == 0, said
+    assert "lstm, 1 at once: " in said
+    assert json.loads((tmp_path / "speed.json").read_text())["speed"][0]["model"] == "lstm"
+
+
 def test_the_diagonal_ablation_is_the_recurrence_without_maps() -> None:
     torch.manual_seed(0)
     block = DiagonalSSM(4, state_size=3, dropout=0.0)
@@ -221,7 +304,7 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "(2)" in said
     found = json.loads((out / "results.json").read_text())
     assert {"device", "versions", "commit", "date", "together"} <= found.keys()
-    assert [run["settings"]["seed"] for run in found["runs"]] == [0, 1, 0, 1]
+    assert [run["settings"]["seed"] for run in found["runs"]] == [0, 0, 1, 1]
     assert all(run["done"] and run["log"][-1]["step"] == 3 for run in found["runs"])
     assert (out / "curves.png").stat().st_size > 0
     code, said = command("lengths", str(out), "--longest", "300", "--device", "cpu")
@@ -246,7 +329,13 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("table2", "--device", "tpu"), "there is no device 'tpu' here; name cpu, or cuda where"),
         (("table2", "--device", "cuda:999"), "there is no device 'cuda:999' here"),
         (("table2", "--device", "meta"), "there is no device 'meta' here"),
-        (("table3", "--preset", "tiny"), "there is no preset 'tiny'; there are published, small"),
+        (("table2", "--set", "speed=1"), "'speed=1' changes nothing that there is; write NAME="),
+        (("table2", "--set", "steps=2.5"), "'steps=2.5' has no int for steps; write a number"),
+        (("table2", "--set", "rate=[1]"), "'rate=[1]' has no float for rate; write a number"),
+        (
+            ("table3", "--preset", "tiny"),
+            "there is no preset 'tiny'; there are published, steady, small",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(
@@ -296,7 +385,7 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
 def test_an_interruption_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(runs: list[Run], told: object) -> None:
+    def interrupted(runs: object, told: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("examples.state_tracking.__main__.train", interrupted)
@@ -317,6 +406,18 @@ def test_tables_have_their_published_sizes() -> None:
     assert (two.sizes.layers, two.sizes.dictionary, two.sizes.state) == (2, 8, 128)
     assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
     assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
+    assert two.grow_below == 0
+    steady = settings_of("steady", "parity", "pdssm", 0)
+    assert replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0) == two.sizes
+    assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
+    assert settings_of("steady", "S5-32", "pdssm", 0).sizes == three.sizes
+
+
+def test_without_drive_it_stays_so(tmp_path: Path) -> None:
+    run = Run(replace(SMALL, sizes=replace(SMALL.sizes, drive=0.0)), tmp_path, "cpu")
+    train([run])
+    assert not run.model.blocks[0].drive_proj.weight.any()
+    assert run.model.blocks[0].readout.weight.grad.any()
 
 
 @pytest.mark.stress

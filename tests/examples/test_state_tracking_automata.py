@@ -1,5 +1,7 @@
 """Automata of the tasks, and the one that a model's maps are."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from examples.state_tracking.machines import (
     transitions,
     true_machine,
 )
+from examples.state_tracking.queries import learn
 from examples.state_tracking.tasks import task_of
 from examples.state_tracking.training import Run
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
@@ -136,6 +139,45 @@ def test_models_whose_maps_do_not_follow_from_tokens(
         read_out(run)
 
 
+ANSWERS = {
+    "parity": lambda tokens, lengths: (tokens == 2).sum(-1) % 2,
+    "even-pairs": lambda tokens, lengths: (
+        tokens[:, 0] != tokens.gather(1, lengths[:, None] - 1).squeeze(1)
+    ).long(),
+    "never": lambda tokens, lengths: torch.zeros_like(lengths),
+    # As many twos as the length's root: no automaton.
+    "counting": lambda tokens, lengths: ((tokens == 2).sum(-1) ** 2 > lengths).long(),
+}
+
+
+@pytest.mark.parametrize(
+    ("answers", "difference"),
+    [("parity", None), ("even-pairs", (2,)), ("never", (2,)), ("counting", (2,))],
+)
+def test_a_model_that_is_asked(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: str,
+    difference: tuple[int, ...] | None,
+) -> None:
+    run = Run(replace(SMALL, longest=20), tmp_path, "cpu")
+
+    def scores(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        found = 1 + ANSWERS[answers](tokens, lengths)
+        return torch.nn.functional.one_hot(found, 3).float()
+
+    monkeypatch.setattr(run.model, "forward", scores)
+    asked = learn(run, 300)
+    assert asked.difference == difference
+    if answers == "counting":
+        assert asked.wrong is not None
+        assert 6 < asked.learned.size < 20
+    else:
+        assert asked.wrong is None
+        own = {"parity": 3, "even-pairs": 5, "never": 2}
+        assert asked.learned.size == own[answers]
+
+
 def test_the_command(tmp_path: Path) -> None:
     with torch_only(TorchTokens()):
         run = Run(SMALL, tmp_path / SMALL.name, "cpu")
@@ -147,10 +189,12 @@ def test_the_command(tmp_path: Path) -> None:
         Run(sums, tmp_path / sums.name, "cpu").measure()
         code, said = command("automaton", str(tmp_path), "--device", "cpu")
     assert code == 0, said
-    assert "parity-pdssm-3: states read, at least, of the task: " in said
-    assert "parity-lstm-3: only of a pdssm model of one layer" in said
+    assert re.search("parity-pdssm-3: states: .* read, .* as small as can be, 2 true; ", said)
+    assert re.search("parity-lstm-3: states: .* learned from its answers, 2 true; ", said)
     assert "modular-arithmetic-pdssm-3: sequences of modular-arithmetic are not all words" in said
     assert (tmp_path / SMALL.name / "automaton.png").stat().st_size > 0
+    stored = json.loads((tmp_path / "automata.json").read_text())
+    assert [each["run"] for each in stored["automata"]] == ["parity-lstm-3", "parity-pdssm-3"]
     code, said = command("automaton", str(tmp_path / "none"))
     assert code == 2
     assert "there is no checkpoint in" in said
