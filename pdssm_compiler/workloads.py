@@ -61,7 +61,8 @@ class Workload:
     noise: bool = False
 
     def __post_init__(self) -> None:
-        _check_sizes(self, self.spec.state_size)
+        _check_sizes(self)
+        _check_numbers(self, self.spec.state_size)
         for name in ("initial_state", "final_state", "reverse", "packed", "noise"):
             if type(getattr(self, name)) is not bool:
                 told = shown(getattr(self, name))
@@ -183,13 +184,14 @@ class ProgramWorkload:
     name: str = ""
 
     def __post_init__(self) -> None:
+        _check_sizes(self)
         if not isinstance(self.program, str):
             raise ArgumentError(f"program must be text, got {shown(self.program)}")
         try:
             program = program_of(self.program)
         except IRError as error:
             raise ArgumentError(f"program is not the text of one: {error}") from None
-        _check_sizes(self, program.state_size)
+        _check_numbers(self, program.state_size)
         # As calls have it, however it was spaced.
         object.__setattr__(self, "program", program.text)
 
@@ -203,15 +205,17 @@ class ProgramWorkload:
 AnyWorkload = Workload | ProgramWorkload
 
 
-def _check_sizes(workload: AnyWorkload, state_size: int) -> None:
+def _check_sizes(workload: AnyWorkload) -> None:
     for name in ("batch", "length", "heads"):
         value = getattr(workload, name)
         if type(value) is not int or value < 1:
             raise ArgumentError(f"{name} must be an int of at least 1, got {shown(value)}")
     if not isinstance(workload.name, str) or not workload.name.isprintable():
         raise ArgumentError(f"name must be printable text, got {shown(workload.name)}")
-    numbers = workload.batch * workload.length * workload.heads * state_size
-    if numbers > _MOST_NUMBERS:
+
+
+def _check_numbers(workload: AnyWorkload, state_size: int) -> None:
+    if workload.batch * workload.length * workload.heads * state_size > _MOST_NUMBERS:
         raise ArgumentError(
             f"batch={shown(workload.batch)} length={shown(workload.length)} "
             f"heads={shown(workload.heads)} are more numbers a tensor than any device holds; use "

@@ -184,7 +184,8 @@ def test_a_measured_candidate_keeps_what_the_law_is_off_by() -> None:
     """On another GPU of the same figures what was measured is expected, whatever the law says."""
     problem = problems(H100)[0]
     mine = [s for s in measured(H100).samples if s.problem[0] == problem.program.fingerprint]
-    slow = mine[3]
+    # Of a template of which few were measured: the like of a candidate draw it to themselves.
+    slow = next(s for s in mine if s.row.template == "cuda-rows")
     odd = replace(slow, row=replace(slow.row, ms=3 * slow.row.ms))
     found = Evidence(tuple(odd if s is slow else s for s in measured(H100).samples))
     model = Model.fitted(found)
@@ -193,7 +194,7 @@ def test_a_measured_candidate_keeps_what_the_law_is_off_by() -> None:
     expected = model.expected(problem.program, other, entries, problem.sizes)
     assert expected.seconds[0] * 1e3 == pytest.approx(odd.row.ms, rel=0.1)
     # What no row speaks for may be off by more.
-    unknown = [e for e in candidates(problem) if e.changes > 2][:40]
+    unknown = [e for e in candidates(problem) if e.changes > 2 and e.template.name == "cuda-rows"]
     assert model.expected(problem.program, other, unknown, problem.sizes).error.max() > (
         2 * expected.error[0]
     )
