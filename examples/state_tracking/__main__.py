@@ -174,6 +174,14 @@ def _automaton_of(run: Run, place: Path) -> dict[str, Any]:
     return {"states": sizes, "difference": difference} | facts
 
 
+def _counts(told: str) -> list[int]:
+    """Runs at once, and one of them, in order."""
+    parts = told.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"{told!r} is no list of numbers from 1 on, such as 1,2,4")
+    return sorted({1, *map(int, parts)})
+
+
 @app.command()
 def speed(
     models: Models = "pdssm,flash",
@@ -186,7 +194,7 @@ def speed(
     changes: Changes = [],  # noqa: B006
 ) -> None:
     """How long a step takes, of one run and of several at once."""
-    where, found, numbers = _device(device), [], sorted({1, *map(int, counts.split(","))})
+    where, found, numbers = _device(device), [], _counts(counts)
     names = tasks.split(",")
     for model in models.split(","):
         planned = _planned(names, [model], -(-numbers[-1] // len(names)), preset, changes)

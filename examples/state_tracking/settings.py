@@ -129,10 +129,25 @@ class Settings:
         return made
 
     def check(self) -> None:
-        """Raises ValueError: a task or a model that there is not."""
+        """Raises ValueError: a task or a model that there is not, or a number that no run has."""
         task_of(self.task)
         if self.model not in BLOCKS:
             raise ValueError(f"there is no model {self.model!r}; there are {', '.join(BLOCKS)}")
+        numbers = asdict(self) | {f"sizes.{k}": v for k, v in asdict(self.sizes).items()}
+        for name, value in numbers.items():
+            if isinstance(value, int) and value < (0 if name == "seed" else 1):
+                raise ValueError(f"{name} is at least 1, not {value}")
+            if isinstance(value, float) and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is a number from 0 on, not {value}")
+        for name in ("temperature", "last_temperature"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is above 0: the softmax divides by it")
+        for name in ("warm_up", "growing", "sizes.dropout"):
+            if numbers[name] > 1:
+                raise ValueError(f"{name} is a part, at most 1, not {numbers[name]}")
+        for least, most in (("shortest", "longest"), ("test_shortest", "test_longest")):
+            if numbers[least] > numbers[most]:
+                raise ValueError(f"{least}={numbers[least]} is above {most}={numbers[most]}")
 
 
 def _unreadable(folder: Path, error: Exception) -> ValueError:

@@ -318,6 +318,13 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("table2", "--tasks", "party"), "there is no task 'party'; there are cycle-navigation"),
         (("table2", "--models", "gpt"), "there is no model 'gpt'; there are pdssm"),
+        (("table2", "--set", "sizes.layers=0"), "sizes.layers is at least 1, not 0"),
+        (("table2", "--set", "rate=-1"), "rate is a number from 0 on, not -1.0"),
+        (("table2", "--set", "temperature=0"), "temperature is above 0"),
+        (("table2", "--set", "sizes.dropout=2"), "sizes.dropout is a part, at most 1"),
+        (("table2", "--set", "longest=2"), "shortest=3 is above longest=2"),
+        (("speed", "--counts", "0"), "'0' is no list of numbers from 1 on"),
+        (("speed", "--counts", "1,x"), "'1,x' is no list of numbers from 1 on"),
         (
             ("table2", "--tasks", "parity,parity"),
             "parity-flash-0, parity-pdssm-0 more than once; name each task",
