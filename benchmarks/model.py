@@ -43,13 +43,7 @@ def model(
             "other left out of the fit."
         ),
     ] = None,
-    logs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A folder of logs, <gpu>/<program>.jsonl and programs; several times. Without "
-            "it, the shipped ones and the user's own."
-        ),
-    ] = None,
+    logs: o.Logs = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write as well.")] = None,
     commit: o.Commit = None,
 ) -> None:

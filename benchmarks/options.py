@@ -26,6 +26,13 @@ Seconds = Annotated[
     float | None, typer.Option(help="Begin nothing more after so long; tell what is left out.")
 ]
 Out = Annotated[Path, typer.Option(help="A folder for the JSON and the plots.")]
+Logs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A folder of logs, <gpu>/<program>.jsonl and programs; several times. Without it, "
+        "the shipped ones and the user's own."
+    ),
+]
 Commit = Annotated[str | None, typer.Option(help="Where the checkout has no history to ask.")]
 
 # Not the folder of results in the repository: a run of a few sections must not take their place.

@@ -10,7 +10,6 @@ searched, not what a kernel takes.
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
@@ -48,13 +47,7 @@ def search(
     on: Annotated[
         list[str] | None, typer.Option(help="A GPU whose races are completed: its folder.")
     ] = None,
-    logs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A folder of logs, <gpu>/<program>.jsonl and programs; several times. Without "
-            "it, the shipped ones and the user's own."
-        ),
-    ] = None,
+    logs: o.Logs = None,
     deviation: Annotated[
         float, typer.Option(min=0, max=1, help="Of the logarithm, of what was not measured.")
     ] = 0.04,

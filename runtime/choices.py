@@ -17,7 +17,7 @@ import torch
 
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
 from pdssm_compiler.runtime.hand_written import triton_runs
-from pdssm_compiler.runtime.ops import refuse_batched
+from pdssm_compiler.runtime.operators import refuse_vmap
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 _library.define(
@@ -292,8 +292,7 @@ def softmax_gradient(
 _library.impl("hard_choice", _choose_on_cpu, "CPU")
 for _key in ("CUDA", "MPS", "XPU"):
     _library.impl("hard_choice", _choose, _key)
-for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("hard_choice", refuse_batched, _key)
+refuse_vmap(_library, "hard_choice")
 torch.library.register_fake("pdssm_compiler::hard_choice", _fake)
 torch.library.register_autograd(
     "pdssm_compiler::hard_choice", _backward, setup_context=_setup_context

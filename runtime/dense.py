@@ -24,8 +24,8 @@ import torch
 from pdssm_compiler.ir.programs import map_scores as scores_program
 from pdssm_compiler.ir.types import Element
 from pdssm_compiler.runtime.backends import Sizes
-from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.operators import on_every_device
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -267,8 +267,7 @@ for _name, _kernel, _fake in (
     ("map_products", _map_products, _fake_map_products),
     ("map_scores", _map_scores, _fake_map_scores),
 ):
-    for _type in DEVICE_TYPES:
-        _library.impl(_name, _kernel, _type.upper())
+    on_every_device(_library, _name, _kernel)
     torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
     torch.library.register_autograd(f"pdssm_compiler::{_name}", _refuse_second)
 

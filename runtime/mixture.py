@@ -35,10 +35,10 @@ from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.ir.types import Element
 from pdssm_compiler.runtime.choices import check_temperature, copy_for_backward
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
-from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.dispatch import is_plain, refuse_unsupported
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
-from pdssm_compiler.runtime.ops import adjoint_of, output_names, refuse_batched, scan, scan_shapes
+from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
+from pdssm_compiler.runtime.ops import adjoint_of, output_names, scan, scan_shapes
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -369,11 +369,9 @@ for _name, _kernel, _fake in (
     ("mixed_scan", _mixed_scan, _fake_mixed_scan),
     ("mixture_gradient", _mixture_gradient, _fake_mixture_gradient),
 ):
-    for _type in DEVICE_TYPES:
-        _library.impl(_name, _kernel, _type.upper())
+    on_every_device(_library, _name, _kernel)
     torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
-    for _key in ("FuncTorchBatched", "Batched"):
-        _library.impl(_name, refuse_batched, _key)
+    refuse_vmap(_library, _name)
 torch.library.register_autograd(
     "pdssm_compiler::mixed_scan", _backward, setup_context=_setup_context
 )

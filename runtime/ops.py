@@ -27,8 +27,8 @@ from pdssm_compiler.ir.types import Index, Map, is_numeric
 from pdssm_compiler.runtime.binding import Slot, allocate, check
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.dense import map_products, map_scores
-from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
 
@@ -84,25 +84,8 @@ def surrogate_of(text: str, entries: Sequence[torch.Tensor] | None) -> Surrogate
     return "dense" if entries and entries[0].dim() > _rank(choices[0]) else "active"
 
 
-for _type in DEVICE_TYPES:
-    _library.impl("scan", _scan, _type.upper())
-
-
-def refuse_batched(*_: Any) -> list[torch.Tensor]:
-    """What ``vmap`` meets; the batch is an axis already, so it could add nothing.
-
-    Raises:
-        ArgumentError: always.
-    """
-    raise ArgumentError(
-        "a scan cannot be mapped by vmap (nor its gradient by is_grads_batched or vectorize): "
-        "batch is an axis of its tensors already; reshape the mapped axis into B"
-    )
-
-
-# The second is of the older vmap, which torch.autograd still uses.
-for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("scan", refuse_batched, _key)
+on_every_device(_library, "scan", _scan)
+refuse_vmap(_library, "scan")
 
 scan = torch.ops.pdssm_compiler.scan.default
 
@@ -271,7 +254,6 @@ __all__ = [
     "differentiable",
     "of_all_entries",
     "output_names",
-    "refuse_batched",
     "scan",
     "scan_shapes",
     "slots_of",

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from pdssm_compiler.runtime.devices import DEVICE_TYPES
-from pdssm_compiler.runtime.ops import refuse_batched
+from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.output_pool import new_output
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -107,10 +106,8 @@ for _name, _kernel, _fake in (
     ("at_places", _at_places, _fake_at_places),
     ("at_places_backward", _backward, _fake_backward),
 ):
-    for _type in DEVICE_TYPES:
-        _library.impl(_name, _kernel, _type.upper())
-    for _key in ("FuncTorchBatched", "Batched"):
-        _library.impl(_name, refuse_batched, _key)
+    on_every_device(_library, _name, _kernel)
+    refuse_vmap(_library, _name)
     torch.library.register_fake(f"pdssm_compiler::{_name}", _fake)
 for _name, _gradient, _setup in (
     ("begun", _of_begun, _keep_places),

@@ -15,7 +15,7 @@ import torch
 
 from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import OffsetError
-from pdssm_compiler.runtime.ops import refuse_batched
+from pdssm_compiler.runtime.operators import refuse_vmap
 
 # No index below 2, so a kernel that reads it clamps it and reports it.
 BAD = 2
@@ -90,8 +90,7 @@ def _fake(cu_seqlens: torch.Tensor, length: int, reverse: bool) -> torch.Tensor:
 
 for _type in DEVICE_TYPES:
     _library.impl("follows", _follows_on_cpu if _type == "cpu" else _follows, _type.upper())
-for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("follows", refuse_batched, _key)
+refuse_vmap(_library, "follows")
 torch.library.register_fake("pdssm_compiler::follows", _fake)
 
 __all__ = ["BAD", "check_offsets", "follows"]

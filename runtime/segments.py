@@ -18,9 +18,9 @@ import torch
 
 from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
-from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.ops import check_entries, chosen_inputs, refuse_batched, surrogate_of
+from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
+from pdssm_compiler.runtime.ops import check_entries, chosen_inputs, surrogate_of
 from pdssm_compiler.runtime.segmented import Tensors, segmented
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -58,12 +58,9 @@ def _backward(
     return scan.backward(inputs, boundaries, grads, names, surrogate, config, length)
 
 
-for _type in DEVICE_TYPES:
-    _library.impl("scan_in_segments", _forward, _type.upper())
-    _library.impl("scan_in_segments_backward", _backward, _type.upper())
-for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("scan_in_segments", refuse_batched, _key)
-    _library.impl("scan_in_segments_backward", refuse_batched, _key)
+on_every_device(_library, "scan_in_segments", _forward)
+on_every_device(_library, "scan_in_segments_backward", _backward)
+refuse_vmap(_library, "scan_in_segments", "scan_in_segments_backward")
 
 scan_in_segments = torch.ops.pdssm_compiler.scan_in_segments.default
 scan_in_segments_backward = torch.ops.pdssm_compiler.scan_in_segments_backward.default

@@ -31,7 +31,7 @@ from torch.nn import functional
 from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.runtime.binding import is_distributed
 from pdssm_compiler.runtime.hand_written import triton_runs
-from pdssm_compiler.runtime.ops import refuse_batched
+from pdssm_compiler.runtime.operators import refuse_vmap
 
 # Tokens of a program, channels of one, and its warps: four channels a thread. Measured on an H200.
 _FORWARD = (64, 128, 1)
@@ -248,8 +248,7 @@ for _name, _of_torch, _of_gpu in (
     ("convolve_silu_backward", _in_torch_backward, _by_kernel_backward),
     ("convolve_silu_step", _step_in_torch, _step_by_kernel),
 ):
-    for _key in ("FuncTorchBatched", "Batched"):
-        _library.impl(_name, refuse_batched, _key)
+    refuse_vmap(_library, _name)
     for _type in ("CPU", "MPS", "XPU"):
         _library.impl(_name, _of_torch, _type)
     _library.impl(_name, _of_gpu, "CUDA")

@@ -28,9 +28,8 @@ from pdssm_compiler.runtime.choices import (
     copy_for_backward,
     surrogate_gradient,
 )
-from pdssm_compiler.runtime.devices import DEVICE_TYPES
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.ops import refuse_batched
+from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.segmented import Named, Segmented, Tensors, segmented
 
 # The inputs that stand in a projection, in order, and how many reals a component has of each.
@@ -167,12 +166,9 @@ def _backward(
     return [found, *made[: len(made) - len(PARTS)]]
 
 
-for _type in DEVICE_TYPES:
-    _library.impl("mixer_core", _forward, _type.upper())
-    _library.impl("mixer_core_backward", _backward, _type.upper())
-for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("mixer_core", refuse_batched, _key)
-    _library.impl("mixer_core_backward", refuse_batched, _key)
+on_every_device(_library, "mixer_core", _forward)
+on_every_device(_library, "mixer_core_backward", _backward)
+refuse_vmap(_library, "mixer_core", "mixer_core_backward")
 
 
 def _fake(

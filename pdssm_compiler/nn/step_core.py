@@ -22,8 +22,7 @@ from pdssm_compiler.ir.programs import pd_scan
 from pdssm_compiler.nn.core import readout
 from pdssm_compiler.nn.packed_core import other_names, parts_of
 from pdssm_compiler.runtime.choices import chosen_along_last
-from pdssm_compiler.runtime.devices import DEVICE_TYPES
-from pdssm_compiler.runtime.ops import refuse_batched
+from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.plan import run
 from pdssm_compiler.runtime.segmented import Named, Segmented, Tensors, segmented
 from pdssm_compiler.runtime.tracing import constant
@@ -133,10 +132,8 @@ def _fake(
     )
 
 
-for _type in DEVICE_TYPES:
-    _library.impl("mixer_step", _step, _type.upper())
-for _key in ("FuncTorchBatched", "Batched"):
-    _library.impl("mixer_step", refuse_batched, _key)
+on_every_device(_library, "mixer_step", _step)
+refuse_vmap(_library, "mixer_step")
 torch.library.register_fake("pdssm_compiler::mixer_step", _fake)
 
 __all__ = ["mix_step"]

@@ -15,3 +15,10 @@ def laid_out(matrices: torch.Tensor, shape: Shape, empty: Any = torch.empty) -> 
     table: torch.Tensor = new(size, dtype=matrices.dtype, device=matrices.device)
     table[:, :n, :, :n] = matrices.permute(shape.order)
     return table
+
+
+def put_back(table: torch.Tensor, shape: Shape, matrices: torch.Tensor) -> None:
+    """Matrices that kernels wrote, ``[B, H, looped, K, lanes]``, to ``[B, H, K, N, N]``."""
+    n = shape.size
+    as_laid_out = matrices.permute(0, *(axis + 1 for axis in shape.order))
+    as_laid_out.copy_(table[:, :, :n, :, :n])

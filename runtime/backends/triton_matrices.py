@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.backends.base import Sizes
-from pdssm_compiler.runtime.backends.matrices import laid_out
+from pdssm_compiler.runtime.backends.matrices import laid_out, put_back
 from pdssm_compiler.schedules.emit.matrices import grid, split, tables_of
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.triton_matrices import shape_of
@@ -78,7 +78,4 @@ class MatrixLauncher:
             self._add_up(named[f"partial_{name}"], named[name])
 
     def _add_up(self, partial: torch.Tensor, out: torch.Tensor) -> None:
-        n = self._shape.size
-        total = partial[0] if len(partial) == 1 else partial.sum(0)  # [B, H, looped, K, lanes]
-        permuted = out.permute(0, *(axis + 1 for axis in self._shape.order))
-        permuted.copy_(total[:, :, :n, :, :n])
+        put_back(partial[0] if len(partial) == 1 else partial.sum(0), self._shape, out)

@@ -21,7 +21,7 @@ import torch
 
 from pdssm_compiler.runtime.backends.base import Backend, Kernel, Sizes
 from pdssm_compiler.runtime.backends.cpu_threads import provide_threads
-from pdssm_compiler.runtime.backends.matrices import laid_out
+from pdssm_compiler.runtime.backends.matrices import laid_out, put_back
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.runtime.staging import private_folder
@@ -144,12 +144,9 @@ class TvmCpuKernel(Kernel):
         tasks, heads = launch(self._config, *sizes, self._state_size, threads)
         written = sizes.batch * sizes.length * sizes.heads * self._token_bytes
         stream = int(0 < self._config.stream_bytes <= written)
-        # The threads of TVM's pool are not there in a forked child, which would wait forever.
-        if tasks == 1 or _forked:
+        if _runs_alone(tasks):
             self._serial(*tensors, error, tasks, heads, stream)
         else:
-            if _runtime is not None and not hasattr(_pools, "made"):
-                _make_pool()
             self._parallel(*tensors, error, tasks, heads, stream)
 
 
@@ -164,11 +161,9 @@ class TvmMatricesKernel(Kernel):
     def _run(self, given: Sequence[torch.Tensor], most: int) -> None:
         """Run by as many threads as torch has, ``most`` at most."""
         tasks = min(most, torch.get_num_threads())
-        if tasks == 1 or _forked:
+        if _runs_alone(tasks):
             self._serial(*given, 1)
         else:
-            if _runtime is not None and not hasattr(_pools, "made"):
-                _make_pool()
             self._parallel(*given, tasks)
 
 
@@ -206,9 +201,7 @@ class TvmMatrixGradientsKernel(TvmMatricesKernel):
         given = (named[parts.weights], *vectors, table, named[parts.temperature], partial, total)
         self._run(given, sizes.batch * sizes.heads * shape.columns)
         torch.sum(partial, 0, out=inner)
-        of_matrices = weighed.permute(0, *(axis + 1 for axis in shape.order))
-        n = shape.size
-        of_matrices.copy_(total[:, :, :n, :, :n])
+        put_back(total, shape, weighed)
 
 
 _BIND = "TVM_BIND_THREADS"
@@ -226,6 +219,18 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _runs_alone(tasks: int) -> bool:
+    """Whether this thread runs all tasks; otherwise its pool is there.
+
+    The threads of TVM's pool are not there in a forked child, which would wait forever.
+    """
+    if tasks == 1 or _forked:
+        return True
+    if _runtime is not None and not hasattr(_pools, "made"):
+        _make_pool()
+    return False
 
 
 def missing_package(*modules: str) -> str | None:

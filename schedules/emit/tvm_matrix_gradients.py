@@ -73,11 +73,6 @@ def parts_of(program: Program) -> Parts | None:
     return Parts(weights, one, other, table, temperature, coefficients.name, total.name)
 
 
-def parts_of_number(program: Program, name: str) -> int:
-    """2 for a vector of complex numbers, 1 for one of reals."""
-    return 2 if is_complex(program.input(name).type) else 1
-
-
 def write_gradients(program: Program, parts: Parts, writer: Writer, shape: Shape) -> None:
     """The module of a program that has such parts."""
     writer.line("@I.ir_module")
@@ -90,7 +85,8 @@ class _Function:
     def __init__(self, program: Program, parts: Parts, writer: Writer, shape: Shape) -> None:
         self.writer, self.parts, self.shape = writer, parts, shape
         self.reals = {
-            name: parts_of_number(program, name) for name in (parts.looped, parts.across)
+            name: 2 if is_complex(program.input(name).type) else 1
+            for name in (parts.looped, parts.across)
         }
         self.bits = 32 if program.input(parts.table).type.element == "f32" else 64  # type: ignore[union-attr]
         self.dtype = f"float{self.bits}"

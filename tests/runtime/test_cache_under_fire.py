@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pdssm_compiler.runtime.cache import KernelCache
 from pdssm_compiler.runtime.staging import sweep
 from tests.runtime import under_fire as fire
 from tests.runtime.kernels import key
+from tests.runtime.killing import kill_at_random
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -256,19 +258,14 @@ def test_killed_at_random(kills: int, spoilers: int, tmp_path: Path) -> None:
     limit = sum(size for _, _, size in KernelCache(root, 0).entries()) * 2 // 3
     chance = random.Random(kills + spoilers)
     spoiling = [started(fire.spoil_forever, root, seed) for seed in range(spoilers)]
-    running = [started(fire.compile_forever, root, limit, seed) for seed in range(4)]
-    for number in range(kills):
-        time.sleep(chance.uniform(0.0, 0.6))
-        victim = running.pop(chance.randrange(len(running)))
-        # One that found something wrong has ended.
-        assert victim.exitcode is None
-        victim.kill()
-        assert ended(victim) == -9
-        running.append(started(fire.compile_forever, root, limit, 4 + number))
-    assert [process.exitcode for process in running] == [None] * len(running)
-    for process in (*spoiling, *running):
-        process.kill()
-        ended(process)
+    kill_at_random(
+        partial(started, fire.compile_forever, root, limit),
+        ended,
+        spoiling,
+        kills=kills,
+        pause=0.6,
+        chance=chance,
+    )
     # Afterwards what is spoilt is told, and made anew, and then all is as it should be.
     for number in range(2):
         assert ended(started(fire.compile_all, root, number, fire.STATE_SIZES, told)) == fire.GOOD

@@ -4,7 +4,7 @@ full disks. What is measured is measured once, what is damaged is told, and nobo
 
 import json
 import random
-import time
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pdssm_compiler.runtime.tuning.log import read_log
+from tests.runtime.killing import kill_at_random
 from tests.runtime.tuning import under_fire as fire
 
 
@@ -73,19 +74,14 @@ def test_killed_at_random(kills: int, spoilers: int, tmp_path: Path) -> None:
     root = tmp_path / "cache"
     chance = random.Random(kills + spoilers)
     spoiling = [started(fire.spoil_forever, root, seed) for seed in range(spoilers)]
-    running = [started(fire.tune_forever, root, seed) for seed in range(4)]
-    for number in range(kills):
-        time.sleep(chance.uniform(0.0, 0.4))
-        victim = running.pop(chance.randrange(len(running)))
-        # One that found something wrong has ended.
-        assert victim.exitcode is None
-        victim.kill()
-        assert ended(victim) == -9
-        running.append(started(fire.tune_forever, root, 4 + number))
-    assert [process.exitcode for process in running] == [None] * len(running)
-    for process in (*spoiling, *running):
-        process.kill()
-        ended(process)
+    kill_at_random(
+        partial(started, fire.tune_forever, root),
+        ended,
+        spoiling,
+        kills=kills,
+        pause=0.4,
+        chance=chance,
+    )
     # Who comes next is told what is damaged, goes on, and finds what there is to find. (A flipped
     # bit may make one time another.)
     last = tuned(root, 0, tmp_path / "told.json")
