@@ -34,6 +34,7 @@ from pdssm_compiler import pd_scan
 from pdssm_compiler.nn import PDSSM, CausalLM, FlashPDSSM, parameter_groups
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
+from tests.runtime.tuning.launch import leave
 from tests.torch_only import torch_only
 
 BATCH, LENGTH, WIDTH, VOCABULARY = 4, 5, 6, 11
@@ -368,7 +369,7 @@ def main() -> None:
                     found[name] = act(name, folder)
                 note = folder / f"{act.__name__}-{dist.get_rank()}.json"
                 note.write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Two ranks by torchrun, and what they saw."""
+"""Two ranks by torchrun, how one of them ends, and what they saw."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import torch.distributed as dist
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,6 +48,20 @@ def launch(
         out, _ = process.communicate()
         raise TimeoutError(f"the ranks have not come to their end in {seconds} s: {out}") from None
     return process.returncode, out
+
+
+def leave() -> NoReturn:
+    """End this process, a rank that has done its part.
+
+    Its interpreter is not taken down: a thread of gloo that lets go of a work's tensors meanwhile
+    waits for the lock of an interpreter that is ending, which ends the thread, and thereby, as that
+    happens in a destructor, the process: seen of AsyncScatterWork; also
+    https://github.com/pytorch/pytorch/pull/179291.
+    """
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def seen(folder: Path, act: str, rank: int) -> dict[str, Any]:

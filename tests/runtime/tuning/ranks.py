@@ -30,6 +30,7 @@ from pdssm_compiler.runtime.tuning.log import read_log, user_logs
 from pdssm_compiler.runtime.tuning.measure import Measured, Request, measure
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig
+from tests.runtime.tuning.launch import leave
 
 RANK = int(os.environ["RANK"])
 FEW = Effort(3, 3, 0.01, 1e9, 1)
@@ -213,7 +214,7 @@ def main() -> None:
         if act.__name__ in acts.split(","):
             (FOLDER / f"{act.__name__}-{RANK}.json").write_text(json.dumps(act()))
     if together:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":
