@@ -54,9 +54,8 @@ def leave() -> NoReturn:
     """End this process, a rank that has done its part.
 
     Its interpreter is not taken down: a thread of gloo that lets go of a work's tensors meanwhile
-    waits for the lock of an interpreter that is ending, which ends the thread, and thereby, as that
-    happens in a destructor, the process: seen of AsyncScatterWork; also
-    https://github.com/pytorch/pytorch/pull/179291.
+    asks for the lock of an interpreter that is ending. That ends the thread and, from within a
+    destructor, the process (https://github.com/pytorch/pytorch/pull/179291).
     """
     dist.destroy_process_group()
     sys.stdout.flush()
