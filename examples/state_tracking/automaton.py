@@ -27,9 +27,10 @@ class Learned(NamedTuple):
         read: the machine of the maps, as it is.
         small: the smallest machine like it.
         true: the task's.
-        difference: a shortest word that they answer otherwise; None if they are the same language
-            of answers, for sequences of any length.
-        agreement: the part of sampled sequences for which the model answers as its machine.
+        difference: a shortest word, no shorter than those trained on, that they answer otherwise;
+            None if they are the same language of answers, for sequences of any length from there.
+        agreement: the part of sampled sequences, of training lengths, for which the model answers
+            as its machine.
         magnitude: the smallest ``|D|`` that the one is multiplied by where it stays in the end.
     """
 
@@ -59,7 +60,7 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
 
     Args:
         run: of a ``pdssm`` model of one layer.
-        sequences: that its answers are taken from, of training lengths.
+        sequences: that its answers are taken from, of training lengths and shorter.
 
     Raises:
         ValueError: another model, or a task that :func:`true_machine` does not know.
@@ -76,7 +77,8 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
     small = minimal(read)
     lasting = _lasting(maps)
     smallest = min(magnitude[j] for magnitude in magnitudes for j in lasting)
-    return Learned(read, small, true, difference(small, true), agreement, smallest)
+    apart = difference(small, true, run.settings.shortest)
+    return Learned(read, small, true, apart, agreement, smallest)
 
 
 def _lasting(maps: list[list[int]]) -> set[int]:
@@ -121,7 +123,9 @@ def maps_of(run: Run) -> tuple[list[list[int]], list[list[float]]]:
 
 @torch.no_grad()
 def _answers(run: Run, maps: list[list[int]], sequences: int) -> tuple[dict[int, int], float]:
-    """What the model mostly answers where the one is in each component, and how often it does."""
+    """What the model mostly answers where the one is in each component, and of how many sequences
+    of training lengths it does.
+    """
     settings, task = run.settings, run.task
     random = torch.Generator(run.device).manual_seed(settings.seed)
     batch = task.batch(sequences, 1, settings.longest, random, run.device)
@@ -136,7 +140,8 @@ def _answers(run: Run, maps: list[list[int]], sequences: int) -> tuple[dict[int,
     votes: dict[int, Counter[int]] = {}
     for place, answer in zip(places.tolist(), found, strict=True):
         votes.setdefault(place, Counter())[answer] += 1
-    most = {place: counted.most_common(1)[0] for place, counted in votes.items()}
-    return {place: answer for place, (answer, _) in most.items()}, sum(
-        count for _, count in most.values()
-    ) / sequences
+    answers = {place: counted.most_common(1)[0][0] for place, counted in votes.items()}
+    trained = (batch.lengths >= settings.shortest).tolist()
+    told = zip(places.tolist(), found, trained, strict=True)
+    agreed = [answers[place] == answer for place, answer, counts in told if counts]
+    return answers, sum(agreed) / max(1, len(agreed))

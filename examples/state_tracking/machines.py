@@ -84,10 +84,34 @@ def minimal(large: MooreMachine) -> MooreMachine:
     return small
 
 
-def difference(one: MooreMachine, other: MooreMachine) -> tuple[int, ...] | None:
-    """A shortest word that two machines answer otherwise; None if there is none, of any length."""
-    found: tuple[int, ...] | None = bisimilar(one, other, return_cex=True)
+def difference(
+    one: MooreMachine, other: MooreMachine, shortest: int = 1
+) -> tuple[int, ...] | None:
+    """A shortest word that two machines answer otherwise; None if there is none, of any length.
+
+    Args:
+        one: a machine.
+        other: one of the same letters.
+        shortest: letters of a word, at least; what they answer to shorter ones is not asked.
+    """
+    both = (_silent_before(each, shortest) for each in (one, other))
+    found: tuple[int, ...] | None = bisimilar(*both, return_cex=True)
     return found
+
+
+def _silent_before(found: MooreMachine, letters: int) -> MooreMachine:
+    """The machine that answers alike after so many letters, and not before."""
+
+    def step(place: tuple[MooreState, int], letter: int) -> tuple[MooreState, int]:
+        state, count = place
+        return state.transitions[letter], min(count + 1, letters)
+
+    return machine(
+        (found.initial_state, 0),
+        len(found.initial_state.transitions),
+        step,
+        lambda place: place[0].output if place[1] == letters else None,
+    )
 
 
 def transitions(found: MooreMachine) -> Mapping[str, tuple[int | None, dict[int, str]]]:

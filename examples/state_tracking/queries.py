@@ -28,7 +28,8 @@ class Asked(NamedTuple):
     Attributes:
         learned: the machine.
         true: the task's.
-        difference: a shortest word that they answer otherwise; None if there is none.
+        difference: a shortest word, no shorter than those trained on, that they answer otherwise;
+            None if there is none.
         words: drawn at random, which the model answers as the machine learned does.
         wrong: a word drawn that it answers otherwise, the states being too many; None if none.
     """
@@ -60,7 +61,8 @@ def learn(run: Run, words: int = 8192) -> Asked:
     learned: Any = run_Lstar(
         letters, model, trial, "moore", cache_and_non_det_check=False, print_level=0
     )
-    return Asked(learned, true, difference(learned, true), words, trial.wrong)
+    apart = difference(learned, true, run.settings.shortest)
+    return Asked(learned, true, apart, words, trial.wrong)
 
 
 class _Model(SUL):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,10 @@ def test_minimal_machines_answer_alike(seed: int) -> None:
         assert ends[0] != ends[2]
 
 
-def planted(folder: Path) -> Run:
+def planted(folder: Path, seed: int = SMALL.seed) -> Run:
     """A run whose maps are, from component 0 on, the automaton of parity."""
-    run = Run(replace(SMALL, sizes=replace(SMALL.sizes, dictionary=2, dropout=0.0)), folder, "cpu")
+    sizes = replace(SMALL.sizes, dictionary=2, dropout=0.0)
+    run = Run(replace(SMALL, sizes=sizes, seed=seed), folder, "cpu")
     block, n = run.model.blocks[0], 6
     leads = [[0, 1, 2, 3, 4, 5], [4, 0, 4, 1, 2, 5]]
     with torch.no_grad():
@@ -126,8 +128,34 @@ def test_a_model_that_has_learned_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = found_in(tmp_path, monkeypatch, wrong=True)
-    assert found.difference == (2,)
+    assert found.difference == (1, 2)
     assert found.small.size == 2
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5))
+def test_what_is_answered_to_shorter_words_is_not_asked(seed: int, shortest: int) -> None:
+    """Against all words of up to as many letters as pairs of states and lengths can be."""
+    draws = torch.Generator().manual_seed(seed)
+    one, other = (
+        machine(0, 2, lambda s, n, to=to: to[n - 1][s], lambda s, own=own: own[s])
+        for to, own in (
+            (
+                torch.randint(2, (2, 2), generator=draws).tolist(),
+                torch.randint(1, 3, (2,), generator=draws).tolist(),
+            )
+            for _ in range(2)
+        )
+    )
+    apart = [
+        word
+        for length in range(shortest, shortest + 5)
+        for word in product((1, 2), repeat=length)
+        if one.execute_sequence(one.initial_state, word)[-1]
+        != other.execute_sequence(other.initial_state, word)[-1]
+    ]
+    found = difference(one, other, shortest)
+    assert found is None if not apart else len(found or ()) == len(apart[0])
+    assert found is None or found in apart
 
 
 @pytest.mark.parametrize("change", [{"model": "lstm"}, {"sizes": replace(SMALL.sizes, layers=2)}])
@@ -152,7 +180,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize(
     ("answers", "difference"),
-    [("parity", None), ("even-pairs", (2,)), ("never", (2,)), ("counting", (2,))],
+    [("parity", None), ("even-pairs", (1, 2, 1)), ("never", (1, 2)), ("counting", (1, 2))],
 )
 def test_a_model_that_is_asked(
     tmp_path: Path,
@@ -183,18 +211,31 @@ def test_the_command(tmp_path: Path) -> None:
         run = Run(SMALL, tmp_path / SMALL.name, "cpu")
         run.advance()
         run.measure()
+        constant = planted(tmp_path / "parity-pdssm-4", 4)
+        torch.nn.init.zeros_(constant.model.head.weight)
+        constant.measure()
         other = replace(SMALL, model="lstm")
         Run(other, tmp_path / other.name, "cpu").measure()
         sums = replace(SMALL, task="modular-arithmetic")
         Run(sums, tmp_path / sums.name, "cpu").measure()
         code, said = command("automaton", str(tmp_path), "--device", "cpu")
     assert code == 0, said
-    assert re.search("parity-pdssm-3: states: .* read, .* as small as can be, 2 true; ", said)
+    # It has learned nothing yet, so its answers are not of its maps.
+    assert re.search("pdssm-3: its maps tell .* % of its answers, so it is asked for them", said)
+    assert re.search("pdssm-3: states: .* learned from its answers, 2 true; ", said)
+    assert re.search("pdssm-4: states: 3 read, 1 as small as can be, 2 true; after . . it ", said)
     assert re.search("parity-lstm-3: states: .* learned from its answers, 2 true; ", said)
     assert "modular-arithmetic-pdssm-3: sequences of modular-arithmetic are not all words" in said
     assert (tmp_path / SMALL.name / "automaton.png").stat().st_size > 0
     stored = json.loads((tmp_path / "automata.json").read_text())
-    assert [each["run"] for each in stored["automata"]] == ["parity-lstm-3", "parity-pdssm-3"]
+    assert [each["run"] for each in stored["automata"]] == [
+        "parity-lstm-3",
+        "parity-pdssm-3",
+        "parity-pdssm-4",
+    ]
+    agreed = [each.get("agreement") for each in stored["automata"]]
+    assert agreed[0] is None
+    assert agreed[1] < agreed[2] == 1
     code, said = command("automaton", str(tmp_path / "none"))
     assert code == 2
     assert "there is no checkpoint in" in said
