@@ -164,7 +164,9 @@ def _automaton_of(run: Run, place: Path) -> dict[str, Any]:
             "the model answers as it for all sequences of a sample, and half of its state is left "
             f"after {read.half_life:.3g} tokens"
         )
-        facts = {"agreement": read.agreement, "half_life": read.half_life}
+        # JSON has no number for a one that stays.
+        half_life = read.half_life if math.isfinite(read.half_life) else None
+        facts = {"agreement": read.agreement, "half_life": half_life}
     else:
         asked = learn(run)
         graphs = [("learned from its answers", asked.learned), ("true", asked.true)]
