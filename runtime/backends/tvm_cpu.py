@@ -25,6 +25,7 @@ from pdssm_compiler.runtime.backends.matrices import laid_out, put_back
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
 from pdssm_compiler.runtime.staging import private_folder
+from pdssm_compiler.schedules.emit.tvm_matrices import choice_arguments
 from pdssm_compiler.schedules.emit.tvm_matrix_gradients import Parts, parts_of
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
@@ -157,6 +158,7 @@ class TvmMatricesKernel(Kernel):
         self._parallel = module["scan"]
         self._serial = module["scan_serial"]
         self._shape = cpu_shape(source.program, CpuMatricesConfig(**source.config))
+        self._names = [argument.name for argument in source.signature.arguments]
 
     def _run(self, given: Sequence[torch.Tensor], most: int) -> None:
         """Run by as many threads as torch has, ``most`` at most."""
@@ -170,12 +172,18 @@ class TvmMatricesKernel(Kernel):
 class TvmChoiceKernel(TvmMatricesKernel):
     """Chooses maps."""
 
+    def __init__(self, module: Any, source: KernelSource) -> None:
+        super().__init__(module, source)
+        self._arguments = choice_arguments(source.program)
+        self._table = self._arguments.table.name
+
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
         tokens = sizes.batch * sizes.length
         groups = -(-tokens // self._shape.tokens) * sizes.heads
         if groups:
-            matrices, weights, out = tensors
-            self._run((weights, laid_out(matrices, self._shape), out), groups)
+            named = dict(zip(self._names, tensors, strict=True))
+            named[self._table] = laid_out(named[self._table], self._shape)
+            self._run([named[name] for name in self._arguments.names], groups)
 
 
 class TvmMatrixGradientsKernel(TvmMatricesKernel):
@@ -184,7 +192,6 @@ class TvmMatrixGradientsKernel(TvmMatricesKernel):
     def __init__(self, module: Any, source: KernelSource, parts: Parts) -> None:
         super().__init__(module, source)
         self._parts = parts
-        self._names = [argument.name for argument in source.signature.arguments]
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
         named = dict(zip(self._names, tensors, strict=True))
@@ -198,7 +205,9 @@ class TvmMatrixGradientsKernel(TvmMatricesKernel):
         total = table.new_empty(sizes.batch, *table.shape)
         # Of complex numbers parts come last, so an element has two.
         vectors = [named[name].flatten(3) for name in (parts.looped, parts.across)]
-        given = (named[parts.weights], *vectors, table, named[parts.temperature], partial, total)
+        noise = [named[name] for name in parts.noise or ()]
+        temperature = named[parts.temperature]
+        given = (named[parts.weights], *vectors, table, temperature, partial, total, *noise)
         self._run(given, sizes.batch * sizes.heads * shape.columns)
         torch.sum(partial, 0, out=inner)
         put_back(total, shape, weighed)

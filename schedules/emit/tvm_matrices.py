@@ -2,16 +2,21 @@
 
 A thread takes a few tokens at a time through the axis that is chosen along, a vector of the other
 axis after the other: each entry of a head's matrices is read once for all of them, and the largest
-so far stay in registers.
+so far stay in registers. Noise is drawn for each token, for four entries of the axis at once.
 """
 
+from typing import NamedTuple
+
+from pdssm_compiler.ir.ops.noise import TOGETHER
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Coefficients
-from pdssm_compiler.schedules.emit.matrices import Shape, tables_of
-from pdssm_compiler.schedules.signature import Signature
+from pdssm_compiler.schedules.emit.matrices import Shape, orientation_of, tables_of
+from pdssm_compiler.schedules.emit.tvm_functions import Functions
+from pdssm_compiler.schedules.emit.tvm_noise import NoiseInputs, TvmNoise, drawn_by
+from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import Writer
 
-SUPPORTED_OPS = frozenset({"mix", "argmax"})
+SUPPORTED_OPS = frozenset({"mix", "gumbel", "argmax"})
 
 
 def refused(program: Program) -> str | None:
@@ -19,7 +24,44 @@ def refused(program: Program) -> str | None:
     ops = {value.op for value in program.body if not value.is_leaf}
     if not ops <= SUPPORTED_OPS or len(program.token_outputs) != 1:
         return f"a program that does more than choose: {', '.join(sorted(ops - SUPPORTED_OPS))}"
+    if "gumbel" in ops and noise_inputs(program) is None:
+        return "noise that is not of inputs, or by another orientation than the choice"
     return None
+
+
+def noise_inputs(program: Program) -> NoiseInputs | None:
+    """What its noise is drawn by; None if it has none."""
+    noisy = [value for value in program.body if value.op == "gumbel"]
+    return drawn_by(noisy[0], orientation_of(program)) if len(noisy) == 1 else None
+
+
+class ChoiceArguments(NamedTuple):
+    """The inputs and the output of such a program.
+
+    Attributes:
+        weights: coefficients of a token.
+        table: the head's matrices.
+        out: maps.
+        noise: what the mixture's noise is drawn by; None if it has none.
+    """
+
+    weights: Argument
+    table: Argument
+    out: Argument
+    noise: NoiseInputs | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all of them, as a kernel's arguments are."""
+        return (self.weights.name, self.table.name, self.out.name, *(self.noise or ()))
+
+
+def choice_arguments(program: Program) -> ChoiceArguments:
+    """What a program that :func:`refused` does not refuse reads and writes."""
+    signature = Signature(program)
+    (weights,) = (a for a in signature.inputs if isinstance(a.type, Coefficients))
+    (table,), (out,) = tables_of(program), signature.token_outputs
+    return ChoiceArguments(weights, table, out, noise_inputs(program))
 
 
 def write_choice(program: Program, writer: Writer, shape: Shape) -> None:
@@ -32,14 +74,13 @@ def write_choice(program: Program, writer: Writer, shape: Shape) -> None:
 
 def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: str) -> None:
     write, n, vector = writer.line, shape.size, shape.lanes
-    signature = Signature(program)
-    (weights,) = (a for a in signature.inputs if isinstance(a.type, Coefficients))
-    (table,), (out,) = tables_of(program), signature.token_outputs
+    arguments = choice_arguments(program)
+    weights, table, out, drawn = arguments
     dtype = table.dtype
     width = 4 if dtype == "float32" else 8
-    names = (weights.name, table.name, out.name)
+    noise = drawn and TvmNoise(drawn, Functions(writer, 8 * width), shape)
     write("@T.prim_func")
-    handles = [f"{name}_: T.handle" for name in names]
+    handles = [f"{name}_: T.handle" for name in arguments.names]
     with writer.block(f"def {entry}({', '.join([*handles, 'tasks: T.int32'])}):"):
         write(f'T.func_attr({{"global_symbol": "{entry}", "tirx.noalias": True}})')
         for size in "BLH":
@@ -56,6 +97,8 @@ def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: 
             )
         axes = f"(H, T.int64({shape.looped}), T.int64({shape.entries}), T.int64({shape.padded}))"
         write(f'{table.name} = T.match_buffer({table.name}_, {axes}, "{dtype}", align={width})')
+        if noise:
+            noise.buffers()
         with writer.block(f"for task in {loop}(tasks):"):
             tokens = shape.tokens
             stack = 'scope="local", annotations={"disable_lower_builtin": True}'
@@ -63,6 +106,11 @@ def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: 
             for token in range(tokens):
                 write(f'best_{token} = T.alloc_buffer(({vector},), "{dtype}", {stack})')
                 write(f'index_{token} = T.alloc_buffer(({vector},), "int32", {stack})')
+                if noise:
+                    drawn_size = TOGETHER * vector
+                    write(f'noise_{token} = T.alloc_buffer(({drawn_size},), "{dtype}", {stack})')
+            if noise:
+                noise.locals()
             for name in ("groups", "share", "first"):
                 write(f'{name} = T.alloc_buffer((1,), "int64", {stack})')
             write(f"groups[0] = (B * L + {tokens - 1}) // {tokens}")
@@ -73,12 +121,15 @@ def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: 
                 write("group: T.let = first[0] + number")
                 write("h: T.let = group // groups[0]")
                 write(f"start: T.let = (group - h * groups[0]) * {tokens}")
-                _group(writer, shape, weights.name, table.name, out.name, dtype)
+                _group(writer, shape, (weights.name, table.name, out.name), dtype, noise)
     write()
 
 
-def _group(writer: Writer, shape: Shape, weights: str, table: str, out: str, dtype: str) -> None:
+def _group(
+    writer: Writer, shape: Shape, names: tuple[str, str, str], dtype: str, noise: TvmNoise | None
+) -> None:
     write, vector, tokens, entries = writer.line, shape.lanes, shape.tokens, shape.entries
+    weights, table, out = names
     # Behind the last token stands that one again.
     with (
         writer.block(f"for token in T.serial({tokens}):"),
@@ -93,11 +144,16 @@ def _group(writer: Writer, shape: Shape, weights: str, table: str, out: str, dty
                 write(f"index_{token}[j] = T.int32(0)")
         with writer.block(f"for i in T.serial({shape.size}):"):
             for token in range(tokens):
+                if noise:
+                    write(f"at_{token}: T.let = T.min(start + {token}, B * L - 1)")
+                    noise.draw(f"noise_{token}", "i", f"at_{token} // L, at_{token} % L, h")
                 with writer.block(f"for j in T.serial({vector}):"):
                     sum_ = f"w[{token * entries}] * {table}[h, i, 0, tile * {vector} + j]"
                     for k in range(1, entries):
                         entry = f"{table}[h, i, {k}, tile * {vector} + j]"
                         sum_ = f"T.fma(w[{token * entries + k}], {entry}, {sum_})"
+                    if noise:
+                        sum_ = noise.added(sum_, f"noise_{token}", "i")
                     write(f"m: T.let = {sum_}")
                     best = f"best_{token}[j]"
                     # A NaN is larger than all, and nothing is larger than it.

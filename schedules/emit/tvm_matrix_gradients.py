@@ -7,22 +7,17 @@ and to the weighed sums. So a head's matrices are read from a cache twice a toke
 a vector's part of one token's mixture is in memory.
 """
 
-import math
 from typing import NamedTuple
 
+from pdssm_compiler.ir.ops.noise import TOGETHER
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_complex
 from pdssm_compiler.schedules.emit.matrices import Shape
+from pdssm_compiler.schedules.emit.tvm_functions import Functions
+from pdssm_compiler.schedules.emit.tvm_noise import NoiseInputs, TvmNoise, drawn_by
 from pdssm_compiler.schedules.source import Writer
 
 SUPPORTED_OPS = frozenset({"mix", "outer", "straight_through", "inner", "weigh"})
-# Of an exponential, by the bits of a number: terms of its series, so that those left out are less
-# than half a rounding for arguments up to ln(2) / 2; below what argument it is not made smaller;
-# what rounds a number by being added; the exponent of 1 and its place.
-_SERIES = {32: (7, -87.0, 1.5 * 2**23, 127, 23), 64: (13, -708.0, 1.5 * 2**52, 1023, 52)}
-
-# What a double of ln(2) lacks.
-_LN2_LOW = 2.3190468138462996e-17
 
 
 class Parts(NamedTuple):
@@ -36,6 +31,7 @@ class Parts(NamedTuple):
         temperature: of the softmax.
         inner: the token output, inner products with each matrix.
         weighed: the sum, of matrices.
+        noise: what the mixture's noise is drawn by; None if it has none.
     """
 
     weights: str
@@ -45,20 +41,31 @@ class Parts(NamedTuple):
     temperature: str
     inner: str
     weighed: str
+    noise: NoiseInputs | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all of them, as a kernel's arguments are."""
+        return (*self[:-1], *(self.noise or ()))
 
 
 def parts_of(program: Program) -> Parts | None:
     """What the program reads and writes; None if it is another one."""
     ops = sorted(value.op for value in program.body if not value.is_leaf)
-    if ops != sorted(SUPPORTED_OPS) or program.carries or program.checks or program.final_outputs:
+    own = SUPPORTED_OPS | {"gumbel"} if "gumbel" in ops else SUPPORTED_OPS
+    if ops != sorted(own) or program.carries or program.checks or program.final_outputs:
         return None
     found = {value.op: value for value in program.body if not value.is_leaf}
     soft, mixed, reached = found["straight_through"], found["mix"], found["outer"]
     inner, weigh = found["inner"], found["weigh"]
     roots = [out.value for out in program.token_outputs]
     roots += [total.value for total in program.sum_outputs]
+    noisy = found.get("gumbel", mixed)
+    noise = drawn_by(noisy, soft.attribute("orientation")) if "gumbel" in found else None
+    if "gumbel" in found and (noise is None or noisy.args[0] is not mixed):
+        return None
     made_of = (soft.args[0], soft.args[2], inner.args[1], weigh.args[0], inner.args[0])
-    if made_of != (mixed, reached, soft, soft, mixed.args[0]) or roots != [inner, weigh]:
+    if made_of != (noisy, reached, soft, soft, mixed.args[0]) or roots != [inner, weigh]:
         return None
     (coefficients,), (total,) = program.token_outputs, program.sum_outputs
     if weigh.args[1] is not mixed.args[1] or total.index is not None:
@@ -70,7 +77,7 @@ def parts_of(program: Program) -> Parts | None:
     if not all(value.op == "input" for value in sources):
         return None
     weights, one, other, table, temperature = (value.name for value in sources)
-    return Parts(weights, one, other, table, temperature, coefficients.name, total.name)
+    return Parts(weights, one, other, table, temperature, coefficients.name, total.name, noise)
 
 
 def write_gradients(program: Program, parts: Parts, writer: Writer, shape: Shape) -> None:
@@ -89,12 +96,14 @@ class _Function:
             for name in (parts.looped, parts.across)
         }
         self.bits = 32 if program.input(parts.table).type.element == "f32" else 64  # type: ignore[union-attr]
-        self.dtype = f"float{self.bits}"
+        self.functions = Functions(writer, self.bits)
+        self.dtype, drawn = self.functions.dtype, parts.noise
+        self.noise = drawn and TvmNoise(drawn, self.functions, shape)
 
     def write(self, entry: str, loop: str) -> None:
         line = self.writer.line
         line("@T.prim_func")
-        handles = [f"{name}_: T.handle" for name in self.parts]
+        handles = [f"{name}_: T.handle" for name in self.parts.names]
         with self.writer.block(f"def {entry}({', '.join([*handles, 'tasks: T.int32'])}):"):
             line(f'T.func_attr({{"global_symbol": "{entry}", "tirx.noalias": True}})')
             for size in "BLH":
@@ -131,6 +140,8 @@ class _Function:
             (parts.weighed, f"B, H, {matrices}"),
         ):
             line(f"{name} = T.match_buffer({name}_, ({axes}), {each})")
+        if self.noise:
+            self.noise.buffers()
 
     def _task(self) -> None:
         line, shape = self.writer.line, self.shape
@@ -140,6 +151,9 @@ class _Function:
         names = [*self._names("across"), "best", "total", "mean", "scale", "x"]
         for name in (*names, *(f"sum_{k}" for k in range(shape.entries))):
             self._local(name, vector)
+        if self.noise:
+            self.noise.locals()
+            self._local("noise", TOGETHER * vector)
         for name in ("sharp", "added", *self._names("looped")):
             self._local(name, 1)
         for name in ("share", "first"):
@@ -157,7 +171,7 @@ class _Function:
                 self.writer.block(f"for k in T.serial({shape.entries}):"),
                 self.writer.block(f"for j in T.serial({vector}):"),
             ):
-                line(f"{self._weighed('k')} = {self._number(0)}")
+                line(f"{self._weighed('k')} = {self.functions.number(0)}")
             with self.writer.block("for t in T.serial(L):"):
                 self._token()
 
@@ -173,21 +187,26 @@ class _Function:
                 step = self.reals[parts.across]
                 at = f"T.min(lane, T.int64({n - 1})) * {step} + {part}"
                 found = f"{parts.across}[b, t, h, {at}]"
-                line(f"{name}[j] = T.Select(lane < {n}, {found}, {self._number(0)})")
+                line(f"{name}[j] = T.Select(lane < {n}, {found}, {self.functions.number(0)})")
             line(f'best[j] = T.{self.dtype}("-inf")')
             for name in ("total", "mean", *(f"sum_{k}" for k in range(entries))):
-                line(f"{name}[j] = {self._number(0)}")
-        with self.writer.block(f"for i in T.serial({n}):"), self._lanes():
-            sum_ = f"w[0] * {self._entry(0)}"
-            for k in range(1, entries):
-                sum_ = f"T.fma(w[{k}], {self._entry(k)}, {sum_})"
-            line(f"m: T.let = {sum_}")
-            line(f"mixed[i * {vector} + j] = m")
-            line("best[j] = T.max(best[j], m)")
+                line(f"{name}[j] = {self.functions.number(0)}")
+        with self.writer.block(f"for i in T.serial({n}):"):
+            if self.noise:
+                self.noise.draw("noise", "i", "b, t, h")
+            with self._lanes():
+                sum_ = f"w[0] * {self._entry(0)}"
+                for k in range(1, entries):
+                    sum_ = f"T.fma(w[{k}], {self._entry(k)}, {sum_})"
+                if self.noise:
+                    sum_ = self.noise.added(sum_, "noise", "i")
+                line(f"m: T.let = {sum_}")
+                line(f"mixed[i * {vector} + j] = m")
+                line("best[j] = T.max(best[j], m)")
         with self.writer.block(f"for i in T.serial({n}):"):
             self._load_looped()
             with self._lanes():
-                self._exponential(f"(mixed[i * {vector} + j] - best[j]) * sharp[0]")
+                self.functions.exponential("e", f"(mixed[i * {vector} + j] - best[j]) * sharp[0]")
                 line(f"mixed[i * {vector} + j] = e")
                 line("total[j] = total[j] + e")
                 line(f"mean[j] = T.fma(e, {self._reached}, mean[j])")
@@ -205,29 +224,10 @@ class _Function:
                     weighed = self._weighed(k)
                     line(f"{weighed} = T.fma(w[{k}], x[j], {weighed})")
         for k in range(entries):
-            line(f"added[0] = {self._number(0)}")
+            line(f"added[0] = {self.functions.number(0)}")
             with self._lanes():
                 line(f"added[0] = added[0] + sum_{k}[j]")
             line(f"{parts.inner}[tile, b, t, h, {k}] = added[0]")
-
-    def _exponential(self, argument: str) -> None:
-        """``e``, of an argument that is at most 0; a NaN stays."""
-        terms, least, rounds, bias, place = _SERIES[self.bits]
-        line, number, integer = self.writer.line, self._number, f"int{self.bits}"
-        line(f"y: T.let = {argument}")
-        line(f"z: T.let = T.Select(y < {number(least)}, {number(least)}, y)")
-        line(
-            f"q: T.let = T.fma(z, {number(1 / math.log(2))}, {number(rounds)}) - {number(rounds)}"
-        )
-        # ln(2) in two numbers, of which the first has room for the factor.
-        high = math.floor(math.log(2) * 2.0 ** (self.bits // 3)) / 2.0 ** (self.bits // 3)
-        low = _LN2_LOW + (math.log(2) - high)
-        line(f"r: T.let = T.fma(q, {number(-low)}, T.fma(q, {number(-high)}, z))")
-        series = number(1 / math.factorial(terms))
-        for term in range(terms - 1, -1, -1):
-            series = f"T.fma(r, {series}, {number(1 / math.factorial(term))})"
-        power = f"(T.Cast('{integer}', q) + {bias}) << {place}"
-        line(f"e: T.let = {series} * T.reinterpret('{self.dtype}', {power})")
 
     @property
     def _reached(self) -> str:
@@ -257,6 +257,3 @@ class _Function:
     def _local(self, name: str, size: int, dtype: str = "") -> None:
         stack = 'scope="local", annotations={"disable_lower_builtin": True}'
         self.writer.line(f'{name} = T.alloc_buffer(({size},), "{dtype or self.dtype}", {stack})')
-
-    def _number(self, value: float) -> str:
-        return f"T.{self.dtype}({float(value)!r})"

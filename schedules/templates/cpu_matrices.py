@@ -3,7 +3,7 @@
 No sum of products is in memory. Where a program chooses, threads share out groups of tokens, and
 the entries of a head's matrices are read once for a group: fused multiply-adds bound it. Where it
 computes gradients, they share out the lanes of the matrices, so that each sum over tokens has one
-thread. What does more, such as drawing noise, is ``torch-matrices``'.
+thread. What does more is ``torch-matrices``'.
 """
 
 from collections.abc import Iterator
