@@ -293,21 +293,48 @@ def test_a_second_derivative_is_refused() -> None:
         ({"mixture_weights": torch.zeros(2, 5, 3, 4).int()}, "unsupported dtype torch.int32"),
         ({"mixture_weights": [1.0]}, "mixture_weights must be a torch.Tensor, got list"),
         ({"drive": 3}, r"drive must be a torch.Tensor \[B, T, H, N\]"),
+        (
+            {"diagonal": torch.zeros(2, 5, 3, 5, dtype=torch.complex128)},
+            r"diagonal must have the shape \[B, T, H, N\] = \[2, 5, 3, 6\], .* agree with drive",
+        ),
+        (
+            {"initial_state": torch.zeros(1, 3, 6, dtype=torch.complex128)},
+            r"initial_state must have the shape \[B, H, N\] = \[2, 3, 6\], .* agree with drive",
+        ),
+        (
+            {"drive": torch.zeros(2, 5, 3, 6, dtype=torch.complex128, device="meta")},
+            "mixture_weights is on cpu and drive on meta",
+        ),
+        ({"temperature": torch.ones((), device="meta")}, "temperature is on meta"),
         ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),
         ({"temperature": torch.ones(2)}, "temperature must be one real number"),
         ({"orientation": "up"}, "orientation"),
     ],
 )
 def test_what_is_wrong_is_said(changed: dict[str, Any], message: str) -> None:
+    for choice in ("hard", "soft"):
+        with pytest.raises(ArgumentError, match=message):
+            mixture_pd_scan(**{**tensors(), **changed}, choice=choice)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "message"),
+    [
+        (0.0, "temperature must be a positive number"),
+        (1e-50, r"temperature is 0 or infinite in torch\.float32"),
+        (float("inf"), r"temperature is 0 or infinite in torch\.float32"),
+    ],
+)
+def test_a_tensor_that_is_no_temperature_is_met_by_the_backward(
+    temperature: float, message: str
+) -> None:
+    leaves = {name: each.requires_grad_() for name, each in tensors(dtype=torch.float32).items()}
+    tau = torch.tensor(temperature, dtype=torch.float64)
+    states, _ = mixture_pd_scan(**leaves, temperature=tau)
     with pytest.raises(ArgumentError, match=message):
-        mixture_pd_scan(**{**tensors(), **changed})
-
-
-def test_a_temperature_of_zero_in_a_tensor_is_met_by_the_backward() -> None:
-    leaves = {name: each.requires_grad_() for name, each in tensors().items()}
-    states, _ = mixture_pd_scan(**leaves, temperature=torch.tensor(0.0))
-    with pytest.raises(ArgumentError, match="temperature must be a positive number"):
         states.abs().sum().backward()
+    with pytest.raises(ArgumentError, match=message):
+        mixture_pd_scan(**leaves, temperature=tau, choice="soft")
 
 
 def test_the_soft_scan_multiplies_by_softmaxes() -> None:
@@ -399,8 +426,16 @@ def test_packed_noise_is_each_token_s_own() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise": -1.0}, "noise must be a number of at least 0, got -1.0"),
+        ({"noise": -1.0}, "noise must be a number of at least 0 .* got -1.0"),
         ({"noise": torch.ones(2)}, "noise must be one real number"),
+        ({"noise": 10**400}, "noise must be a number of at least 0 that torch.float64 has"),
+        ({"noise": torch.tensor(-1.0)}, "noise must be a number of at least 0 .* got -1.0"),
+        ({"noise": torch.tensor(float("inf"))}, "noise must be a number of at least 0 .* got inf"),
+        ({"noise": torch.ones((), device="meta")}, "noise is on meta and the weights on cpu"),
+        (
+            {"noise": 1.0, "seed": torch.ones(1, dtype=torch.int64, device="meta")},
+            "seed is on meta and the weights on cpu",
+        ),
         ({"noise": 1.0, "seed": 2**31}, r"seed must be an integer in \[0, 2\*\*31\)"),
         ({"noise": 1.0, "seed": torch.ones(1)}, "seed must be one int64 number"),
         ({"noise": 1.0, "seed": torch.tensor(-1)}, r"seed must lie in \[0, 2\*\*31\), got -1"),
@@ -415,6 +450,11 @@ def test_packed_noise_is_each_token_s_own() -> None:
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         mixture_pd_scan(**tensors(), **options)
+
+
+def test_noise_beyond_float32_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"that torch\.float32 has, got 1e\+39"):
+        mixture_pd_scan(**tensors(dtype=torch.float32), noise=1e39)
 
 
 def test_the_soft_scan_is_the_reference_s() -> None:
