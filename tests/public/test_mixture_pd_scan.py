@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 from pdssm_compiler import ArgumentError, NanLogitError, mixture_pd_scan, pd_scan, reference
 from pdssm_compiler.runtime.mixture import mixed_map, mixed_scan, mixture_gradient
@@ -118,6 +119,43 @@ def test_one_dictionary_and_one_mixture_for_all_heads() -> None:
     one = results(mixture_pd_scan, {**given_, **shared})
     assert one["dictionary_logits"].shape == (4, 6, 6)
     assert one["mixture_weights"].shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize("shared", ["dictionary_logits", "mixture_weights"])
+def test_one_of_both_for_all_heads(shared: str) -> None:
+    """Its gradient is the sum over the heads'."""
+    given_ = tensors()
+    axis = 0 if shared == "dictionary_logits" else 2
+    one = given_[shared].select(axis, 0)
+    got = results(mixture_pd_scan, {**given_, shared: one})
+    of_each = one.unsqueeze(axis).repeat_interleave(3, axis)
+    want = results(mixture_pd_scan, {**given_, shared: of_each})
+    want[shared] = want[shared].sum(axis)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, msg=name)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_draws_the_same_noise(use_reentrant: bool) -> None:
+    def noisy(**given_: Any) -> Any:
+        torch.manual_seed(4)
+        return mixture_pd_scan(**given_, noise=0.5)
+
+    def again(output_final_state: bool, **given_: torch.Tensor) -> Any:
+        def run(*each: torch.Tensor) -> Any:
+            named = dict(zip(given_, each, strict=True))
+            return mixture_pd_scan(**named, noise=0.5, output_final_state=output_final_state)
+
+        torch.manual_seed(4)
+        return checkpoint(run, *given_.values(), use_reentrant=use_reentrant)
+
+    given_ = tensors()
+    leaves = [{k: v.clone().requires_grad_() for k, v in given_.items()} for _ in range(2)]
+    for function, each in zip((noisy, again), leaves, strict=True):
+        states, final = function(**each, output_final_state=True)
+        (states.abs().sum() + final.abs().sum()).backward()
+    for name in given_:
+        assert torch.equal(leaves[0][name].grad, leaves[1][name].grad), name
 
 
 @pytest.mark.parametrize("orientation", ["column", "row"])
