@@ -158,10 +158,13 @@ def test_checkpointing_draws_the_same_noise(use_reentrant: bool) -> None:
         assert torch.equal(leaves[0][name].grad, leaves[1][name].grad), name
 
 
-@pytest.mark.parametrize("orientation", ["column", "row"])
-def test_float32(orientation: str, kernels: None) -> None:
-    """Given its maps, which are float32's own."""
-    given_ = tensors(dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("n", "entries", "orientation"),
+    [(128, 8, "column"), (64, 6, "row")],
+)
+def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
+    """Given its maps, which are float32's own; of the published sizes."""
+    given_ = tensors(n=n, entries=entries, dtype=torch.float32)
     got = results(mixture_pd_scan, given_, orientation=orientation)
     wide = {
         name: each.to(torch.promote_types(each.dtype, torch.float64))
