@@ -5,7 +5,7 @@ import torch
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.choices import CHOSEN_ALONG
 from pdssm_compiler.functional import results
-from pdssm_compiler.mixture_arguments import read_mixture, read_noise
+from pdssm_compiler.mixture_arguments import check_numbers, read_mixture, read_noise
 from pdssm_compiler.packed import PackedCall, scan_packed
 from pdssm_compiler.runtime.dispatch import refuse_transforms
 from pdssm_compiler.runtime.mixture import call_mixed, mixed_map
@@ -73,7 +73,7 @@ def mixture_pd_scan(
         temperature: ``τ``, a positive number, or a tensor of one, on the CPU or beside the logits.
             On a GPU a tensor is not looked at; on a CPU the backward looks, and ``"soft"``.
         choice: ``"hard"`` or ``"soft"``; see above.
-        noise: how much; a number, or a tensor of one, which is not looked at.
+        noise: how much; a number, or a tensor of one, looked at on a CPU alone.
         seed: of the noise, an integer in ``[0, 2³¹)``, or an int64 tensor of one, looked at on a
             CPU alone; None for a new one.
         orientation: ``"column"``, or ``"row"``: rows are one-hot, row ``i`` in column
@@ -88,8 +88,8 @@ def mixture_pd_scan(
 
     Raises:
         ArgumentError: a wrong shape, dtype, device or option.
-        NanLogitError: a NaN in a mixture; on a GPU raised by a later call or by
-            :func:`pdssm_compiler.check`, which name it by ``destination``.
+        NanLogitError: a NaN in a mixture, which ``"soft"`` goes on with; on a GPU raised by a
+            later call or by :func:`pdssm_compiler.check`, which name it by ``destination``.
         OffsetError: offsets that start elsewhere, decrease or end elsewhere; likewise.
 
     Source: arXiv 2509.22284 (PD-SSM).
@@ -117,6 +117,7 @@ def mixture_pd_scan(
             cu_seqlens=cu_seqlens,
         )
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
+    check_numbers(diagonal, drive, initial_state, cu_seqlens is not None)
     mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights, choice))
     sources = (mixed.weights.detach(), mixed.dictionary.detach())
     maps = mixed_map(*sources, list(mixed.noise) or None, orientation)

@@ -41,13 +41,58 @@ def read_mixture(
             f"dictionary_logits is on {dictionary.device} and mixture_weights on "
             f"{weights.device}; move one there with .to()"
         )
-    tau = one_temperature(temperature, weights)
-    if tau.device not in (weights.device, torch.device("cpu")):
+    if drive.device != weights.device:
         raise ArgumentError(
-            f"temperature is on {tau.device} and the weights on {weights.device}; move it there "
+            f"mixture_weights is on {weights.device} and drive on {drive.device}; move one there "
             f"with .to()"
         )
+    tau = one_temperature(temperature, weights)
+    _check_beside("temperature", tau, weights)
     return Mixture(weights.to(wide), dictionary.to(wide), tau, orientation)
+
+
+def check_numbers(
+    diagonal: torch.Tensor, drive: torch.Tensor, initial_state: torch.Tensor | None, packed: bool
+) -> None:
+    """Hold the other tensors to the drive, as the mixture is: the scan would hold them to its
+    maps, ``destination``, which no caller of a mixture has.
+
+    What is no tensor, or has another rank, the scan says.
+
+    Raises:
+        ArgumentError: says which does not agree.
+    """
+    wanted = tuple(drive.shape[:4])
+    if isinstance(diagonal, torch.Tensor) and diagonal.dim() >= 4:
+        _check_shape("diagonal", "[B, T, H, N]", tuple(diagonal.shape[:4]), wanted)
+    if isinstance(initial_state, torch.Tensor) and initial_state.dim() >= 3:
+        own = tuple(initial_state.shape[:3])
+        first = own[0] if packed else wanted[0]
+        axes = "[S, H, N]" if packed else "[B, H, N]"
+        _check_shape("initial_state", axes, own, (first, *wanted[2:]))
+
+
+def _check_shape(name: str, axes: str, own: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if own != wanted:
+        raise ArgumentError(
+            f"{name} must have the shape {axes} = {list(wanted)}, got {list(own)}; make it agree "
+            f"with drive"
+        )
+
+
+def _check_beside(name: str, number: torch.Tensor, weights: torch.Tensor) -> None:
+    if number.device not in (weights.device, torch.device("cpu")):
+        raise ArgumentError(
+            f"{name} is on {number.device} and the weights on {weights.device}; move it there "
+            f"with .to()"
+        )
+
+
+def _seen(number: torch.Tensor) -> bool:
+    """Whether a number may be looked at: what is traced has no value, and looking at another
+    device's waits for it.
+    """
+    return type(number) is torch.Tensor and number.is_cpu and not torch.compiler.is_compiling()
 
 
 def read_noise(
@@ -70,9 +115,20 @@ def read_noise(
                 f"noise must be one real number without a gradient, got {noise.dtype} "
                 f"{list(noise.shape)}; pass a float or a tensor of one"
             )
+        _check_beside("noise", noise, weights)
+        # A NaN is told by the choice that meets it.
+        wide = noise.detach().to(weights.dtype)
+        if _seen(noise) and (wide < 0 or wide.isinf()):
+            raise ArgumentError(
+                f"noise must be a number of at least 0 that {weights.dtype} has, got "
+                f"{noise.item()}; pass one that is"
+            )
         scale = noise
-    elif not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
-        raise ArgumentError(f"noise must be a number of at least 0, got {noise!r}; pass a float")
+    elif not isinstance(noise, int | float) or not 0 <= noise <= torch.finfo(weights.dtype).max:
+        raise ArgumentError(
+            f"noise must be a number of at least 0 that {weights.dtype} has, got {noise!r}; pass "
+            f"a float"
+        )
     elif noise == 0:
         return ()
     else:
@@ -81,10 +137,11 @@ def read_noise(
         drawn = torch.randint(SEEDS, (1,), device=device)
     elif isinstance(seed, torch.Tensor):
         if seed.numel() != 1 or seed.dtype != torch.int64:
-            raise ArgumentError(f"seed must be one int64 number, got {seed.dtype}; convert it")
-        # What is traced has no value, and looking at another device's waits for it.
-        seen = type(seed) is torch.Tensor and seed.is_cpu and not torch.compiler.is_compiling()
-        if seen and not 0 <= seed.item() < SEEDS:
+            raise ArgumentError(
+                f"seed must be one int64 number, got {seed.dtype} {list(seed.shape)}; convert it"
+            )
+        _check_beside("seed", seed, weights)
+        if _seen(seed) and not 0 <= seed.item() < SEEDS:
             raise ArgumentError(
                 f"seed must lie in [0, 2**31), got {seed.item()}; pass one that does"
             )

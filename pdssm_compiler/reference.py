@@ -21,7 +21,7 @@ from pdssm_compiler.choices import (
     one_temperature,
 )
 from pdssm_compiler.ir.ops.noise import gumbel_noise
-from pdssm_compiler.mixture_arguments import read_mixture, read_noise
+from pdssm_compiler.mixture_arguments import check_numbers, read_mixture, read_noise
 from pdssm_compiler.runtime.binding import check
 from pdssm_compiler.runtime.choices import check_temperature
 from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError, PromiseError
@@ -304,11 +304,12 @@ def mixture_pd_scan(
     diagonal = widened(diagonal)
     initial_state = None if initial_state is None else widened(initial_state)
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
+    check_numbers(diagonal, drive, initial_state, cu_seqlens is not None)
     mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights, choice))
     along = -2 if orientation == "column" else -1
     # What is traced has no value to look at.
     if choice == "soft" and not torch.compiler.is_compiling():
-        check_temperature(mixed.temperature)
+        check_temperature(mixed.temperature, mixed.weights.dtype)
     # Autocast would round both to bfloat16 first.
     with without_autocast(mixed.weights.device.type):
         product = torch.einsum("bthk,hkij->bthij", mixed.weights, mixed.dictionary)

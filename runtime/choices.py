@@ -47,13 +47,17 @@ def _check_device(logits: torch.Tensor, temperature: torch.Tensor) -> None:
         )
 
 
-def check_temperature(temperature: torch.Tensor) -> None:
+def check_temperature(temperature: torch.Tensor, dtype: torch.dtype) -> None:
     """Refuse a temperature that no softmax has, where looking at it waits for no device.
 
     A backward asks for it: a choice by itself does not depend on it.
 
+    Args:
+        temperature: one number, of any dtype.
+        dtype: what the softmax is computed in.
+
     Raises:
-        ArgumentError: a number on the CPU that is not positive.
+        ArgumentError: a number on the CPU that is not positive, or 0 or infinite in that dtype.
     """
     # What is traced, by torch.compile or with shapes alone, has no value to look at.
     if type(temperature) is not torch.Tensor or not temperature.is_cpu:
@@ -62,6 +66,12 @@ def check_temperature(temperature: torch.Tensor) -> None:
         raise ArgumentError(
             f"temperature must be a positive number, got {temperature.item()}: the surrogate's "
             f"softmax divides by it; of a layer, temperature.fill_(0.5)"
+        )
+    range_ = torch.finfo(dtype)
+    if not range_.tiny <= temperature.item() <= range_.max:
+        raise ArgumentError(
+            f"temperature is 0 or infinite in {dtype}, in which the softmax is computed, got "
+            f"{temperature.item()}; pass one between {range_.tiny:.3g} and {range_.max:.3g}"
         )
 
 
@@ -210,7 +220,7 @@ def surrogate_gradient(
         dense: of which surrogate.
         into: where, like the logits.
     """
-    check_temperature(temperature)
+    check_temperature(temperature, _computed_in(logits))
     dense_rows = logits.stride(3) == into.stride(3) == 1
     if dense or temperature.is_cpu or not (dense_rows and _has_kernel(logits)):
         into.copy_(softmax_gradient(logits, grad, index, temperature, -1, dense))
@@ -259,7 +269,7 @@ def _backward(
     if grad is None:
         return None, None, None, None, None
     logits, index, temperature = ctx.saved_tensors
-    check_temperature(temperature)
+    check_temperature(temperature, _computed_in(logits))
     found = softmax_gradient(logits, grad, index, temperature, ctx.dim, ctx.dense)
     return found, None, None, None, None
 

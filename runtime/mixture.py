@@ -216,7 +216,7 @@ def _mixture_gradient(
         left: complex ``[B, T, H, N]``.
         right: likewise.
     """
-    check_temperature(temperature)
+    check_temperature(temperature, dictionary.dtype)
     _, text = _texts_for(dictionary, orientation, bool(noise))
     dtype = dictionary.dtype
     left, right = (_in_one_row(side.to(_COMPLEX[dtype])) for side in (left, right))

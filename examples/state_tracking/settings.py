@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from examples.state_tracking.models import BLOCKS, Sizes
 from examples.state_tracking.tasks import task_of
@@ -79,7 +79,11 @@ class Settings:
         """
         found = Settings.stored(folder)
         try:
-            return Settings(**found | {"sizes": Sizes(**found["sizes"])})
+            sizes = Sizes(**found["sizes"])
+            made = Settings(**found | {"sizes": sizes})
+            for owner in (sizes, made):
+                _check_types(owner)
+            return made
         except (KeyError, TypeError) as error:
             raise _unreadable(folder, error) from None
 
@@ -148,6 +152,14 @@ class Settings:
         for least, most in (("shortest", "longest"), ("test_shortest", "test_longest")):
             if numbers[least] > numbers[most]:
                 raise ValueError(f"{least}={numbers[least]} is above {most}={numbers[most]}")
+
+
+def _check_types(owner: "Settings | Sizes") -> None:
+    """Raises TypeError: a value of another type than its setting's; an int is a float too."""
+    for name, kind in get_type_hints(type(owner)).items():
+        value = getattr(owner, name)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise TypeError(f"{name} is {value!r}")
 
 
 def _unreadable(folder: Path, error: Exception) -> ValueError:

@@ -9,10 +9,12 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch.nn import functional
@@ -27,6 +29,19 @@ from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
 # Streams of random numbers that have nothing to do with one another.
 _TRAINING, _TESTING = 1, 2
 _MODULUS = 2**61 - 1
+# What reading a checkpoint raises that is damaged, or of another version.
+_DAMAGED = (
+    AttributeError,
+    BadZipFile,
+    EOFError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+    zlib.error,
+)
 
 
 class Measured(NamedTuple):
@@ -169,12 +184,17 @@ class Run:
         _replace(kept, json.dumps(mine, indent=1).encode())
         if not checkpoint.exists():
             return
+        content = io.BytesIO(checkpoint.read_bytes())
         try:
-            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            # torch does not hold numbers to the checksums beside them.
+            if (damaged := ZipFile(content).testzip()) is not None:
+                raise BadZipFile(damaged)
+            content.seek(0)
+            state = torch.load(content, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.log = [Measured(*line) for line in state["log"]]
-        except (EOFError, IndexError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
+        except _DAMAGED as error:
             raise ValueError(
                 f"{checkpoint} cannot be read ({type(error).__name__}), so it is damaged, or of "
                 f"another version; remove it, and the run begins anew"

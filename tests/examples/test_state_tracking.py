@@ -359,6 +359,11 @@ def test_what_is_wrong_is_said_before_anything_runs(
     [
         ("settings.json", b'{"task":', "settings.json does not say what run this is"),
         ("settings.json", b"[]", "settings.json does not say what run this is"),
+        (
+            "settings.json",
+            json.dumps({**SMALL.as_json(), "rate": "fast"}).encode(),
+            "settings.json does not say what run this is",
+        ),
         ("settings.json", None, "settings.json does not say what run this is"),
         ("checkpoint.pt", b"", "checkpoint.pt cannot be read"),
         ("checkpoint.pt", b"PK half of it", "checkpoint.pt cannot be read"),
@@ -378,6 +383,21 @@ def test_what_is_damaged_is_named(
     assert message in " ".join(said.replace("│", " ").split())
     with pytest.raises(ValueError, match="remove"):
         Run(SMALL, folder, "cpu")
+
+
+def test_a_checkpoint_s_numbers_are_held_to_their_checksums(tmp_path: Path) -> None:
+    """Half a file, and bytes changed in the middle of one, which ``torch.load`` takes."""
+    folder = tmp_path / SMALL.name
+    Run(SMALL, folder, "cpu").measure()
+    whole = (folder / "checkpoint.pt").read_bytes()
+    weight = Run(SMALL, folder, "cpu").model.state_dict().popitem()[1].numpy().tobytes()[:8]
+    changed = whole.replace(weight, bytes(255 - byte for byte in weight))
+    assert changed != whole
+    for content in (whole[: len(whole) // 2], changed):
+        (folder / "checkpoint.pt").write_bytes(content)
+        code, said = command("lengths", str(tmp_path), "--device", "cpu")
+        assert code == 2
+        assert "checkpoint.pt cannot be read" in " ".join(said.replace("│", " ").split())
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:

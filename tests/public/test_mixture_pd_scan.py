@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 from pdssm_compiler import ArgumentError, NanLogitError, mixture_pd_scan, pd_scan, reference
 from pdssm_compiler.runtime.mixture import mixed_map, mixed_scan, mixture_gradient
@@ -120,10 +121,50 @@ def test_one_dictionary_and_one_mixture_for_all_heads() -> None:
     assert one["mixture_weights"].shape == (2, 5, 4)
 
 
-@pytest.mark.parametrize("orientation", ["column", "row"])
-def test_float32(orientation: str, kernels: None) -> None:
-    """Given its maps, which are float32's own."""
-    given_ = tensors(dtype=torch.float32)
+@pytest.mark.parametrize("shared", ["dictionary_logits", "mixture_weights"])
+def test_one_of_both_for_all_heads(shared: str) -> None:
+    """Its gradient is the sum over the heads'."""
+    given_ = tensors()
+    axis = 0 if shared == "dictionary_logits" else 2
+    one = given_[shared].select(axis, 0)
+    got = results(mixture_pd_scan, {**given_, shared: one})
+    of_each = one.unsqueeze(axis).repeat_interleave(3, axis)
+    want = results(mixture_pd_scan, {**given_, shared: of_each})
+    want[shared] = want[shared].sum(axis)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, msg=name)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_draws_the_same_noise(use_reentrant: bool) -> None:
+    def noisy(**given_: Any) -> Any:
+        torch.manual_seed(4)
+        return mixture_pd_scan(**given_, noise=0.5)
+
+    def again(output_final_state: bool, **given_: torch.Tensor) -> Any:
+        def run(*each: torch.Tensor) -> Any:
+            named = dict(zip(given_, each, strict=True))
+            return mixture_pd_scan(**named, noise=0.5, output_final_state=output_final_state)
+
+        torch.manual_seed(4)
+        return checkpoint(run, *given_.values(), use_reentrant=use_reentrant)
+
+    given_ = tensors()
+    leaves = [{k: v.clone().requires_grad_() for k, v in given_.items()} for _ in range(2)]
+    for function, each in zip((noisy, again), leaves, strict=True):
+        states, final = function(**each, output_final_state=True)
+        (states.abs().sum() + final.abs().sum()).backward()
+    for name in given_:
+        assert torch.equal(leaves[0][name].grad, leaves[1][name].grad), name
+
+
+@pytest.mark.parametrize(
+    ("n", "entries", "orientation"),
+    [(128, 8, "column"), (64, 6, "row")],
+)
+def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
+    """Given its maps, which are float32's own; of the published sizes."""
+    given_ = tensors(n=n, entries=entries, dtype=torch.float32)
     got = results(mixture_pd_scan, given_, orientation=orientation)
     wide = {
         name: each.to(torch.promote_types(each.dtype, torch.float64))
@@ -293,21 +334,48 @@ def test_a_second_derivative_is_refused() -> None:
         ({"mixture_weights": torch.zeros(2, 5, 3, 4).int()}, "unsupported dtype torch.int32"),
         ({"mixture_weights": [1.0]}, "mixture_weights must be a torch.Tensor, got list"),
         ({"drive": 3}, r"drive must be a torch.Tensor \[B, T, H, N\]"),
+        (
+            {"diagonal": torch.zeros(2, 5, 3, 5, dtype=torch.complex128)},
+            r"diagonal must have the shape \[B, T, H, N\] = \[2, 5, 3, 6\], .* agree with drive",
+        ),
+        (
+            {"initial_state": torch.zeros(1, 3, 6, dtype=torch.complex128)},
+            r"initial_state must have the shape \[B, H, N\] = \[2, 3, 6\], .* agree with drive",
+        ),
+        (
+            {"drive": torch.zeros(2, 5, 3, 6, dtype=torch.complex128, device="meta")},
+            "mixture_weights is on cpu and drive on meta",
+        ),
+        ({"temperature": torch.ones((), device="meta")}, "temperature is on meta"),
         ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),
         ({"temperature": torch.ones(2)}, "temperature must be one real number"),
         ({"orientation": "up"}, "orientation"),
     ],
 )
 def test_what_is_wrong_is_said(changed: dict[str, Any], message: str) -> None:
+    for choice in ("hard", "soft"):
+        with pytest.raises(ArgumentError, match=message):
+            mixture_pd_scan(**{**tensors(), **changed}, choice=choice)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "message"),
+    [
+        (0.0, "temperature must be a positive number"),
+        (1e-50, r"temperature is 0 or infinite in torch\.float32"),
+        (float("inf"), r"temperature is 0 or infinite in torch\.float32"),
+    ],
+)
+def test_a_tensor_that_is_no_temperature_is_met_by_the_backward(
+    temperature: float, message: str
+) -> None:
+    leaves = {name: each.requires_grad_() for name, each in tensors(dtype=torch.float32).items()}
+    tau = torch.tensor(temperature, dtype=torch.float64)
+    states, _ = mixture_pd_scan(**leaves, temperature=tau)
     with pytest.raises(ArgumentError, match=message):
-        mixture_pd_scan(**{**tensors(), **changed})
-
-
-def test_a_temperature_of_zero_in_a_tensor_is_met_by_the_backward() -> None:
-    leaves = {name: each.requires_grad_() for name, each in tensors().items()}
-    states, _ = mixture_pd_scan(**leaves, temperature=torch.tensor(0.0))
-    with pytest.raises(ArgumentError, match="temperature must be a positive number"):
         states.abs().sum().backward()
+    with pytest.raises(ArgumentError, match=message):
+        mixture_pd_scan(**leaves, temperature=tau, choice="soft")
 
 
 def test_the_soft_scan_multiplies_by_softmaxes() -> None:
@@ -399,8 +467,16 @@ def test_packed_noise_is_each_token_s_own() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise": -1.0}, "noise must be a number of at least 0, got -1.0"),
+        ({"noise": -1.0}, "noise must be a number of at least 0 .* got -1.0"),
         ({"noise": torch.ones(2)}, "noise must be one real number"),
+        ({"noise": 10**400}, "noise must be a number of at least 0 that torch.float64 has"),
+        ({"noise": torch.tensor(-1.0)}, "noise must be a number of at least 0 .* got -1.0"),
+        ({"noise": torch.tensor(float("inf"))}, "noise must be a number of at least 0 .* got inf"),
+        ({"noise": torch.ones((), device="meta")}, "noise is on meta and the weights on cpu"),
+        (
+            {"noise": 1.0, "seed": torch.ones(1, dtype=torch.int64, device="meta")},
+            "seed is on meta and the weights on cpu",
+        ),
         ({"noise": 1.0, "seed": 2**31}, r"seed must be an integer in \[0, 2\*\*31\)"),
         ({"noise": 1.0, "seed": torch.ones(1)}, "seed must be one int64 number"),
         ({"noise": 1.0, "seed": torch.tensor(-1)}, r"seed must lie in \[0, 2\*\*31\), got -1"),
@@ -415,6 +491,11 @@ def test_packed_noise_is_each_token_s_own() -> None:
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         mixture_pd_scan(**tensors(), **options)
+
+
+def test_noise_beyond_float32_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"that torch\.float32 has, got 1e\+39"):
+        mixture_pd_scan(**tensors(dtype=torch.float32), noise=1e39)
 
 
 def test_the_soft_scan_is_the_reference_s() -> None:
