@@ -149,6 +149,18 @@ def test_a_scan_may_be_compiled_without_gradients(grad: bool) -> None:
     torch.testing.assert_close(leaf.grad, want)
 
 
+def test_numbers_are_those_of_the_scans_precision() -> None:
+    spec = ScanSpec(4, map_source="none", dtype=torch.complex128)
+
+    def diagonal(a):  # type: ignore[no-untyped-def]
+        return a * 1e300 / 2e300
+
+    scan = compile(spec, "cpu", diagonal=diagonal, config="torch-tokens")
+    drive = torch.ones(1, 2, 1, 4, dtype=torch.complex128)
+    states, _ = scan(a=torch.ones(1, 2, 1, 4, dtype=torch.float64), drive=drive)
+    torch.testing.assert_close(states[:, 1], torch.full_like(states[:, 1], 1.5))
+
+
 def test_one_name_for_the_state_and_an_input() -> None:
     with pytest.raises(TraceError, match="x is the state in readout and an input in diagonal"):
         compile(SPEC, "cpu", diagonal=lambda x: x, readout=lambda x: x.real)
