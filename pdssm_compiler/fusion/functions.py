@@ -63,10 +63,10 @@ def number(name: str, argument: Any, bits: int) -> Value:
     )
 
 
-def _held(name: str, given: numbers.Real, bits: int) -> float:
+def _held(name: str, given: Any, bits: int) -> float:
     """A finite number that the precision holds, an infinity, or NaN."""
     most = torch.finfo(torch.float32 if bits == 32 else torch.float64).max
-    if most < abs(given) < math.inf:  # type: ignore[operator]
+    if most < abs(given) < math.inf:
         raise TraceError(
             f"{name} with a number beyond float{bits}, whose largest is {most:.3g}; "
             f"write math.inf where that is meant"
