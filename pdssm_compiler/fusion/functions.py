@@ -3,9 +3,12 @@
 The parameters of a rule are those of torch's function that it takes.
 """
 
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from pdssm_compiler.fusion.symbols import (
     FUNCTIONS,
@@ -53,9 +56,22 @@ def number(name: str, argument: Any, bits: int) -> Value:
             f"{name} is made of tensors of the expression and numbers, not of {shown(argument)}"
         )
     if isinstance(argument, numbers.Real):
-        return b.constant(float(argument), bits)
+        return b.constant(_held(name, argument, bits), bits)
     z = complex(argument)
-    return b.complex_(b.constant(z.real, bits), b.constant(z.imag, bits))
+    return b.complex_(
+        b.constant(_held(name, z.real, bits), bits), b.constant(_held(name, z.imag, bits), bits)
+    )
+
+
+def _held(name: str, given: Any, bits: int) -> float:
+    """A finite number that the precision holds, an infinity, or NaN."""
+    most = torch.finfo(torch.float32 if bits == 32 else torch.float64).max
+    if most < abs(given) < math.inf:
+        raise TraceError(
+            f"{name} with a number beyond float{bits}, whose largest is {most:.3g}; "
+            f"write math.inf where that is meant"
+        )
+    return float(given)
 
 
 def _together(name: str, function: Binary, left: Any, right: Any) -> Symbol:
@@ -104,7 +120,7 @@ def mul(input: Any, other: Any) -> Symbol:
 def div(input: Any, other: Any) -> Symbol:
     """The quotient, a product with the reciprocal."""
     if not isinstance(other, Symbol):
-        number("div", other, 32)
+        number("div", other, 64)
         if other == 0:
             raise TraceError("div by the number 0")
         return mul(input, 1 / other)
@@ -140,7 +156,7 @@ def square(input: Any) -> Symbol:
 def pow(input: Any, exponent: Any) -> Symbol:
     """A power: whole numbers, 0.5 and -0.5."""
     base = _tensor("pow", input)
-    power = float(exponent) if isinstance(exponent, numbers.Real) else 0.0
+    power = float(exponent) if _is_power(exponent) else 0.0
     if abs(power) == 0.5:
         return sqrt(base) if power > 0 else rsqrt(base)
     if power == 0.0 or not power.is_integer():
@@ -150,6 +166,11 @@ def pow(input: Any, exponent: Any) -> Symbol:
         )
     found = _whole_power(base, abs(int(power)))
     return found if power > 0 else reciprocal(found)
+
+
+def _is_power(exponent: Any) -> bool:
+    """Whether a power can be whole and is none that would take pages of products."""
+    return isinstance(exponent, numbers.Real) and abs(exponent) <= 2**32  # type: ignore[operator]
 
 
 def _whole_power(base: Symbol, exponent: int) -> Symbol:
@@ -206,6 +227,10 @@ def softplus(input: Any, beta: float = 1, threshold: float = 20) -> Symbol:
     """``log(1 + exp(x))``, also where torch takes ``x`` for it."""
     if beta != 1:
         raise TraceError(f"softplus with beta={shown(beta)}: it is traced with beta=1")
+    if threshold != 20:
+        raise TraceError(
+            f"softplus with threshold={shown(threshold)}: it is traced with torch's own, 20"
+        )
     return _mapped(lambda value: b.function("softplus", value), _real("softplus", input))
 
 
@@ -224,6 +249,8 @@ def rsqrt(input: Any) -> Symbol:
 @traced("silu")
 def silu(input: Any, inplace: bool = False) -> Symbol:
     """``x`` times its sigmoid."""
+    if inplace is not False:
+        raise TraceError("silu in place: it is traced with inplace=False")
     return mul(_real("silu", input), sigmoid(input))
 
 

@@ -139,6 +139,28 @@ class Symbol:
     __float__ = __int__ = __complex__ = __index__ = _converted
     __iter__ = __len__ = __array__ = _converted
 
+    def _written(self, *_: Any) -> NoReturn:
+        # In torch every other name of the tensor would see the change, and so would its owner.
+        raise TraceError(
+            "a traced tensor is changed in place (by +=, an index or the like); make a new one: "
+            "y = x + 1 in the place of x += 1"
+        )
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _written
+    __ifloordiv__ = __imod__ = __imatmul__ = __iand__ = __ior__ = __ixor__ = _written
+    __setitem__ = __delitem__ = _written
+
+    def _no_operator(self, *_: Any) -> NoReturn:
+        raise TraceError(
+            "an operator that cannot be traced meets a traced tensor; there are + - * / and whole "
+            "powers of it, and p ** x is written exp(log(p) * x)"
+        )
+
+    __abs__ = __invert__ = __round__ = __floor__ = __ceil__ = __trunc__ = _no_operator
+    __matmul__ = __rmatmul__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = _no_operator
+    __divmod__ = __rdivmod__ = __rpow__ = __and__ = __rand__ = __or__ = __ror__ = _no_operator
+    __xor__ = __rxor__ = __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _no_operator
+
 
 def call(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Symbol:
     """A function on symbols and numbers, by torch's name for it.
@@ -150,6 +172,11 @@ def call(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Symbol:
         raise TraceError(
             f"{name} meets a tensor that is not a parameter of the function; make it one, and "
             f"pass the tensor when the scan is called"
+        )
+    if not torch.is_grad_enabled():
+        raise TraceError(
+            f"{name} is computed without gradients (under no_grad), and a kernel's backward has "
+            f"them all; compute that part before the call and pass it as an input"
         )
     rule = FUNCTIONS.get(name)
     if rule is None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pdssm_compiler.fusion.functions import number
 from pdssm_compiler.fusion.inputs import FusedInput, InputSpec, fused_input
 from pdssm_compiler.fusion.symbols import Symbol, TraceError, shape_of, value_of
@@ -148,7 +150,8 @@ def _specs(inputs: Mapping[str, InputSpec] | None, names: Iterable[str]) -> dict
 def _called(role: str, function: Expression, given: dict[str, Symbol], bits: int) -> Symbol:
     """What a function makes of symbols, each of which it uses."""
     try:
-        result = function(*given.values())
+        with torch.enable_grad():  # so that a no_grad of the function's own is seen
+            result = function(*given.values())
         if not isinstance(result, Symbol):
             result = Symbol(number("the result", result, bits), column=True)
     except TraceError as error:

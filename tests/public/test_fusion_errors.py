@@ -24,6 +24,23 @@ def looping(a):  # type: ignore[no-untyped-def]
     return sum(a)
 
 
+def without_gradients(a):  # type: ignore[no-untyped-def]
+    with torch.no_grad():
+        rate = torch.exp(a)
+    return rate * a
+
+
+def under_two_names(a):  # type: ignore[no-untyped-def]
+    b = a
+    b *= 2
+    return a * b
+
+
+def into_an_element(a):  # type: ignore[no-untyped-def]
+    a[..., 0] = 1
+    return a
+
+
 DIAGONALS: list[tuple[Callable[..., Any], str]] = [
     (branching, "diagonal: the expression branches on a traced tensor"),
     (lambda a: a.exp() if a > 0 else a, "diagonal: a traced tensor is compared"),
@@ -69,6 +86,20 @@ DIAGONALS: list[tuple[Callable[..., Any], str]] = [
     (lambda a__b: a__b, "has a parameter a__b: .* single underscores"),
     (lambda φ: φ, "has a parameter φ: a name is made of ASCII letters"),
     (0.5, "diagonal must be a function, got 0.5"),
+    (without_gradients, r"diagonal: exp is computed without gradients \(under no_grad\)"),
+    (under_two_names, r"a traced tensor is changed in place \(by \+=, .* make a new one"),
+    (into_an_element, "diagonal: a traced tensor is changed in place"),
+    (lambda a: a * torch.nn.functional.silu(a, inplace=True), "silu in place: it is traced with"),
+    (lambda a: torch.nn.functional.softplus(a, threshold=0), "softplus with threshold=0: .* 20"),
+    (lambda a: abs(a), r"diagonal: an operator that cannot be traced .* \+ - \* / and whole"),
+    (lambda a: 2**a, r"an operator that cannot be traced .* p \*\* x is written exp\(log"),
+    (lambda a: a @ a, "an operator that cannot be traced"),
+    (lambda a: a % 2, "an operator that cannot be traced"),
+    (lambda a: a * 1e300, "mul with a number beyond float32, whose largest is 3.4e.38; write"),
+    (lambda a: a + 1e300j, "add with a number beyond float32"),
+    (lambda a: a * 10**400, "mul with a number beyond float32"),
+    (lambda a: a ** (10**400), "pow with the exponent 1000.*: whole numbers but 0"),
+    (lambda a: a**1e300, "pow with the exponent 1e.300: whole numbers but 0"),
 ]
 
 
@@ -104,6 +135,30 @@ def test_readouts(
 ) -> None:
     with pytest.raises(TraceError, match=message):
         compile(SPEC, "cpu", readout=function, inputs=inputs)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_scan_may_be_compiled_without_gradients(grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        scan = compile(SPEC, "cpu", diagonal=lambda a: torch.exp(-a * a), config="torch-tokens")
+        assert torch.is_grad_enabled() is grad
+    leaf = torch.ones(1, 2, 1, 4, requires_grad=True)
+    scan(a=leaf, drive=torch.ones(1, 2, 1, 4, dtype=torch.complex64))[0].real.sum().backward()
+    # x_2 = exp(-a_2²) b_1 + b_2, so the first token's diagonal multiplies nothing.
+    want = torch.tensor([0.0, -2 / math.e]).view(1, 2, 1, 1).expand_as(leaf)
+    torch.testing.assert_close(leaf.grad, want)
+
+
+def test_numbers_are_those_of_the_scans_precision() -> None:
+    spec = ScanSpec(4, map_source="none", dtype=torch.complex128)
+
+    def diagonal(a):  # type: ignore[no-untyped-def]
+        return a * 1e300 / 2e300
+
+    scan = compile(spec, "cpu", diagonal=diagonal, config="torch-tokens")
+    drive = torch.ones(1, 2, 1, 4, dtype=torch.complex128)
+    states, _ = scan(a=torch.ones(1, 2, 1, 4, dtype=torch.float64), drive=drive)
+    torch.testing.assert_close(states[:, 1], torch.full_like(states[:, 1], 1.5))
 
 
 def test_one_name_for_the_state_and_an_input() -> None:
