@@ -1,6 +1,8 @@
 """Learning curves, and accuracy over length."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
 
 
 def over_lengths(found: Sequence[tuple[str, Mapping[int, tuple[float, int]]]], path: Path) -> None:
-    """Accuracy over length, a line a run.
+    """Accuracy over length, a line a run; the seeds of a task and model share a colour.
 
     Args:
         found: names of runs, and what :func:`examples.state_tracking.lengths.over_lengths` gives.
@@ -38,13 +40,22 @@ def over_lengths(found: Sequence[tuple[str, Mapping[int, tuple[float, int]]]], p
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
+    seeds = Counter(_without_seed(name) for name, _ in found)
+    colours = dict(zip(seeds, cycle(f"C{number}" for number in range(10)), strict=False))
+    told = set[str]()
     for name, measured in found:
-        axes.plot(
-            list(measured), [100 * right for right, _ in measured.values()], "o-", label=name
-        )
+        kind = _without_seed(name)
+        label = None if kind in told else f"{kind}, seeds: {seeds[kind]}"
+        told.add(kind)
+        rights = [100 * right for right, _ in measured.values()]
+        axes.plot(list(measured), rights, "o-", color=colours[kind], alpha=0.6, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("tokens")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small")
     figure.savefig(path, dpi=150)
+
+
+def _without_seed(name: str) -> str:
+    return name.rpartition("-")[0]
