@@ -152,6 +152,10 @@ def _called(role: str, function: Expression, given: dict[str, Symbol], bits: int
     try:
         with torch.enable_grad():  # so that a no_grad of the function's own is seen
             result = function(*given.values())
+        if result is None or isinstance(result, list | tuple | dict | torch.Tensor):
+            raise TraceError(
+                f"it returns {shown(result)}; return one tensor, made of its parameters"
+            )
         if not isinstance(result, Symbol):
             result = Symbol(number("the result", result, bits), column=True)
     except TraceError as error:

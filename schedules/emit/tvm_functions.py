@@ -49,22 +49,29 @@ class Functions:
         line(f"{name}: T.let = {series} * T.reinterpret('{self.dtype}', {power})")
 
     def logarithm(self, name: str, argument: str) -> None:
-        """Call the logarithm of a positive, normal, finite number by a name."""
+        """Call the logarithm of a positive, normal, finite number by a name.
+
+        Source: the way to sum it up of FreeBSD's ``e_log.c`` (Sun, 1993).
+        """
         terms, least, place = _LOGARITHM[self.bits]
         line, number = self.writer.line, self.number
         line(f"{name}_b: T.let = T.reinterpret('{self._integer}', {argument})")
         line(f"{name}_e: T.let = ({name}_b - T.{self._integer}({least})) >> {place}")
         mantissa = f"{name}_b - ({name}_e << {place})"
         line(f"{name}_m: T.let = T.reinterpret('{self.dtype}', {mantissa})")
-        # ln(m) = 2 artanh(s).
-        line(f"{name}_s: T.let = ({name}_m - {number(1)}) / ({name}_m + {number(1)})")
+        # ln(1 + f) = 2 artanh(s) = f - f²/2 + s (f²/2 + R), of which the last is small.
+        line(f"{name}_f: T.let = {name}_m - {number(1)}")
+        line(f"{name}_s: T.let = {name}_f / ({name}_m + {number(1)})")
+        line(f"{name}_h: T.let = {number(0.5)} * {name}_f * {name}_f")
         line(f"{name}_z: T.let = {name}_s * {name}_s")
         series = number(2 / (2 * terms - 1))
-        for term in range(terms - 2, -1, -1):
+        for term in range(terms - 2, 0, -1):
             series = f"T.fma({name}_z, {series}, {number(2 / (2 * term + 1))})"
         line(f"{name}_q: T.let = T.Cast('{self.dtype}', {name}_e)")
         high, low = _ln2(self.bits)
-        rest = f"T.fma({name}_s, {series}, {name}_q * {number(low)})"
+        small = f"T.fma({name}_z, {series}, {name}_h)"
+        rest = f"T.fma({name}_s, {small}, {name}_q * {number(low)})"
+        rest = f"{name}_f - ({name}_h - {rest})"
         line(f"{name}: T.let = T.fma({name}_q, {number(high)}, {rest})")
 
 

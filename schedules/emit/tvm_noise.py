@@ -93,23 +93,21 @@ class TvmNoise:
             token: as the number of its draw is indexed.
         """
         line, inputs, lanes = self._writer.line, self.inputs, self.shape.lanes
+        functions, number = self.functions, self.functions.number
         with self._writer.block(f"if {row} % {TOGETHER} == 0:"):
             line(f"seed: T.let = {inputs.seed}[h]")
-            line(f"number: T.let = {inputs.draw}[{token}]")
+            line(f"drawn: T.let = {inputs.draw}[{token}]")
             for each, key in enumerate((f"seed & T.int64({_WORD})", "seed >> 32")):
                 line(f"keys[{each}] = {_unsigned(key)}")
             with self._writer.block(f"for j in T.serial({lanes}):"):
                 place = f"T.Cast('int64', {row} // {TOGETHER}) * {self.shape.size}"
                 place = f"{place} + tile * {lanes} + j"
-                for each, word in enumerate(
-                    (place, f"number & T.int64({_WORD})", "number >> 32", "0")
-                ):
+                counter = (place, f"drawn & T.int64({_WORD})", "drawn >> 32", "0")
+                for each, word in enumerate(counter):
                     line(f"{self._word(each)} = {_unsigned(word)}")
             with self._writer.block(f"for turn in T.serial({ROUNDS}):"):
                 self._round()
-            numbers = self._writer.block(f"for j in T.serial({TOGETHER * lanes}):")
-            with numbers:
-                functions, number = self.functions, self.functions.number
+            with self._writer.block(f"for j in T.serial({TOGETHER * lanes}):"):
                 bits = "T.Cast('int32', words[j] >> T.uint64(9))"
                 whole = f"T.Cast('{functions.dtype}', {bits})"
                 line(f"{into}[j] = ({whole} + {number(0.5)}) * {number(2.0**-23)}")
