@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def over_lengths(found: Sequence[tuple[str, Mapping[int, tuple[float, int]]]], p
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     seeds = Counter(_without_seed(name) for name, _ in found)
-    colours = dict(zip(seeds, cycle(f"C{number}" for number in range(10)), strict=False))
+    colours = {kind: f"C{number}" for number, kind in enumerate(seeds)}
     told = set[str]()
     for name, measured in found:
         kind = _without_seed(name)

@@ -35,6 +35,7 @@ from pdssm_compiler.schedules.emit.arithmetic import (
     part_names,
 )
 from pdssm_compiler.schedules.emit.stages import Reach, Stages, is_uniform, plan_stages
+from pdssm_compiler.schedules.emit.tvm_buffers import ON_STACK, write_strided
 from pdssm_compiler.schedules.signature import (
     CHECK_SHIFT,
     Argument,
@@ -108,10 +109,6 @@ def narrowed(argument: Argument, value: str) -> str:
 # starts each on a page of its own, and a load then waits for stores to other arrays. The smallest
 # stacks of threads have 128 KiB.
 _STACK_BYTES = 64 * 1024
-# TVM keeps such an allocation as it is; it makes calls to its workspace of others.
-_ON_STACK = ', annotations={"disable_lower_builtin": True}'
-
-
 # Name, shape and dtype of a local array.
 Array = tuple[str, tuple[int, ...], str]
 
@@ -167,28 +164,11 @@ class TvmBody:
 
     def buffers(self) -> None:
         """Bind every tensor, its leading axes with free strides, its own axes dense."""
-        write = self.writer.line
-        n = self.program.state_size
         for argument in self.signature.arguments:
-            own = argument.own_shape(n)
-            strides = [f"{argument.name}_s{axis}" for axis in argument.leading]
-            for stride in strides:
-                write(f"{stride} = T.int64()")
-            dense: list[int] = []
-            step = 1
-            for size in reversed(own):
-                dense.insert(0, step)
-                step *= size
-            # The pipeline for GPUs wants every extent in one dtype.
-            shape = ", ".join([*argument.leading, *(f"T.int64({size})" for size in own)])
-            steps = ", ".join([*strides, *(f"T.int64({step})" for step in dense)])
-            width = width_of(buffer_dtype(argument))
-            # TVM assumes 64-byte alignment unless told otherwise, and does not check it.
-            write(
-                f"{argument.name} = T.match_buffer({argument.name}_, ({shape},), "
-                f'"{buffer_dtype(argument)}", strides=[{steps}], align={width})'
-            )
-        write('error = T.match_buffer(error_, (1,), "int64", align=8)')
+            own = argument.own_shape(self.program.state_size)
+            dtype = buffer_dtype(argument)
+            write_strided(self.writer, argument.name, argument.leading, own, dtype)
+        self.writer.line('error = T.match_buffer(error_, (1,), "int64", align=8)')
 
     def arrays(self) -> None:
         """Local arrays: carries, stored values, filled values, accumulators.
@@ -211,7 +191,7 @@ class TvmBody:
     @cached_property
     def _placement(self) -> str:
         total = sum(math.prod(shape) * width_of(dtype) for _, shape, dtype in self._arrays())
-        return _ON_STACK if total <= _STACK_BYTES else ""
+        return ON_STACK if total <= _STACK_BYTES else ""
 
     def _arrays(self) -> list[Array]:
         """Every local array."""

@@ -11,9 +11,10 @@ from pdssm_compiler.ir.ops.noise import TOGETHER
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Coefficients
 from pdssm_compiler.schedules.emit.matrices import Shape, orientation_of, tables_of
+from pdssm_compiler.schedules.emit.tvm_buffers import write_local, write_strided
 from pdssm_compiler.schedules.emit.tvm_functions import Functions
 from pdssm_compiler.schedules.emit.tvm_noise import NoiseInputs, TvmNoise, drawn_by
-from pdssm_compiler.schedules.signature import Argument, Signature
+from pdssm_compiler.schedules.signature import Argument, Signature, width_of
 from pdssm_compiler.schedules.source import Writer
 
 SUPPORTED_OPS = frozenset({"mix", "gumbel", "argmax"})
@@ -77,7 +78,7 @@ def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: 
     arguments = choice_arguments(program)
     weights, table, out, drawn = arguments
     dtype = table.dtype
-    width = 4 if dtype == "float32" else 8
+    width = width_of(dtype)
     noise = drawn and TvmNoise(drawn, Functions(writer, 8 * width), shape)
     write("@T.prim_func")
     handles = [f"{name}_: T.handle" for name in arguments.names]
@@ -86,33 +87,23 @@ def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: 
         for size in "BLH":
             write(f"{size} = T.int64()")
         for argument, own in ((weights, shape.entries), (out, n)):
-            strides = [f"{argument.name}_s{axis}" for axis in argument.leading]
-            for stride in strides:
-                write(f"{stride} = T.int64()")
-            steps = ", ".join([*strides, "T.int64(1)"])
-            each = width if argument is weights else 4
-            write(
-                f"{argument.name} = T.match_buffer({argument.name}_, (B, L, H, T.int64({own})), "
-                f'"{argument.dtype}", strides=[{steps}], align={each})'
-            )
+            write_strided(writer, argument.name, argument.leading, (own,), argument.dtype)
         axes = f"(H, T.int64({shape.looped}), T.int64({shape.entries}), T.int64({shape.padded}))"
         write(f'{table.name} = T.match_buffer({table.name}_, {axes}, "{dtype}", align={width})')
         if noise:
             noise.buffers()
         with writer.block(f"for task in {loop}(tasks):"):
             tokens = shape.tokens
-            stack = 'scope="local", annotations={"disable_lower_builtin": True}'
-            write(f'w = T.alloc_buffer(({tokens * shape.entries},), "{dtype}", {stack})')
+            write_local(writer, "w", tokens * shape.entries, dtype)
             for token in range(tokens):
-                write(f'best_{token} = T.alloc_buffer(({vector},), "{dtype}", {stack})')
-                write(f'index_{token} = T.alloc_buffer(({vector},), "int32", {stack})')
+                write_local(writer, f"best_{token}", vector, dtype)
+                write_local(writer, f"index_{token}", vector, "int32")
                 if noise:
-                    drawn_size = TOGETHER * vector
-                    write(f'noise_{token} = T.alloc_buffer(({drawn_size},), "{dtype}", {stack})')
+                    write_local(writer, f"noise_{token}", TOGETHER * vector, dtype)
             if noise:
                 noise.locals()
             for name in ("groups", "share", "first"):
-                write(f'{name} = T.alloc_buffer((1,), "int64", {stack})')
+                write_local(writer, name, 1, "int64")
             write(f"groups[0] = (B * L + {tokens - 1}) // {tokens}")
             write("share[0] = (groups[0] * H + tasks - 1) // tasks")
             write("first[0] = share[0] * task")

@@ -13,6 +13,7 @@ from pdssm_compiler.ir.ops.noise import TOGETHER
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_complex
 from pdssm_compiler.schedules.emit.matrices import Shape
+from pdssm_compiler.schedules.emit.tvm_buffers import write_local, write_strided
 from pdssm_compiler.schedules.emit.tvm_functions import Functions
 from pdssm_compiler.schedules.emit.tvm_noise import NoiseInputs, TvmNoise, drawn_by
 from pdssm_compiler.schedules.source import Writer
@@ -52,7 +53,8 @@ class Parts(NamedTuple):
 def parts_of(program: Program) -> Parts | None:
     """What the program reads and writes; None if it is another one."""
     ops = sorted(value.op for value in program.body if not value.is_leaf)
-    own = SUPPORTED_OPS | {"gumbel"} if "gumbel" in ops else SUPPORTED_OPS
+    is_noisy = "gumbel" in ops
+    own = SUPPORTED_OPS | {"gumbel"} if is_noisy else SUPPORTED_OPS
     if ops != sorted(own) or program.carries or program.checks or program.final_outputs:
         return None
     found = {value.op: value for value in program.body if not value.is_leaf}
@@ -60,10 +62,12 @@ def parts_of(program: Program) -> Parts | None:
     inner, weigh = found["inner"], found["weigh"]
     roots = [out.value for out in program.token_outputs]
     roots += [total.value for total in program.sum_outputs]
-    noisy = found.get("gumbel", mixed)
-    noise = drawn_by(noisy, soft.attribute("orientation")) if "gumbel" in found else None
-    if "gumbel" in found and (noise is None or noisy.args[0] is not mixed):
-        return None
+    noisy, noise = mixed, None
+    if is_noisy:
+        noisy = found["gumbel"]
+        noise = drawn_by(noisy, soft.attribute("orientation"))
+        if noise is None or noisy.args[0] is not mixed:
+            return None
     made_of = (soft.args[0], soft.args[2], inner.args[1], weigh.args[0], inner.args[0])
     if made_of != (noisy, reached, soft, soft, mixed.args[0]) or roots != [inner, weigh]:
         return None
@@ -121,18 +125,8 @@ class _Function:
             *((v, n * shape.size) for v, n in self.reals.items()),
         )
         for name, own in of_tokens:
-            strides = [f"{name}_s{axis}" for axis in "BLH"]
-            for stride in strides:
-                line(f"{stride} = T.int64()")
-            line(
-                f"{name} = T.match_buffer({name}_, (B, L, H, T.int64({own})), {each}, "
-                f"strides=[{', '.join(strides)}, T.int64(1)])"
-            )
-        line(f"{parts.temperature}_sH = T.int64()")
-        line(
-            f"{parts.temperature} = T.match_buffer({parts.temperature}_, (H,), {each}, "
-            f"strides=[{parts.temperature}_sH])"
-        )
+            write_strided(self.writer, name, "BLH", (own,), self.dtype)
+        write_strided(self.writer, parts.temperature, "H", (), self.dtype)
         matrices = f"T.int64({shape.looped}), T.int64({shape.entries}), T.int64({shape.padded})"
         for name, axes in (
             (parts.table, f"H, {matrices}"),
@@ -255,5 +249,4 @@ class _Function:
         return self.writer.block(f"for j in T.serial({self.shape.lanes}):")
 
     def _local(self, name: str, size: int, dtype: str = "") -> None:
-        stack = 'scope="local", annotations={"disable_lower_builtin": True}'
-        self.writer.line(f'{name} = T.alloc_buffer(({size},), "{dtype or self.dtype}", {stack})')
+        write_local(self.writer, name, size, dtype or self.dtype)

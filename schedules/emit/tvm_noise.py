@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pdssm_compiler.ir.ops.noise import FACTORS, ROUNDS, STEPS, TOGETHER
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.matrices import Shape
+from pdssm_compiler.schedules.emit.tvm_buffers import write_local, write_strided
 from pdssm_compiler.schedules.emit.tvm_functions import Functions
 from pdssm_compiler.schedules.source import Writer
 
@@ -59,30 +60,15 @@ class TvmNoise:
 
     def buffers(self) -> None:
         """The inputs, as a function's text has them."""
-        line = self._writer.line
-        for name, axes in (
-            (self.inputs.scale, "H"),
-            (self.inputs.seed, "H"),
-            (self.inputs.draw, "BLH"),
-        ):
-            is_scale = name == self.inputs.scale
-            dtype = self.functions.dtype if is_scale else "int64"
-            bytes_ = self.functions.bits // 8 if is_scale else 8
-            strides = [f"{name}_s{axis}" for axis in axes]
-            for stride in strides:
-                line(f"{stride} = T.int64()")
-            sizes = f"({', '.join(axes)},)"
-            line(
-                f'{name} = T.match_buffer({name}_, {sizes}, "{dtype}", align={bytes_}, '
-                f"strides=[{', '.join(strides)}])"
-            )
+        write_strided(self._writer, self.inputs.scale, "H", (), self.functions.dtype)
+        write_strided(self._writer, self.inputs.seed, "H", (), "int64")
+        write_strided(self._writer, self.inputs.draw, "BLH", (), "int64")
 
     def locals(self) -> None:
         """What a thread draws in; TVM would write out lets wherever they are used."""
         lanes = self.shape.lanes
         for name, size in (("words", TOGETHER * lanes), ("products", 2 * lanes), ("keys", 2)):
-            local = 'scope="local", annotations={"disable_lower_builtin": True}'
-            self._writer.line(f'{name} = T.alloc_buffer(({size},), "uint64", {local})')
+            write_local(self._writer, name, size, "uint64")
 
     def draw(self, into: str, row: str, token: str) -> None:
         """Draw the noise of rows of the looped axis, where the first of ``TOGETHER`` is.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from pdssm_compiler.ir import Program
+from pdssm_compiler.ir import Program, parse_program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.runtime.compile_service import choose, config_text
@@ -161,6 +161,21 @@ def test_what_is_refused() -> None:
     assert "8 lanes of 20000 rows take too much of a stack" in refused(
         gradients(20_000, 2, "f32", "row"), replace(config, tokens=1)
     )
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_noise_by_another_orientation_is_plain_pytorch(backward: bool) -> None:
+    """Four entries of a call of Philox are then no four of the axis that is chosen along."""
+    text = mixture(8, 2, "f32", "row", noisy=True).text
+    by_row = "%noise_draw, orientation='row'"
+    assert by_row in text
+    program = parse_program(text.replace(by_row, "%noise_draw, orientation='column'"))
+    said = "does not take noise that is not of inputs, or by another orientation"
+    if backward:
+        program = adjoint(program, LEARNED, surrogate="dense").program
+        said = "does not take a program that does more than choose"
+    assert said in refused(program, CpuMatricesConfig(1, 8))
+    assert choose(program, cpu_target()).template.name == "torch-matrices"
 
 
 @pytest.mark.parametrize("noisy", [False, True])
