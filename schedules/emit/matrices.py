@@ -31,6 +31,9 @@ class Shape:
         rows: of the looped axis, computed together.
         tile: of the looped axis in a tile of entries.
         together: tokens that are loaded together there.
+        tiled: whether a tile's lanes are apart from those of others, ``[lanes / tile, looped, K,
+            tile]``, so that a program reads one piece of memory from its begin to its end.
+        vector: lanes of a thread that lie side by side, at most.
     """
 
     size: int
@@ -41,6 +44,8 @@ class Shape:
     rows: int
     tile: int
     together: int = 1
+    tiled: bool = False
+    vector: int = 4
 
     @property
     def looped(self) -> int:
@@ -57,6 +62,26 @@ class Shape:
     def columns(self) -> int:
         """Tiles of lanes."""
         return self.padded // self.lanes
+
+    @property
+    def numbers(self) -> int:
+        """Of a head's matrices as they are laid out."""
+        return self.looped * self.entries * self.padded
+
+    @property
+    def entry_step(self) -> int:
+        """From an entry of a matrix to the same of the next matrix."""
+        return self.lanes if self.tiled else self.padded
+
+    @property
+    def row_step(self) -> int:
+        """From an entry to the next one along the looped axis."""
+        return self.entries * self.entry_step
+
+    @property
+    def column_step(self) -> int:
+        """From a tile of lanes to the next."""
+        return self.looped * self.row_step if self.tiled else self.lanes
 
     @property
     def chunk(self) -> int:

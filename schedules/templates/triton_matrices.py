@@ -8,6 +8,7 @@ and uses each entry of a head's matrices for all of them.
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Matrices
@@ -41,6 +42,8 @@ class TritonMatricesConfig(Config):
         num_warps: of one program.
         together: tokens that such a program loads together.
         programs: a processor, that the tokens are split for where they are summed over.
+        tiled: whether a program's lanes of the matrices lie apart from those of others.
+        vector: of these, that a thread has side by side, at most.
     """
 
     tokens: int
@@ -50,6 +53,8 @@ class TritonMatricesConfig(Config):
     num_warps: int
     together: int = 1
     programs: int = 8
+    tiled: bool = False
+    vector: int = 4
 
 
 class TritonMatrices(Template[TritonMatricesConfig]):
@@ -158,10 +163,11 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         )
 
 
-def shape_of(program: Program, config: dict[str, int]) -> Shape:
+def shape_of(program: Program, config: dict[str, Any]) -> Shape:
     """How a program's matrices are cut by a config's fields."""
-    fields = (config[name] for name in ("tokens", "lanes", "rows", "tile", "together"))
-    return Shape(program.state_size, _entries(program), orientation_of(program) or "", *fields)
+    names = ("tokens", "lanes", "rows", "tile", "together", "tiled", "vector")
+    sizes = (program.state_size, _entries(program), orientation_of(program) or "")
+    return Shape(*sizes, **{name: config[name] for name in names})
 
 
 def _entries(program: Program) -> int:
