@@ -146,9 +146,7 @@ class Place:
 class Tokens(Place):
     """A tile of tokens and lanes, going through rows."""
 
-    def prepare(
-        self, values: Sequence[Value], known: Sequence[int] | None = None
-    ) -> None:
+    def prepare(self, values: Sequence[Value], known: Sequence[int] | None = None) -> None:
         """What stays the same in all rows.
 
         Args:
