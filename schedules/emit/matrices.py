@@ -34,6 +34,7 @@ class Shape:
         tiled: whether a tile's lanes are apart from those of others, ``[lanes / tile, looped, K,
             tile]``, so that a program reads one piece of memory from its begin to its end.
         vector: lanes of a thread that lie side by side, at most.
+        ahead: whether what a turn of a loop reads is loaded a turn before.
     """
 
     size: int
@@ -46,6 +47,7 @@ class Shape:
     together: int = 1
     tiled: bool = False
     vector: int = 4
+    ahead: bool = False
 
     @property
     def looped(self) -> int:

@@ -109,17 +109,19 @@ class TritonMatrices(MatrixText):
             place.prepare([matrix])
             self.tile("best", 'float("-inf")')
             write(f"index = tl.zeros(({shape.tokens}, {shape.lanes}), tl.int32)")
-            with self._rows():
-                place.rows([matrix])
+
+
+            def turn() -> None:
                 for row in range(shape.rows):
-                    entry = place.matrix(matrix, row)
+                    entry, at = place.matrix(matrix, row), f"{self.turn} + {row}"
                     within = self.within(row)
-                    larger = f"({entry} > best)"
-                    write(f"index = tl.where({larger}{within}, i + {row}, index)")
+                    write(f"index = tl.where(({entry} > best){within}, {at}, index)")
                     if within:
-                        write(f"{entry} = tl.where(i + {row} < {shape.size}, {entry}, best)")
+                        write(f"{entry} = tl.where({at} < {shape.size}, {entry}, best)")
                     # A NaN stays.
                     write(f"best = tl.maximum(best, {entry}, {_ALL_NAN})")
+
+            self._over_rows(place, [matrix], turn)
             write("index = tl.where(best == best, index, -1)")
             at = f"{self.token_at(out)}[:, None] + lane[None, :]"
             mask = f"inside[:, None] & (lane < {shape.size})[None, :]"
@@ -182,16 +184,18 @@ class TritonMatrices(MatrixText):
             place.prepare([soft], (0, *across))
             for name in ("total", "mean"):
                 self.tile(name, "0.0")
-            with self._rows():
-                place.rows([soft])
+
+            def turn() -> None:
                 for row in range(shape.rows):
                     entry = place.matrix(matrix, row)
                     write(f"e = tl.exp2(fused(sharp, {entry}, {place.stat(soft, 0)}))")
                     if self.within(row):
-                        write(f"e = tl.where(i + {row} < {shape.size}, e, 0.0)")
+                        write(f"e = tl.where({self.turn} + {row} < {shape.size}, e, 0.0)")
                     write("total += e")
                     start = f"tl.zeros(({shape.tokens}, {shape.lanes}), {self.dtype})"
                     write(f"mean = fused(e, {place.reached(soft, row, start)}, mean)")
+
+            self._over_rows(place, [soft], turn)
             write(f"scale = (sharp / {LOG2E}) / total")
             place.keep(soft, 1, f"-mean / total{' * scale' if across else ''}")
             for part in across:
@@ -214,12 +218,14 @@ class TritonMatrices(MatrixText):
             place.prepare([matrix])
             for k in range(shape.chunk):
                 self.tile(f"sum_{k}", "0.0")
-            with self._rows():
-                place.rows([matrix], entries=True)
+
+            def turn() -> None:
                 for row in range(shape.rows):
                     write(f"x = {place.matrix(matrix, row)}")
                     for k in range(shape.chunk):
                         write(f"sum_{k} = fused(x, {place.chunk_entry(row, k)}, sum_{k})")
+
+            self._over_rows(place, [matrix], turn, entries=True)
             write(f"at = (n * H + h) * {shape.columns} + column")
             for k in range(shape.chunk):
                 mask = "inside"
@@ -256,19 +262,35 @@ class TritonMatrices(MatrixText):
             write("begin = part * span")
             write("end = tl.minimum(begin + span, L)")
             write(f"whole = begin + (end - begin) // {n.together} * {n.together}")
-            for first, last, together in (("begin", "whole", n.together), ("whole", "end", 1)):
-                if (last, n.together) == ("end", 1):
-                    break
-                with self.writer.block(f"for step in range({first}, {last}, {together}):"):
-                    # What is loaded of some tokens is waited for once.
-                    for number in range(together):
-                        place.load([matrix, coefficients], number)
-                    for number in range(together):
-                        place.turn_to(number)
-                        write(f"x = {place.matrix(matrix, 0)}{place.later(matrix)}")
-                        for k in range(n.chunk):
-                            weight = place.weight(coefficients, k)
-                            write(f"sum_{k} = fused(x, {weight}, sum_{k})")
+            values = [matrix, coefficients]
+
+            def turn(together: int) -> None:
+                for number in range(together):
+                    place.turn_to(number)
+                    write(f"x = {place.matrix(matrix, 0)}{place.later(matrix)}")
+                    for k in range(n.chunk):
+                        weight = place.weight(coefficients, k)
+                        write(f"sum_{k} = fused(x, {weight}, sum_{k})")
+
+            # What is loaded of some tokens is waited for once.
+            if self.ahead:
+                with self.writer.block("if begin < whole:"):
+                    place.load(values, n.together, "begin")
+                    last = f"whole - {n.together}"
+                    with self.writer.block(f"for step in tl.range(begin, {last}, {n.together}, loop_unroll_factor=2):"):
+                        with place.loading_ahead():
+                            place.load(values, n.together, f"step + {n.together}")
+                        turn(n.together)
+                        place.advance()
+                    turn(n.together)
+            else:
+                with self.writer.block(f"for step in range(begin, whole, {n.together}):"):
+                    place.load(values, n.together, "step")
+                    turn(n.together)
+            if n.together > 1:
+                with self.writer.block("for step in range(whole, end):"):
+                    place.load(values, 1, "step")
+                    turn(1)
             write(f"at = (part * rows + row) * {n.numbers} + first_lane + here")
             for k in range(n.chunk):
                 mask = f", mask=(first + {k} < {n.entries}) & (i >= 0)[:, None]"
@@ -311,12 +333,42 @@ class TritonMatrices(MatrixText):
         write(f"first_lane = column.to(tl.int64) * {shape.column_step}")
         write(f"table = {self.table.name} + h * {shape.numbers} + first_lane")
 
-    def _rows(self):  # type: ignore[no-untyped-def]
-        """A loop over the looped axis."""
-        shape = self.shape
-        steps = -(-shape.size // shape.rows) * shape.rows
-        self.writer.line("at_row = table")
-        return self.writer.block(f"for i in range(0, {steps}, {shape.rows}):")
+    def _over_rows(
+        self,
+        place: Tokens,
+        values: Sequence[Value],
+        turn: Callable[[], None],
+        entries: bool = False,
+    ) -> None:
+        """A loop over the looped axis.
+
+        Args:
+            place: where it is.
+            values: what is loaded of some rows together.
+            turn: writes what is done with them.
+            entries: see :meth:`Tokens.rows`.
+        """
+        shape, write = self.shape, self.writer.line
+        last = (-(-shape.size // shape.rows) - 1) * shape.rows
+        write("at_row = table")
+        if not self.ahead:
+            with self.writer.block(f"for i in range(0, {last + shape.rows}, {shape.rows}):"):
+                place.made = {}
+                place.rows(values, entries)
+                turn()
+            return
+        self.turn = "0"
+        place.rows(values, entries)
+        with self.writer.block(f"for i in tl.range(0, {last}, {shape.rows}, loop_unroll_factor=2):"):
+            self.turn = f"(i + {shape.rows})"
+            with place.loading_ahead():
+                place.rows(values, entries)
+            self.turn, place.made = "i", {}
+            turn()
+            place.advance()
+        self.turn, place.made = str(last), {}
+        turn()
+        self.turn = "i"
 
 
 _Walk = Callable[[TritonMatrices], None]

@@ -2,7 +2,8 @@
 matrices: in a tile of tokens and lanes (:class:`Tokens`), or of entries (:class:`Entries`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pdssm_compiler.ir.types import Coefficients, is_complex
 from pdssm_compiler.ir.value import Value
@@ -17,6 +18,27 @@ class Place:
         self.shape = text.shape
         self.write = text.writer.line
         self.made: dict[tuple[Value, int], str] = {}
+        # Names of what a turn of the loop loads, and what they begin with while it is loaded.
+        self._loaded: list[str] = []
+        self._before = ""
+
+    def keep_loaded(self, name: str, load: str) -> None:
+        """Name what is loaded in a turn of the loop."""
+        self.write(f"{self._before}{name} = {load}")
+        if self._before:
+            self._loaded.append(name)
+
+    @contextmanager
+    def loading_ahead(self) -> Iterator[None]:
+        """What is loaded is of the next turn, up to :meth:`advance`."""
+        self._before, self._loaded = "next_", []
+        yield
+        self._before = ""
+
+    def advance(self) -> None:
+        """Take what was loaded ahead."""
+        for name in self._loaded:
+            self.write(f"{name} = next_{name}")
 
     def matrix(self, value: Value, row: int) -> str:
         """The name of a tile with the entries of a matrix; written where it is first asked for."""
@@ -198,14 +220,13 @@ class Tokens(Place):
     def rows(self, values: Sequence[Value], entries: bool = False) -> None:
         """What is loaded of the rows of a step, and their mixtures."""
         text, shape = self.text, self.shape
-        self.made = {}
         step = shape.row_step
         mixes = [v for v in self.text.needed(values) if v.op == "mix"]
         if text.in_registers:
             for row in range(shape.rows):
                 for k in range(shape.entries):
                     load = f"tl.load(at_row + {row * step + k * shape.entry_step} + beside)"
-                    self.write(f"d_{row}_{k} = {load}")
+                    self.keep_loaded(f"d_{row}_{k}", load)
         else:
             for number, mix in enumerate(mixes):
                 for row in range(shape.rows):
@@ -229,10 +250,10 @@ class Tokens(Place):
             parts = 2 if is_complex(value.type) else 1
             for row in range(shape.rows):
                 for part in range(parts):
-                    at = f"{value.name}_at + (i + {row}) * {parts} + {part}"
+                    at = f"{value.name}_at + ({text.turn} + {row}) * {parts} + {part}"
                     mask = f"inside{text.within(row)}"
                     load = f"tl.load({at}, mask={mask}, other=0.0)"
-                    self.write(f"{value.name}_loop_{part}_{row} = {load}")
+                    self.keep_loaded(f"{value.name}_loop_{part}_{row}", load)
         self.write(f"at_row += {shape.rows * step}")
 
     def chunk_entry(self, row: int, k: int) -> str:
@@ -257,7 +278,7 @@ class Tokens(Place):
         return f"{name}_draw[:, None]"
 
     def looped(self, row: int) -> str:
-        return f"(i + {row})"
+        return f"({self.text.turn} + {row})"
 
     def along_loop(self, value: Value, part: int, row: int) -> str:
         return f"{value.name}_loop_{part}_{row}[:, None]"
@@ -284,19 +305,23 @@ class Entries(Place):
         for value in self.softs(values):
             text.inverse_temperature(value)
 
-    def load(self, values: Sequence[Value], number: int) -> None:
-        """What is loaded of a token, the ``number``-th of those together."""
+    def load(self, values: Sequence[Value], together: int, first: str) -> None:
+        """What is loaded of some tokens, from the first on."""
+        for number in range(together):
+            self._load(values, number, f"{first} + {number}" if number else first)
+
+    def _load(self, values: Sequence[Value], number: int, token: str) -> None:
         text, shape, slot = self.text, self.shape, f"_{number}"
-        self.write(f"t = step + {number}" if number else "t = step")
+        self.write(f"t = {token}")
         for value in self.coefficients(values):
             argument = text.arguments[value.name]
             self.write(f"{value.name}_at{slot} = {value.name} + {text.token_at(argument)}")
             if text.in_registers:
                 for k in range(shape.entries):
-                    self.write(f"{value.name}_{k}{slot} = tl.load({value.name}_at{slot} + {k})")
+                    self.keep_loaded(f"{value.name}_{k}{slot}", f"tl.load({value.name}_at{slot} + {k})")
         for name in self.draws(values):
             at = f"{name} + {text.token_at(text.arguments[name])}"
-            self.write(f"{name}_draw{slot} = tl.load({at})")
+            self.keep_loaded(f"{name}_draw{slot}", f"tl.load({at})")
         along_loop, along_lanes = self.vectors(values)
         for axis, index, vectors in (("loop", "i", along_loop), ("lanes", "lane", along_lanes)):
             mask = f", mask={index} < {shape.size}, other=0.0" if self._ends(axis) else ""
@@ -305,13 +330,13 @@ class Entries(Place):
                 at = f"({text.token_at(text.arguments[value.name])} + {index}) * {step}"
                 for part in range(step):
                     load = f"tl.load({value.name} + {at} + {part}{mask})"
-                    self.write(f"{value.name}_{axis}_{part}{slot} = {load}")
+                    self.keep_loaded(f"{value.name}_{axis}_{part}{slot}", load)
         for value in self.softs(values):
             self.write(f"at = {text.stats_at(value, 't')}")
             name = text.stats_of(value).name
             for part in range(text.parts_of(value)):
                 load = f"tl.load({name} + at + {part * shape.padded})"
-                self.write(f"{name}_{part}{slot} = {load}")
+                self.keep_loaded(f"{name}_{part}{slot}", load)
 
     def _ends(self, axis: str) -> bool:
         """Whether tiles go beyond the end of an axis, ``loop`` or ``lanes``."""

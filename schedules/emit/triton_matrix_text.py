@@ -34,6 +34,10 @@ class MatrixText:
         self.table = self._scratch(f"table_{self.matrices.name}")
         self.softs = [v for v in program.body if v.op == "straight_through"]
         self.in_registers = shape.entries <= IN_REGISTERS
+        # Of more, entries are loaded where they are used.
+        self.ahead = shape.ahead and self.in_registers
+        # Where a turn of the loop over rows begins.
+        self.turn = "i"
 
     def _scratch(self, name: str) -> Argument:
         """A tensor between two functions, laid out as they know."""
@@ -109,7 +113,7 @@ class MatrixText:
         """That a row of the loop is one, where the last step has others."""
         if self.shape.size % self.shape.rows == 0:
             return ""
-        return f" & (i + {row} < {self.shape.size})"
+        return f" & ({self.turn} + {row} < {self.shape.size})"
 
     def tile(self, name: str, value: str) -> None:
         size = f"({self.shape.tokens}, {self.shape.lanes})"

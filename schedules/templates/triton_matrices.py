@@ -44,6 +44,7 @@ class TritonMatricesConfig(Config):
         programs: a processor, that the tokens are split for where they are summed over.
         tiled: whether a program's lanes of the matrices lie apart from those of others.
         vector: of these, that a thread has side by side, at most.
+        ahead: whether what a turn of a loop reads is loaded a turn before.
     """
 
     tokens: int
@@ -55,6 +56,7 @@ class TritonMatricesConfig(Config):
     programs: int = 8
     tiled: bool = False
     vector: int = 4
+    ahead: bool = False
 
 
 class TritonMatrices(Template[TritonMatricesConfig]):
@@ -165,7 +167,7 @@ class TritonMatrices(Template[TritonMatricesConfig]):
 
 def shape_of(program: Program, config: dict[str, Any]) -> Shape:
     """How a program's matrices are cut by a config's fields."""
-    names = ("tokens", "lanes", "rows", "tile", "together", "tiled", "vector")
+    names = ("tokens", "lanes", "rows", "tile", "together", "tiled", "vector", "ahead")
     sizes = (program.state_size, _entries(program), orientation_of(program) or "")
     return Shape(*sizes, **{name: config[name] for name in names})
 
