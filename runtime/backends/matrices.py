@@ -22,21 +22,26 @@ def laid_out(matrices: torch.Tensor, shape: Shape, empty: Any = torch.empty) -> 
     return table
 
 
-def put_back(table: torch.Tensor, shape: Shape, matrices: torch.Tensor) -> None:
-    """Matrices that kernels wrote, one such table for each of ``B``, to ``[B, H, K, N, N]``."""
-    for of_batch, to in zip(table, matrices, strict=True):
-        for laid, out in _pieces(of_batch, to.permute(shape.order), shape):
-            out.copy_(laid)
+def put_back(tables: torch.Tensor, shape: Shape, matrices: torch.Tensor) -> None:
+    """The sums over ``P`` of matrices that kernels wrote, a table for each of ``[P, B]``, to
+    ``[B, H, K, N, N]``; in one pass, as they are large.
+    """
+    for of_parts, to in zip(tables.unbind(1), matrices, strict=True):
+        for laid, out in _pieces(of_parts, to.permute(shape.order), shape):
+            if len(laid) == 1:
+                out.copy_(laid[0])
+            else:
+                torch.sum(laid, 0, out=out)
 
 
 def _pieces(
     table: torch.Tensor, matrices: torch.Tensor, shape: Shape
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Parts of a table ``[H, ...]`` and what they hold of matrices ``[H, looped, K, lanes]``."""
+    """Parts of tables ``[..., H, ...]`` and what they hold of matrices ``[H, looped, K, lanes]``."""
     n, lanes = shape.size, shape.lanes
     if not shape.tiled:
-        return [(table[:, :n, :, :n], matrices)]
-    by_rows = table.permute(0, 2, 3, 1, 4)[:, :n]
+        return [(table[..., :n, :, :n], matrices)]
+    by_rows = table.movedim(-4, -2)[..., :n, :, :, :]
     whole, rest = divmod(n, lanes)
     pieces = []
     if whole:

@@ -78,7 +78,4 @@ class MatrixLauncher:
         for name in self._inner:
             torch.sum(named[f"partial_{name}"], 3, out=named[name])
         for name in self._sums:
-            self._add_up(named[f"partial_{name}"], named[name])
-
-    def _add_up(self, partial: torch.Tensor, out: torch.Tensor) -> None:
-        put_back(partial[0] if len(partial) == 1 else partial.sum(0), self._shape, out)
+            put_back(named[f"partial_{name}"], shape, named[name])

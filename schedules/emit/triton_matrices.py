@@ -110,7 +110,6 @@ class TritonMatrices(MatrixText):
             self.tile("best", 'float("-inf")')
             write(f"index = tl.zeros(({shape.tokens}, {shape.lanes}), tl.int32)")
 
-
             def turn() -> None:
                 for row in range(shape.rows):
                     entry, at = place.matrix(matrix, row), f"{self.turn} + {row}"
@@ -277,7 +276,9 @@ class TritonMatrices(MatrixText):
                 with self.writer.block("if begin < whole:"):
                     place.load(values, n.together, "begin")
                     last = f"whole - {n.together}"
-                    with self.writer.block(f"for step in tl.range(begin, {last}, {n.together}, loop_unroll_factor=2):"):
+                    with self.writer.block(
+                        f"for step in tl.range(begin, {last}, {n.together}, loop_unroll_factor=2):"
+                    ):
                         with place.loading_ahead():
                             place.load(values, n.together, f"step + {n.together}")
                         turn(n.together)
@@ -326,10 +327,10 @@ class TritonMatrices(MatrixText):
         write(f"beside = tl.arange(0, {shape.lanes})")
         if shape.vector < _WIDEST:
             # What lies side by side is given to one thread, as much as it is told of.
-            write(f"beside = tl.max_contiguous(beside, {shape.vector})")
+            write(f"beside = tl.multiple_of(beside, {shape.vector})")
         write(f"lane = column * {shape.lanes} + beside")
         if shape.vector < _WIDEST:
-            write(f"lane = tl.max_contiguous(lane, {shape.vector})")
+            write(f"lane = tl.multiple_of(lane, {shape.vector})")
         write(f"first_lane = column.to(tl.int64) * {shape.column_step}")
         write(f"table = {self.table.name} + h * {shape.numbers} + first_lane")
 
@@ -359,7 +360,9 @@ class TritonMatrices(MatrixText):
             return
         self.turn = "0"
         place.rows(values, entries)
-        with self.writer.block(f"for i in tl.range(0, {last}, {shape.rows}, loop_unroll_factor=2):"):
+        with self.writer.block(
+            f"for i in tl.range(0, {last}, {shape.rows}, loop_unroll_factor=2):"
+        ):
             self.turn = f"(i + {shape.rows})"
             with place.loading_ahead():
                 place.rows(values, entries)

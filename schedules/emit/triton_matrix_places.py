@@ -318,7 +318,9 @@ class Entries(Place):
             self.write(f"{value.name}_at{slot} = {value.name} + {text.token_at(argument)}")
             if text.in_registers:
                 for k in range(shape.entries):
-                    self.keep_loaded(f"{value.name}_{k}{slot}", f"tl.load({value.name}_at{slot} + {k})")
+                    self.keep_loaded(
+                        f"{value.name}_{k}{slot}", f"tl.load({value.name}_at{slot} + {k})"
+                    )
         for name in self.draws(values):
             at = f"{name} + {text.token_at(text.arguments[name])}"
             self.keep_loaded(f"{name}_draw{slot}", f"tl.load({at})")

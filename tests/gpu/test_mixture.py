@@ -58,7 +58,10 @@ def test_float32(n: int, entries: int, orientation: str) -> None:
     """Of the published sizes, given its maps, which are those of float64 here."""
     given = tensors(2, 70, 1, n, entries, torch.float32)
     got = results(mixture_pd_scan, on_gpu(given), orientation=orientation)
-    wide = {name: each.to(torch.promote_types(each.dtype, torch.float64)) for name, each in given.items()}
+    wide = {
+        name: each.to(torch.promote_types(each.dtype, torch.float64))
+        for name, each in given.items()
+    }
     maps = [
         mixed_map(each["mixture_weights"], each["dictionary_logits"], [], orientation)
         for each in (given, wide)
