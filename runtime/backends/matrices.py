@@ -37,7 +37,7 @@ def put_back(tables: torch.Tensor, shape: Shape, matrices: torch.Tensor) -> None
 def _pieces(
     table: torch.Tensor, matrices: torch.Tensor, shape: Shape
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Parts of tables ``[..., H, ...]`` and what they hold of matrices ``[H, looped, K, lanes]``."""
+    """Parts of tables ``[…, H, …]`` and what they hold of matrices ``[H, looped, K, lanes]``."""
     n, lanes = shape.size, shape.lanes
     if not shape.tiled:
         return [(table[..., :n, :, :n], matrices)]
