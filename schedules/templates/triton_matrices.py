@@ -28,6 +28,9 @@ from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 from pdssm_compiler.schedules.work import Work
 
 _LARGEST = 1024
+# Registers of a thread for what is no tile's, and the most that tiles may have of those that a
+# device has: with more, compilers keep some in memory.
+_OTHERS, _MOST = 24, 320
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         if config.programs < 1:
             return f"programs is at least 1, not {config.programs}"
         held = _registers(program, config, target)
-        if held > target.registers:
-            return f"its tiles take some {held} registers of {target.registers}"
+        if held > min(target.registers, _MOST):
+            return f"its tiles take some {held} registers of {min(target.registers, _MOST)}"
         if config.rows * min(_entries(program), IN_REGISTERS) > 64:
             return f"{config.rows} rows of {_entries(program)} matrices are too long a text"
         return None
@@ -184,17 +187,22 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
     wide = 1 if tables_of(program)[0].type.element == "f32" else 2  # type: ignore[union-attr]
     shape = shape_of(program, asdict(config))
     held = shape.entries if shape.entries <= IN_REGISTERS else 1
-    tokens = max(1, config.tokens // config.num_warps)
-    lanes = max(1, config.lanes // target.warp_size)
-    tile = max(1, config.tokens * config.lanes // threads)
-    by_tokens = held * (tokens + config.rows * lanes) + (3 + config.rows) * tile
-    if any(value.op == "inner" for value in program.body):
-        by_tokens += (shape.chunk + 1) * tile + config.rows * shape.chunk * lanes
+    turns = 2 if shape.ahead else 1
     noise = 12 if any(value.op == "gumbel" for value in program.body) else 0
-    by_tokens += noise * tile
-    by_entries = 0
-    if program.sum_outputs:
-        each = max(1, config.tile * config.lanes // threads)
-        by_entries = (held + shape.chunk + 2 + noise) * each
-        by_entries += config.together * (held + 2 * each // lanes + 5 * lanes)
-    return wide * max(by_tokens, by_entries) + 24
+    tile = max(1, config.tokens * config.lanes // threads)
+    if not program.sum_outputs:
+        # A thread has its lanes apart; the largest so far, where it is, and the next one.
+        lanes = max(1, config.lanes // target.warp_size)
+        by_tokens = held * (tile // lanes + turns * config.rows * lanes) + (3 + noise) * tile
+        return wide * by_tokens + _OTHERS
+    lanes = min(config.vector, tile)
+    tokens = tile // lanes
+    # Four numbers of a column, and what an entry comes to; complex numbers along the loop.
+    by_tokens = held * (tokens + turns * config.rows * lanes) + 7 * tile
+    by_tokens += 2 * turns * config.rows * tokens
+    by_tokens += (shape.chunk + noise) * tile
+    entries = max(1, config.tile * config.lanes // threads)
+    lanes = min(config.vector, entries)
+    by_entries = (held + shape.chunk + 2 + noise) * entries
+    by_entries += config.together * turns * (held + 4 * lanes + 2 * entries // lanes)
+    return wide * max(by_tokens, by_entries) + _OTHERS

@@ -1,6 +1,7 @@
 """``mixture_pd_scan``: states by the maps that mixtures choose, and the gradients of both."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -178,6 +179,25 @@ def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
     want = results(reference.mixture_pd_scan, wide, orientation=orientation)
     for name, value in want.items():
         torch.testing.assert_close(got[name].to(value.dtype), value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_states_of_a_large_layer(orientation: str, plain: bool, kernels: None) -> None:
+    """By TVM and by plain PyTorch: the layer of 5632 has 2816."""
+    given_ = tensors(1, 3, 1, 2816, 2, torch.float32)
+    with torch_only(TorchTokens()) if plain else nullcontext():
+        got = results(mixture_pd_scan, given_, orientation=orientation)
+    wide = {
+        name: each.to(torch.promote_types(each.dtype, torch.float64))
+        for name, each in given_.items()
+    }
+    want = results(reference.mixture_pd_scan, wide, orientation=orientation)
+    for name, value in want.items():
+        off = (got[name].to(value.dtype) - value).abs().max()
+        # A weight's gradient is a sum of N² numbers, whose roundings come to N of them.
+        assert off <= 2816 * torch.finfo(torch.float32).eps * value.abs().max(), name
 
 
 def test_low_precision_payload_and_logits() -> None:
