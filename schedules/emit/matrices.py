@@ -33,7 +33,10 @@ class Shape:
         together: tokens that are loaded together there.
         tiled: whether a tile's lanes are apart from those of others, ``[lanes / tile, looped, K,
             tile]``, so that a program reads one piece of memory from its begin to its end.
-        vector: lanes of a thread that lie side by side, at most.
+        soft_rows: those of the looped axis that are computed together where the columns of a
+            softmax are added up.
+        vector: lanes of a thread that lie side by side, at most, where it has a tile of tokens.
+        tile_vector: the same where it has a tile of entries.
         ahead: whether what a turn of a loop reads is loaded a turn before.
     """
 
@@ -46,13 +49,15 @@ class Shape:
     tile: int
     together: int = 1
     tiled: bool = False
+    soft_rows: int = 1
     vector: int = 4
+    tile_vector: int = 4
     ahead: bool = False
 
     @property
     def looped(self) -> int:
         """The looped axis with its end."""
-        step = max(self.rows, self.tile)
+        step = max(self.rows, self.soft_rows, self.tile)
         return -(-self.size // step) * step
 
     @property

@@ -81,9 +81,17 @@ class TritonMatrices(MatrixText):
         return phases
 
     def _function(
-        self, entry: str, roots: Sequence[Value], others: Sequence[Argument], body: "_Walk"
+        self,
+        entry: str,
+        roots: Sequence[Value],
+        others: Sequence[Argument],
+        body: "_Walk",
+        rows: int = 0,
+        vector: int = 0,
     ) -> Phase:
-        """One function, of the tensors that some values need."""
+        """One function, of the tensors that some values need, and with rows and lanes of its own,
+        where they are not 0.
+        """
         read = {v.name for v in self.needed(roots) if v.op == "input"}
         tensors = [a for a in self.signature.inputs if a.name in read and a != self.matrices]
         arguments = (*tensors, self.table, *others)
@@ -94,6 +102,7 @@ class TritonMatrices(MatrixText):
         self.writer.line()
         self.writer.line()
         self.writer.line("@triton.jit")
+        self.rows, self.vector = rows or self.shape.rows, vector or self.shape.vector
         with self.writer.block(f"def {entry}({', '.join(names)}):"):
             body(self)
         return Phase(entry, arguments, "matrices")
@@ -111,7 +120,7 @@ class TritonMatrices(MatrixText):
             write(f"index = tl.zeros(({shape.tokens}, {shape.lanes}), tl.int32)")
 
             def turn() -> None:
-                for row in range(shape.rows):
+                for row in range(self.rows):
                     entry, at = place.matrix(matrix, row), f"{self.turn} + {row}"
                     within = self.within(row)
                     write(f"index = tl.where(({entry} > best){within}, {at}, index)")
@@ -185,7 +194,7 @@ class TritonMatrices(MatrixText):
                 self.tile(name, "0.0")
 
             def turn() -> None:
-                for row in range(shape.rows):
+                for row in range(self.rows):
                     entry = place.matrix(matrix, row)
                     write(f"e = tl.exp2(fused(sharp, {entry}, {place.stat(soft, 0)}))")
                     if self.within(row):
@@ -202,7 +211,7 @@ class TritonMatrices(MatrixText):
             if not across:
                 place.keep(soft, 2, "scale")
 
-        return self._function(f"soft_{number}", [soft], [stats], body)
+        return self._function(f"soft_{number}", [soft], [stats], body, rows=shape.soft_rows)
 
     def _inner(self, name: str, value: Value) -> Phase:
         """Inner products with each of a head's matrices, of a tile's lanes alone."""
@@ -219,7 +228,7 @@ class TritonMatrices(MatrixText):
                 self.tile(f"sum_{k}", "0.0")
 
             def turn() -> None:
-                for row in range(shape.rows):
+                for row in range(self.rows):
                     write(f"x = {place.matrix(matrix, row)}")
                     for k in range(shape.chunk):
                         write(f"sum_{k} = fused(x, {place.chunk_entry(row, k)}, sum_{k})")
@@ -299,7 +308,9 @@ class TritonMatrices(MatrixText):
                 target = f"{partial.name} + at + (first + {k}) * {n.entry_step}"
                 write(f"tl.store({target}, sum_{k}{mask})")
 
-        return self._function(f"weigh_{name}", [matrix, coefficients], [*stats, partial], body)
+        reads = [matrix, coefficients]
+        vector = shape.tile_vector
+        return self._function(f"weigh_{name}", reads, [*stats, partial], body, vector=vector)
 
     # Parts of them.
 
@@ -325,12 +336,12 @@ class TritonMatrices(MatrixText):
         """A program's lanes, and where they begin in the matrices of its head."""
         write, shape = self.writer.line, self.shape
         write(f"beside = tl.arange(0, {shape.lanes})")
-        if shape.vector < _WIDEST:
+        if self.vector < _WIDEST:
             # What lies side by side is given to one thread, as much as it is told of.
-            write(f"beside = tl.multiple_of(beside, {shape.vector})")
+            write(f"beside = tl.multiple_of(beside, {self.vector})")
         write(f"lane = column * {shape.lanes} + beside")
-        if shape.vector < _WIDEST:
-            write(f"lane = tl.multiple_of(lane, {shape.vector})")
+        if self.vector < _WIDEST:
+            write(f"lane = tl.multiple_of(lane, {self.vector})")
         write(f"first_lane = column.to(tl.int64) * {shape.column_step}")
         write(f"table = {self.table.name} + h * {shape.numbers} + first_lane")
 
@@ -350,10 +361,10 @@ class TritonMatrices(MatrixText):
             entries: see :meth:`Tokens.rows`.
         """
         shape, write = self.shape, self.writer.line
-        last = (-(-shape.size // shape.rows) - 1) * shape.rows
+        last = (-(-shape.size // self.rows) - 1) * self.rows
         write("at_row = table")
         if not self.ahead:
-            with self.writer.block(f"for i in range(0, {last + shape.rows}, {shape.rows}):"):
+            with self.writer.block(f"for i in range(0, {last + self.rows}, {self.rows}):"):
                 place.made = {}
                 place.rows(values, entries)
                 turn()
@@ -361,9 +372,9 @@ class TritonMatrices(MatrixText):
         self.turn = "0"
         place.rows(values, entries)
         with self.writer.block(
-            f"for i in tl.range(0, {last}, {shape.rows}, loop_unroll_factor=2):"
+            f"for i in tl.range(0, {last}, {self.rows}, loop_unroll_factor=2):"
         ):
-            self.turn = f"(i + {shape.rows})"
+            self.turn = f"(i + {self.rows})"
             with place.loading_ahead():
                 place.rows(values, entries)
             self.turn, place.made = "i", {}

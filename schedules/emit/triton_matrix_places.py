@@ -223,24 +223,24 @@ class Tokens(Place):
         step = shape.row_step
         mixes = [v for v in self.text.needed(values) if v.op == "mix"]
         if text.in_registers:
-            for row in range(shape.rows):
+            for row in range(text.rows):
                 for k in range(shape.entries):
                     load = f"tl.load(at_row + {row * step + k * shape.entry_step} + beside)"
                     self.keep_loaded(f"d_{row}_{k}", load)
         else:
             for number, mix in enumerate(mixes):
-                for row in range(shape.rows):
+                for row in range(text.rows):
                     text.tile(f"m_{number}_{row}", "0.0")
                 with text.writer.block(f"for k in range(0, {shape.entries}):"):
                     self.write(f"w = {self.loaded_coefficient(mix.args[1])}")
-                    for row in range(shape.rows):
+                    for row in range(text.rows):
                         load = f"tl.load(at_row + {row * step} + k * {shape.entry_step} + beside)"
                         name = f"m_{number}_{row}"
                         self.write(f"{name} = fused(w, {load}[None, :], {name})")
-                for row in range(shape.rows):
+                for row in range(text.rows):
                     self.made[mix, row] = f"m_{number}_{row}"
             if entries:
-                for row in range(shape.rows):
+                for row in range(text.rows):
                     for k in range(shape.chunk):
                         at = f"at_row + {row * step} + (first + {k}) * {shape.entry_step} + beside"
                         known = f", mask=(first + {k} < {shape.entries}) & (lane >= 0), other=0.0"
@@ -248,13 +248,13 @@ class Tokens(Place):
                         self.write(f"d_{row}_{k} = tl.load({at}{known})")
         for value in self.vectors(values)[0]:
             parts = 2 if is_complex(value.type) else 1
-            for row in range(shape.rows):
+            for row in range(text.rows):
                 for part in range(parts):
                     at = f"{value.name}_at + ({text.turn} + {row}) * {parts} + {part}"
                     mask = f"inside{text.within(row)}"
                     load = f"tl.load({at}, mask={mask}, other=0.0)"
                     self.keep_loaded(f"{value.name}_loop_{part}_{row}", load)
-        self.write(f"at_row += {shape.rows * step}")
+        self.write(f"at_row += {text.rows * step}")
 
     def chunk_entry(self, row: int, k: int) -> str:
         """The entry of a matrix of the chunk."""

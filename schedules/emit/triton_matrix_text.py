@@ -36,6 +36,8 @@ class MatrixText:
         self.in_registers = shape.entries <= IN_REGISTERS
         # Of more, entries are loaded where they are used.
         self.ahead = shape.ahead and self.in_registers
+        # Rows that are computed together, and lanes that a thread has side by side, of a function.
+        self.rows, self.vector = shape.rows, shape.vector
         # Where a turn of the loop over rows begins.
         self.turn = "i"
 
@@ -111,7 +113,7 @@ class MatrixText:
 
     def within(self, row: int) -> str:
         """That a row of the loop is one, where the last step has others."""
-        if self.shape.size % self.shape.rows == 0:
+        if self.shape.size % self.rows == 0:
             return ""
         return f" & ({self.turn} + {row} < {self.shape.size})"
 

@@ -8,6 +8,7 @@ and uses each entry of a head's matrices for all of them.
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from pdssm_compiler.ir.program import Program
@@ -31,11 +32,15 @@ _LARGEST = 1024
 # Registers of a thread for what is no tile's, and the most that tiles may have of those that a
 # device has: with more, compilers keep some in memory.
 _OTHERS, _MOST = 24, 320
+# States from which on a tile of lanes does not stay in a processor's cache.
+_MANY_STATES = 512
+# Fields that say nothing of how matrices are cut.
+_OF_LAUNCHES = ("num_warps", "programs")
 
 
 @dataclass(frozen=True)
 class TritonMatricesConfig(Config):
-    """How matrices are cut; all but ``programs`` are powers of two.
+    """How matrices are cut; all but ``programs`` and ``together`` are powers of two.
 
     Attributes:
         tokens: of a program's tile.
@@ -43,10 +48,12 @@ class TritonMatricesConfig(Config):
         rows: of the other axis, computed together.
         tile: of the other axis, where a program has a tile of every matrix.
         num_warps: of one program.
-        together: tokens that such a program loads together.
+        together: tokens that such a program loads together; any number.
         programs: a processor, that the tokens are split for where they are summed over.
-        tiled: whether a program's lanes of the matrices lie apart from those of others.
-        vector: of these, that a thread has side by side, at most.
+        soft_rows: rows that are computed together where the columns of a softmax are added up,
+            which takes fewer registers than what follows it.
+        vector: lanes that a thread has side by side, at most, of a tile of tokens.
+        tile_vector: the same of a tile of every matrix.
         ahead: whether what a turn of a loop reads is loaded a turn before.
     """
 
@@ -57,8 +64,9 @@ class TritonMatricesConfig(Config):
     num_warps: int
     together: int = 1
     programs: int = 8
-    tiled: bool = False
+    soft_rows: int = 1
     vector: int = 4
+    tile_vector: int = 4
     ahead: bool = False
 
 
@@ -72,31 +80,64 @@ class TritonMatrices(Template[TritonMatricesConfig]):
     over_matrices = True
 
     def space(self, program: Program, target: Target) -> Iterator[TritonMatricesConfig]:
-        for tokens in (16, 32, 64, 128):
-            for lanes in (32, 64, 128):
-                for rows in (1, 2, 4, 8):
-                    for tile in (8, 16, 32):
-                        for num_warps in (4, 8):
-                            for together in (1, 2, 4):
-                                yield TritonMatricesConfig(
-                                    tokens, lanes, rows, tile, num_warps, together
-                                )
+        lanes = target.warp_size
+        for warps, ahead in product((2, 4, 8), (False, True)):
+            if not program.sum_outputs:
+                for tokens, rows in product((4, 8, 16), (1, 2, 4, 8)):
+                    yield TritonMatricesConfig(tokens * warps, lanes, rows, 8, warps, ahead=ahead)
+                continue
+            for tokens, rows, soft_rows in product((4, 8), (1, 2, 4, 8), (2, 4)):
+                for tile, together, programs in product((4, 8), (1, 2, 4, 6), (8, 32)):
+                    for vector, tile_vector in ((4, 4), (4, 2), (2, 2)):
+                        yield TritonMatricesConfig(
+                            tokens * warps,
+                            lanes,
+                            rows,
+                            tile * warps,
+                            warps,
+                            together,
+                            programs,
+                            soft_rows,
+                            vector,
+                            tile_vector,
+                            ahead,
+                        )
 
     def heuristic(
         self, program: Program, target: Target, problem: Problem
     ) -> TritonMatricesConfig:
-        few = _entries(program) <= IN_REGISTERS
-        # More rows hide more of memory's latency, and take registers.
-        rows = (4, 2) if few and not program.sum_outputs else (2, 1)
-        for tokens, tile, together, row in (
-            (32, 32, 2, rows[0]),
-            (32, 16, 2, rows[0]),
-            (32, 16, 2, rows[1]),
-            (16, 16, 1, rows[1]),
+        entries = _entries(program)
+        # More rows, and more tokens, that are loaded together hide more of memory's latency, and
+        # take registers; how many is from measurements and counts (docs/mixture.md).
+        together, programs, soft_rows, tile_vector = 6, 8, _rows(32, entries), 4
+        if not program.sum_outputs:
+            # Of small matrices every line is near.
+            rows, soft_rows = _rows(64 if program.state_size >= _MANY_STATES else 32, entries), 1
+        else:
+            rows = _rows(48, entries)
+            if entries <= 6:
+                tile_vector = 2
+            if program.state_size >= _MANY_STATES:
+                programs = 16
+        for tokens, tile, loaded, most in (
+            (32, 32, together, 8),
+            (32, 16, together, 8),
+            (32, 16, 2, 2),
+            (16, 16, 1, 1),
             (8, 8, 1, 1),
             (4, 4, 1, 1),
         ):
-            config = TritonMatricesConfig(tokens, target.warp_size, row, tile, 4, together)
+            config = TritonMatricesConfig(
+                tokens,
+                target.warp_size,
+                min(rows, most),
+                tile,
+                4,
+                loaded,
+                programs,
+                min(soft_rows, most),
+                tile_vector=tile_vector,
+            )
             if self.feasible(program, target, config) is None:
                 break
         # What feasible refuses, with its reason.
@@ -110,10 +151,13 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         wrong = refused(program)
         if wrong is not None:
             return f"{self.name} does not take {wrong}"
-        for name in ("tokens", "lanes", "rows", "tile", "num_warps"):
+        for name in ("tokens", "lanes", "rows", "soft_rows", "tile", "num_warps"):
             value = getattr(config, name)
             if not 0 < value <= _LARGEST or value & (value - 1):
                 return f"{name} is a power of two up to {_LARGEST}, not {value}"
+        for name in ("vector", "tile_vector"):
+            if getattr(config, name) not in (1, 2, 4):
+                return f"{name} is 1, 2 or 4, not {getattr(config, name)}"
         if config.num_warps > 16:
             return f"num_warps is at most 16, not {config.num_warps}"
         if not 1 <= config.together <= 8:
@@ -123,8 +167,9 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         held = _registers(program, config, target)
         if held > min(target.registers, _MOST):
             return f"its tiles take some {held} registers of {min(target.registers, _MOST)}"
-        if config.rows * min(_entries(program), IN_REGISTERS) > 64:
-            return f"{config.rows} rows of {_entries(program)} matrices are too long a text"
+        most = max(config.rows, config.soft_rows)
+        if most * min(_entries(program), IN_REGISTERS) > 64:
+            return f"{most} rows of {_entries(program)} matrices are too long a text"
         return None
 
     def work(
@@ -170,9 +215,14 @@ class TritonMatrices(Template[TritonMatricesConfig]):
 
 def shape_of(program: Program, config: dict[str, Any]) -> Shape:
     """How a program's matrices are cut by a config's fields."""
-    names = ("tokens", "lanes", "rows", "tile", "together", "tiled", "vector", "ahead")
     sizes = (program.state_size, _entries(program), orientation_of(program) or "")
-    return Shape(*sizes, **{name: config[name] for name in names})
+    cut = {name: value for name, value in config.items() if name not in _OF_LAUNCHES}
+    return Shape(*sizes, **cut, tiled=True)
+
+
+def _rows(most: int, entries: int) -> int:
+    """The largest power of two of rows, up to 8, that have so many entries at most."""
+    return next((rows for rows in (8, 4, 2) if rows * entries <= most), 1)
 
 
 def _entries(program: Program) -> int:
@@ -187,22 +237,26 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
     wide = 1 if tables_of(program)[0].type.element == "f32" else 2  # type: ignore[union-attr]
     shape = shape_of(program, asdict(config))
     held = shape.entries if shape.entries <= IN_REGISTERS else 1
-    turns = 2 if shape.ahead else 1
     noise = 12 if any(value.op == "gumbel" for value in program.body) else 0
     tile = max(1, config.tokens * config.lanes // threads)
+
+    def loaded(rows: int) -> int:
+        # Compilers load late what there is no room for, but not what is of the next turn.
+        return 2 * rows if shape.ahead else min(rows, 2)
+
     if not program.sum_outputs:
         # A thread has its lanes apart; the largest so far, where it is, and the next one.
         lanes = max(1, config.lanes // target.warp_size)
-        by_tokens = held * (tile // lanes + turns * config.rows * lanes) + (3 + noise) * tile
+        by_tokens = held * (tile // lanes + loaded(config.rows) * lanes) + (3 + noise) * tile
         return wide * by_tokens + _OTHERS
     lanes = min(config.vector, tile)
     tokens = tile // lanes
     # Four numbers of a column, and what an entry comes to; complex numbers along the loop.
-    by_tokens = held * (tokens + turns * config.rows * lanes) + 7 * tile
-    by_tokens += 2 * turns * config.rows * tokens
-    by_tokens += (shape.chunk + noise) * tile
+    rows = loaded(config.rows)
+    by_tokens = held * (tokens + rows * lanes) + 2 * rows * tokens
+    by_tokens += (7 + shape.chunk + noise) * tile
     entries = max(1, config.tile * config.lanes // threads)
-    lanes = min(config.vector, entries)
+    lanes = min(config.tile_vector, entries)
     by_entries = (held + shape.chunk + 2 + noise) * entries
-    by_entries += config.together * turns * (held + 4 * lanes + 2 * entries // lanes)
+    by_entries += loaded(config.together) * (held + 4 * lanes + 2 * entries // lanes)
     return wide * max(by_tokens, by_entries) + _OTHERS

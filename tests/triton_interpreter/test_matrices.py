@@ -21,13 +21,29 @@ from tests.triton_interpreter.interpreted import Interpreted
 CONFIGS = (
     TritonMatricesConfig(tokens=4, lanes=8, rows=1, tile=4, num_warps=1),
     TritonMatricesConfig(
-        tokens=8, lanes=4, rows=2, tile=2, num_warps=1, together=2, programs=1, tiled=True
+        tokens=8, lanes=4, rows=2, tile=2, num_warps=1, together=2, programs=1, soft_rows=4
     ),
     TritonMatricesConfig(
-        tokens=4, lanes=4, rows=2, tile=4, num_warps=1, together=1, programs=1, ahead=True
+        tokens=4,
+        lanes=4,
+        rows=2,
+        tile=4,
+        num_warps=1,
+        together=1,
+        programs=1,
+        soft_rows=1,
+        ahead=True,
     ),
     TritonMatricesConfig(
-        tokens=4, lanes=8, rows=1, tile=2, num_warps=1, together=2, vector=1, ahead=True
+        tokens=4,
+        lanes=8,
+        rows=1,
+        tile=2,
+        num_warps=1,
+        together=2,
+        vector=1,
+        tile_vector=2,
+        ahead=True,
     ),
 )
 
