@@ -106,19 +106,18 @@ class TritonMatrices(Template[TritonMatricesConfig]):
     def heuristic(
         self, program: Program, target: Target, problem: Problem
     ) -> TritonMatricesConfig:
-        entries = _entries(program)
+        entries, many = _entries(program), program.state_size >= _MANY_STATES
+        # A row's numbers, of 32 bits.
+        numbers = entries * _wide(program)
         # More rows, and more tokens, that are loaded together hide more of memory's latency, and
         # take registers; how many is from measurements and counts (docs/mixture.md).
-        together, programs, soft_rows, tile_vector = 6, 8, _rows(32, entries), 4
+        rows, soft_rows = _rows(48, numbers), _rows(32, numbers)
         if not program.sum_outputs:
             # Of small matrices every line is near.
-            rows, soft_rows = _rows(64 if program.state_size >= _MANY_STATES else 32, entries), 1
-        else:
-            rows = _rows(48, entries)
-            if entries <= 6:
-                tile_vector = 2
-            if program.state_size >= _MANY_STATES:
-                programs = 16
+            rows, soft_rows = _rows(64 if many else 32, numbers), 1
+        together = 6 if entries <= IN_REGISTERS else 2
+        programs = 16 if many else 8
+        tile_vector = 2 if entries <= 6 else 4
         for tokens, tile, loaded, most in (
             (32, 32, together, 8),
             (32, 16, together, 8),
@@ -220,9 +219,14 @@ def shape_of(program: Program, config: dict[str, Any]) -> Shape:
     return Shape(*sizes, **cut, tiled=True)
 
 
-def _rows(most: int, entries: int) -> int:
-    """The largest power of two of rows, up to 8, that have so many entries at most."""
-    return next((rows for rows in (8, 4, 2) if rows * entries <= most), 1)
+def _rows(most: int, numbers: int) -> int:
+    """The largest power of two of rows, up to 8, that have so many numbers at most."""
+    return next((rows for rows in (8, 4, 2) if rows * numbers <= most), 1)
+
+
+def _wide(program: Program) -> int:
+    """Registers of a number."""
+    return 1 if tables_of(program)[0].type.element == "f32" else 2  # type: ignore[union-attr]
 
 
 def _entries(program: Program) -> int:
@@ -234,7 +238,7 @@ def _entries(program: Program) -> int:
 def _registers(program: Program, config: TritonMatricesConfig, target: Target) -> int:
     """Of a thread, about: 32 bits each."""
     threads = config.num_warps * target.warp_size
-    wide = 1 if tables_of(program)[0].type.element == "f32" else 2  # type: ignore[union-attr]
+    wide = _wide(program)
     shape = shape_of(program, asdict(config))
     held = shape.entries if shape.entries <= IN_REGISTERS else 1
     noise = 12 if any(value.op == "gumbel" for value in program.body) else 0
