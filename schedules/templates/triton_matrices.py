@@ -117,7 +117,10 @@ class TritonMatrices(Template[TritonMatricesConfig]):
             rows, soft_rows = _rows(64 if many else 32, numbers), 1
         together = 6 if entries <= IN_REGISTERS else 2
         programs = 16 if many else 8
-        tile_vector = 2 if entries <= 6 else 4
+        # Compilers take more registers for four lanes than a third program leaves, where tensors
+        # are of a power of two of this size.
+        size = program.state_size
+        tile_vector = 2 if entries <= 6 and size >= 1024 and size & (size - 1) == 0 else 4
         for tokens, tile, loaded, most in (
             (32, 32, together, 8),
             (32, 16, together, 8),
