@@ -10,7 +10,7 @@ Inputs of the tokens come from a *ring* in shared memory that another warp fills
 (:meth:`TvmLanes.hold`). Device functions are in ``lanes.cuh``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 
 from pdssm_compiler.ir.types import Map, is_complex
@@ -21,6 +21,9 @@ from pdssm_compiler.schedules.emit.lane_sums import LaneSums
 from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, padded
 from pdssm_compiler.schedules.emit.tvm import real_dtype
 from pdssm_compiler.schedules.signature import Argument, width_of
+
+# Sources of a target for which a tile has a text without branches.
+_FEW_SOURCES = (6, 8)
 
 
 class TvmLanes(LaneSums):
@@ -33,8 +36,8 @@ class TvmLanes(LaneSums):
     """
 
     sums_runs_by = "lane_sum_runs"
-    # Whether no target of the maps in hand has more than six sources, as the kernel has asked.
-    _few_sources = False
+    # The most sources of a target of the maps in hand, as the kernel has asked; None for any.
+    _most_sources: int | None = None
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
         """Where the lanes of a row leave values for one another."""
@@ -163,7 +166,9 @@ class TvmLanes(LaneSums):
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
-        beside what it does; so a tile asks once for all its tokens.
+        beside what it does; so a tile asks once for all its tokens. Where a head has one map with
+        more, a third of its tiles may: rows that run in order end with the slowest, so these tiles
+        have a text without branches too.
 
         Args:
             begin: writes what token ``u`` starts with.
@@ -173,14 +178,21 @@ class TvmLanes(LaneSums):
             self._unrolled(begin)
             return
         kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
-        most = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
-        asked = self._called("lane_all_few", most, dtype="int32")
+        kind = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
+        self._by_sources(_FEW_SOURCES, kind, begin)
+
+    def _by_sources(self, bounds: Sequence[int], kind: str, begin: Callable[[], None]) -> None:
+        """The tile's tokens, by the first bound that all its maps keep to, or by any map."""
+        if not bounds:
+            self._unrolled(begin)
+            return
+        asked = self._called(f"lane_all_few<{bounds[0]}>", kind, dtype="int32")
         with self.writer.block(f"if {asked} != 0:"):
-            self._few_sources = True
+            self._most_sources = bounds[0]
             self._unrolled(begin)
-            self._few_sources = False
+            self._most_sources = None
         with self.writer.block("else:"):
-            self._unrolled(begin)
+            self._by_sources(bounds[1:], kind, begin)
 
     def _unrolled(self, begin: Callable[[], None]) -> None:
         with self.writer.block(f"for u in T.unroll({self.tile}):"):
@@ -339,9 +351,10 @@ class TvmLanes(LaneSums):
             values: Parts = (f"T.address_of({self._exchange(source, '0')})",)
         else:
             values = self._parts(source, "j")
-        if self._few_sources:
+        if self._most_sources is not None:
             where = "shared" if self.through_memory else "registers"
-            self.call(f"lane_few_{where}", *to, *values, *words, more)
+            function = f"lane_few_{where}<{self._most_sources}>"
+            self.call(function, *to, *values, *words, f"T.address_of({more})")
             return
         if not self.through_memory:
             values = (*values, "lane" if self.rows == 1 else self.own_lane)
