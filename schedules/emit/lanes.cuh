@@ -674,6 +674,13 @@ __device__ __forceinline__ typename Source::Value lane_few(Source from, unsigned
   return four + lane_four(from, more[0], more[1]);
 }
 
+// Raises `most` to the largest of `count` kinds of maps, in all lanes.
+__device__ __forceinline__ void lane_most(int* most, const int* kinds, int count, int lane) {
+  int found = *most;
+  for (int i = lane; i < count; i += 32) found = max(found, kinds[i]);
+  *most = __reduce_max_sync(0xffffffffu, found);
+}
+
 // Whether maps of such a kind, see `lane_fan_in`, are like that in all lanes.
 template <int MOST>
 __device__ __forceinline__ int lane_all_few(int kind) {

@@ -10,7 +10,8 @@ Inputs of the tokens come from a *ring* in shared memory that another warp fills
 (:meth:`TvmLanes.hold`). Device functions are in ``lanes.cuh``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce
 
 from pdssm_compiler.ir.types import Map, is_complex
@@ -21,9 +22,6 @@ from pdssm_compiler.schedules.emit.lane_sums import LaneSums
 from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, padded
 from pdssm_compiler.schedules.emit.tvm import real_dtype
 from pdssm_compiler.schedules.signature import Argument, width_of
-
-# Sources of a target for which a tile has a text without branches.
-_FEW_SOURCES = (6, 8)
 
 
 class TvmLanes(LaneSums):
@@ -36,7 +34,7 @@ class TvmLanes(LaneSums):
     """
 
     sums_runs_by = "lane_sum_runs"
-    # The most sources of a target of the maps in hand, as the kernel has asked; None for any.
+    # The most sources of a target of the maps in hand, 6 or 8, as the kernel has asked; or any.
     _most_sources: int | None = None
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
@@ -103,6 +101,8 @@ class TvmLanes(LaneSums):
 
     def value_arrays(self) -> None:
         """Arrays of everything but the carries."""
+        if any(self._tables.values()):
+            self._local(self._own_name("most_kind"), "int32", 1)
         for value in self.program.body:
             kept = value in self.stages.stored and not self._own(value)
             if kept or value.op in ("scatter_add", "sum"):
@@ -166,9 +166,9 @@ class TvmLanes(LaneSums):
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
-        beside what it does; so a tile asks once for all its tokens. Where a head has one map with
-        more, a third of its tiles may: rows that run in order end with the slowest, so these tiles
-        have a text without branches too.
+        beside what it does. So it is known of the head's maps together, from
+        :meth:`find_most_sources`: a head whose maps have few runs one text, without branches and
+        without waiting for the tile's kinds. Of other heads each tile asks once.
 
         Args:
             begin: writes what token ``u`` starts with.
@@ -178,21 +178,21 @@ class TvmLanes(LaneSums):
             self._unrolled(begin)
             return
         kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
-        kind = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
-        self._by_sources(_FEW_SOURCES, kind, begin)
-
-    def _by_sources(self, bounds: Sequence[int], kind: str, begin: Callable[[], None]) -> None:
-        """The tile's tokens, by the first bound that all its maps keep to, or by any map."""
-        if not bounds:
+        of_tile = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
+        of_head = f"{self._own_name('most_kind')}[0]"
+        with self._few_sources(6, of_head, begin), self._few_sources(8, of_tile, begin):
             self._unrolled(begin)
-            return
-        asked = self._called(f"lane_all_few<{bounds[0]}>", kind, dtype="int32")
+
+    @contextmanager
+    def _few_sources(self, most: int, kind: str, begin: Callable[[], None]) -> Iterator[None]:
+        """The tile's tokens where no target has more than ``most`` sources, and what else."""
+        asked = self._called(f"lane_all_few<{most}>", kind, dtype="int32")
         with self.writer.block(f"if {asked} != 0:"):
-            self._most_sources = bounds[0]
+            self._most_sources = most
             self._unrolled(begin)
             self._most_sources = None
         with self.writer.block("else:"):
-            self._by_sources(bounds[1:], kind, begin)
+            yield
 
     def _unrolled(self, begin: Callable[[], None]) -> None:
         with self.writer.block(f"for u in T.unroll({self.tile}):"):
