@@ -125,16 +125,21 @@ class Tracker(nn.Module):
         kind: one of :data:`BLOCKS`.
         vocabulary: symbols, answers and padding together.
         sizes: see :class:`Sizes`.
+        symbols: numbers of symbols and padding, which are the first of the vocabulary; None for
+            all of it.
 
     Raises:
         ValueError: there is no such kind.
     """
 
-    def __init__(self, kind: str, vocabulary: int, sizes: Sizes) -> None:
+    def __init__(
+        self, kind: str, vocabulary: int, sizes: Sizes, symbols: int | None = None
+    ) -> None:
         super().__init__()
         if kind not in BLOCKS:
             raise ValueError(f"there is no model {kind!r}; there are {', '.join(BLOCKS)}")
         self.embedding = nn.Embedding(vocabulary, sizes.width)
+        self.symbols = vocabulary if symbols is None else symbols
         self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
         self.head = nn.Linear(sizes.width, vocabulary)
 
@@ -142,7 +147,7 @@ class Tracker(nn.Module):
         self,
         tokens: torch.Tensor,
         lengths: torch.Tensor,
-        blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]] | None = None,
+        blocks: Iterable[Callable[..., torch.Tensor]] | None = None,
     ) -> torch.Tensor:
         """Scores of the answers after the last token.
 
@@ -154,8 +159,13 @@ class Tracker(nn.Module):
         Returns:
             ``[B, vocabulary]``.
         """
-        x = self.embedding(tokens)
-        for block in self.blocks if blocks is None else blocks:
+        first, *others = self.blocks if blocks is None else blocks
+        if type(self.blocks[0]) is PDSSM:
+            # What comes before its scan is computed of few symbols instead of many tokens.
+            x = first(self.embedding.weight[: self.symbols], symbols=tokens)
+        else:
+            x = first(self.embedding(tokens))
+        for block in others:
             x = block(x)
         last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1])
         scores: torch.Tensor = self.head(x.gather(1, last).squeeze(1))

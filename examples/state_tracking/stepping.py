@@ -5,14 +5,17 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from examples.state_tracking.models import Tracker
 from examples.state_tracking.tasks import Batch
 
 # A batch, and the seed of what the model draws.
 Step = Callable[[Batch, int], torch.Tensor]
-Loss = Callable[[Batch, Iterable[Callable[[torch.Tensor], torch.Tensor]]], torch.Tensor]
+Loss = Callable[[Batch, Iterable[Callable[..., torch.Tensor]]], torch.Tensor]
 _WARM_UP = 3
+# Symbols of a table, in steps.
+_TABLES = (16, 64, 256, 1024, 4096)
 
 
 def stepper(
@@ -78,15 +81,21 @@ class _Captured:
         return self._loss.detach()
 
 
-def _compiled(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def _compiled(block: nn.Module) -> Callable[..., torch.Tensor]:
     # torch.compile takes no recurrent networks, which are one call of a library anyway.
     if any(isinstance(module, nn.RNNBase) for module in block.modules()):
         return block
     # Each width by itself: sizes that vary are code that is slower.
-    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(
-        block, fullgraph=True, dynamic=False
-    )
-    return compiled
+    compiled: Callable[..., torch.Tensor] = torch.compile(block, fullgraph=True, dynamic=False)
+
+    def padded(x: torch.Tensor, symbols: torch.Tensor | None = None) -> torch.Tensor:
+        if symbols is None:
+            return compiled(x)
+        # Tables of few sizes, whatever the tasks: each is compiled for by itself.
+        rows = next(size for size in _TABLES if size >= len(x))
+        return compiled(functional.pad(x, (0, 0, 0, rows - len(x))), symbols=symbols)
+
+    return padded
 
 
 @contextmanager

@@ -258,6 +258,29 @@ def test_padding_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(model(tokens[:, :4], lengths), model(tokens, lengths))
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_first_layer_reads_symbols(layers: int) -> None:
+    """Of their table, on a GPU one with rows for more: as it would read their vectors."""
+    torch.manual_seed(1)
+    model = Tracker("pdssm", 9, Sizes(8, 6, 3, layers, 0.0), 4)
+    tokens, lengths = torch.randint(4, (5, 7)), torch.tensor([7, 1, 3, 4, 6])
+    first, *others = model.blocks
+    vectors = [lambda table, symbols: first(model.embedding(symbols)), *others]
+    padded = [
+        lambda table, symbols: first(
+            torch.nn.functional.pad(table, (0, 0, 0, 12)), symbols=symbols
+        ),
+        *others,
+    ]
+    found = []
+    for blocks in (None, vectors, padded):
+        scores = model(tokens, lengths, blocks)
+        grads = torch.autograd.grad(scores.sin().sum(), list(model.parameters()))
+        found.append((scores, *grads))
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other)
+
+
 def test_accuracy_is_of_all_sequences() -> None:
     """In batches, the last one smaller, of a model that is right for half of the answers."""
     task = TASKS["parity"]
