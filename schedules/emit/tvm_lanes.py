@@ -11,7 +11,6 @@ Inputs of the tokens come from a *ring* in shared memory that another warp fills
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import reduce
 
 from pdssm_compiler.ir.types import Map, is_complex
@@ -102,7 +101,8 @@ class TvmLanes(LaneSums):
     def value_arrays(self) -> None:
         """Arrays of everything but the carries."""
         if any(self._tables.values()):
-            self._local(self._own_name("most_kind"), "int32", 1)
+            for name in ("most_kind", "few"):
+                self._local(self._own_name(name), "int32", 1)
         for value in self.program.body:
             kept = value in self.stages.stored and not self._own(value)
             if kept or value.op in ("scatter_add", "sum"):
@@ -166,9 +166,8 @@ class TvmLanes(LaneSums):
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
-        beside what it does. So it is known of the head's maps together, from
-        :meth:`find_most_sources`: a head whose maps have few runs one text, without branches and
-        without waiting for the tile's kinds. Of other heads each tile asks once.
+        beside what it does; so a tile asks once for all its tokens. Where all the head's maps have
+        few, which :meth:`find_most_sources` has found, it does not wait for the tile's to ask.
 
         Args:
             begin: writes what token ``u`` starts with.
@@ -179,20 +178,27 @@ class TvmLanes(LaneSums):
             return
         kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
         of_tile = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
-        of_head = f"{self._own_name('most_kind')}[0]"
-        with self._few_sources(6, of_head, begin), self._few_sources(8, of_tile, begin):
-            self._unrolled(begin)
-
-    @contextmanager
-    def _few_sources(self, most: int, kind: str, begin: Callable[[], None]) -> Iterator[None]:
-        """The tile's tokens where no target has more than ``most`` sources, and what else."""
-        asked = self._called(f"lane_all_few<{most}>", kind, dtype="int32")
-        with self.writer.block(f"if {asked} != 0:"):
-            self._most_sources = most
-            self._unrolled(begin)
-            self._most_sources = None
+        few, of_head = self._own_name("few"), f"{self._own_name('most_kind')}[0]"
+        self.writer.line(f"{few}[0] = {self._all_few(6, of_head)}")
+        with self.writer.block(f"if {few}[0] == 0:"):
+            self.writer.line(f"{few}[0] = {self._all_few(6, of_tile)}")
+        with self.writer.block(f"if {few}[0] != 0:"):
+            self._with_few(6, begin)
         with self.writer.block("else:"):
-            yield
+            with self.writer.block(f"if {self._all_few(8, of_tile)} != 0:"):
+                self._with_few(8, begin)
+            with self.writer.block("else:"):
+                self._unrolled(begin)
+
+    def _all_few(self, most: int, kind: str) -> str:
+        """Whether no target of maps of a kind has more than ``most`` sources, in all lanes."""
+        return self._called(f"lane_all_few<{most}>", kind, dtype="int32")
+
+    def _with_few(self, most: int, begin: Callable[[], None]) -> None:
+        """The tile's tokens where no target has more than ``most`` sources."""
+        self._most_sources = most
+        self._unrolled(begin)
+        self._most_sources = None
 
     def _unrolled(self, begin: Callable[[], None]) -> None:
         with self.writer.block(f"for u in T.unroll({self.tile}):"):
