@@ -53,9 +53,9 @@ class _Captured:
 
     Blocks are compiled one by one: those of one kind and sizes, of any run, are compiled once.
 
-    Graphs that are captured on one stream share the memory that torch gives cuBLAS for that stream
-    (pytorch/pytorch#193402), so those of runs beside one another would overwrite each other's sums:
-    each run captures on a stream of its own.
+    Graphs that are captured on one stream share the memory that torch gives cuBLAS for it
+    (pytorch/pytorch#193402), so those of runs beside one another would overwrite each other's
+    sums: each run captures on a stream of its own.
     """
 
     def __init__(
