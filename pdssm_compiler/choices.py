@@ -109,7 +109,12 @@ def check_logits(name: str, logits: torch.Tensor, axes: str) -> None:
 
 
 def check_sizes(
-    dictionary: torch.Tensor, of_tokens: torch.Tensor, name: str, drive: torch.Tensor, axes: str
+    dictionary: torch.Tensor,
+    of_tokens: torch.Tensor,
+    name: str,
+    drive: torch.Tensor,
+    axes: str,
+    shared: bool = False,
 ) -> None:
     """Hold a dictionary's logits, and what goes with them by token, to the drive, before a choice
     of theirs has another name.
@@ -120,6 +125,7 @@ def check_sizes(
         name: of those, for messages.
         drive: the call's; what it is by itself others look at.
         axes: what the dictionary may have.
+        shared: whether ``of_tokens`` is of what tokens share: ``[1, V, H, K]``.
 
     Raises:
         ArgumentError: says which does not agree, and with what.
@@ -139,11 +145,14 @@ def check_sizes(
         return
     check_layout("drive", drive)
     if drive.dim() >= 4:
-        wanted = (*drive.shape[:3], maps)
+        first = 1 if shared else 0
+        leading = of_tokens.shape[:2] if shared else drive.shape[:2]
+        wanted = (*leading, drive.shape[2], maps)
         if of_tokens.shape != wanted:
+            named = "[V, H, K]" if shared else "[B, T, H, K]"
             raise ArgumentError(
-                f"{name} must have the shape [B, T, H, K] = {list(wanted)}, got "
-                f"{list(of_tokens.shape)}; make it agree with drive"
+                f"{name} must have the shape {named} = {list(wanted[first:])}, got "
+                f"{list(of_tokens.shape[first:])}; make it agree with drive"
             )
         wanted = (drive.shape[2], maps, drive.shape[3], drive.shape[3])
         if dictionary.shape != wanted:

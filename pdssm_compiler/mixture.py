@@ -4,10 +4,11 @@ import torch
 
 from pdssm_compiler.arguments import read_call
 from pdssm_compiler.choices import CHOSEN_ALONG
+from pdssm_compiler.chosen_mixtures import choose_mixtures, read_selection
 from pdssm_compiler.functional import results
 from pdssm_compiler.mixture_arguments import check_numbers, read_mixture, read_noise
 from pdssm_compiler.packed import PackedCall, scan_packed
-from pdssm_compiler.runtime.dispatch import refuse_transforms
+from pdssm_compiler.runtime.dispatch import call, refuse_transforms
 from pdssm_compiler.runtime.mixture import call_mixed, mixed_map
 from pdssm_compiler.spec import one_of
 
@@ -18,6 +19,7 @@ def mixture_pd_scan(
     diagonal: torch.Tensor,
     drive: torch.Tensor,
     *,
+    selection: torch.Tensor | None = None,
     temperature: float | torch.Tensor = 1.0,
     choice: str = "hard",
     noise: float | torch.Tensor = 0.0,
@@ -50,6 +52,12 @@ def mixture_pd_scan(
     b_t[i]``, it is the same with ``∂P_t[i, j] = Re(conj(g_t[i]) D_t[i] x_{t-1}[j])`` and softmaxes
     over ``j``.
 
+    **Mixtures that tokens share.** With ``selection`` there are ``V`` mixtures, and a token has
+    the map of mixture ``selection[b, t, h]``: exactly what weights ``mixture_weights[selection]``
+    give, by ``V`` matrices in the place of ``B T``, which are all there in the backward,
+    ``[H, V, N, N]``. The scan is then one with a dictionary of ``V`` maps. It pays where there are
+    fewer mixtures than tokens: a layer's that reads symbols, say.
+
     **Noise.** With ``noise > 0``, ``noise`` times standard Gumbel noise is added to every entry of
     every ``M_t``, in choice and gradient alike: with ``noise = τ``, a column's choice is a draw
     from ``softmax_i(M_t / τ)``. It is drawn by Philox from the seed and its place
@@ -70,6 +78,10 @@ def mixture_pd_scan(
             softmax's, or any others.
         diagonal: ``D``, as in ``pd_scan``.
         drive: ``b``, as in ``pd_scan``.
+        selection: uint8, int16, int32 or int64 ``[B, T, H]``, or ``[B, T]`` for all heads, in
+            ``[0, V)``: which mixture a token has, of weights ``[V, H, K]``, or ``[V, K]`` for all
+            heads; None where each has its own. Without noise, and with hard choices: both are of
+            a token.
         temperature: ``τ``, a positive number, or a tensor of one, on the CPU or beside the logits.
             On a GPU a tensor is not looked at; on a CPU the backward looks, and ``"soft"``.
         choice: ``"hard"`` or ``"soft"``; see above.
@@ -88,8 +100,11 @@ def mixture_pd_scan(
 
     Raises:
         ArgumentError: a wrong shape, dtype, device or option.
+        IndexRangeError: a selection out of range; on a GPU raised by a later call, or by
+            :func:`pdssm_compiler.check`.
         NanLogitError: a NaN in a mixture, which ``"soft"`` goes on with; on a GPU raised by a
-            later call or by :func:`pdssm_compiler.check`, which name it by ``destination``.
+            later call or by :func:`pdssm_compiler.check`, which name it by ``destination``, or
+            ``dictionary`` where tokens share mixtures.
         OffsetError: offsets that start elsewhere, decrease or end elsewhere; likewise.
 
     Source: arXiv 2509.22284 (PD-SSM).
@@ -98,7 +113,10 @@ def mixture_pd_scan(
     # Before the operators, whose gradient torch would refuse in words of its own.
     if not torch.compiler.is_compiling():
         refuse_transforms()
-    if one_of("choice", choice, ("hard", "soft")) == "soft":
+    soft = one_of("choice", choice, ("hard", "soft")) == "soft"
+    if selection is not None:
+        selection = read_selection(selection, drive, soft, noise)
+    elif soft:
         # It reads this module.
         from pdssm_compiler import reference
 
@@ -116,23 +134,28 @@ def mixture_pd_scan(
             reverse=reverse,
             cu_seqlens=cu_seqlens,
         )
-    mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
+    mixed = read_mixture(
+        dictionary_logits,
+        mixture_weights,
+        drive,
+        temperature,
+        orientation,
+        shared=selection is not None,
+    )
     check_numbers(diagonal, drive, initial_state, cu_seqlens is not None)
+    options = ("general", orientation, initial_state, output_final_state, reverse)
+    if selection is not None:
+        chosen = choose_mixtures(mixed, selection)
+        entries = (chosen.maps_used, chosen.tokens_used)
+        maps_of = (diagonal, drive, chosen.dictionary, chosen.selection, None, *options)
+        if cu_seqlens is not None:
+            return scan_packed(PackedCall(*maps_of, cu_seqlens), entries)
+        request = read_call(*maps_of)
+        return results(request, call(request.text, request.tensors, "", entries))
     mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights, choice))
     sources = (mixed.weights.detach(), mixed.dictionary.detach())
     maps = mixed_map(*sources, list(mixed.noise) or None, orientation)
-    given = (
-        diagonal,
-        drive,
-        None,
-        None,
-        maps,
-        "general",
-        orientation,
-        initial_state,
-        output_final_state,
-        reverse,
-    )
+    given = (diagonal, drive, None, None, maps, *options)
     if cu_seqlens is not None:
         return scan_packed(PackedCall(*given, cu_seqlens), mixed=mixed)
     request = read_call(*given)

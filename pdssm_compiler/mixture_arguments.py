@@ -17,8 +17,13 @@ def read_mixture(
     drive: torch.Tensor,
     temperature: float | torch.Tensor,
     orientation: str,
+    shared: bool = False,
 ) -> Mixture:
-    """Check dictionary and weights; arguments as of :func:`mixture_pd_scan`.
+    """Check dictionary and weights.
+
+    Args: as of :func:`mixture_pd_scan`, and
+        shared: whether tokens share mixtures: weights are ``[V, H, K]`` or ``[V, K]``. They are
+            then given as those of one sequence of ``V`` tokens.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device or option.
@@ -29,12 +34,20 @@ def read_mixture(
     heads = drive.shape[2]
     if isinstance(dictionary, torch.Tensor) and dictionary.dim() == 3:
         dictionary = dictionary.unsqueeze(0).expand(heads, -1, -1, -1)
+    of_tokens = "[V, H, K] or [V, K]" if shared else "[B, T, H, K] or [B, T, K]"
+    if shared and isinstance(weights, torch.Tensor):
+        if weights.dim() not in (2, 3) or len(weights) == 0:
+            raise ArgumentError(
+                f"mixture_weights of tokens that share them by selection must have the shape "
+                f"{of_tokens} with V of at least 1, got {list(weights.shape)}; reshape it"
+            )
+        weights = weights.unsqueeze(0)
     if isinstance(weights, torch.Tensor) and weights.dim() == 3:
         weights = weights.unsqueeze(2).expand(-1, -1, heads, -1)
     axes = "[H, K, N, N] or [K, N, N]"
     check_logits("dictionary_logits", dictionary, axes)
-    check_logits("mixture_weights", weights, "[B, T, H, K] or [B, T, K]")
-    check_sizes(dictionary, weights, "mixture_weights", drive, axes)
+    check_logits("mixture_weights", weights, of_tokens)
+    check_sizes(dictionary, weights, "mixture_weights", drive, axes, shared)
     wide = torch.float64 if dictionary.dtype is torch.float64 else torch.float32
     if dictionary.device != weights.device:
         raise ArgumentError(

@@ -20,6 +20,7 @@ from pdssm_compiler.choices import (
     check_sizes,
     one_temperature,
 )
+from pdssm_compiler.chosen_mixtures import read_selection
 from pdssm_compiler.ir.ops.noise import gumbel_noise
 from pdssm_compiler.mixture_arguments import check_numbers, read_mixture, read_noise
 from pdssm_compiler.runtime.binding import check
@@ -281,6 +282,7 @@ def mixture_pd_scan(
     diagonal: torch.Tensor,
     drive: torch.Tensor,
     *,
+    selection: torch.Tensor | None = None,
     temperature: float | torch.Tensor = 1.0,
     choice: str = "hard",
     noise: float | torch.Tensor = 0.0,
@@ -294,7 +296,8 @@ def mixture_pd_scan(
     """:func:`pdssm_compiler.mixture_pd_scan`, token by token in torch, its matrices written out.
 
     ``M_t`` of all tokens is there, ``[B, T, H, N, N]``, and autograd keeps it; noise is drawn by
-    NumPy and added to it. (A NaN is not looked for.)
+    NumPy and added to it. With ``selection`` every token's weights are looked up. (A NaN is not
+    looked for.)
 
     Args: as there, and
         choice: ``"hard"``, or ``"soft"``: the matrices are ``softmax(M_t / τ)`` themselves, and no
@@ -303,6 +306,16 @@ def mixture_pd_scan(
     choice = one_of("choice", choice, ("hard", "soft"))
     diagonal = widened(diagonal)
     initial_state = None if initial_state is None else widened(initial_state)
+    if selection is not None:
+        selection = read_selection(selection, drive, choice == "soft", noise)
+        _in_range("selection", selection, len(mixture_weights))
+        head = torch.arange(selection.shape[2], device=selection.device)
+        by_head = mixture_weights.dim() == 3
+        mixture_weights = (
+            mixture_weights[selection.long(), head]
+            if by_head
+            else mixture_weights[selection.long()]
+        )
     mixed = read_mixture(dictionary_logits, mixture_weights, drive, temperature, orientation)
     check_numbers(diagonal, drive, initial_state, cu_seqlens is not None)
     mixed = mixed._replace(noise=read_noise(noise, seed, mixed.weights, choice))

@@ -13,7 +13,7 @@ from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from pdssm_compiler.runtime.errors import ArgumentError
-from pdssm_compiler.runtime.ops import scan
+from pdssm_compiler.runtime.ops import hard_choices, scan
 from pdssm_compiler.runtime.plan import check_layouts, run
 from pdssm_compiler.runtime.segments import scan_in_segments
 
@@ -38,7 +38,7 @@ def call(
     if not torch.compiler.is_compiling():
         _refuse_jit()
         if is_plain((*tensors, *entries) if entries else tensors):
-            return run(text, tensors, config, chosen=bool(entries))
+            return run(text, tensors, config, chosen=hard_choices(text, entries))
         refuse_unsupported(text, tensors)
     return scan(text, list(tensors), list(entries) or None, config, False)
 

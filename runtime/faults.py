@@ -47,6 +47,9 @@ class Subject:
         return (*(index[axis] for _, axis in self.axes), *index[3:])
 
 
+# Which maps and indices are hard choices: all, none, or those of these names.
+Chosen = bool | frozenset[str]
+
 _TOKENS = (("b", 0), ("t", 1), ("h", 2))
 
 
@@ -57,12 +60,12 @@ class Reporter:
         program: the program.
         subject: for helper programs, whose maps they check.
         chosen: whether its maps and indices are hard choices
-            (:mod:`pdssm_compiler.runtime.choices`): such a one is out of range where a logit was
-            NaN, and only there.
+            (:mod:`pdssm_compiler.runtime.choices`), or the names of those that are: such a one is
+            out of range where a logit was NaN, and only there.
     """
 
     def __init__(
-        self, program: Program, subject: Subject | None = None, chosen: bool = False
+        self, program: Program, subject: Subject | None = None, chosen: Chosen = False
     ) -> None:
         self._signature = Signature(program)
         self._program = program
@@ -134,7 +137,7 @@ class Reporter:
                 told = list(self._subject.place(index) if self._subject else index)
                 return IndexRangeError(f"{name}{told} = {found}: {remedy}")
         where = self._where(check, token, sizes, first)
-        if self.chosen:
+        if self.chosen is True or (self.chosen and name in self.chosen):
             return NanLogitError(
                 f"the logits of {name}{where} have a NaN, so nothing can be chosen; look for what "
                 f"made it"

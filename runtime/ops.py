@@ -10,7 +10,8 @@ indices, in the order of the inputs. They stand for entries of the one-hot forms
 are never read; what arrives at them is a surrogate of :mod:`pdssm_compiler.ir.passes.adjoint`.
 Their shape says which: for the active one they are the ones, in the shape of the choices; for the
 dense one they are all entries, with one axis more: ``[H, K, N, N]`` for a table, whose map ``k``
-has its ones at ``[h, k, p[j], j]``, and ``[B, T, H, K]`` for an index.
+has its ones at ``[h, k, p[j], j]``, and ``[B, T, H, K]`` for an index. A dense one whose last axis
+is empty says that its input is no choice of anyone's, but given: it has no gradient.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from pdssm_compiler.runtime.binding import Slot, allocate, check
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.dense import map_products, map_scores
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.faults import Chosen
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -47,7 +49,7 @@ def _scan(
     trusted: bool,
 ) -> list[torch.Tensor]:
     check_entries(program, entries)
-    return run(program, inputs, config, trusted, chosen=bool(entries))
+    return run(program, inputs, config, trusted, chosen=hard_choices(program, entries))
 
 
 def check_entries(text: str, entries: Sequence[torch.Tensor] | None) -> None:
@@ -70,6 +72,16 @@ def check_entries(text: str, entries: Sequence[torch.Tensor] | None) -> None:
             f"entries must have the shapes of the choices, or each one axis more, got {told}; "
             f"give all of one surrogate"
         )
+
+
+def hard_choices(text: str, entries: Sequence[torch.Tensor] | None) -> Chosen:
+    """Which inputs are hard choices: those that have entries."""
+    if not entries:
+        return False
+    if all(entry.shape[-1] != 0 for entry in entries):
+        return True
+    choices = zip(chosen_inputs(program_of(text)), entries, strict=True)
+    return frozenset(input_.name for input_, entry in choices if entry.shape[-1] != 0)
 
 
 def _rank(choice: Input) -> int:
@@ -252,6 +264,7 @@ __all__ = [
     "check_entries",
     "chosen_inputs",
     "differentiable",
+    "hard_choices",
     "of_all_entries",
     "output_names",
     "scan",

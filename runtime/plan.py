@@ -27,6 +27,7 @@ from pdssm_compiler.runtime.compile_service import read_config
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.faults import (
+    Chosen,
     LastCall,
     Reporter,
     Subject,
@@ -77,7 +78,7 @@ class Plan:
         alignment: bytes that every pointer is a multiple of, or 0.
         subject: for helper programs, whose maps they check.
         config: an explicit schedule as :func:`config_text` writes it, or "".
-        chosen: whether the maps and indices are hard choices.
+        chosen: which of its maps and indices are hard choices.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Plan:
         alignment: int = 0,
         subject: Subject | None = None,
         config: str = "",
-        chosen: bool = False,
+        chosen: Chosen = False,
     ) -> None:
         self.program = program
         self.device = device
@@ -296,12 +297,12 @@ def _helper(input_: Input, program: Program, device: torch.device) -> Plan:
     return Plan(program, device, 0, subject)
 
 
-_plans: dict[tuple[str, torch.device, int, str, bool], Plan] = {}
+_plans: dict[tuple[str, torch.device, int, str, Chosen], Plan] = {}
 _plans_lock = threading.Lock()
 
 
 def plan_for(
-    text: str, device: torch.device, alignment: int, config: str = "", chosen: bool = False
+    text: str, device: torch.device, alignment: int, config: str = "", chosen: Chosen = False
 ) -> Plan:
     """The plan of a program on a device; made at the first call."""
     key = (text, device, alignment, config, chosen)
@@ -322,7 +323,7 @@ def run(
     trusted: bool = False,
     out: Sequence[torch.Tensor] | None = None,
     first: int | None = None,
-    chosen: bool = False,
+    chosen: Chosen = False,
 ) -> list[torch.Tensor]:
     """Run a program on the device its tensors are on; see :meth:`Plan.run`.
 
@@ -333,8 +334,8 @@ def run(
         trusted: the promises about maps were verified by an earlier call.
         out: tensors to write instead of new ones.
         first: which token of the caller's sequence the first one is, for messages.
-        chosen: its maps and indices are hard choices. On a GPU such calls have a plan of their
-            own, whose errors are told as what they are; on a CPU a choice raises them.
+        chosen: which of its maps and indices are hard choices. On a GPU such calls have a plan of
+            their own, whose errors are told as what they are; on a CPU a choice raises them.
 
     Raises:
         ArgumentError: no tensors, tensors on several devices, or sparse ones.
@@ -353,7 +354,7 @@ def run(
                     # Of no size, or without memory: a kernel that read it would end the context.
                     check_layouts(text, tensors)
             alignment = 0 if bits % ALIGNED else ALIGNED
-        plan = plan_for(text, device, alignment, config, chosen and tensors[0].is_cuda)
+        plan = plan_for(text, device, alignment, config, chosen if tensors[0].is_cuda else False)
         return plan.run(tensors, trusted=trusted, out=out, first=first)
     except (RuntimeError, ValueError):
         # A sparse tensor has no strides or no memory to ask for, and fails somewhere inside. It is

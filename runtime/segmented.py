@@ -17,6 +17,7 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Index, Map, is_number, precision
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot, allocate, check, sizes_of
+from pdssm_compiler.runtime.faults import Chosen
 from pdssm_compiler.runtime.ops import (
     chosen_inputs,
     of_all_entries,
@@ -128,7 +129,7 @@ class Segmented:
         return outputs, boundaries
 
     def forward(
-        self, inputs: Tensors, config: str, asked: int | None, chosen: bool = False
+        self, inputs: Tensors, config: str, asked: int | None, chosen: Chosen = False
     ) -> list[torch.Tensor]:
         """The program's outputs, then the boundaries; see :func:`run` for ``chosen``."""
         tensors, sizes, device = self.read(inputs)
@@ -307,7 +308,7 @@ def _run(
     config: str,
     first: int,
     trusted: bool = True,
-    chosen: bool = False,
+    chosen: Chosen = False,
 ) -> Named:
     """Run a program on one segment, which starts at a token ``first``; what ``into`` names is
     written there.

@@ -20,7 +20,7 @@ from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
-from pdssm_compiler.runtime.ops import check_entries, chosen_inputs, surrogate_of
+from pdssm_compiler.runtime.ops import check_entries, chosen_inputs, hard_choices, surrogate_of
 from pdssm_compiler.runtime.segmented import Tensors, segmented
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -40,7 +40,7 @@ def _forward(
     program: str, inputs: Tensors, entries: Tensors | None, config: str, length: int | None
 ) -> list[torch.Tensor]:
     check_entries(program, entries)
-    return segmented(program).forward(inputs, config, length, bool(entries))
+    return segmented(program).forward(inputs, config, length, hard_choices(program, entries))
 
 
 def _backward(

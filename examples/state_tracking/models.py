@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from examples.state_tracking.flash import flash_block
 from pdssm_compiler import pd_scan
-from pdssm_compiler.nn import PDSSM, Block, FlashPDSSM
+from pdssm_compiler.nn import PDSSM
 from pdssm_compiler.nn.initialise import log_uniform_, permutation_logits_
 
 
@@ -26,10 +27,11 @@ class Sizes:
             for the layer's own.
         turns: what phases turn by at first, at most, of ``pdssm``; 0 for the layer's own. A phase
             that is not quite 0 adds up over a sequence.
-        loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm``; 0
-            for the layer's own.
+        loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm`` and
+            ``flash``; 0 for the layer's own.
         drive: by how much the drive is larger at first than the layer's own, of ``pdssm``; 0 for
-            none, for good: then all that a state holds is where its one has been carried.
+            none, for good, of ``flash`` too: then all that a state holds is where its one has been
+            carried, and ``flash`` has no phases and sees a token at a time.
     """
 
     width: int = 128
@@ -97,20 +99,9 @@ def _pdssm(sizes: Sizes) -> nn.Module:
     return block
 
 
-def _flash(sizes: Sizes) -> nn.Module:
-    """One head, so that a state is as large as the other models', in a language model's block."""
-    mixer = FlashPDSSM(
-        sizes.width, heads=1, state_size=sizes.width, dictionary_size=sizes.dictionary
-    )
-    with torch.no_grad():
-        if sizes.margin > 0:
-            permutation_logits_(mixer.dictionary_logits, sizes.margin, sizes.margin / 10)
-    return Block(mixer, 2 * sizes.width)
-
-
 BLOCKS: dict[str, Callable[[Sizes], nn.Module]] = {
     "pdssm": _pdssm,
-    "flash": _flash,
+    "flash": flash_block,
     "diagonal": lambda sizes: DiagonalSSM(
         sizes.width, state_size=sizes.state, dropout=sizes.dropout
     ),
@@ -125,16 +116,21 @@ class Tracker(nn.Module):
         kind: one of :data:`BLOCKS`.
         vocabulary: symbols, answers and padding together.
         sizes: see :class:`Sizes`.
+        symbols: numbers of symbols and padding, which are the first of the vocabulary; None for
+            all of it.
 
     Raises:
         ValueError: there is no such kind.
     """
 
-    def __init__(self, kind: str, vocabulary: int, sizes: Sizes) -> None:
+    def __init__(
+        self, kind: str, vocabulary: int, sizes: Sizes, symbols: int | None = None
+    ) -> None:
         super().__init__()
         if kind not in BLOCKS:
             raise ValueError(f"there is no model {kind!r}; there are {', '.join(BLOCKS)}")
         self.embedding = nn.Embedding(vocabulary, sizes.width)
+        self.symbols = vocabulary if symbols is None else symbols
         self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
         self.head = nn.Linear(sizes.width, vocabulary)
 
@@ -142,7 +138,7 @@ class Tracker(nn.Module):
         self,
         tokens: torch.Tensor,
         lengths: torch.Tensor,
-        blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]] | None = None,
+        blocks: Iterable[Callable[..., torch.Tensor]] | None = None,
     ) -> torch.Tensor:
         """Scores of the answers after the last token.
 
@@ -154,8 +150,13 @@ class Tracker(nn.Module):
         Returns:
             ``[B, vocabulary]``.
         """
-        x = self.embedding(tokens)
-        for block in self.blocks if blocks is None else blocks:
+        first, *others = self.blocks if blocks is None else blocks
+        if type(self.blocks[0]) is PDSSM:
+            # What comes before its scan is computed of few symbols instead of many tokens.
+            x = first(self.embedding.weight[: self.symbols], symbols=tokens)
+        else:
+            x = first(self.embedding(tokens))
+        for block in others:
             x = block(x)
         last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1])
         scores: torch.Tensor = self.head(x.gather(1, last).squeeze(1))

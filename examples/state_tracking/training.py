@@ -76,7 +76,9 @@ class Run:
         self.settings, self.folder, self.device = settings, folder, torch.device(device)
         self.task = task_of(settings.task)
         torch.manual_seed(_seed(settings.seed, 0, 0))
-        self.model = Tracker(settings.model, self.task.vocabulary, settings.sizes)
+        self.model = Tracker(
+            settings.model, self.task.vocabulary, settings.sizes, 1 + self.task.symbols
+        )
         self.model.to(self.device)
         kinds = (PDSSM, FlashPDSSM)
         self._mixers = [m for m in self.model.modules() if type(m) in kinds]
@@ -126,7 +128,9 @@ class Run:
         width = _width(self.settings.longest, longest(self.settings, self.step, self.log))
         if width not in self._steps:
             example = self.draw(self.step)
-            self._steps[width] = stepper(self.model, self.optimizer, self._loss_of, example)
+            self._steps[width] = stepper(
+                self.model, self.optimizer, self._loss_of, example, self.stream
+            )
         return self._steps[width]
 
     def advance(self) -> None:
@@ -166,7 +170,7 @@ class Run:
         return min(self.settings.steps, (self.step // every + 1) * every)
 
     def _loss_of(
-        self, batch: Batch, blocks: Iterable[Callable[[torch.Tensor], torch.Tensor]]
+        self, batch: Batch, blocks: Iterable[Callable[..., torch.Tensor]]
     ) -> torch.Tensor:
         scores = self.model(batch.tokens, batch.lengths, blocks)
         return functional.cross_entropy(scores, batch.answers)

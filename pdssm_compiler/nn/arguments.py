@@ -1,5 +1,6 @@
 """What layers check of their arguments, before torch has words of its own for it."""
 
+import math
 import operator
 from typing import Any
 
@@ -9,8 +10,10 @@ from torch import nn
 from pdssm_compiler.arguments import check_tensor, under_autocast
 from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.nn.cache import LayerCache
-from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.errors import ArgumentError, IndexRangeError
+from pdssm_compiler.runtime.symbols import of_symbols
 from pdssm_compiler.sequences import check_offset_tensor
+from pdssm_compiler.spec import MAP_DTYPES
 
 
 def positive(name: str, value: object) -> int:
@@ -96,6 +99,54 @@ def _check(x: torch.Tensor, rank: int, axes: str, d_model: int) -> None:
         raise ArgumentError(
             f"x must have the shape {axes}, got {list(x.shape)}; the last axis is d_model"
         )
+
+
+def check_symbols(symbols: torch.Tensor, table: torch.Tensor, d_model: int) -> None:
+    """Refuse what is no table of symbols' vectors, and what are no symbols of it.
+
+    Whether each symbol is in it is told where that waits for no device.
+
+    Raises:
+        ArgumentError: another shape, dtype or device.
+        IndexRangeError: on a CPU, a symbol that the table has not.
+    """
+    check_tensor("x", table)
+    if table.dim() != 2 or table.shape[0] == 0 or table.shape[1] != d_model:
+        raise ArgumentError(
+            f"x must be the table [V, {d_model}] of the symbols' vectors, with V of at least 1, "
+            f"got {list(table.shape)}; leave symbols out for tokens [B, T, {d_model}]"
+        )
+    check_tensor("symbols", symbols)
+    if symbols.dtype not in MAP_DTYPES or symbols.dim() != 2:
+        raise ArgumentError(
+            f"symbols must be uint8, int16, int32 or int64 [B, T], got {symbols.dtype} "
+            f"{list(symbols.shape)}; convert or reshape them"
+        )
+    if symbols.device != table.device:
+        raise ArgumentError(
+            f"symbols are on {symbols.device} and x, their table, on {table.device}; move one"
+        )
+    if type(symbols) is torch.Tensor and symbols.is_cpu and not torch.compiler.is_compiling():
+        wrong = ~_among(symbols, table)
+        if wrong.any():
+            at = wrong.nonzero()[0].tolist()
+            raise IndexRangeError(
+                f"symbols{at} = {int(symbols[tuple(at)])}: entries must lie in "
+                f"[0, {table.shape[0]}), the rows of x"
+            )
+
+
+def at_symbols(table: torch.Tensor, symbols: torch.Tensor) -> torch.Tensor:
+    """Tokens ``[B, T, d_model]`` of a table and its symbols; NaN of one that it has not, which the
+    choice of the token's map reports.
+    """
+    return torch.where(_among(symbols, table).unsqueeze(-1), of_symbols(table, symbols), math.nan)
+
+
+def _among(symbols: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    # In the symbols' own dtype the bound may wrap: 256 is 0 in uint8.
+    symbols = symbols.long()
+    return (symbols >= 0) & (symbols < table.shape[0])
 
 
 def check_beside(x: torch.Tensor, projection: nn.Module) -> None:

@@ -9,9 +9,11 @@ from torch.nn import functional
 
 from pdssm_compiler.mixture import mixture_pd_scan
 from pdssm_compiler.nn.arguments import (
+    at_symbols,
     check_beside,
     check_cache,
     check_count,
+    check_symbols,
     check_token,
     check_tokens,
     parameters_of,
@@ -24,6 +26,7 @@ from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.mixture import mixed_map
+from pdssm_compiler.runtime.symbols import of_symbols
 from pdssm_compiler.spec import one_of
 from pdssm_compiler.step import pd_scan_step
 
@@ -153,6 +156,7 @@ class PDSSM(nn.Module):
         self,
         x: torch.Tensor,
         *,
+        symbols: torch.Tensor | None = None,
         cache: LayerCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
         output_cache: bool = False,
@@ -160,8 +164,16 @@ class PDSSM(nn.Module):
     ) -> Any:
         """The block over the tokens of sequences.
 
+        With ``symbols`` the tokens are ``x[symbols]``, and everything before the scan is computed
+        of the table's ``V`` rows instead of ``B T`` tokens: the same values and gradients, in less
+        time where a first layer reads few symbols. Its maps are then ``[V, N, N]`` numbers in the
+        backward. Noise, in training, is of a token, and so are ``choice="soft"``'s matrices: with
+        either the tokens are looked up first, and there is nothing to gain.
+
         Args:
-            x: ``u``, real ``[B, T, d_model]``.
+            x: ``u``, real ``[B, T, d_model]``; with ``symbols`` the table ``[V, d_model]`` of the
+                vectors that symbols have.
+            symbols: uint8, int16, int32 or int64 ``[B, T]`` in ``[0, V)``.
             cache: what came before, from :meth:`init_cache` or an earlier call; None where the
                 sequences begin. Differentiable.
             cu_seqlens: offsets of packed sequences, int32 or int64 ``[S + 1]``, with ``B = 1``;
@@ -175,20 +187,38 @@ class PDSSM(nn.Module):
 
         Raises:
             ArgumentError: a wrong shape, dtype or device, or a cache of something else.
+            IndexRangeError: a symbol that the table has not; on a GPU a later call raises it, and
+                names it by ``selection``. (Of tokens that are looked up first it is a
+                NanLogitError, and soft matrices go on with NaN.)
             NanLogitError: a NaN in the mixture of maps; on a GPU a later call raises it.
             OffsetError: as in :func:`pdssm_compiler.pd_scan`.
         """
         if step:
+            if symbols is not None:
+                raise ArgumentError(
+                    "a step is of one token of each sequence, x [B, d_model]; leave out symbols, "
+                    "and give x[symbols]"
+                )
             return self._step(x, cache, cu_seqlens)
+        if symbols is not None:
+            check_symbols(symbols, x, self.d_model)
+            if self.choice == "soft" or self._noise:
+                x, symbols = at_symbols(x, symbols), None
+        table = x
+        if symbols is not None:
+            x = of_symbols(table, symbols)
         start = self.init_cache(check_tokens(x, self.d_model, cu_seqlens))
         check_beside(x, self.selector)
         if cache is not None:
             start = check_cache(cache, start)
-        diagonal, drive, weights = self._project(x)
+        diagonal, drive, weights = self._project(table)
+        if symbols is not None:
+            diagonal, drive = (of_symbols(each, symbols) for each in (diagonal, drive))
         states, final = self.mixed(
             weights,
             diagonal,
             drive,
+            selection=symbols,
             initial_state=start.state,
             output_final_state=output_cache,
             cu_seqlens=cu_seqlens,
@@ -255,13 +285,13 @@ class PDSSM(nn.Module):
         """The scan by the maps that the dictionary's mixture chooses.
 
         Args:
-            weights: ``s``, ``[B, T, K]``.
+            weights: ``s``, ``[B, T, K]``, or ``[V, K]`` with a selection.
             diagonal: pairs ``[B, T, 1, N, 2]``.
             drive: likewise.
-            options: states and packed sequences, as of :func:`pdssm_compiler.pd_scan`.
+            options: selection, states and packed sequences, as of
+                :func:`pdssm_compiler.mixture_pd_scan`.
         """
         dtype = weights.dtype
-        noisy = self.training and self.choice == "hard"
         return mixture_pd_scan(
             self.dictionary_logits.to(dtype),
             weights,
@@ -269,15 +299,22 @@ class PDSSM(nn.Module):
             drive,
             temperature=self.temperature.to(dtype),
             choice=self.choice,
-            noise=self.noise if noisy else 0.0,
+            noise=self._noise,
             orientation=self.orientation,
             **options,
         )
 
+    @property
+    def _noise(self) -> float:
+        """How much there is now."""
+        return self.noise if self.training and self.choice == "hard" else 0.0
+
     def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Diagonal and drive ``[B, T, 1, N, 2]``, weights ``[B, T, K]``."""
+        """Diagonal and drive ``[B, T, 1, N, 2]``, weights ``[B, T, K]``; of a table ``V`` in the
+        place of ``B, T``.
+        """
         dtype = wide(x.dtype)
-        diagonal = self.diagonal(x).unsqueeze(2).to(dtype)
+        diagonal = self.diagonal(x).unsqueeze(-3).to(dtype)
         drive = self.drive_proj(x).to(dtype).unflatten(-1, (1, self.state_size, 2))
         return diagonal, drive, functional.softmax(self.selector(x).to(dtype), -1)
 

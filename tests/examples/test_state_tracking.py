@@ -258,6 +258,29 @@ def test_padding_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(model(tokens[:, :4], lengths), model(tokens, lengths))
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_first_layer_reads_symbols(layers: int) -> None:
+    """Of their table, on a GPU one with rows for more: as it would read their vectors."""
+    torch.manual_seed(1)
+    model = Tracker("pdssm", 9, Sizes(8, 6, 3, layers, 0.0), 4)
+    tokens, lengths = torch.randint(4, (5, 7)), torch.tensor([7, 1, 3, 4, 6])
+    first, *others = model.blocks
+    vectors = [lambda table, symbols: first(model.embedding(symbols)), *others]
+    padded = [
+        lambda table, symbols: first(
+            torch.nn.functional.pad(table, (0, 0, 0, 12)), symbols=symbols
+        ),
+        *others,
+    ]
+    found = []
+    for blocks in (None, vectors, padded):
+        scores = model(tokens, lengths, blocks)
+        grads = torch.autograd.grad(scores.sin().sum(), list(model.parameters()))
+        found.append((scores, *grads))
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other)
+
+
 def test_accuracy_is_of_all_sequences() -> None:
     """In batches, the last one smaller, of a model that is right for half of the answers."""
     task = TASKS["parity"]
@@ -434,10 +457,29 @@ def test_tables_have_their_published_sizes() -> None:
     assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
     assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
     assert two.grow_below == 0
-    steady = settings_of("steady", "parity", "pdssm", 0)
-    assert replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0) == two.sizes
-    assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
-    assert settings_of("steady", "S5-32", "pdssm", 0).sizes == three.sizes
+    for task, published in (("parity", two), ("S5-32", three)):
+        steady = settings_of("steady", task, "pdssm", 0)
+        as_it_comes = replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0)
+        assert as_it_comes == replace(published.sizes, layers=1)
+        assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
+        assert steady.rate == steady.last_rate == 1e-2
+
+
+def test_flash_by_maps_alone(tmp_path: Path) -> None:
+    """What a state holds is its first one, of the magnitudes that maps carry it through."""
+    sizes = replace(SMALL.sizes, drive=0.0, loss=1e-2, layers=1)
+    run = Run(replace(SMALL, model="flash", sizes=sizes), tmp_path, "cpu")
+    train([run])
+    block = run.model.blocks[0]
+    mixer = block.mixer
+    x = torch.randn(3, 7, sizes.width)
+    with torch.no_grad():
+        state = block(x, output_cache=True)[1].state
+    assert (state.norm(dim=-1) > 0).sum((1, 2)).tolist() == [1, 1, 1]
+    assert not state[..., 1].any()  # without phases it stays real
+    assert (state.sum((1, 2, 3)) > (1 - 0.05) ** 7).all()
+    assert mixer.token_proj.weight.grad is not None
+    assert mixer.conv_width == 1  # a token's map follows from the token
 
 
 def test_without_drive_it_stays_so(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def calls() -> Calls:
         layer = made(PDSSM, "linear", 0, torch.float32)
         layer.noise = 0.5
         trained(layer)
+        layer.noise = 0.0
+        table = tokens(layer, 1, 3)[0].requires_grad_()
+        layer(table, symbols=torch.tensor([[0, 2, 2]])).square().sum().backward()
         diagonal = torch.ones(1, 3, 2, 4, dtype=torch.complex64)
         pd_scan(diagonal.requires_grad_(), diagonal)[0].abs().sum().backward()
         packed = {"cu_seqlens": torch.tensor([0, 1, 3]), "output_final_state": True}

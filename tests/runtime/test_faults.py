@@ -47,6 +47,22 @@ def test_a_choice_is_out_of_range_where_a_logit_is_nan(subject: str, place: str)
     )
 
 
+def test_what_is_given_beside_a_choice_is_told_as_that() -> None:
+    """Tokens that share mixtures: their maps are chosen, and which they share is not."""
+    reporter = Reporter(PROGRAM, chosen=frozenset({"dictionary"}))
+    of_symbol = reporter.error(word(PROGRAM, "selection", TOKEN), SIZES)
+    of_map = reporter.error(word(PROGRAM, "dictionary", TOKEN), SIZES)
+    assert (type(of_symbol), type(of_map)) == (IndexRangeError, NanLogitError)
+
+
+def test_entries_say_what_is_chosen() -> None:
+    maps, indices = torch.ones(3, 3, 8, 8), torch.ones(2, 9, 3, 3)
+    assert ops.hard_choices(PROGRAM.text, None) is False
+    assert ops.hard_choices(PROGRAM.text, [maps, indices]) is True
+    given = ops.hard_choices(PROGRAM.text, [maps, indices[..., :0]])
+    assert given == frozenset({"dictionary"})
+
+
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> DeviceWords:
     """Words in memory that is not pinned."""
