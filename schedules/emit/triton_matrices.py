@@ -178,7 +178,7 @@ class TritonMatrices(MatrixText):
         needed = [matrix, *soft.args[1::2]]
         if self.parts_across(soft):
             needed.append(self.sides(reached)[1])
-        return self._function(f"top_{number}", needed, [stats], body)
+        return self._function(f"top_{number}", needed, [stats], body, vector=_WIDEST)
 
     def _soft(self, number: int, soft: Value) -> Phase:
         """What a softmax needs to know of its columns, and the mean of what arrives at it."""

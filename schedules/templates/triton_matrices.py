@@ -115,7 +115,7 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         if not program.sum_outputs:
             # Of small matrices every line is near.
             rows, soft_rows = _rows(64 if many else 32, numbers), 1
-        together = 6 if entries <= IN_REGISTERS else 2
+        together = 6 if entries <= 8 else 2
         programs = 16 if many else 8
         # Compilers take more registers for four lanes than a third program leaves, where tensors
         # are of a power of two of this size.
@@ -138,7 +138,8 @@ class TritonMatrices(Template[TritonMatricesConfig]):
                 loaded,
                 programs,
                 min(soft_rows, most),
-                tile_vector=tile_vector,
+                4 if entries <= 6 else 2,
+                tile_vector,
             )
             if self.feasible(program, target, config) is None:
                 break
