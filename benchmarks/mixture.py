@@ -24,6 +24,9 @@ from pdssm_compiler.runtime.tuning.precompile import Job
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.suite import Shape
 
+# Repetitions of a step, which takes milliseconds.
+_RUNS = 10
+
 
 class IdentityLayer(PDSSM):
     """A PD-SSM layer whose maps are the identity: everything but the mixture."""
@@ -89,8 +92,8 @@ def mixture_rows(bench: Bench, shape: Layer) -> list[Row]:
 
     def timed(kind: type[PDSSM]) -> Row:
         call = step_call(shape, bench.device, kind)
-        times = bench.clock.work([call], bench.runs)
-        eager = bench.clock.calls([call], bench.runs)
+        times = bench.clock.work([call], min(bench.runs, _RUNS))
+        eager = bench.clock.calls([call], min(bench.runs, _RUNS))
         return {**times, "eager_ms": eager["ms"], "peak_mib": peak_mib(bench.device, call)}
 
     identity = attempt(head | {"maps": "identity"}, lambda: timed(IdentityLayer))
@@ -109,7 +112,7 @@ def _choice(bench: Bench, shape: Layer) -> Row:
     weights = torch.rand(1, tokens, 1, shape.dictionary_size, device=bench.device)
     dictionary = torch.randn(1, shape.dictionary_size, n, n, device=bench.device)
     call = lambda: mixed_map(weights, dictionary, [], "column")  # noqa: E731
-    times = bench.clock.work([call], bench.runs)
-    eager = bench.clock.calls([call], bench.runs)
+    times = bench.clock.work([call], min(bench.runs, _RUNS))
+    eager = bench.clock.calls([call], min(bench.runs, _RUNS))
     done = tokens * n * n * shape.dictionary_size / (times["ms"] / 1e3)
     return {**times, "eager_ms": eager["ms"], "tera_fma_per_s": done / 1e12}
