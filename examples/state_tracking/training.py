@@ -87,13 +87,7 @@ class Run:
         on_gpu = self.device.type == "cuda"
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.random = torch.Generator(self.device)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings.weight_decay),
-            # A tensor, which a captured graph reads anew each time.
-            lr=torch.tensor(settings.rate, device=self.device),
-            capturable=on_gpu,
-            fused=on_gpu,
-        )
+        self.optimizer = torch.optim.AdamW(self._groups(), capturable=on_gpu, fused=on_gpu)
         self.log: list[Measured] = []
         self.step, self.seconds = 0, 0.0
         self._loss = torch.zeros((), device=self.device)
@@ -136,7 +130,7 @@ class Run:
         settings, step = self.settings, self.prepare()
         batch = self.draw(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate(settings, self.step))
+            group["lr"].fill_(rate(settings, self.step) * group["part"])
         if settings.last_temperature != settings.temperature:
             for mixer in self._mixers:
                 mixer.temperature.fill_(temperature(settings, self.step))
@@ -166,6 +160,23 @@ class Run:
         """The step after which accuracy is measured again."""
         every = self.settings.every
         return min(self.settings.steps, (self.step // every + 1) * every)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by what they learn at: those that decay, others, and maps."""
+        settings = self.settings
+        maps = {id(mixer.dictionary_logits) for mixer in self._mixers}
+        groups: list[dict[str, Any]] = []
+        for group in parameter_groups(self.model, settings.weight_decay):
+            mine = [each for each in group["params"] if id(each) in maps]
+            others = [each for each in group["params"] if id(each) not in maps]
+            groups.append(group | {"params": others, "part": 1.0})
+            if mine:
+                own = {"part": settings.maps_rate, "eps": settings.maps_epsilon}
+                groups.append(group | {"params": mine} | own)
+        for group in groups:
+            # A tensor, which a captured graph reads anew each time.
+            group["lr"] = torch.tensor(settings.rate * group["part"], device=self.device)
+        return groups
 
     def _loss_of(
         self, batch: Batch, blocks: Iterable[Callable[..., torch.Tensor]]
@@ -291,7 +302,7 @@ def longest(settings: Settings, step: int, log: Sequence[Measured] = ()) -> int:
         grown = first
         for line in log:
             if line.loss < settings.grow_below:
-                grown = max(grown + 1, grown * 3 // 2)
+                grown = max(grown + 1, int(grown * settings.grow_by))
         return min(grown, settings.longest)
     growing = settings.growing * settings.steps
     if step >= growing:
