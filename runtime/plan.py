@@ -354,7 +354,7 @@ def run(
                     # Of no size, or without memory: a kernel that read it would end the context.
                     check_layouts(text, tensors)
             alignment = 0 if bits % ALIGNED else ALIGNED
-        plan = plan_for(text, device, alignment, config, chosen and tensors[0].is_cuda)
+        plan = plan_for(text, device, alignment, config, chosen if tensors[0].is_cuda else False)
         return plan.run(tensors, trusted=trusted, out=out, first=first)
     except (RuntimeError, ValueError):
         # A sparse tensor has no strides or no memory to ask for, and fails somewhere inside. It is

@@ -21,14 +21,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", default="2")
     arguments = parser.parse_args()
-    parallel, evenly = [], []
+    parallel, evenly, env = [], [], dict(os.environ)
     if arguments.workers not in ("0", "1") and importlib.util.find_spec("xdist"):
         # Tests of a file share what they compile; interpreted kernels are compiled by none.
         parallel = ["-n", arguments.workers, "--dist", "loadfile"]
         evenly = ["--dist", "worksteal"]
+        # Workers share the processors; with a thread a processor each they wait for one another.
+        env.setdefault("OMP_NUM_THREADS", "1")
     # What is marked as stress is left to `make stress`.
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "not stress", *parallel]
-    interpreted = dict(os.environ, TRITON_INTERPRET="1")
+    interpreted = dict(env, TRITON_INTERPRET="1")
     with ThreadPoolExecutor(1) as beside:
         checks = [
             beside.submit(_run, [sys.executable, "-m", *module], needs=needs, whole=True)
@@ -42,7 +44,7 @@ def main() -> None:
             _run([*pytest, *evenly, "tests/triton_interpreter"], interpreted, needs="triton"),
             *(check.result() for check in checks),
         ]
-    results.append(_run([*pytest, "tests", "--ignore=tests/triton_interpreter"]))
+    results.append(_run([*pytest, "tests", "--ignore=tests/triton_interpreter"], env))
     # A run that a signal ended has a negative status.
     sys.exit(int(any(results)))
 

@@ -75,6 +75,8 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
     made = Settings(task, model, seed, _TABLE3_SIZES if is_word_problem else Sizes())
     if preset == "published":
         return made
-    # Of word problems sums and phases tell nothing, and by them a layer learns faster.
-    sizes = made.sizes if is_word_problem else replace(made.sizes, **_STEADY)
-    return replace(made, sizes=sizes, grow_below=_GROW_BELOW, every=250)
+    # One layer is enough, and what it has learned can be read from its maps. As in "small", the
+    # rate is high and stays.
+    sizes = replace(made.sizes, layers=1, **_STEADY)
+    rates = {"rate": 1e-2, "last_rate": 1e-2, "warm_up": 0.01}
+    return replace(made, sizes=sizes, grow_below=_GROW_BELOW, every=250, **rates)

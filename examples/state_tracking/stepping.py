@@ -19,7 +19,11 @@ _TABLES = (16, 64, 256, 1024, 4096)
 
 
 def stepper(
-    model: Tracker, optimizer: torch.optim.Optimizer, loss_of: Loss, example: Batch
+    model: Tracker,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Loss,
+    example: Batch,
+    stream: torch.cuda.Stream | None,
 ) -> Step:
     """What does a step on a batch, and gives its loss, which the next step overwrites.
 
@@ -28,9 +32,10 @@ def stepper(
         optimizer: of them; its learning rates are tensors.
         loss_of: the loss of a batch, by these blocks.
         example: a batch, whose sizes all others have.
+        stream: on a GPU what steps are captured on: of this model alone.
     """
-    if example.tokens.device.type == "cuda":
-        return _Captured(model, optimizer, loss_of, example)
+    if stream is not None:
+        return _Captured(model, optimizer, loss_of, example, stream)
 
     def step(batch: Batch, seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -47,10 +52,19 @@ class _Captured:
     """Forward, backward and optimiser as one graph: a launch a step instead of hundreds.
 
     Blocks are compiled one by one: those of one kind and sizes, of any run, are compiled once.
+
+    Graphs that are captured on one stream share the memory that torch gives cuBLAS for it
+    (pytorch/pytorch#193402), so those of runs beside one another would overwrite each other's
+    sums: each run captures on a stream of its own.
     """
 
     def __init__(
-        self, model: Tracker, optimizer: torch.optim.Optimizer, loss_of: Loss, example: Batch
+        self,
+        model: Tracker,
+        optimizer: torch.optim.Optimizer,
+        loss_of: Loss,
+        example: Batch,
+        stream: torch.cuda.Stream,
     ) -> None:
         self._batch = Batch(*(part.clone() for part in example))
         device = example.tokens.device
@@ -59,16 +73,15 @@ class _Captured:
         # All graphs that draw from one generator read its seed from one place, and graphs of
         # several streams would read each other's.
         self._random = torch.Generator(device)
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
+        stream.wait_stream(torch.cuda.current_stream(device))
         with _drawing_from(self._random):
-            with torch.cuda.stream(side):
+            with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):
                     loss_of(self._batch, blocks).backward()
                     optimizer.zero_grad(set_to_none=True)
-            torch.cuda.current_stream(device).wait_stream(side)
+            torch.cuda.current_stream(device).wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, stream=stream):
                 self._loss = loss_of(self._batch, blocks)
                 self._loss.backward()
                 optimizer.step()

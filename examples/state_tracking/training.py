@@ -122,7 +122,9 @@ class Run:
         width = _width(self.settings.longest, longest(self.settings, self.step, self.log))
         if width not in self._steps:
             example = self.draw(self.step)
-            self._steps[width] = stepper(self.model, self.optimizer, self._loss_of, example)
+            self._steps[width] = stepper(
+                self.model, self.optimizer, self._loss_of, example, self.stream
+            )
         return self._steps[width]
 
     def advance(self) -> None:

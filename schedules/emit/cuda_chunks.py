@@ -196,6 +196,8 @@ class ChunkKernel:
                 scan.prepare_tables()
                 scan.check_inverses(self.threads)
                 write("T.cuda.cta_sync()")
+                for body in (scan, self.bodies.fold):
+                    body.find_most_sources()
                 scan.start_sums()
                 write("ahead[0] = 0")
                 with self.writer.block("for step in T.serial((chunks + all[0] - 1) // all[0]):"):

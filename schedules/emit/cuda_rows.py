@@ -95,6 +95,7 @@ class RowKernel:
         body.prepare_tables()
         body.check_inverses(config.threads)
         writer.line("T.cuda.cta_sync()")
+        bodies.late.find_most_sources()
         # Groups of as many tiles as there are sets of registers, then the tokens left. A set is
         # filled while another is in use, so there is always a tile behind the last group.
         group = config.sets * config.tile

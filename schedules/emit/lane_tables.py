@@ -139,6 +139,24 @@ class LaneTables(LaneBody):
                             *([f"k // {each} * {n}"] if self.rows > 1 else []),
                         )
 
+    def find_most_sources(self) -> None:
+        """Find once what :meth:`~pdssm_compiler.schedules.emit.tvm_lanes.TvmLanes.held_tokens`
+        asks: the kind of the map of the head's tables whose targets have the most sources; by
+        every warp, after a barrier. See ``lane_fan_in`` for kinds.
+        """
+        if not any(self._tables.values()):
+            return
+        self.writer.line(f"{self._own_name('most_kind')}[0] = 0")
+        for name, collected in self._tables.items():
+            if collected:
+                self.call(
+                    "lane_most",
+                    f"T.address_of({self._own_name('most_kind')}[0])",
+                    f"T.address_of(kind_{name}[0])",
+                    str(self.rows * self._table_size(name)),
+                    f"thread % {LANES}",
+                )
+
     def _selected(self, value: Value) -> str:
         """Which map of its table a selected map is."""
         index = value.args[1]

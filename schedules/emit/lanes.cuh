@@ -664,17 +664,27 @@ __device__ __forceinline__ V lane_two(LaneShared<V> from, unsigned both) {
   return from.every(both & 0xffffu) + from.every(both >> 16);
 }
 
-// What a target collects by a map none of whose targets has more than 6 sources, of which the last two
-// are in `more`: without a branch.
-template <typename Source>
+// What a target collects by a map none of whose targets has more than `MOST` sources, 6 or 8, of which
+// those behind the fourth are in `more`: without a branch.
+template <int MOST, typename Source>
 __device__ __forceinline__ typename Source::Value lane_few(Source from, unsigned low, unsigned high,
-                                                           unsigned more) {
-  return lane_four(from, low, high) + lane_two(from, more);
+                                                           const unsigned* more) {
+  const typename Source::Value four = lane_four(from, low, high);
+  if constexpr (MOST == 6) return four + lane_two(from, more[0]);
+  return four + lane_four(from, more[0], more[1]);
+}
+
+// Raises `most` to the largest of `count` kinds of maps, in all lanes.
+__device__ __forceinline__ void lane_most(int* most, const int* kinds, int count, int lane) {
+  int found = *most;
+  for (int i = lane; i < count; i += 32) found = max(found, kinds[i]);
+  *most = __reduce_max_sync(0xffffffffu, found);
 }
 
 // Whether maps of such a kind, see `lane_fan_in`, are like that in all lanes.
+template <int MOST>
 __device__ __forceinline__ int lane_all_few(int kind) {
-  return __all_sync(0xffffffffu, kind <= 1);
+  return __all_sync(0xffffffffu, kind <= MOST / 2 - 2);
 }
 
 // What a target collects by a prepared map: `low` and `high` hold its first four sources, `more`
@@ -697,32 +707,36 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   return sum;
 }
 
-#define PDSSM_FEW_ARGUMENTS unsigned low, unsigned high, unsigned more
+#define PDSSM_FEW_ARGUMENTS unsigned low, unsigned high, const unsigned *more
 
 #define PDSSM_FAN_IN_ARGUMENTS                                                                    \
   unsigned low, unsigned high, int kind, const unsigned *more, const Entry *map, int i, int n
 
 #define PDSSM_FAN_IN(T)                                                                           \
+  template <int MOST>                                                                              \
   __device__ __forceinline__ void lane_few_registers(T* re, T* im, T a, T b,                      \
                                                      PDSSM_FEW_ARGUMENTS) {                       \
     const LaneRegisters<LaneComplex<T>> from{{a, b}, 0};                                          \
-    const LaneComplex<T> sum = lane_few(from, low, high, more);                                   \
+    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                                   \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
+  template <int MOST>                                                                              \
   __device__ __forceinline__ void lane_few_registers(T* re, T a, PDSSM_FEW_ARGUMENTS) {           \
-    *re = lane_few(LaneRegisters<LaneReal<T>>{{a}, 0}, low, high, more).re;                       \
+    *re = lane_few<MOST>(LaneRegisters<LaneReal<T>>{{a}, 0}, low, high, more).re;                       \
   }                                                                                               \
+  template <int MOST>                                                                              \
   __device__ __forceinline__ void lane_few_shared(T* re, T* im, const T* values,                  \
                                                   PDSSM_FEW_ARGUMENTS) {                          \
     const LaneShared<LaneComplex<T>> from{reinterpret_cast<const LaneComplex<T>*>(values)};       \
-    const LaneComplex<T> sum = lane_few(from, low, high, more);                                   \
+    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                                   \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
+  template <int MOST>                                                                              \
   __device__ __forceinline__ void lane_few_shared(T* re, const T* values, PDSSM_FEW_ARGUMENTS) {  \
     const LaneShared<LaneReal<T>> from{reinterpret_cast<const LaneReal<T>*>(values)};             \
-    *re = lane_few(from, low, high, more).re;                                                     \
+    *re = lane_few<MOST>(from, low, high, more).re;                                                     \
   }                                                                                               \
   template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b, int lane,         \

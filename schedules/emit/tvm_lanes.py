@@ -33,8 +33,8 @@ class TvmLanes(LaneSums):
     """
 
     sums_runs_by = "lane_sum_runs"
-    # Whether no target of the maps in hand has more than six sources, as the kernel has asked.
-    _few_sources = False
+    # The most sources of a target of the maps in hand, 6 or 8, as the kernel has asked; or any.
+    _most_sources: int | None = None
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
         """Where the lanes of a row leave values for one another."""
@@ -100,6 +100,9 @@ class TvmLanes(LaneSums):
 
     def value_arrays(self) -> None:
         """Arrays of everything but the carries."""
+        if any(self._tables.values()):
+            for name in ("most_kind", "few"):
+                self._local(self._own_name(name), "int32", 1)
         for value in self.program.body:
             kept = value in self.stages.stored and not self._own(value)
             if kept or value.op in ("scatter_add", "sum"):
@@ -163,7 +166,8 @@ class TvmLanes(LaneSums):
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
-        beside what it does; so a tile asks once for all its tokens.
+        beside what it does; so a tile asks once for all its tokens. Where all the head's maps have
+        few, which :meth:`find_most_sources` has found, it does not wait for the tile's to ask.
 
         Args:
             begin: writes what token ``u`` starts with.
@@ -173,14 +177,28 @@ class TvmLanes(LaneSums):
             self._unrolled(begin)
             return
         kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
-        most = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
-        asked = self._called("lane_all_few", most, dtype="int32")
-        with self.writer.block(f"if {asked} != 0:"):
-            self._few_sources = True
-            self._unrolled(begin)
-            self._few_sources = False
+        of_tile = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
+        few, of_head = self._own_name("few"), f"{self._own_name('most_kind')}[0]"
+        self.writer.line(f"{few}[0] = {self._all_few(6, of_head)}")
+        with self.writer.block(f"if {few}[0] == 0:"):
+            self.writer.line(f"{few}[0] = {self._all_few(6, of_tile)}")
+        with self.writer.block(f"if {few}[0] != 0:"):
+            self._with_few(6, begin)
         with self.writer.block("else:"):
-            self._unrolled(begin)
+            with self.writer.block(f"if {self._all_few(8, of_tile)} != 0:"):
+                self._with_few(8, begin)
+            with self.writer.block("else:"):
+                self._unrolled(begin)
+
+    def _all_few(self, most: int, kind: str) -> str:
+        """Whether no target of maps of a kind has more than ``most`` sources, in all lanes."""
+        return self._called(f"lane_all_few<{most}>", kind, dtype="int32")
+
+    def _with_few(self, most: int, begin: Callable[[], None]) -> None:
+        """The tile's tokens where no target has more than ``most`` sources."""
+        self._most_sources = most
+        self._unrolled(begin)
+        self._most_sources = None
 
     def _unrolled(self, begin: Callable[[], None]) -> None:
         with self.writer.block(f"for u in T.unroll({self.tile}):"):
@@ -339,9 +357,10 @@ class TvmLanes(LaneSums):
             values: Parts = (f"T.address_of({self._exchange(source, '0')})",)
         else:
             values = self._parts(source, "j")
-        if self._few_sources:
+        if self._most_sources is not None:
             where = "shared" if self.through_memory else "registers"
-            self.call(f"lane_few_{where}", *to, *values, *words, more)
+            function = f"lane_few_{where}<{self._most_sources}>"
+            self.call(function, *to, *values, *words, f"T.address_of({more})")
             return
         if not self.through_memory:
             values = (*values, "lane" if self.rows == 1 else self.own_lane)

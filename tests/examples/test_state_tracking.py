@@ -497,10 +497,12 @@ def test_tables_have_their_published_sizes() -> None:
     assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
     assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
     assert two.grow_below == 0
-    steady = settings_of("steady", "parity", "pdssm", 0)
-    assert replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0) == two.sizes
-    assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
-    assert settings_of("steady", "S5-32", "pdssm", 0).sizes == three.sizes
+    for task, published in (("parity", two), ("S5-32", three)):
+        steady = settings_of("steady", task, "pdssm", 0)
+        as_it_comes = replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0)
+        assert as_it_comes == replace(published.sizes, layers=1)
+        assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
+        assert steady.rate == steady.last_rate == 1e-2
 
 
 def test_without_drive_it_stays_so(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import torch
 
 from examples.state_tracking import training
 from examples.state_tracking.models import BLOCKS
+from examples.state_tracking.presets import settings_of
 from examples.state_tracking.training import Run, train
 from tests.examples.test_state_tracking import SMALL, without_seconds
 
 ALIKE = replace(SMALL, sizes=replace(SMALL.sizes, dropout=0.0))
 
 
-def in_parts(model, optimizer, loss_of, example):  # type: ignore[no-untyped-def]
+def in_parts(model, optimizer, loss_of, example, stream):  # type: ignore[no-untyped-def]
     def step(batch, seed):  # type: ignore[no-untyped-def]
         torch.manual_seed(seed)
         optimizer.zero_grad(set_to_none=True)
@@ -63,3 +64,19 @@ def test_runs_at_once(tmp_path: Path, device: torch.device) -> None:
         train([alone])
         for mine, right in zip(without_seconds(run), without_seconds(alone), strict=True):
             assert mine.loss == pytest.approx(right.loss, rel=1e-4)
+
+
+def test_runs_at_once_whose_products_need_memory_of_their_own(
+    tmp_path: Path, device: torch.device
+) -> None:
+    """At the published sizes cuBLAS adds up parts of products in memory that torch gives it."""
+    settings = [
+        replace(settings_of("steady", "parity", "pdssm", seed), steps=10, every=10)
+        for seed in range(3)
+    ]
+    runs = [Run(each, tmp_path / f"{each.seed}", device) for each in settings]
+    train(runs)
+    for run in runs:
+        alone = Run(run.settings, tmp_path / f"alone-{run.settings.seed}", device)
+        train([alone])
+        assert run.log[0].loss == pytest.approx(alone.log[0].loss, rel=1e-4)

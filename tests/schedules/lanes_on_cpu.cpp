@@ -179,7 +179,7 @@ static int most_of(const int* map, int n) {
 }
 
 // The same by a map of a table, prepared by one warp; from registers or from shared memory, with
-// `few` sources of a target, or any number.
+// at most `few` sources of a target, 6 or 8, or any number (0).
 extern "C" int fan_in(int registers, int few, int n, int seed, const int* map, const double* values,
                       double* results) {
   std::vector<unsigned char> table(map, map + n);
@@ -201,16 +201,19 @@ extern "C" int fan_in(int registers, int few, int n, int seed, const int* map, c
       double re, im;
       const unsigned low = words[2 * j], high = words[2 * j + 1];
       const unsigned* more = words + 2 * n + 2 * j;
-      if (few && registers) {
-        lane_few_registers(&re, &im, values[j], values[n + j], low, high, *more);
+      const double *of = &shared[0].re, a = values[j], b = values[n + j];
+      if (few == 6 && registers) {
+        lane_few_registers<6>(&re, &im, a, b, low, high, more);
+      } else if (few && registers) {
+        lane_few_registers<8>(&re, &im, a, b, low, high, more);
+      } else if (few == 6) {
+        lane_few_shared<6>(&re, &im, of, low, high, more);
       } else if (few) {
-        lane_few_shared(&re, &im, &shared[0].re, low, high, *more);
+        lane_few_shared<8>(&re, &im, of, low, high, more);
       } else if (registers) {
-        lane_fan_in_registers(&re, &im, values[j], values[n + j], lane, low, high, kind, more,
-                              table.data(), j, n);
+        lane_fan_in_registers(&re, &im, a, b, lane, low, high, kind, more, table.data(), j, n);
       } else {
-        lane_fan_in_shared(&re, &im, &shared[0].re, low, high,
-                           kind, more, table.data(), j, n);
+        lane_fan_in_shared(&re, &im, of, low, high, kind, more, table.data(), j, n);
       }
       results[j] = re;
       results[n + j] = im;

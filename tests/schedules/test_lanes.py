@@ -137,8 +137,9 @@ def test_collected_by_a_prepared_map(
 ) -> None:
     map_ = data.draw(maps(32 if registers else 256))
     values, n = numbers(len(map_)), len(map_)
-    # By the function for any map, and by the one for maps whose targets have few sources.
-    for few in (False, True) if np.bincount(map_).max() <= 6 else (False,):
+    # By the function for any map (0), and by those for maps whose targets have few sources.
+    most = np.bincount(map_).max()
+    for few in (0, *(few for few in (6, 8) if most <= few)):
         results = np.full((2, n), np.nan)
         given_all = given_(map_), given_(values), given_(results)
         assert lanes.fan_in(registers, few, n, seed, *given_all)
