@@ -148,8 +148,9 @@ class Tracker(nn.Module):
         self.head = nn.Linear(sizes.width, vocabulary)
         if sizes.apart > 0 and type(block := self.blocks[0]) is PDSSM:
             with torch.no_grad():
-                # Padding, which is row 0, changes nothing that counts.
-                vectors = self.embedding.weight[1 : self.symbols][: sizes.dictionary]
+                # The first map is the identity: padding's, since a symbol that begins by moving
+                # nothing is slow to learn that it should.
+                vectors = self.embedding.weight[: self.symbols][: sizes.dictionary]
                 own = vectors / vectors.square().sum(1, keepdim=True)
                 block.selector.weight[: len(own)] = sizes.apart * own
 

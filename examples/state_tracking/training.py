@@ -29,6 +29,8 @@ from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
 # Streams of random numbers that have nothing to do with one another.
 _TRAINING, _TESTING = 1, 2
 _MODULUS = 2**61 - 1
+# Tokens of the narrowest batches.
+_NARROWEST = 10
 # What reading a checkpoint raises that is damaged, or of another version.
 _DAMAGED = (
     AttributeError,
@@ -132,7 +134,7 @@ class Run:
         settings, step = self.settings, self.prepare()
         batch = self.draw(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate(settings, self.step) * group["part"])
+            group["lr"].fill_(rate(settings, self.step) * group.get("part", 1.0))
         if settings.last_temperature != settings.temperature:
             for mixer in self._mixers:
                 mixer.temperature.fill_(temperature(settings, self.step))
@@ -164,20 +166,24 @@ class Run:
         return min(self.settings.steps, (self.step // every + 1) * every)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters by what they learn at: those that decay, others, and maps."""
+        """Parameters by what they learn at: those that decay, others, and maps, if they do so
+        otherwise.
+        """
         settings = self.settings
-        maps = {id(mixer.dictionary_logits) for mixer in self._mixers}
+        own = {"part": settings.maps_rate, "eps": settings.maps_epsilon}
+        alike = own == {"part": 1.0, "eps": 1e-8}
+        maps = set() if alike else {id(mixer.dictionary_logits) for mixer in self._mixers}
         groups: list[dict[str, Any]] = []
         for group in parameter_groups(self.model, settings.weight_decay):
             mine = [each for each in group["params"] if id(each) in maps]
             others = [each for each in group["params"] if id(each) not in maps]
-            groups.append(group | {"params": others, "part": 1.0})
+            groups.append(group | {"params": others})
             if mine:
-                own = {"part": settings.maps_rate, "eps": settings.maps_epsilon}
                 groups.append(group | {"params": mine} | own)
         for group in groups:
             # A tensor, which a captured graph reads anew each time.
-            group["lr"] = torch.tensor(settings.rate * group["part"], device=self.device)
+            start = settings.rate * group.get("part", 1.0)
+            group["lr"] = torch.tensor(start, device=self.device)
         return groups
 
     def _loss_of(
@@ -320,8 +326,10 @@ def temperature(settings: Settings, step: int) -> float:
 
 
 def _width(most: int, needed: int) -> int:
-    """Tokens of a batch: as many as there can be, halved while the sequences fit."""
-    while most % 2 == 0 and most // 2 >= needed:
+    """Tokens of a batch: as many as there can be, halved while the sequences fit, and while it is
+    worth another graph.
+    """
+    while most % 2 == 0 and most // 2 >= max(needed, _NARROWEST):
         most //= 2
     return most
 

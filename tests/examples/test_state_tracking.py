@@ -199,9 +199,9 @@ def test_symbols_with_maps_of_their_own() -> None:
     torch.manual_seed(0)
     model = Tracker("pdssm", 9, Sizes(64, 6, 5, 1, apart=8.0), 4)
     block = model.blocks[0]
-    logits = block.selector(model.embedding.weight[1:4])
-    assert logits.argmax(-1).tolist() == [0, 1, 2]
-    torch.testing.assert_close(logits.diagonal(), torch.full((3,), 8.0))
+    logits = block.selector(model.embedding.weight[:4])
+    assert logits.argmax(-1).tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(logits.diagonal(), torch.full((4,), 8.0))
     few = Tracker("pdssm", 9, Sizes(64, 6, 2, 1, apart=8.0), 4).blocks[0]
     assert few.selector.weight.shape == (2, 64)
 
@@ -404,7 +404,7 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("table2", "--set", "rate=[1]"), "'rate=[1]' has no float for rate; write a number"),
         (
             ("table3", "--preset", "tiny"),
-            "there is no preset 'tiny'; there are published, steady, small, exact",
+            "there is no preset 'tiny'; there are published, steady, small",
         ),
     ],
 )
@@ -497,12 +497,26 @@ def test_tables_have_their_published_sizes() -> None:
     assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
     assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
     assert two.grow_below == 0
-    for task, published in (("parity", two), ("S5-32", three)):
-        steady = settings_of("steady", task, "pdssm", 0)
-        as_it_comes = replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0)
-        assert as_it_comes == replace(published.sizes, layers=1)
-        assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
-        assert steady.rate == steady.last_rate == 1e-2
+    steady = settings_of("steady", "parity", "pdssm", 0)
+    as_it_comes = replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0)
+    assert as_it_comes == replace(two.sizes, layers=1)
+    assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
+    assert steady.rate == steady.last_rate == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("task", "states"), [("modular-arithmetic", 128), ("A5-12", 128), ("S5-32", 256)]
+)
+def test_large_automata_are_learned_by_maps_that_lose_nothing(task: str, states: int) -> None:
+    settings = settings_of("steady", task, "pdssm", 0)
+    settings.check()
+    assert settings.sizes.state == states
+    assert settings.maps_rate * settings.rate == pytest.approx(1.0)
+    model = Tracker("pdssm", 130, settings.sizes, 11)
+    with torch.no_grad():
+        diagonal = model.blocks[0].diagonal(model.embedding.weight)
+    assert torch.equal(diagonal[..., 0], torch.ones(130, states))
+    assert not model.blocks[0].drive_proj.weight.requires_grad
 
 
 def test_without_drive_it_stays_so(tmp_path: Path) -> None:
