@@ -196,8 +196,6 @@ class ChunkKernel:
                 scan.prepare_tables()
                 scan.check_inverses(self.threads)
                 write("T.cuda.cta_sync()")
-                for body in (scan, self.bodies.fold):
-                    body.find_most_sources()
                 scan.start_sums()
                 write("ahead[0] = 0")
                 with self.writer.block("for step in T.serial((chunks + all[0] - 1) // all[0]):"):
@@ -340,8 +338,10 @@ class ChunkKernel:
                     body.copies_done()
             body.hold(0)
             first = f"start + T.Cast('int64', s * {tile})"
+            # Every token asks whether its map has targets of many sources: chunks come from all
+            # heads, so none waits for a head whose maps have, and a tile is short.
             with body.whole_tile(first):
-                body.held_tokens(lambda: step("s"))
+                body.unrolled(lambda: step("s"))
             if body is self.bodies.scan:
                 with self.writer.block("if ahead[0] != 0:"):
                     body.slot_is_read()

@@ -162,7 +162,7 @@ class TvmLanes(LaneSums):
             self.sync()
 
     def held_tokens(self, begin: Callable[[], None]) -> None:
-        """Run the tokens of the tile that is in registers, unrolled.
+        """Run the tokens of the tile that is in registers, of a row in order.
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
@@ -174,7 +174,7 @@ class TvmLanes(LaneSums):
         """
         listed = [value for value in self.selects if self._is_collected(value)]
         if not listed:
-            self._unrolled(begin)
+            self.unrolled(begin)
             return
         kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
         of_tile = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
@@ -188,7 +188,7 @@ class TvmLanes(LaneSums):
             with self.writer.block(f"if {self._all_few(8, of_tile)} != 0:"):
                 self._with_few(8, begin)
             with self.writer.block("else:"):
-                self._unrolled(begin)
+                self.unrolled(begin)
 
     def _all_few(self, most: int, kind: str) -> str:
         """Whether no target of maps of a kind has more than ``most`` sources, in all lanes."""
@@ -197,10 +197,11 @@ class TvmLanes(LaneSums):
     def _with_few(self, most: int, begin: Callable[[], None]) -> None:
         """The tile's tokens where no target has more than ``most`` sources."""
         self._most_sources = most
-        self._unrolled(begin)
+        self.unrolled(begin)
         self._most_sources = None
 
-    def _unrolled(self, begin: Callable[[], None]) -> None:
+    def unrolled(self, begin: Callable[[], None]) -> None:
+        """Run the tokens of the tile that is in registers; ``begin`` as of :meth:`held_tokens`."""
         with self.writer.block(f"for u in T.unroll({self.tile}):"):
             begin()
             self.token()

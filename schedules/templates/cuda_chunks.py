@@ -68,6 +68,9 @@ _BEST = {
 _NARROW = 640
 # What a token takes row by row where nothing else is waited for (docs/gpu-log.md).
 _CHAIN_SECONDS = 60e-9
+# Tokens of a processor's chunks from which on `early` is faster than rows in order
+# (docs/gpu-log.md).
+_EARLY_TOKENS = 384
 # Warps of a team of which a processor has enough in two blocks of one team each.
 _WIDE_TEAM = 3
 # Bytes that the device moves while a carry passes from one chunk to the next: chunks of so
@@ -135,7 +138,13 @@ class CudaChunks(Template[CudaChunksConfig]):
         teams = -(-problem.rows // rows)
         if 2 * teams <= target.processors:
             return True
-        if hoist(program) and (whole_team(program) == 1 or not collects(program)):
+        if hoist(program) and _early(program):
+            # A chunk that keeps what it computed for its summary is faster than helpers row by
+            # row, if as many tokens are under way as plain scans have.
+            config = self.heuristic(program, target, problem)
+            if config.teams * config.tokens < _EARLY_TOKENS:
+                return False
+        elif hoist(program) and not collects(program):
             # Row by row helpers compute once what a chunk computes for its summary and again;
             # what collects in several warps waits for itself longer than that takes.
             return False
@@ -202,7 +211,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         most = max(1, min(_MOST_TEAMS, _FREE_WARPS // whole_team(program)))
         least = tokens * rows * max(1, bytes_in(program))
         for teams in range(min(most, target.shared_memory // least), 0, -1):
-            config = CudaChunksConfig(tile, tokens // tile, teams, rows)
+            config = CudaChunksConfig(tile, tokens // tile, teams, rows, _early(program))
             if self.feasible(program, target, config) is None:
                 return config
         return None
@@ -314,6 +323,13 @@ def _values(program: Program, config: CudaChunksConfig) -> int:
     if hoisted is None:
         return 2 * values_of(program)
     return values_of(hoisted.early) + 2 * values_of(hoisted.late)
+
+
+def _early(program: Program) -> int:
+    """Whether chunks keep what they computed for their summaries: where what follows is long
+    enough, targets that collect in one warp.
+    """
+    return int(whole_team(program) == 1 and collects(program) and hoist(program) is not None)
 
 
 def _rows(program: Program, problem: Problem) -> int:
