@@ -12,9 +12,9 @@ from collections import Counter
 from typing import NamedTuple
 
 import torch
-from aalpy.automata import MooreMachine
+from aalpy.automata import MooreMachine, MooreState
 
-from examples.state_tracking.machines import difference, machine, minimal, true_machine
+from examples.state_tracking.machines import as_asked, difference, machine, minimal, true_machine
 from examples.state_tracking.training import Run
 from pdssm_compiler.nn import PDSSM
 from pdssm_compiler.nn.cache import LayerCache
@@ -25,7 +25,7 @@ class Learned(NamedTuple):
 
     Attributes:
         read: the machine of the maps, as it is.
-        small: the smallest machine like it.
+        small: the smallest machine that answers like it, if it is the task's where that asks.
         true: the task's.
         difference: a shortest word, no shorter than those trained on, that they answer otherwise;
             None if they are the same language of answers, for sequences of any length from there.
@@ -74,25 +74,55 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
     maps, magnitudes = maps_of(run)
     answers, agreement = _answers(run, maps, sequences)
     read = machine(0, run.task.symbols, lambda j, n: maps[n - 1][j], lambda j: answers.get(j))
-    small = minimal(read)
-    lasting = _lasting(maps)
-    smallest = min(magnitude[j] for magnitude in magnitudes for j in lasting)
-    apart = difference(small, true, run.settings.shortest)
+    leads = _followed(maps, true)
+    smallest = min(
+        (magnitudes[n - 1][j] for j in _lasting(leads) for n in leads[j]), default=math.nan
+    )
+    apart = difference(read, true, run.settings.shortest)
+    # Where it is another it has many states beside the task's.
+    small = minimal(read if apart else as_asked(read, true))
     return Learned(read, small, true, apart, agreement, smallest)
 
 
-def _lasting(maps: list[list[int]]) -> set[int]:
-    """The components, of those that can be reached, that can be reached again whatever comes."""
+def _followed(maps: list[list[int]], true: MooreMachine) -> dict[int, dict[int, int]]:
+    """Of every component that sequences of the task reach, where its symbols lead, by their
+    numbers; those after which nothing more can come are left out.
+    """
+
+    def goes_on(state: MooreState) -> bool:
+        return (
+            any(to is not state for to in state.transitions.values()) or state.output is not None
+        )
+
+    def ends(state: MooreState) -> bool:
+        return not any(goes_on(to) for to in state.transitions.values())
+
+    leads: dict[int, dict[int, int]] = {}
+    seen = waiting = {(0, true.initial_state)}
+    while waiting:
+        new = set()
+        for component, state in waiting:
+            for symbol, to in state.transitions.items():
+                if goes_on(to) and not ends(to):
+                    leads.setdefault(component, {})[symbol] = maps[symbol - 1][component]
+                    new.add((maps[symbol - 1][component], to))
+        waiting = new - seen
+        seen = seen | waiting
+    return leads
+
+
+def _lasting(leads: dict[int, dict[int, int]]) -> set[int]:
+    """The components that can be reached again whatever comes."""
 
     def reached(component: int) -> set[int]:
         found, new = {component}, {component}
         while new:
-            new = {leads[j] for leads in maps for j in new} - found
+            new = {to for j in new for to in leads.get(j, {}).values()} - found
             found |= new
         return found
 
     every = {component: reached(component) for component in reached(0)}
-    return {j for j, there in every.items() if all(j in every[k] for k in there)}
+    return {j for j, there in every.items() if j in leads and all(j in every[k] for k in there)}
 
 
 @torch.no_grad()

@@ -10,11 +10,15 @@ from aalpy.automata import MooreMachine, MooreState
 from aalpy.utils import bisimilar
 
 from examples.state_tracking.groups import Group
-from examples.state_tracking.tasks import MODULUS, Task
+from examples.state_tracking.tasks import END, MODULUS, PLUS, TIMES, Task
 
 State = TypeVar("State", bound=Hashable)
 # A letter's number, from 1 on; an answer's, from 1 on; where no answer is known, None.
 Step = Callable[[State, int], State]
+# Of a machine and the true one beside it, and letters read; None where nothing is asked any more.
+_Place = tuple[MooreState, MooreState, int] | None
+# Of expressions: what came last, the sum of the terms before, and the term that has begun.
+Read = tuple[str, int, int]
 
 
 def machine(
@@ -49,10 +53,10 @@ def machine(
 
 
 def true_machine(task: Task) -> MooreMachine:
-    """The automaton of a task, as small as can be.
+    """The automaton of a task, as small as can be; no answer to what is no sequence of it.
 
     Raises:
-        ValueError: a task whose sequences are not all words over its letters.
+        ValueError: a task that none is written for here.
     """
     found: MooreMachine
     match task.name:
@@ -63,6 +67,10 @@ def true_machine(task: Task) -> MooreMachine:
         case "cycle-navigation":
             moves = (0, 1, -1)
             found = machine(0, 3, lambda s, n: (s + moves[n - 1]) % MODULUS, lambda s: 1 + s)
+        case "modular-arithmetic":
+            found = machine(
+                ("sign", 0, 1), END, _read, lambda s: 1 + s[1] if s[0] == "end" else None
+            )
         case _ if task.name[:3] in ("A5-", "S5-"):
             group = Group.named(task.name[:2])
             letters, table = group.letters(task.symbols), group.table.tolist()
@@ -70,11 +78,25 @@ def true_machine(task: Task) -> MooreMachine:
                 0, task.symbols, lambda s, n: table[s][letters[n - 1]], lambda s: 1 + s
             )
         case _:
-            raise ValueError(
-                f"sequences of {task.name} are not all words over its letters, so no automaton "
-                f"reads them; name runs of another task"
-            )
+            raise ValueError(f"there is no automaton of {task.name} here; name another task")
     return minimal(found)
+
+
+def _read(place: Read, symbol: int) -> Read:
+    """What has been read of an expression after one more symbol.
+
+    A digit multiplies the term that has begun: 1 behind a plus, -1 behind a minus.
+    """
+    last, sum_, term = place
+    if last == "sign" and symbol <= MODULUS:
+        return "digit", sum_, term * (symbol - 1) % MODULUS
+    if last != "digit" or symbol <= MODULUS:
+        return "none", 0, 0
+    if symbol == TIMES:
+        return "sign", sum_, term
+    if symbol == END:
+        return "end", (sum_ + term) % MODULUS, 0
+    return "sign", (sum_ + term) % MODULUS, 1 if symbol == PLUS else -1 % MODULUS
 
 
 def minimal(large: MooreMachine) -> MooreMachine:
@@ -84,34 +106,38 @@ def minimal(large: MooreMachine) -> MooreMachine:
     return small
 
 
-def difference(
-    one: MooreMachine, other: MooreMachine, shortest: int = 1
-) -> tuple[int, ...] | None:
-    """A shortest word that two machines answer otherwise; None if there is none, of any length.
+def difference(one: MooreMachine, true: MooreMachine, shortest: int = 1) -> tuple[int, ...] | None:
+    """A shortest word that a machine answers otherwise than it should; None if there is none, of
+    any length.
 
     Args:
         one: a machine.
-        other: one of the same letters.
+        true: what it should be; where that answers nothing, nothing is asked.
         shortest: letters of a word, at least; what they answer to shorter ones is not asked.
     """
-    both = (_silent_before(each, shortest) for each in (one, other))
+    both = (as_asked(each, true, shortest) for each in (one, true))
     found: tuple[int, ...] | None = bisimilar(*both, return_cex=True)
     return found
 
 
-def _silent_before(found: MooreMachine, letters: int) -> MooreMachine:
-    """The machine that answers alike after so many letters, and not before."""
+def as_asked(found: MooreMachine, true: MooreMachine, shortest: int = 1) -> MooreMachine:
+    """The machine that answers alike where it is asked; arguments as of :func:`difference`."""
+    silent = [s for s in true.states if s.output is None and set(s.transitions.values()) == {s}]
 
-    def step(place: tuple[MooreState, int], letter: int) -> tuple[MooreState, int]:
-        state, count = place
-        return state.transitions[letter], min(count + 1, letters)
+    def step(place: _Place, letter: int) -> _Place:
+        if place is None or place[1].transitions[letter] in silent:
+            return None
+        state, beside, count = place
+        return state.transitions[letter], beside.transitions[letter], min(count + 1, shortest)
 
-    return machine(
-        (found.initial_state, 0),
-        len(found.initial_state.transitions),
-        step,
-        lambda place: place[0].output if place[1] == letters else None,
-    )
+    def answer(place: _Place) -> int | None:
+        if place is None or place[2] < shortest or place[1].output is None:
+            return None
+        output: int | None = place[0].output
+        return output
+
+    first: _Place = (found.initial_state, true.initial_state, 0)
+    return machine(first, len(found.initial_state.transitions), step, answer)
 
 
 def transitions(found: MooreMachine) -> Mapping[str, tuple[int | None, dict[int, str]]]:

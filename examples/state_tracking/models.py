@@ -25,6 +25,9 @@ class Sizes:
         noise: Gumbel noise on the matrices that maps are chosen by, of ``pdssm`` in training.
         margin: by how much the chosen entries of the dictionary stand above others at first; 0
             for the layer's own.
+        apart: by how much the weight of a map of its own, as far as there are some, stands above
+            others for each symbol at first, in logits, of ``pdssm``'s first layer; 0 for the
+            layer's own weights.
         turns: what phases turn by at first, at most, of ``pdssm``; 0 for the layer's own. A phase
             that is not quite 0 adds up over a sequence.
         loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm`` and
@@ -41,6 +44,7 @@ class Sizes:
     dropout: float = 0.01
     noise: float = 0.0
     margin: float = 0.0
+    apart: float = 0.0
     turns: float = 0.0
     loss: float = 0.0
     drive: float = 1.0
@@ -133,6 +137,13 @@ class Tracker(nn.Module):
         self.symbols = vocabulary if symbols is None else symbols
         self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
         self.head = nn.Linear(sizes.width, vocabulary)
+        if sizes.apart > 0 and type(block := self.blocks[0]) is PDSSM:
+            with torch.no_grad():
+                # The first map is the identity: padding's, since a symbol that begins by moving
+                # nothing is slow to learn that it should.
+                vectors = self.embedding.weight[: self.symbols][: sizes.dictionary]
+                own = vectors / vectors.square().sum(1, keepdim=True)
+                block.selector.weight[: len(own)] = sizes.apart * own
 
     def forward(
         self,

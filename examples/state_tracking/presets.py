@@ -28,6 +28,29 @@ _SMALL = Settings(
     last_rate=2e-2,
     every=100,
 )
+# Large automata, of dozens of states: a map of its own for each symbol, learned by steps in
+# proportion to gradients, so that maps of which nothing is wrong stay, from sequences that begin
+# with two tokens at most and grow by little, once hardly an answer is wrong.
+_LARGE = {
+    "batch": 512,
+    "shortest": 1,
+    "grow_below": 0.03,
+    "grow_by": 1.2,
+    "rate": 5e-3,
+    "last_rate": 5e-3,
+    "maps_rate": 200.0,
+    "maps_epsilon": 1e-2,
+    "warm_up": 0.0,
+    "weight_decay": 0.0,
+    "test_sequences": 512,
+    "every": 100,
+}
+# Magnitudes of 1 in float32, so that nothing is lost on the way. S5 has 120 elements, and a new
+# one is found among states to spare.
+_LARGE_SIZES = Sizes(
+    dictionary=32, layers=1, dropout=0.0, apart=8.0, turns=1e-12, loss=1e-12, drive=0.0
+)
+_STATES_OF_S5 = 256
 PRESETS = ("published", "steady", "small")
 
 
@@ -51,6 +74,9 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
     made = Settings(task, model, seed, _TABLE3_SIZES if is_word_problem else Sizes())
     if preset == "published":
         return made
+    if is_word_problem or task == "modular-arithmetic":
+        states = _STATES_OF_S5 if task[:2] == "S5" else _LARGE_SIZES.state
+        return replace(made, sizes=replace(_LARGE_SIZES, state=states), **_LARGE)
     # One layer is enough, and what it has learned can be read from its maps. As in "small", the
     # rate is high and stays.
     sizes = replace(made.sizes, layers=1, **_STEADY)

@@ -50,9 +50,14 @@ def learn(run: Run, words: int = 8192) -> Asked:
         words: drawn at random, of training lengths and shorter, that a machine is tried on.
 
     Raises:
-        ValueError: a task that :func:`examples.state_tracking.machines.true_machine` does not
-            know.
+        ValueError: a task whose sequences are not all words over its letters, or that
+            :func:`examples.state_tracking.machines.true_machine` does not know.
     """
+    if run.task.spell is not None:
+        raise ValueError(
+            f"sequences of {run.task.name} are not all words over its letters, so it cannot be "
+            f"asked for any; name runs of another task"
+        )
     true = true_machine(run.task)
     model = _Model(run)
     trial = _Trial(model, run.task, words, 2 * true.size)

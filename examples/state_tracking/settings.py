@@ -25,12 +25,17 @@ class Settings:
         longest: at most.
         growing: part of the steps in which that grows from twice the shortest one; 0 for none.
         grow_below: in place of that the mean loss, from one measurement to the next, below which
-            it grows by half; 0 for none.
+            it grows; 0 for none.
+        grow_by: the factor of that, and by one token at least.
         test_shortest: likewise, of those that accuracy is measured on.
         test_longest: likewise.
         test_sequences: how many.
         rate: the largest learning rate.
         last_rate: what a cosine ends at.
+        maps_rate: the dictionary's learning rate, by its part of ``rate``; 1 for the same.
+        maps_epsilon: what is added to the root of its gradients' mean square. Where that is
+            smaller a step is in proportion to the gradient, so that maps of which nothing is wrong
+            stay.
         warm_up: part of the steps in which the rate rises.
         weight_decay: of matrices, but for embedding and dictionary.
         temperature: of the softmax that maps learn by, in the first step.
@@ -49,11 +54,14 @@ class Settings:
     longest: int = 40
     growing: float = 0.0
     grow_below: float = 0.0
+    grow_by: float = 1.5
     test_shortest: int = 40
     test_longest: int = 256
     test_sequences: int = 2048
     rate: float = 2e-3
     last_rate: float = 1e-5
+    maps_rate: float = 1.0
+    maps_epsilon: float = 1e-8
     warm_up: float = 0.1
     weight_decay: float = 1e-2
     temperature: float = 1.0
@@ -143,6 +151,8 @@ class Settings:
                 raise ValueError(f"{name} is at least 1, not {value}")
             if isinstance(value, float) and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is a number from 0 on, not {value}")
+        if self.grow_by < 1:
+            raise ValueError(f"grow_by is at least 1, not {self.grow_by}")
         for name in ("temperature", "last_temperature"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is above 0: the softmax divides by it")

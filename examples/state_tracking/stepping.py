@@ -98,7 +98,9 @@ def _compiled(block: nn.Module) -> Callable[..., torch.Tensor]:
     # torch.compile takes no recurrent networks, which are one call of a library anyway.
     if any(isinstance(module, nn.RNNBase) for module in block.modules()):
         return block
-    # Each width by itself: sizes that vary are code that is slower.
+    # Each width by itself: sizes that vary are code that is slower. A table has runs of a few
+    # sizes, each of a few widths.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     compiled: Callable[..., torch.Tensor] = torch.compile(block, fullgraph=True, dynamic=False)
 
     def padded(x: torch.Tensor, symbols: torch.Tensor | None = None) -> torch.Tensor:

@@ -29,6 +29,8 @@ from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
 # Streams of random numbers that have nothing to do with one another.
 _TRAINING, _TESTING = 1, 2
 _MODULUS = 2**61 - 1
+# Tokens of the narrowest batches.
+_NARROWEST = 10
 # What reading a checkpoint raises that is damaged, or of another version.
 _DAMAGED = (
     AttributeError,
@@ -87,13 +89,7 @@ class Run:
         on_gpu = self.device.type == "cuda"
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.random = torch.Generator(self.device)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings.weight_decay),
-            # A tensor, which a captured graph reads anew each time.
-            lr=torch.tensor(settings.rate, device=self.device),
-            capturable=on_gpu,
-            fused=on_gpu,
-        )
+        self.optimizer = torch.optim.AdamW(self._groups(), capturable=on_gpu, fused=on_gpu)
         self.log: list[Measured] = []
         self.step, self.seconds = 0, 0.0
         self._loss = torch.zeros((), device=self.device)
@@ -138,7 +134,7 @@ class Run:
         settings, step = self.settings, self.prepare()
         batch = self.draw(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate(settings, self.step))
+            group["lr"].fill_(rate(settings, self.step) * group.get("part", 1.0))
         if settings.last_temperature != settings.temperature:
             for mixer in self._mixers:
                 mixer.temperature.fill_(temperature(settings, self.step))
@@ -168,6 +164,27 @@ class Run:
         """The step after which accuracy is measured again."""
         every = self.settings.every
         return min(self.settings.steps, (self.step // every + 1) * every)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by what they learn at: those that decay, others, and maps, if they do so
+        otherwise.
+        """
+        settings = self.settings
+        own = {"part": settings.maps_rate, "eps": settings.maps_epsilon}
+        alike = own == {"part": 1.0, "eps": 1e-8}
+        maps = set() if alike else {id(mixer.dictionary_logits) for mixer in self._mixers}
+        groups: list[dict[str, Any]] = []
+        for group in parameter_groups(self.model, settings.weight_decay):
+            mine = [each for each in group["params"] if id(each) in maps]
+            others = [each for each in group["params"] if id(each) not in maps]
+            groups.append(group | {"params": others})
+            if mine:
+                groups.append(group | {"params": mine} | own)
+        for group in groups:
+            # A tensor, which a captured graph reads anew each time.
+            start = settings.rate * group.get("part", 1.0)
+            group["lr"] = torch.tensor(start, device=self.device)
+        return groups
 
     def _loss_of(
         self, batch: Batch, blocks: Iterable[Callable[..., torch.Tensor]]
@@ -293,7 +310,7 @@ def longest(settings: Settings, step: int, log: Sequence[Measured] = ()) -> int:
         grown = first
         for line in log:
             if line.loss < settings.grow_below:
-                grown = max(grown + 1, grown * 3 // 2)
+                grown = max(grown + 1, int(grown * settings.grow_by))
         return min(grown, settings.longest)
     growing = settings.growing * settings.steps
     if step >= growing:
@@ -309,8 +326,10 @@ def temperature(settings: Settings, step: int) -> float:
 
 
 def _width(most: int, needed: int) -> int:
-    """Tokens of a batch: as many as there can be, halved while the sequences fit."""
-    while most % 2 == 0 and most // 2 >= needed:
+    """Tokens of a batch: as many as there can be, halved while the sequences fit, and while it is
+    worth another graph.
+    """
+    while most % 2 == 0 and most // 2 >= max(needed, _NARROWEST):
         most //= 2
     return most
 

@@ -167,6 +167,45 @@ def test_lengths_grow_with_success(tmp_path: Path) -> None:
     assert widths == [10, 20, 20, 40]
 
 
+def test_lengths_grow_by_a_factor_and_by_one_at_least() -> None:
+    settings = replace(SMALL, grow_below=0.5, grow_by=1.2, longest=40, shortest=3)
+    log = [Measured(n, 0.1, 0.0, 0.0) for n in range(9)]
+    grown = [longest(settings, 7, log[:n]) for n in range(8)]
+    assert grown == [6, 7, 8, 9, 10, 12, 14, 16]
+
+
+def test_maps_learn_at_a_rate_of_their_own(tmp_path: Path) -> None:
+    """In proportion to their gradients, where the epsilon is large; and so they go on."""
+    settings = replace(SMALL, rate=1e-2, maps_rate=50.0, maps_epsilon=1.0, warm_up=0.0)
+    run = Run(settings, tmp_path, "cpu")
+    block = run.model.blocks[0]
+    before = block.dictionary_logits.detach().clone()
+    run.advance()
+    moved, gradient = before - block.dictionary_logits, block.dictionary_logits.grad
+    assert gradient.abs().max() > 0
+    # Beside such an epsilon the root of the mean square is nothing.
+    torch.testing.assert_close(moved, 0.5 * gradient, rtol=0.02, atol=1e-6)
+    assert run.model.head.weight.grad.abs().max() > 0
+    run.advance()
+    run.measure()
+    again = Run(settings, tmp_path, "cpu")
+    assert [g["eps"] for g in again.optimizer.param_groups] == [1e-8, 1e-8, 1.0]
+    for each in (run, again):
+        each.advance()
+    assert all(map(torch.equal, parameters(run), parameters(again)))
+
+
+def test_symbols_with_maps_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = Tracker("pdssm", 9, Sizes(64, 6, 5, 1, apart=8.0), 4)
+    block = model.blocks[0]
+    logits = block.selector(model.embedding.weight[:4])
+    assert logits.argmax(-1).tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(logits.diagonal(), torch.full((4,), 8.0))
+    few = Tracker("pdssm", 9, Sizes(64, 6, 2, 1, apart=8.0), 4).blocks[0]
+    assert few.selector.weight.shape == (2, 64)
+
+
 def test_temperature_falls_by_equal_factors(tmp_path: Path) -> None:
     settings = replace(SMALL, temperature=4.0, last_temperature=0.25, steps=5)
     assert [temperature(settings, step) for step in range(5)] == [4, 2, 1, 0.5, 0.25]
@@ -344,6 +383,7 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("table2", "--set", "sizes.layers=0"), "sizes.layers is at least 1, not 0"),
         (("table2", "--set", "rate=-1"), "rate is a number from 0 on, not -1.0"),
         (("table2", "--set", "temperature=0"), "temperature is above 0"),
+        (("table2", "--set", "grow_by=0.5"), "grow_by is at least 1, not 0.5"),
         (("table2", "--set", "sizes.dropout=2"), "sizes.dropout is a part, at most 1"),
         (("table2", "--set", "longest=2"), "shortest=3 is above longest=2"),
         (("speed", "--counts", "0"), "'0' is no list of numbers from 1 on"),
@@ -457,12 +497,26 @@ def test_tables_have_their_published_sizes() -> None:
     assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
     assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
     assert two.grow_below == 0
-    for task, published in (("parity", two), ("S5-32", three)):
-        steady = settings_of("steady", task, "pdssm", 0)
-        as_it_comes = replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0)
-        assert as_it_comes == replace(published.sizes, layers=1)
-        assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
-        assert steady.rate == steady.last_rate == 1e-2
+    steady = settings_of("steady", "parity", "pdssm", 0)
+    as_it_comes = replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0)
+    assert as_it_comes == replace(two.sizes, layers=1)
+    assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
+    assert steady.rate == steady.last_rate == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("task", "states"), [("modular-arithmetic", 128), ("A5-12", 128), ("S5-32", 256)]
+)
+def test_large_automata_are_learned_by_maps_that_lose_nothing(task: str, states: int) -> None:
+    settings = settings_of("steady", task, "pdssm", 0)
+    settings.check()
+    assert settings.sizes.state == states
+    assert settings.maps_rate * settings.rate == pytest.approx(1.0)
+    model = Tracker("pdssm", 130, settings.sizes, 11)
+    with torch.no_grad():
+        diagonal = model.blocks[0].diagonal(model.embedding.weight)
+    assert torch.equal(diagonal[..., 0], torch.ones(130, states))
+    assert not model.blocks[0].drive_proj.weight.requires_grad
 
 
 def test_flash_by_maps_alone(tmp_path: Path) -> None:

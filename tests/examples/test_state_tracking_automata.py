@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from examples.state_tracking.automaton import Learned, maps_of, read_out
 from examples.state_tracking.drawing import draw
 from examples.state_tracking.machines import (
+    as_asked,
     difference,
     machine,
     minimal,
@@ -42,9 +43,39 @@ def test_true_machines_answer_as_tasks_do(name: str) -> None:
         assert outputs[-1] == answer
 
 
-def test_no_machine_of_expressions() -> None:
+def test_the_machine_of_expressions() -> None:
+    """It answers at the end of one, and to nothing else."""
+    task = task_of("modular-arithmetic")
+    found = true_machine(task)
+    batch = task.batch(200, 1, 12, torch.Generator().manual_seed(0))
+    for tokens, length, answer in zip(*(part.tolist() for part in batch), strict=True):
+        outputs = found.execute_sequence(found.initial_state, tokens[:length])
+        assert outputs == [None] * (length - 1) + [answer]
+    for word in ((1, 1, 9), (6, 1, 9), (1, 9, 9), (1, 6, 9), (1, 6, 7, 1, 9), (9,)):
+        assert found.execute_sequence(found.initial_state, word)[-1] is None, word
+
+
+def test_what_is_answered_to_what_is_no_expression_is_not_asked() -> None:
+    """A machine that reads digits as the true one does, and answers anything."""
+    true = true_machine(task_of("modular-arithmetic"))
+
+    def copy(wrong: int) -> object:
+        return machine(
+            true.initial_state,
+            9,
+            lambda state, letter: state.transitions[letter],
+            lambda state: 3 if state.output in (None, wrong) else state.output,
+        )
+
+    assert difference(copy(3), true) is None
+    assert minimal(as_asked(copy(3), true)).size == true.size
+    assert difference(copy(1), true) == (1, 9)
+
+
+def test_expressions_are_not_asked_for_any_words(tmp_path: Path) -> None:
+    run = Run(replace(SMALL, task="modular-arithmetic"), tmp_path, "cpu")
     with pytest.raises(ValueError, match="modular-arithmetic are not all words over its letters"):
-        true_machine(task_of("modular-arithmetic"))
+        learn(run)
 
 
 @given(st.integers(0, 10**6))
