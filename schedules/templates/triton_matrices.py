@@ -87,8 +87,8 @@ class TritonMatrices(Template[TritonMatricesConfig]):
                     yield TritonMatricesConfig(tokens * warps, lanes, rows, 8, warps, ahead=ahead)
                 continue
             for tokens, rows, soft_rows in product((4, 8), (1, 2, 4, 8), (2, 4)):
-                for tile, together, programs in product((4, 8), (1, 2, 4, 6), (8, 32)):
-                    for vector, tile_vector in ((4, 4), (4, 2), (2, 2)):
+                for tile, together, programs in product((4, 8), (1, 2, 4, 6), (8, 16, 32)):
+                    for vector, tile_vector in product((4, 2), repeat=2):
                         yield TritonMatricesConfig(
                             tokens * warps,
                             lanes,
