@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from examples.state_tracking.models import Sizes
 from examples.state_tracking.settings import Settings
+from examples.state_tracking.tasks import task_of
 
 # The published tables' rows, and how many layers and maps they were made with.
 TABLE2 = ("cycle-navigation", "even-pairs", "modular-arithmetic", "parity")
@@ -38,7 +39,6 @@ _LARGE = {
     "grow_by": 1.2,
     "rate": 5e-3,
     "last_rate": 5e-3,
-    "maps_rate": 200.0,
     "maps_epsilon": 1e-2,
     "warm_up": 0.0,
     "weight_decay": 0.0,
@@ -48,9 +48,11 @@ _LARGE = {
 # Magnitudes of 1 in float32, so that nothing is lost on the way. S5 has 120 elements, and a new
 # one is found among states to spare.
 _LARGE_SIZES = Sizes(
-    dictionary=32, layers=1, dropout=0.0, apart=8.0, turns=1e-12, loss=1e-12, drive=0.0
+    dictionary=32, layers=1, dropout=0.0, apart=4.0, turns=1e-12, loss=1e-12, drive=0.0
 )
 _STATES_OF_S5 = 256
+# Of each symbol: a map that fewer tokens use has smaller gradients.
+_MAPS_RATE = 30.0
 PRESETS = ("published", "steady", "small")
 
 
@@ -76,7 +78,9 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
         return made
     if is_word_problem or task == "modular-arithmetic":
         states = _STATES_OF_S5 if task[:2] == "S5" else _LARGE_SIZES.state
-        return replace(made, sizes=replace(_LARGE_SIZES, state=states), **_LARGE)
+        maps_rate = _MAPS_RATE * task_of(task).symbols
+        sizes = replace(_LARGE_SIZES, state=states)
+        return replace(made, sizes=sizes, maps_rate=maps_rate, **_LARGE)
     # One layer is enough, and what it has learned can be read from its maps. As in "small", the
     # rate is high and stays.
     sizes = replace(made.sizes, layers=1, **_STEADY)

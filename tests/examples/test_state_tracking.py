@@ -19,7 +19,7 @@ from examples.state_tracking.models import BLOCKS, DiagonalSSM, Sizes, Tracker
 from examples.state_tracking.presets import settings_of
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.speed import speeds
-from examples.state_tracking.tasks import TASKS
+from examples.state_tracking.tasks import TASKS, task_of
 from examples.state_tracking.training import Measured, Run, longest, rate, temperature, train
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.torch_only import torch_only
@@ -511,7 +511,7 @@ def test_large_automata_are_learned_by_maps_that_lose_nothing(task: str, states:
     settings = settings_of("steady", task, "pdssm", 0)
     settings.check()
     assert settings.sizes.state == states
-    assert settings.maps_rate * settings.rate == pytest.approx(1.0)
+    assert settings.maps_rate == 30 * task_of(task).symbols
     model = Tracker("pdssm", 130, settings.sizes, 11)
     with torch.no_grad():
         diagonal = model.blocks[0].diagonal(model.embedding.weight)
