@@ -48,7 +48,7 @@ _LARGE = {
 # Magnitudes of 1 in float32, so that nothing is lost on the way. S5 has 120 elements, and a new
 # one is found among states to spare.
 _LARGE_SIZES = Sizes(
-    dictionary=32, layers=1, dropout=0.0, apart=4.0, turns=1e-12, loss=1e-12, drive=0.0
+    dictionary=32, layers=1, dropout=0.0, apart=8.0, turns=1e-12, loss=1e-12, drive=0.0
 )
 _STATES_OF_S5 = 256
 # Of each symbol: a map that fewer tokens use has smaller gradients.
