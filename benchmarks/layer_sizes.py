@@ -35,12 +35,13 @@ class Layer:
         }
 
 
+# Those first of which a run that is cut short should know.
 LAYERS = (
-    Layer("FSA-40", 128, 128, 8, 256, 40),
-    Layer("FSA-256", 128, 128, 8, 256, 256),
-    Layer("FSA-32x256", 128, 128, 8, 32, 256),
-    Layer("UEA", 128, 128, 8, 4, 17984),
     Layer("D2048", 2048, 1024, 6, 8, 256),
     Layer("D5632", 5632, 2816, 6, 8, 64),
+    Layer("FSA-256", 128, 128, 8, 256, 256),
+    Layer("UEA", 128, 128, 8, 4, 17984),
+    Layer("FSA-40", 128, 128, 8, 256, 40),
+    Layer("FSA-32x256", 128, 128, 8, 32, 256),
 )
 CPU_LAYERS = (Layer("FSA-8x40", 128, 128, 8, 8, 40),)

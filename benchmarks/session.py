@@ -17,7 +17,7 @@ from benchmarks.host import call_overhead, first_result_seconds, import_seconds
 from benchmarks.layer_sizes import Layer
 from benchmarks.layers import decode_rows, layer_jobs, layer_rows
 from benchmarks.measure import Bench, alignment_on, jobs_of
-from benchmarks.mixture import mixture_rows
+from benchmarks.mixture import mixture_jobs, mixture_rows
 from benchmarks.provenance import provenance
 from benchmarks.verdicts import verdicts
 from pdssm_compiler.cli.consoles import messages
@@ -59,11 +59,13 @@ def benchmark(
     }
     cases = list(agenda.cases())
     target, alignment = target_of(device), alignment_on(device)
-    of_layers = layer_jobs(agenda.layers, target, alignment)
-    every = chain(
-        jobs_of(cases, target, alignment), of_layers if "layers" in agenda.sections else ()
-    )
-    jobs = list(dict.fromkeys(every))
+    of_sections = {
+        "layers": layer_jobs(agenda.layers, target, alignment),
+        "mixture": mixture_jobs(agenda.mixture, target, alignment),
+    }
+    every = [jobs_of(cases, target, alignment)]
+    every += [jobs for section, jobs in of_sections.items() if section in agenda.sections]
+    jobs = list(dict.fromkeys(chain(*every)))
     start = time.perf_counter()
     with _progress("compiling", len(jobs)) as step:
         compiled = compile_all(jobs, workers, step)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from examples.state_tracking.flash import flash_block
 from pdssm_compiler import pd_scan
-from pdssm_compiler.nn import PDSSM, Block, FlashPDSSM
+from pdssm_compiler.nn import PDSSM
 from pdssm_compiler.nn.initialise import log_uniform_, permutation_logits_
 
 
@@ -29,10 +30,11 @@ class Sizes:
             layer's own weights.
         turns: what phases turn by at first, at most, of ``pdssm``; 0 for the layer's own. A phase
             that is not quite 0 adds up over a sequence.
-        loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm``; 0
-            for the layer's own.
+        loss: what a component loses at a token, ``1 - |D|``, at first, at most, of ``pdssm`` and
+            ``flash``; 0 for the layer's own.
         drive: by how much the drive is larger at first than the layer's own, of ``pdssm``; 0 for
-            none, for good: then all that a state holds is where its one has been carried.
+            none, for good, of ``flash`` too: then all that a state holds is where its one has been
+            carried, and ``flash`` has no phases and sees a token at a time.
     """
 
     width: int = 128
@@ -101,20 +103,9 @@ def _pdssm(sizes: Sizes) -> nn.Module:
     return block
 
 
-def _flash(sizes: Sizes) -> nn.Module:
-    """One head, so that a state is as large as the other models', in a language model's block."""
-    mixer = FlashPDSSM(
-        sizes.width, heads=1, state_size=sizes.width, dictionary_size=sizes.dictionary
-    )
-    with torch.no_grad():
-        if sizes.margin > 0:
-            permutation_logits_(mixer.dictionary_logits, sizes.margin, sizes.margin / 10)
-    return Block(mixer, 2 * sizes.width)
-
-
 BLOCKS: dict[str, Callable[[Sizes], nn.Module]] = {
     "pdssm": _pdssm,
-    "flash": _flash,
+    "flash": flash_block,
     "diagonal": lambda sizes: DiagonalSSM(
         sizes.width, state_size=sizes.state, dropout=sizes.dropout
     ),

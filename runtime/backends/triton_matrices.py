@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from pdssm_compiler.ir.types import Coefficients
 from pdssm_compiler.runtime.backends.base import Sizes
 from pdssm_compiler.runtime.backends.matrices import laid_out, put_back
 from pdssm_compiler.schedules.emit.matrices import grid, split, tables_of
@@ -37,7 +38,7 @@ class MatrixLauncher:
             names.index(a.name) for a in source.signature.inputs if a.role == "token"
         )
         self._phases = list(zip(functions, source.launches, strict=True))
-        self._scratch = [argument.name for argument in source.scratch]
+        self._scratch = {argument.name: argument.type for argument in source.scratch}
         self._inner = [o.name for o in program.token_outputs if o.value.op == "inner"]
         self._sums = [o.name for o in program.sum_outputs]
 
@@ -54,11 +55,13 @@ class MatrixLauncher:
         table = laid_out(named[self._table], shape, self._empty)
         named[f"table_{self._table}"] = table
         of_tokens = (batch, length, heads)
-        for name in self._scratch:
+        for name, type_ in self._scratch.items():
             if name in named:
                 continue
-            size: tuple[int, ...] = (*of_tokens, shape.padded)
-            if name.removeprefix("partial_") in self._inner:
+            size: tuple[int, ...] = of_tokens
+            if isinstance(type_, Coefficients):
+                size = (*of_tokens, type_.size, shape.padded)
+            elif name.removeprefix("partial_") in self._inner:
                 size = (*of_tokens, shape.columns, shape.entries)
             elif name.removeprefix("partial_") in self._sums:
                 size = (parts, batch, heads, *table.shape[1:])
@@ -75,7 +78,4 @@ class MatrixLauncher:
         for name in self._inner:
             torch.sum(named[f"partial_{name}"], 3, out=named[name])
         for name in self._sums:
-            self._add_up(named[f"partial_{name}"], named[name])
-
-    def _add_up(self, partial: torch.Tensor, out: torch.Tensor) -> None:
-        put_back(partial[0] if len(partial) == 1 else partial.sum(0), self._shape, out)
+            put_back(named[f"partial_{name}"], shape, named[name])

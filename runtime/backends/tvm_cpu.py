@@ -210,7 +210,7 @@ class TvmMatrixGradientsKernel(TvmMatricesKernel):
         given = (named[parts.weights], *vectors, table, temperature, partial, total, *noise)
         self._run(given, sizes.batch * sizes.heads * shape.columns)
         torch.sum(partial, 0, out=inner)
-        put_back(total, shape, weighed)
+        put_back(total[None], shape, weighed)
 
 
 _BIND = "TVM_BIND_THREADS"

@@ -31,6 +31,13 @@ class Shape:
         rows: of the looped axis, computed together.
         tile: of the looped axis in a tile of entries.
         together: tokens that are loaded together there.
+        tiled: whether a tile's lanes are apart from those of others, ``[lanes / tile, looped, K,
+            tile]``, so that a program reads one piece of memory from its begin to its end.
+        soft_rows: those of the looped axis that are computed together where the columns of a
+            softmax are added up.
+        vector: lanes of a thread that lie side by side, at most, where it has a tile of tokens.
+        tile_vector: the same where it has a tile of entries.
+        ahead: whether what a turn of a loop reads is loaded a turn before.
     """
 
     size: int
@@ -41,11 +48,16 @@ class Shape:
     rows: int
     tile: int
     together: int = 1
+    tiled: bool = False
+    soft_rows: int = 1
+    vector: int = 4
+    tile_vector: int = 4
+    ahead: bool = False
 
     @property
     def looped(self) -> int:
         """The looped axis with its end."""
-        step = max(self.rows, self.tile)
+        step = max(self.rows, self.soft_rows, self.tile)
         return -(-self.size // step) * step
 
     @property
@@ -57,6 +69,26 @@ class Shape:
     def columns(self) -> int:
         """Tiles of lanes."""
         return self.padded // self.lanes
+
+    @property
+    def numbers(self) -> int:
+        """Of a head's matrices as they are laid out."""
+        return self.looped * self.entries * self.padded
+
+    @property
+    def entry_step(self) -> int:
+        """From an entry of a matrix to the same of the next matrix."""
+        return self.lanes if self.tiled else self.padded
+
+    @property
+    def row_step(self) -> int:
+        """From an entry to the next one along the looped axis."""
+        return self.entries * self.entry_step
+
+    @property
+    def column_step(self) -> int:
+        """From a tile of lanes to the next."""
+        return self.looped * self.row_step if self.tiled else self.lanes
 
     @property
     def chunk(self) -> int:

@@ -89,10 +89,12 @@ def _functions(
     of_tokens = max(1.0, shape.tokens * shape.lanes / threads)
     of_entries = max(1.0, shape.tile * shape.lanes / threads)
 
-    def over_rows(entry: str, roots: list[Value], more: float = 0.0) -> _Function:
+    def over_rows(
+        entry: str, roots: list[Value], more: float = 0.0, rows: int = shape.rows
+    ) -> _Function:
         each = (_instructions(roots, shape.entries) + more) * of_tokens
         blocks = prod(grid(shape, entry, sizes, parts))
-        return _Function(blocks, shape.size * each, shape.size / shape.rows)
+        return _Function(blocks, shape.size * each, shape.size / rows)
 
     for out in program.token_outputs:
         if out.value.op == "argmax":
@@ -101,7 +103,7 @@ def _functions(
         # Of one entry of a column.
         top = over_rows("top_", [soft.args[0]])
         yield _Function(top.blocks, top.instructions / shape.size, 1.0)
-        yield over_rows("soft_", [soft])
+        yield over_rows("soft_", [soft], rows=shape.soft_rows)
     for out in program.token_outputs:
         if out.value.op == "inner":
             yield over_rows("inner_", [out.value.args[1]], shape.chunk)
@@ -124,8 +126,8 @@ def _moved(program: Program, shape: Shape, rows: int, length: int, parts: int) -
     softs = sum(value.op == "straight_through" for value in program.body)
     inner = sum(out.value.op == "inner" for out in program.token_outputs)
     sums = len(program.sum_outputs)
-    # Of each column of a softmax three numbers, which are read by every function after it.
-    between = softs * 3 * shape.padded * (1 + inner + sums)
+    # Of each column of a softmax four numbers, which are read by every function after it.
+    between = softs * 4 * shape.padded * (1 + inner + sums)
     between += inner * shape.columns * shape.entries * 2
     a_token = bytes_in(program) + bytes_out(program) + width * between
     laid_out = shape.looped * shape.entries * shape.padded * width

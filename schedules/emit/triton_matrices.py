@@ -19,6 +19,8 @@ from pdssm_compiler.schedules.emit.triton_matrix_text import LOG2E, MatrixText
 from pdssm_compiler.schedules.signature import Argument
 from pdssm_compiler.schedules.source import Phase
 
+# Lanes that a thread has side by side without being told: 128 bits of float32.
+_WIDEST = 4
 _ALL_NAN = "propagate_nan=tl.PropagateNan.ALL"
 
 _HELPERS = """
@@ -79,10 +81,18 @@ class TritonMatrices(MatrixText):
         return phases
 
     def _function(
-        self, entry: str, roots: Sequence[Value], others: Sequence[Argument], body: "_Walk"
+        self,
+        entry: str,
+        roots: Sequence[Value],
+        others: Sequence[Argument],
+        body: "_Walk",
+        rows: int = 0,
+        vector: int = 0,
     ) -> Phase:
-        """One function, of the tensors that some values need."""
-        read = {v.name for v in topological(roots) if v.op == "input"}
+        """One function, of the tensors that some values need, and with rows and lanes of its own,
+        where they are not 0.
+        """
+        read = {v.name for v in self.needed(roots) if v.op == "input"}
         tensors = [a for a in self.signature.inputs if a.name in read and a != self.matrices]
         arguments = (*tensors, self.table, *others)
         names = []
@@ -92,6 +102,7 @@ class TritonMatrices(MatrixText):
         self.writer.line()
         self.writer.line()
         self.writer.line("@triton.jit")
+        self.rows, self.vector = rows or self.shape.rows, vector or self.shape.vector
         with self.writer.block(f"def {entry}({', '.join(names)}):"):
             body(self)
         return Phase(entry, arguments, "matrices")
@@ -107,17 +118,18 @@ class TritonMatrices(MatrixText):
             place.prepare([matrix])
             self.tile("best", 'float("-inf")')
             write(f"index = tl.zeros(({shape.tokens}, {shape.lanes}), tl.int32)")
-            with self._rows():
-                place.rows([matrix])
-                for row in range(shape.rows):
-                    entry = place.matrix(matrix, row)
+
+            def turn() -> None:
+                for row in range(self.rows):
+                    entry, at = place.matrix(matrix, row), f"{self.turn} + {row}"
                     within = self.within(row)
-                    larger = f"({entry} > best)"
-                    write(f"index = tl.where({larger}{within}, i + {row}, index)")
+                    write(f"index = tl.where(({entry} > best){within}, {at}, index)")
                     if within:
-                        write(f"{entry} = tl.where(i + {row} < {shape.size}, {entry}, best)")
+                        write(f"{entry} = tl.where({at} < {shape.size}, {entry}, best)")
                     # A NaN stays.
                     write(f"best = tl.maximum(best, {entry}, {_ALL_NAN})")
+
+            self._over_rows(place, [matrix], turn)
             write("index = tl.where(best == best, index, -1)")
             at = f"{self.token_at(out)}[:, None] + lane[None, :]"
             mask = f"inside[:, None] & (lane < {shape.size})[None, :]"
@@ -131,8 +143,8 @@ class TritonMatrices(MatrixText):
         A function of its own: what it gathers would tell the compiler to give threads another
         shape of tile, for which every entry of a head's matrices is loaded several times.
         """
-        matrix, largest, _, _ = soft.args
-        shape, (top, _, _) = self.shape, self.stats_of(soft)
+        matrix, largest, reached, _ = soft.args
+        shape, stats = self.shape, self.stats_of(soft)
         argument = self.arguments[largest.name]
         (mixed,) = (value for value in topological([matrix]) if value.op == "mix")
         _, coefficients = mixed.args
@@ -147,61 +159,65 @@ class TritonMatrices(MatrixText):
             mask = f"inside[:, None] & (lane < {shape.size})[None, :]"
             write(f"found = tl.load({argument.name} + found, mask={mask}, other=0)")
             write(f"found = tl.minimum(tl.maximum(found, 0), {shape.size - 1}).to(tl.int64)")
-            write(f"here = found * {shape.entries * shape.padded} + lane[None, :]")
+            write(f"here = found * {shape.row_step} + beside[None, :]")
             self.tile("top", "0.0")
             if self.in_registers:
                 for k in range(shape.entries):
-                    write(f"d = tl.load(table + here + {k * shape.padded})")
+                    write(f"d = tl.load(table + here + {k * shape.entry_step})")
                     write(f"top = fused({place.coefficient(coefficients, k)}, d, top)")
             else:
                 with self.writer.block(f"for k in range(0, {shape.entries}):"):
-                    write(f"d = tl.load(table + here + k * {shape.padded})")
+                    write(f"d = tl.load(table + here + k * {shape.entry_step})")
                     write(f"top = fused({place.loaded_coefficient(coefficients)}, d, top)")
             if matrix.op == "gumbel":
                 write(f"top = {place.noisy(matrix, 'top', 'found')}")
-            write(f"at = {self.stats_at('n')}")
-            write(f"tl.store({top.name} + at, top * sharp, mask=inside[:, None])")
+            place.keep(soft, 0, "top * -sharp")
+            for part in range(self.parts_across(soft)):
+                place.keep(soft, 2 + part, place.loaded_lanes(self.sides(reached)[1], part))
 
-        return self._function(f"top_{number}", [matrix, *soft.args[1::2]], [top], body)
+        needed = [matrix, *soft.args[1::2]]
+        if self.parts_across(soft):
+            needed.append(self.sides(reached)[1])
+        return self._function(f"top_{number}", needed, [stats], body, vector=_WIDEST)
 
     def _soft(self, number: int, soft: Value) -> Phase:
         """What a softmax needs to know of its columns, and the mean of what arrives at it."""
-        matrix, _, reached, temperature = soft.args
-        shape, stats = self.shape, self.stats_of(soft)
-        _, mean, scale = (argument.name for argument in stats)
+        matrix, shape, stats = soft.args[0], self.shape, self.stats_of(soft)
+        across = range(2, 2 + self.parts_across(soft))
 
         def body(_: TritonMatrices) -> None:
             write = self.writer.line
             self._token_tile()
             place = Tokens(self)
-            place.prepare([matrix, reached])
-            self.inverse_temperature(soft)
-            write(f"at = {self.stats_at('n')}")
-            write(f"top = tl.load({stats[0].name} + at, mask=inside[:, None], other=0.0)")
+            place.prepare([soft], (0, *across))
             for name in ("total", "mean"):
                 self.tile(name, "0.0")
-            with self._rows():
-                place.rows([matrix, reached])
-                for row in range(shape.rows):
+
+            def turn() -> None:
+                for row in range(self.rows):
                     entry = place.matrix(matrix, row)
-                    write(f"e = tl.exp2(fused(sharp, {entry}, -top))")
+                    write(f"e = tl.exp2(fused(sharp, {entry}, {place.stat(soft, 0)}))")
                     if self.within(row):
-                        write(f"e = tl.where(i + {row} < {shape.size}, e, 0.0)")
+                        write(f"e = tl.where({self.turn} + {row} < {shape.size}, e, 0.0)")
                     write("total += e")
                     start = f"tl.zeros(({shape.tokens}, {shape.lanes}), {self.dtype})"
-                    write(f"mean = fused(e, {place.reached(reached, row, start)}, mean)")
-            write(f"tl.store({mean} + at, mean / total, mask=inside[:, None])")
-            write(f"scale = (sharp / {LOG2E}) / total")
-            write(f"tl.store({scale} + at, scale, mask=inside[:, None])")
+                    write(f"mean = fused(e, {place.reached(soft, row, start)}, mean)")
 
-        needed = [matrix, reached, temperature]
-        return self._function(f"soft_{number}", needed, stats, body)
+            self._over_rows(place, [soft], turn)
+            write(f"scale = (sharp / {LOG2E}) / total")
+            place.keep(soft, 1, f"-mean / total{' * scale' if across else ''}")
+            for part in across:
+                place.keep(soft, part, f"{place.stat(soft, part)} * scale")
+            if not across:
+                place.keep(soft, 2, "scale")
+
+        return self._function(f"soft_{number}", [soft], [stats], body, rows=shape.soft_rows)
 
     def _inner(self, name: str, value: Value) -> Phase:
         """Inner products with each of a head's matrices, of a tile's lanes alone."""
         _, matrix = value.args
         shape, partial = self.shape, self.partial_of(name)
-        stats = [argument for soft in self._softs_in(matrix) for argument in self.stats_of(soft)]
+        stats = [self.stats_of(soft) for soft in self._softs_in(matrix)]
 
         def body(_: TritonMatrices) -> None:
             write = self.writer.line
@@ -210,12 +226,14 @@ class TritonMatrices(MatrixText):
             place.prepare([matrix])
             for k in range(shape.chunk):
                 self.tile(f"sum_{k}", "0.0")
-            with self._rows():
-                place.rows([matrix], entries=True)
-                for row in range(shape.rows):
+
+            def turn() -> None:
+                for row in range(self.rows):
                     write(f"x = {place.matrix(matrix, row)}")
                     for k in range(shape.chunk):
                         write(f"sum_{k} = fused(x, {place.chunk_entry(row, k)}, sum_{k})")
+
+            self._over_rows(place, [matrix], turn, entries=True)
             write(f"at = (n * H + h) * {shape.columns} + column")
             for k in range(shape.chunk):
                 mask = "inside"
@@ -232,7 +250,7 @@ class TritonMatrices(MatrixText):
         """Sums over some of the tokens of a matrix times each of its coefficients."""
         matrix, coefficients = value.args
         shape, partial = self.shape, self.partial_of(name)
-        stats = [argument for soft in self._softs_in(matrix) for argument in self.stats_of(soft)]
+        stats = [self.stats_of(soft) for soft in self._softs_in(matrix)]
 
         def body(_: TritonMatrices) -> None:
             write, n = self.writer.line, shape
@@ -243,39 +261,62 @@ class TritonMatrices(MatrixText):
             write("h = row % H")
             write(f"column = tl.program_id(0) % {n.columns}")
             write(f"i = (tl.program_id(0) // {n.columns}) * {n.tile} + tl.arange(0, {n.tile})")
-            write(f"lane = column * {n.lanes} + tl.arange(0, {n.lanes})")
-            write(f"table = {self.table.name} + h * {n.looped * n.entries * n.padded}")
-            write(f"here = i.to(tl.int64)[:, None] * {n.entries * n.padded} + lane[None, :]")
+            self._lanes()
+            write(f"here = i.to(tl.int64)[:, None] * {n.row_step} + beside[None, :]")
             place = Entries(self)
             place.prepare([matrix, coefficients])
             for k in range(n.chunk):
                 write(f"sum_{k} = tl.zeros(({n.tile}, {n.lanes}), {self.dtype})")
             write("begin = part * span")
             write("end = tl.minimum(begin + span, L)")
-            with self.writer.block(f"for step in range(begin, end, {n.together}):"):
-                # What is loaded of some tokens is waited for once.
-                for number in range(n.together):
-                    place.load([matrix, coefficients], number)
-                for number in range(n.together):
+            write(f"whole = begin + (end - begin) // {n.together} * {n.together}")
+            values = [matrix, coefficients]
+
+            def turn(together: int) -> None:
+                for number in range(together):
                     place.turn_to(number)
                     write(f"x = {place.matrix(matrix, 0)}{place.later(matrix)}")
                     for k in range(n.chunk):
-                        write(f"sum_{k} = fused(x, {place.weight(coefficients, k)}, sum_{k})")
-            per_row = n.looped * n.entries * n.padded
-            write(f"at = (part * rows + row) * {per_row} + here")
+                        weight = place.weight(coefficients, k)
+                        write(f"sum_{k} = fused(x, {weight}, sum_{k})")
+
+            # What is loaded of some tokens is waited for once.
+            if self.ahead:
+                with self.writer.block("if begin < whole:"):
+                    place.load(values, n.together, "begin")
+                    last = f"whole - {n.together}"
+                    with self.writer.block(
+                        f"for step in tl.range(begin, {last}, {n.together}, loop_unroll_factor=2):"
+                    ):
+                        with place.loading_ahead():
+                            place.load(values, n.together, f"step + {n.together}")
+                        turn(n.together)
+                        place.advance()
+                    turn(n.together)
+            else:
+                with self.writer.block(f"for step in range(begin, whole, {n.together}):"):
+                    place.load(values, n.together, "step")
+                    turn(n.together)
+            if n.together > 1:
+                with self.writer.block("for step in range(whole, end):"):
+                    place.load(values, 1, "step")
+                    turn(1)
+            write(f"at = (part * rows + row) * {n.numbers} + first_lane + here")
             for k in range(n.chunk):
                 mask = f", mask=(first + {k} < {n.entries}) & (i >= 0)[:, None]"
                 mask = mask if n.entries % n.chunk else ""
-                target = f"{partial.name} + at + (first + {k}) * {n.padded}"
+                target = f"{partial.name} + at + (first + {k}) * {n.entry_step}"
                 write(f"tl.store({target}, sum_{k}{mask})")
 
-        return self._function(f"weigh_{name}", [matrix, coefficients], [*stats, partial], body)
+        reads = [matrix, coefficients]
+        vector = shape.tile_vector
+        return self._function(f"weigh_{name}", reads, [*stats, partial], body, vector=vector)
 
     # Parts of them.
 
     def _softs_in(self, matrix: Value) -> list[Value]:
         """The softmaxes whose columns must be known."""
-        return [soft for soft in self.softs if soft in topological([matrix])]
+        return [soft for soft in self.softs if soft in self.needed([matrix])]
 
     def _token_tile(self, chunked: bool = False) -> None:
         write, shape = self.writer.line, self.shape
@@ -289,15 +330,59 @@ class TritonMatrices(MatrixText):
             write(f"first = (tl.program_id(2) % {shape.chunks}) * {shape.chunk}")
         else:
             write("h = tl.program_id(2).to(tl.int64)")
-        write(f"lane = column * {shape.lanes} + tl.arange(0, {shape.lanes})")
-        write(f"table = {self.table.name} + h * {shape.looped * shape.entries * shape.padded}")
+        self._lanes()
 
-    def _rows(self):  # type: ignore[no-untyped-def]
-        """A loop over the looped axis."""
-        shape = self.shape
-        steps = -(-shape.size // shape.rows) * shape.rows
-        self.writer.line("at_row = table")
-        return self.writer.block(f"for i in range(0, {steps}, {shape.rows}):")
+    def _lanes(self) -> None:
+        """A program's lanes, and where they begin in the matrices of its head."""
+        write, shape = self.writer.line, self.shape
+        write(f"beside = tl.arange(0, {shape.lanes})")
+        if self.vector < _WIDEST:
+            # What lies side by side is given to one thread, as much as it is told of.
+            write(f"beside = tl.multiple_of(beside, {self.vector})")
+        write(f"lane = column * {shape.lanes} + beside")
+        if self.vector < _WIDEST:
+            write(f"lane = tl.multiple_of(lane, {self.vector})")
+        write(f"first_lane = column.to(tl.int64) * {shape.column_step}")
+        write(f"table = {self.table.name} + h * {shape.numbers} + first_lane")
+
+    def _over_rows(
+        self,
+        place: Tokens,
+        values: Sequence[Value],
+        turn: Callable[[], None],
+        entries: bool = False,
+    ) -> None:
+        """A loop over the looped axis.
+
+        Args:
+            place: where it is.
+            values: what is loaded of some rows together.
+            turn: writes what is done with them.
+            entries: see :meth:`Tokens.rows`.
+        """
+        shape, write = self.shape, self.writer.line
+        last = (-(-shape.size // self.rows) - 1) * self.rows
+        write("at_row = table")
+        if not self.ahead:
+            with self.writer.block(f"for i in range(0, {last + self.rows}, {self.rows}):"):
+                place.made = {}
+                place.rows(values, entries)
+                turn()
+            return
+        self.turn = "0"
+        place.rows(values, entries)
+        with self.writer.block(
+            f"for i in tl.range(0, {last}, {self.rows}, loop_unroll_factor=2):"
+        ):
+            self.turn = f"(i + {self.rows})"
+            with place.loading_ahead():
+                place.rows(values, entries)
+            self.turn, place.made = "i", {}
+            turn()
+            place.advance()
+        self.turn, place.made = str(last), {}
+        turn()
+        self.turn = "i"
 
 
 _Walk = Callable[[TritonMatrices], None]

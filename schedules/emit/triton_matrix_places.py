@@ -2,10 +2,11 @@
 matrices: in a tile of tokens and lanes (:class:`Tokens`), or of entries (:class:`Entries`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pdssm_compiler.ir.types import Coefficients, is_complex
-from pdssm_compiler.ir.value import Value, topological
+from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.triton_matrix_text import MatrixText
 
 
@@ -17,6 +18,27 @@ class Place:
         self.shape = text.shape
         self.write = text.writer.line
         self.made: dict[tuple[Value, int], str] = {}
+        # Names of what a turn of the loop loads, and what they begin with while it is loaded.
+        self._loaded: list[str] = []
+        self._before = ""
+
+    def keep_loaded(self, name: str, load: str) -> None:
+        """Name what is loaded in a turn of the loop."""
+        self.write(f"{self._before}{name} = {load}")
+        if self._before:
+            self._loaded.append(name)
+
+    @contextmanager
+    def loading_ahead(self) -> Iterator[None]:
+        """What is loaded is of the next turn, up to :meth:`advance`."""
+        self._before, self._loaded = "next_", []
+        yield
+        self._before = ""
+
+    def advance(self) -> None:
+        """Take what was loaded ahead."""
+        for name in self._loaded:
+            self.write(f"{name} = next_{name}")
 
     def matrix(self, value: Value, row: int) -> str:
         """The name of a tile with the entries of a matrix; written where it is first asked for."""
@@ -27,7 +49,7 @@ class Place:
 
     def outer(self, value: Value, row: int, start: str) -> str:
         """A product of two vectors, one along the loop and one along the lanes."""
-        along_loop, along_lanes = self._sides(value)
+        along_loop, along_lanes = self.text.sides(value)
         for part in range(2 if is_complex(along_loop.type) else 1):
             pair = (
                 f"{self.along_loop(along_loop, part, row)}, {self.along_lanes(along_lanes, part)}"
@@ -35,29 +57,33 @@ class Place:
             start = f"fused({pair}, {start})"
         return start
 
-    def _sides(self, value: Value) -> tuple[Value, Value]:
-        left, right = value.args
-        return (left, right) if self.shape.orientation == "column" else (right, left)
-
-    def reached(self, value: Value, row: int, start: str) -> str:
+    def reached(self, soft: Value, row: int, start: str) -> str:
         """What arrives at a softmax, added to something."""
-        if value.op == "outer":
-            return self.outer(value, row, start)
-        return f"({self.matrix(value, row)} + {start})"
+        reached = soft.args[2]
+        parts = self.text.parts_across(soft)
+        if not parts:
+            return f"({self.matrix(reached, row)} + {start})"
+        along_loop, _ = self.text.sides(reached)
+        for part in range(parts):
+            pair = f"{self.along_loop(along_loop, part, row)}, {self.stat(soft, 2 + part)}"
+            start = f"fused({pair}, {start})"
+        return start
 
     def straight_through(self, value: Value, row: int) -> str:
         """``e (G - mean)``; what :meth:`later` says is multiplied later."""
-        matrix, _, reached, _ = value.args
-        top, mean, _ = (self.stat(value, part) for part in range(3))
+        matrix = value.args[0]
+        less_top, less_mean = (self.stat(value, part) for part in range(2))
         entry = self.matrix(matrix, row)
         sharp = "sharp"
-        self.write(f"e = tl.exp2(fused({sharp}, {entry}, {self.negative(top)}))")
-        self.write(f"x = e * {self.reached(reached, row, self.negative(mean))}")
+        self.write(f"e = tl.exp2(fused({sharp}, {entry}, {less_top}))")
+        self.write(f"x = e * {self.reached(value, row, less_mean)}")
         return "x"
 
     def later(self, value: Value) -> str:
-        """A factor of a softmax's that is the same for a column."""
-        return f" * {self.stat(value, 2)}" if value.op == "straight_through" else ""
+        """A factor of a softmax's that is the same for a column, and is not in its numbers."""
+        if value.op != "straight_through" or self.text.parts_across(value):
+            return ""
+        return f" * {self.stat(value, 2)}"
 
     def noisy(self, value: Value, tile: str, looped: str) -> str:
         """A tile with its noise.
@@ -87,7 +113,7 @@ class Place:
 
     def prepare_noise(self, values: Sequence[Value]) -> None:
         """What all tokens of a head have."""
-        for value in topological(values):
+        for value in self.text.needed(values):
             if value.op == "gumbel":
                 for leaf in value.args[1:3]:
                     at = f"{leaf.name} + h * {leaf.name}_sH"
@@ -95,7 +121,7 @@ class Place:
 
     def draws(self, values: Sequence[Value]) -> list[str]:
         """The inputs that number draws."""
-        return [v.args[3].name for v in topological(values) if v.op == "gumbel"]
+        return [v.args[3].name for v in self.text.needed(values) if v.op == "gumbel"]
 
     def coefficient(self, value: Value, k: int) -> str:
         raise NotImplementedError
@@ -115,30 +141,40 @@ class Place:
     def stat(self, value: Value, part: int) -> str:
         raise NotImplementedError
 
-    def negative(self, name: str) -> str:
-        """A tile of the negative."""
-        raise NotImplementedError
-
     def mix(self, value: Value, row: int) -> str:
         raise NotImplementedError
 
     def vectors(self, values: Sequence[Value]) -> tuple[list[Value], list[Value]]:
         """Vectors along the loop and along the lanes that values need."""
-        sides = [self._sides(v) for v in topological(values) if v.op == "outer"]
-        return [s[0] for s in sides], [s[1] for s in sides]
+        needed = self.text.needed(values)
+        sides = [self.text.sides(v) for v in needed if v.op == "outer"]
+        laid_out = [v.args[2] for v in needed if self.is_laid_out(v)]
+        loop = [s[0] for s in sides] + [self.text.sides(outer)[0] for outer in laid_out]
+        return list(dict.fromkeys(loop)), [s[1] for s in sides]
+
+    def is_laid_out(self, value: Value) -> bool:
+        """Whether it is a softmax at which a product of vectors arrives, of which one is laid out
+        beside the softmax's numbers.
+        """
+        return value.op == "straight_through" and self.text.parts_across(value) > 0
 
     def softs(self, values: Sequence[Value]) -> list[Value]:
-        return [v for v in topological(values) if v.op == "straight_through"]
+        return [v for v in self.text.needed(values) if v.op == "straight_through"]
 
     def coefficients(self, values: Sequence[Value]) -> list[Value]:
-        return [v for v in topological(values) if isinstance(v.type, Coefficients)]
+        return [v for v in self.text.needed(values) if isinstance(v.type, Coefficients)]
 
 
 class Tokens(Place):
     """A tile of tokens and lanes, going through rows."""
 
-    def prepare(self, values: Sequence[Value]) -> None:
-        """What stays the same in all rows."""
+    def prepare(self, values: Sequence[Value], known: Sequence[int] | None = None) -> None:
+        """What stays the same in all rows.
+
+        Args:
+            values: what is needed.
+            known: which parts of what is known of a softmax; all, where it is None.
+        """
         text, shape = self.text, self.shape
         self.prepare_noise(values)
         for name in self.draws(values):
@@ -157,59 +193,68 @@ class Tokens(Place):
             at = text.token_at(text.arguments[value.name])
             self.write(f"{value.name}_at = {value.name} + {at} * {step}")
         for value in along_lanes:
-            step = 2 if is_complex(value.type) else 1
-            at = text.token_at(text.arguments[value.name])
-            where = f"({at}[:, None] + lane[None, :]) * {step}"
-            mask = f"inside[:, None] & (lane < {shape.size})[None, :]"
-            for part in range(step):
-                load = f"tl.load({value.name} + {where} + {part}, mask={mask}, other=0.0)"
-                self.write(f"{value.name}_lanes_{part} = {load}")
+            for part in range(2 if is_complex(value.type) else 1):
+                self.write(f"{value.name}_lanes_{part} = {self.loaded_lanes(value, part)}")
         for value in self.softs(values):
             text.inverse_temperature(value)
-            self.write(f"at = {text.stats_at('n')}")
-            for argument in text.stats_of(value):
-                load = f"tl.load({argument.name} + at, mask=inside[:, None], other=0.0)"
-                self.write(f"{argument.name}_tile = {load}")
+            self.write(f"at = {text.stats_at(value, 'n')}")
+            for part in range(text.parts_of(value)) if known is None else known:
+                at = f"{text.stats_of(value).name} + at + {part * shape.padded}"
+                load = f"tl.load({at}, mask=inside[:, None], other=0.0)"
+                self.write(f"{self.stat(value, part)} = {load}")
+
+    def keep(self, soft: Value, part: int, value: str) -> None:
+        """Store a part of what is known of a softmax's columns."""
+        text = self.text
+        at = f"{text.stats_at(soft, 'n')} + {part * self.shape.padded}"
+        self.write(f"tl.store({text.stats_of(soft).name} + {at}, {value}, mask=inside[:, None])")
+
+    def loaded_lanes(self, value: Value, part: int) -> str:
+        """A vector along the lanes, as callers have it."""
+        step = 2 if is_complex(value.type) else 1
+        at = self.text.token_at(self.text.arguments[value.name])
+        where = f"({at}[:, None] + lane[None, :]) * {step} + {part}"
+        mask = f"inside[:, None] & (lane < {self.shape.size})[None, :]"
+        return f"tl.load({value.name} + {where}, mask={mask}, other=0.0)"
 
     def rows(self, values: Sequence[Value], entries: bool = False) -> None:
         """What is loaded of the rows of a step, and their mixtures."""
         text, shape = self.text, self.shape
-        self.made = {}
-        step = shape.entries * shape.padded
-        mixes = [v for v in topological(values) if v.op == "mix"]
+        step = shape.row_step
+        mixes = [v for v in self.text.needed(values) if v.op == "mix"]
         if text.in_registers:
-            for row in range(shape.rows):
+            for row in range(text.rows):
                 for k in range(shape.entries):
-                    load = f"tl.load(at_row + {row * step + k * shape.padded} + lane)"
-                    self.write(f"d_{row}_{k} = {load}")
+                    load = f"tl.load(at_row + {row * step + k * shape.entry_step} + beside)"
+                    self.keep_loaded(f"d_{row}_{k}", load)
         else:
             for number, mix in enumerate(mixes):
-                for row in range(shape.rows):
+                for row in range(text.rows):
                     text.tile(f"m_{number}_{row}", "0.0")
                 with text.writer.block(f"for k in range(0, {shape.entries}):"):
                     self.write(f"w = {self.loaded_coefficient(mix.args[1])}")
-                    for row in range(shape.rows):
-                        load = f"tl.load(at_row + {row * step} + k * {shape.padded} + lane)"
+                    for row in range(text.rows):
+                        load = f"tl.load(at_row + {row * step} + k * {shape.entry_step} + beside)"
                         name = f"m_{number}_{row}"
                         self.write(f"{name} = fused(w, {load}[None, :], {name})")
-                for row in range(shape.rows):
+                for row in range(text.rows):
                     self.made[mix, row] = f"m_{number}_{row}"
             if entries:
-                for row in range(shape.rows):
+                for row in range(text.rows):
                     for k in range(shape.chunk):
-                        at = f"at_row + {row * step} + (first + {k}) * {shape.padded} + lane"
+                        at = f"at_row + {row * step} + (first + {k}) * {shape.entry_step} + beside"
                         known = f", mask=(first + {k} < {shape.entries}) & (lane >= 0), other=0.0"
                         known = known if shape.entries % shape.chunk else ""
                         self.write(f"d_{row}_{k} = tl.load({at}{known})")
         for value in self.vectors(values)[0]:
             parts = 2 if is_complex(value.type) else 1
-            for row in range(shape.rows):
+            for row in range(text.rows):
                 for part in range(parts):
-                    at = f"{value.name}_at + (i + {row}) * {parts} + {part}"
+                    at = f"{value.name}_at + ({text.turn} + {row}) * {parts} + {part}"
                     mask = f"inside{text.within(row)}"
                     load = f"tl.load({at}, mask={mask}, other=0.0)"
-                    self.write(f"{value.name}_loop_{part}_{row} = {load}")
-        self.write(f"at_row += {shape.rows * step}")
+                    self.keep_loaded(f"{value.name}_loop_{part}_{row}", load)
+        self.write(f"at_row += {text.rows * step}")
 
     def chunk_entry(self, row: int, k: int) -> str:
         """The entry of a matrix of the chunk."""
@@ -233,7 +278,7 @@ class Tokens(Place):
         return f"{name}_draw[:, None]"
 
     def looped(self, row: int) -> str:
-        return f"(i + {row})"
+        return f"({self.text.turn} + {row})"
 
     def along_loop(self, value: Value, part: int, row: int) -> str:
         return f"{value.name}_loop_{part}_{row}[:, None]"
@@ -242,10 +287,7 @@ class Tokens(Place):
         return f"{value.name}_lanes_{part}"
 
     def stat(self, value: Value, part: int) -> str:
-        return f"{self.text.stats_of(value)[part].name}_tile"
-
-    def negative(self, name: str) -> str:
-        return f"-{name}"
+        return f"{self.text.stats_of(value).name}_{part}"
 
 
 class Entries(Place):
@@ -259,50 +301,48 @@ class Entries(Place):
         self.prepare_noise(values)
         if text.in_registers:
             for k in range(shape.entries):
-                self.write(f"d_{k} = tl.load(table + here + {k * shape.padded})")
+                self.write(f"d_{k} = tl.load(table + here + {k * shape.entry_step})")
         for value in self.softs(values):
             text.inverse_temperature(value)
 
-    def load(self, values: Sequence[Value], number: int) -> None:
-        """What is loaded of a token, the ``number``-th of those together; zeros behind the last,
-        which add nothing.
-        """
-        text, shape = self.text, self.shape
-        slot, known = f"_{number}", "True"
-        self.write(f"t = step + {number}" if number else "t = step")
-        if shape.together > 1:
-            known = f"known{slot}"
-            self.write(f"{known} = t < end")
+    def load(self, values: Sequence[Value], together: int, first: str) -> None:
+        """What is loaded of some tokens, from the first on."""
+        for number in range(together):
+            self._load(values, number, f"{first} + {number}" if number else first)
+
+    def _load(self, values: Sequence[Value], number: int, token: str) -> None:
+        text, shape, slot = self.text, self.shape, f"_{number}"
+        self.write(f"t = {token}")
         for value in self.coefficients(values):
             argument = text.arguments[value.name]
             self.write(f"{value.name}_at{slot} = {value.name} + {text.token_at(argument)}")
             if text.in_registers:
                 for k in range(shape.entries):
-                    load = self._masked(f"{value.name}_at{slot} + {k}", known)
-                    self.write(f"{value.name}_{k}{slot} = {load}")
+                    self.keep_loaded(
+                        f"{value.name}_{k}{slot}", f"tl.load({value.name}_at{slot} + {k})"
+                    )
         for name in self.draws(values):
             at = f"{name} + {text.token_at(text.arguments[name])}"
-            self.write(f"{name}_draw{slot} = {self._masked(at, known, '0')}")
+            self.keep_loaded(f"{name}_draw{slot}", f"tl.load({at})")
         along_loop, along_lanes = self.vectors(values)
-        for kind, index, vectors in (("loop", "i", along_loop), ("lanes", "lane", along_lanes)):
+        for axis, index, vectors in (("loop", "i", along_loop), ("lanes", "lane", along_lanes)):
+            mask = f", mask={index} < {shape.size}, other=0.0" if self._ends(axis) else ""
             for value in vectors:
                 step = 2 if is_complex(value.type) else 1
                 at = f"({text.token_at(text.arguments[value.name])} + {index}) * {step}"
                 for part in range(step):
-                    mask = f"({index} < {shape.size})"
-                    mask = mask if known == "True" else f"{mask} & {known}"
-                    load = self._masked(f"{value.name} + {at} + {part}", mask)
-                    self.write(f"{value.name}_{kind}_{part}{slot} = {load}")
+                    load = f"tl.load({value.name} + {at} + {part}{mask})"
+                    self.keep_loaded(f"{value.name}_{axis}_{part}{slot}", load)
         for value in self.softs(values):
-            self.write(f"at = {text.stats_at('t')}")
-            for argument in text.stats_of(value):
-                mask = known if known == "True" else f"(lane >= 0) & {known}"
-                load = self._masked(f"{argument.name} + at", mask)
-                self.write(f"{argument.name}_lanes{slot} = {load}")
+            self.write(f"at = {text.stats_at(value, 't')}")
+            name = text.stats_of(value).name
+            for part in range(text.parts_of(value)):
+                load = f"tl.load({name} + at + {part * shape.padded})"
+                self.keep_loaded(f"{name}_{part}{slot}", load)
 
-    @staticmethod
-    def _masked(at: str, mask: str, other: str = "0.0") -> str:
-        return f"tl.load({at})" if mask == "True" else f"tl.load({at}, mask={mask}, other={other})"
+    def _ends(self, axis: str) -> bool:
+        """Whether tiles go beyond the end of an axis, ``loop`` or ``lanes``."""
+        return self.shape.size < (self.shape.looped if axis == "loop" else self.shape.padded)
 
     def turn_to(self, number: int) -> None:
         """What follows is of this one of the tokens that were loaded."""
@@ -313,22 +353,16 @@ class Entries(Place):
         return f"{value.name}_{k}{self.slot}"
 
     def loaded_coefficient(self, value: Value) -> str:
-        return self._loaded(value, "k", "")
+        return f"tl.load({value.name}_at{self.slot} + k)"
 
     def weight(self, value: Value, k: int) -> str:
         """The coefficient of the chunk that a sum is weighed by."""
         if self.text.in_registers:
             return self.coefficient(value, k)
-        known = f"(first + {k} < {self.shape.entries})"
-        return self._loaded(
-            value, f"first + {k}", known if self.shape.entries % self.shape.chunk else ""
-        )
-
-    def _loaded(self, value: Value, k: str, mask: str) -> str:
-        masks = [mask] if mask else []
-        if self.shape.together > 1:
-            masks.append(f"known{self.slot}")
-        return self._masked(f"{value.name}_at{self.slot} + {k}", " & ".join(masks) or "True")
+        at, known = f"{value.name}_at{self.slot} + first + {k}", ""
+        if self.shape.entries % self.shape.chunk:
+            known = f", mask=first + {k} < {self.shape.entries}, other=0.0"
+        return f"tl.load({at}{known})"
 
     def mix(self, value: Value, row: int) -> str:
         shape = self.shape
@@ -338,7 +372,7 @@ class Entries(Place):
                 self.write(f"m = fused({self.coefficient(value.args[1], k)}, d_{k}, m)")
         else:
             with self.text.writer.block(f"for k in range(0, {shape.entries}):"):
-                self.write(f"d = tl.load(table + here + k * {shape.padded})")
+                self.write(f"d = tl.load(table + here + k * {shape.entry_step})")
                 self.write(f"m = fused({self.loaded_coefficient(value.args[1])}, d, m)")
         return "m"
 
@@ -355,10 +389,9 @@ class Entries(Place):
         return f"{value.name}_lanes_{part}{self.slot}[None, :]"
 
     def stat(self, value: Value, part: int) -> str:
-        return f"{self.text.stats_of(value)[part].name}_lanes{self.slot}[None, :]"
-
-    def negative(self, name: str) -> str:
-        return f"tl.broadcast_to(-{name}, ({self.shape.tile}, {self.shape.lanes}))"
+        size = f"({self.shape.tile}, {self.shape.lanes})"
+        name = f"{self.text.stats_of(value).name}_{part}{self.slot}"
+        return f"tl.broadcast_to({name}[None, :], {size})"
 
 
 def _outer(place: Place, value: Value, row: int) -> str:

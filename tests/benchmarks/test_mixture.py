@@ -5,10 +5,12 @@ from typing import Any
 import torch
 
 from benchmarks.layer_sizes import LAYERS
-from benchmarks.mixture import IdentityLayer, step_call
+from benchmarks.mixture import IdentityLayer, mixture_programs, step_call
 from benchmarks.tables import show
 from benchmarks.targets import MIXTURE_MS, MIXTURE_RATIO
 from pdssm_compiler.cli.consoles import results
+from pdssm_compiler.nn import PDSSM
+from pdssm_compiler.runtime.plan import plans
 from tests.benchmarks.conftest import CPU, LAYER
 
 
@@ -24,6 +26,18 @@ def test_a_step_has_every_gradient() -> None:
     identity = step_call(LAYER, CPU, IdentityLayer)()
     assert len(identity) == len(found) - 2
     assert not torch.equal(found[0], identity[0])
+
+
+def test_what_a_step_runs_is_compiled_before() -> None:
+    texts = {text for text, _ in mixture_programs(LAYER)}
+    before = {plan.program.text for plan in plans()}
+    for kind in (PDSSM, IdentityLayer):
+        step_call(LAYER, CPU, kind)()
+    ran = {plan.program.text for plan in plans() if plan.program.state_size == LAYER.state_size}
+    assert len(texts) == 6
+    assert texts <= ran
+    # Beside those of tests before this one in the process.
+    assert ran - texts <= before
 
 
 def test_rows(record: dict[str, Any], capsys: Any) -> None:

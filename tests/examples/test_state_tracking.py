@@ -519,6 +519,23 @@ def test_large_automata_are_learned_by_maps_that_lose_nothing(task: str, states:
     assert not model.blocks[0].drive_proj.weight.requires_grad
 
 
+def test_flash_by_maps_alone(tmp_path: Path) -> None:
+    """What a state holds is its first one, of the magnitudes that maps carry it through."""
+    sizes = replace(SMALL.sizes, drive=0.0, loss=1e-2, layers=1)
+    run = Run(replace(SMALL, model="flash", sizes=sizes), tmp_path, "cpu")
+    train([run])
+    block = run.model.blocks[0]
+    mixer = block.mixer
+    x = torch.randn(3, 7, sizes.width)
+    with torch.no_grad():
+        state = block(x, output_cache=True)[1].state
+    assert (state.norm(dim=-1) > 0).sum((1, 2)).tolist() == [1, 1, 1]
+    assert not state[..., 1].any()  # without phases it stays real
+    assert (state.sum((1, 2, 3)) > (1 - 0.05) ** 7).all()
+    assert mixer.token_proj.weight.grad is not None
+    assert mixer.conv_width == 1  # a token's map follows from the token
+
+
 def test_without_drive_it_stays_so(tmp_path: Path) -> None:
     run = Run(replace(SMALL, sizes=replace(SMALL.sizes, drive=0.0)), tmp_path, "cpu")
     train([run])

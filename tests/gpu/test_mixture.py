@@ -1,12 +1,24 @@
 """``mixture_pd_scan`` on a GPU: the maps of the definition, the gradients of float64."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pdssm_compiler import NanLogitError, check, explain, mixture_pd_scan
+from pdssm_compiler import (
+    NanLogitError,
+    ScanSpec,
+    Workload,
+    check,
+    explain,
+    mixture_pd_scan,
+    tune,
+)
+from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.mixture import mixed_map
+from pdssm_compiler.runtime.tuning import resolve
+from pdssm_compiler.runtime.tuning.effort import Effort
 from tests.public.test_mixture_pd_scan import Tensors, results, tensors
 
 
@@ -16,7 +28,8 @@ def on_gpu(given: Tensors) -> Tensors:
 
 @pytest.mark.parametrize("orientation", ["column", "row"])
 @pytest.mark.parametrize(
-    ("length", "n", "entries"), [(500, 128, 8), (300, 64, 6), (77, 100, 3), (40, 33, 20)]
+    ("length", "n", "entries"),
+    [(500, 128, 8), (300, 64, 6), (77, 100, 3), (40, 33, 20), (70, 1024, 6), (9, 2816, 6)],
 )
 def test_maps_are_the_definition_s(length: int, n: int, entries: int, orientation: str) -> None:
     given = tensors(1, length, 1, n, entries, torch.float32)
@@ -37,6 +50,45 @@ def test_values_and_gradients(n: int, entries: int, noise: float, orientation: s
     got = results(mixture_pd_scan, on_gpu(given), **options)
     for name, value in want.items():
         torch.testing.assert_close(got[name].cpu(), value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize(("n", "entries"), [(128, 8), (64, 6)])
+def test_float32(n: int, entries: int, orientation: str) -> None:
+    """Of the published sizes, given its maps, which are those of float64 here."""
+    given = tensors(2, 70, 1, n, entries, torch.float32)
+    got = results(mixture_pd_scan, on_gpu(given), orientation=orientation)
+    wide = {
+        name: each.to(torch.promote_types(each.dtype, torch.float64))
+        for name, each in given.items()
+    }
+    maps = [
+        mixed_map(each["mixture_weights"], each["dictionary_logits"], [], orientation)
+        for each in (given, wide)
+    ]
+    assert torch.equal(*maps)
+    want = results(mixture_pd_scan, wide, orientation=orientation)
+    for name, value in want.items():
+        off = (got[name].cpu().to(value.dtype) - value).abs().max()
+        assert off <= 1e-5 * value.abs().max(), name
+
+
+@pytest.mark.timeout(300)
+def test_it_is_tuned_like_every_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path))
+    resolve.forget()
+    spec = ScanSpec(16, 3, map_source="token")
+    work = Workload(spec, 2, 40, 1, directions=("mixture", "mixture_gradient"))
+    found = tune([work], device="cuda", effort=Effort(6, 3, 8.0, 1e9, 1), budget=120)
+    resolve.forget()
+    for result in found:
+        assert result.winner is not None
+        timed = [row.template for row in result.rows if row.status == "ok"]
+        assert timed.count("triton-matrices") > 1
+        assert {row.status for row in result.rows} <= {"ok", "out-of-resource"}
+    results(mixture_pd_scan, on_gpu(tensors(2, 40, 1, 16, 3, torch.float32)))
+    mine = [each for each in explain() if "dictionary_logits" in each.program][-2:]
+    assert all(each.reason.startswith("tuned on this machine") for each in mine)
 
 
 def test_the_same_bits_again() -> None:

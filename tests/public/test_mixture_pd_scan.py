@@ -1,6 +1,7 @@
 """``mixture_pd_scan``: states by the maps that mixtures choose, and the gradients of both."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -160,7 +161,7 @@ def test_checkpointing_draws_the_same_noise(use_reentrant: bool) -> None:
 
 @pytest.mark.parametrize(
     ("n", "entries", "orientation"),
-    [(128, 8, "column"), (64, 6, "row")],
+    [(128, 8, "column"), (128, 8, "row"), (64, 6, "column"), (64, 6, "row")],
 )
 def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
     """Given its maps, which are float32's own; of the published sizes."""
@@ -178,6 +179,25 @@ def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
     want = results(reference.mixture_pd_scan, wide, orientation=orientation)
     for name, value in want.items():
         torch.testing.assert_close(got[name].to(value.dtype), value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_states_of_a_large_layer(orientation: str, plain: bool, kernels: None) -> None:
+    """By TVM and by plain PyTorch: the layer of 5632 has 2816."""
+    given_ = tensors(1, 3, 1, 2816, 2, torch.float32)
+    with torch_only(TorchTokens()) if plain else nullcontext():
+        got = results(mixture_pd_scan, given_, orientation=orientation)
+    wide = {
+        name: each.to(torch.promote_types(each.dtype, torch.float64))
+        for name, each in given_.items()
+    }
+    want = results(reference.mixture_pd_scan, wide, orientation=orientation)
+    for name, value in want.items():
+        off = (got[name].to(value.dtype) - value).abs().max()
+        # A weight's gradient is a sum of N² numbers, whose roundings come to N of them.
+        assert off <= 2816 * torch.finfo(torch.float32).eps * value.abs().max(), name
 
 
 def test_low_precision_payload_and_logits() -> None:
@@ -496,6 +516,39 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 def test_noise_beyond_float32_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"that torch\.float32 has, got 1e\+39"):
         mixture_pd_scan(**tensors(dtype=torch.float32), noise=1e39)
+
+
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_soft_scan_is_its_formula(orientation: str, reverse: bool) -> None:
+    """Written out here, token by token; values and every gradient."""
+
+    def written_out(
+        dictionary_logits: torch.Tensor,
+        mixture_weights: torch.Tensor,
+        diagonal: torch.Tensor,
+        drive: torch.Tensor,
+        initial_state: torch.Tensor,
+        output_final_state: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed = torch.einsum("bthk,hkij->bthij", mixture_weights, dictionary_logits)
+        soft = (mixed / 0.6).softmax(-2 if orientation == "column" else -1).to(drive.dtype)
+        state, states = initial_state, {}
+        steps = range(drive.shape[1])
+        for t in reversed(steps) if reverse else steps:
+            if orientation == "column":
+                state = (soft[:, t] @ (diagonal[:, t] * state)[..., None])[..., 0] + drive[:, t]
+            else:
+                state = diagonal[:, t] * (soft[:, t] @ state[..., None])[..., 0] + drive[:, t]
+            states[t] = state
+        return torch.stack([states[t] for t in steps], 1), state
+
+    given_ = tensors()
+    options = {"orientation": orientation, "reverse": reverse, "temperature": 0.6}
+    got = results(mixture_pd_scan, given_, choice="soft", **options)
+    want = results(written_out, given_)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_the_soft_scan_is_the_reference_s() -> None:

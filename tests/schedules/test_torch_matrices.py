@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pdssm_compiler.ir import Program, parse_program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import LEARNED, PdScan, mixture, pd_scan
-from pdssm_compiler.runtime.compile_service import lower
+from pdssm_compiler.runtime.compile_service import config_text, lower
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.runtime.plan import Plan
 from pdssm_compiler.schedules.registry import TEMPLATES
@@ -59,6 +59,23 @@ def test_agrees_with_the_interpreter(
         if "temperature" in arrays:
             arrays["temperature"] = abs(arrays["temperature"]) + 0.5
         assert_runs(run, program, arrays, sizes, layout)
+
+
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize("element", ["f32", "f64"])
+def test_ties_go_to_the_lowest_and_nan_to_none(orientation: str, element: str) -> None:
+    dtype = {"f32": torch.float32, "f64": torch.float64}[element]
+    table = torch.zeros(1, 1, 5, 5, dtype=dtype)
+    table[0, 0, 1:, 1] = 2.0
+    table[0, 0, 4, 2] = float("nan")
+    table[0, 0, :, 3] = -float("inf")
+    table[0, 0, 2:, 4] = float("inf")
+    table = table if orientation == "column" else table.mT.contiguous()
+    program, _ = programs(5, 1, element, orientation)
+    config = config_text(TorchMatricesConfig(60))
+    plan = Plan(program, torch.device("cpu"), config=config)
+    (found,) = plan.run([table, torch.ones(1, 1, 1, 1, dtype=dtype)])
+    assert found.tolist() == [[[[0, 1, -1, 0, 2]]]]
 
 
 def test_the_header_is_the_program() -> None:

@@ -234,6 +234,7 @@ def test_indices_of_eight_bits_compile_with_wider_bounds(state_size: int, size: 
     "shape",
     [
         (128, 8, "column"),
+        (2816, 6, "column"),
         *under_stress((100, 6, "row"), (64, 16, "row")),
     ],
     ids=str,

@@ -1,12 +1,17 @@
 """Programs over matrices by the Triton template, against the interpreter of the IR."""
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdssm_compiler.ir import Program
+from pdssm_compiler.ir import builder as b
+from pdssm_compiler.ir.ops import apply
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import LEARNED, mixture
+from pdssm_compiler.ir.types import Coefficients, Map, Matrices, Scalar
 from pdssm_compiler.schedules.templates.triton_matrices import TritonMatricesConfig
 from tests.kernels import LAYOUTS, assert_runs
 from tests.strategies import Sizes, arrays_for
@@ -15,7 +20,31 @@ from tests.triton_interpreter.interpreted import Interpreted
 # A row at a time and several, tiles of one warp's lanes and less, several parts of the tokens.
 CONFIGS = (
     TritonMatricesConfig(tokens=4, lanes=8, rows=1, tile=4, num_warps=1),
-    TritonMatricesConfig(tokens=8, lanes=4, rows=2, tile=2, num_warps=1, together=2, programs=1),
+    TritonMatricesConfig(
+        tokens=8, lanes=4, rows=2, tile=2, num_warps=1, together=2, programs=1, soft_rows=4
+    ),
+    TritonMatricesConfig(
+        tokens=4,
+        lanes=4,
+        rows=2,
+        tile=4,
+        num_warps=1,
+        together=1,
+        programs=1,
+        soft_rows=1,
+        ahead=True,
+    ),
+    TritonMatricesConfig(
+        tokens=4,
+        lanes=8,
+        rows=1,
+        tile=2,
+        num_warps=1,
+        together=2,
+        vector=1,
+        tile_vector=2,
+        ahead=True,
+    ),
 )
 
 
@@ -38,7 +67,7 @@ def assert_agrees(
 
 
 @pytest.mark.parametrize("orientation", ["column", "row"])
-@settings(max_examples=3, derandomize=True)
+@settings(max_examples=5, derandomize=True)
 @given(
     st.sampled_from((1, 3, 5)),
     st.sampled_from((1, 3)),
@@ -60,6 +89,42 @@ def test_choice_and_adjoint(
 ) -> None:
     for program in programs(n, entries, element, orientation, noisy):
         assert_agrees(program, config, sizes, layout)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("orientation", ["column", "row"])
+def test_ties_go_to_the_lowest_and_nan_to_none(
+    orientation: str, config: TritonMatricesConfig
+) -> None:
+    """Of five equal entries the first, also across rows that are computed together; infinities
+    are numbers.
+    """
+    program, _ = programs(5, 1, "f32", orientation)
+    table = np.zeros((1, 1, 5, 5), np.float32)
+    table[0, 0, 1:, 1] = 2.0
+    table[0, 0, 4, 2] = np.nan
+    table[0, 0, :, 3] = -np.inf
+    table[0, 0, 2:, 4] = np.inf
+    table = table if orientation == "column" else table.swapaxes(2, 3)
+    tensors = [torch.tensor(np.ascontiguousarray(table)), torch.ones(1, 1, 1, 1)]
+    (found,) = Interpreted(program, config).run(tensors, Sizes(1, 1, 1))
+    assert found.tolist() == [[[[0, 1, -1, 0, 2]]]]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_a_softmax_at_which_a_mixture_arrives(config: TritonMatricesConfig) -> None:
+    """No product of vectors, of which one is laid out beside the softmax's numbers."""
+    build = b.ProgramBuilder(5)
+    weights = build.input("weights", Coefficients(2, "f32"))
+    others = build.input("others", Coefficients(2, "f32"))
+    matrices = build.input("matrices", Matrices(2, "f32"), "head")
+    map_ = build.input("map", Map("general"))
+    temperature = build.input("temperature", Scalar("f32"), "head")
+    mixed, arriving = b.mix(matrices, weights), b.mix(matrices, others)
+    soft = apply("straight_through", mixed, map_, arriving, temperature, orientation="column")
+    build.emit("of_weights", apply("inner", matrices, soft))
+    build.sum("of_matrices", apply("weigh", soft, weights))
+    assert_agrees(build.build(), config, Sizes(2, 3, 2), "dense")
 
 
 @pytest.mark.parametrize("orientation", ["column", "row"])

@@ -1,0 +1,62 @@
+"""Flash PD-SSM as a block of the tables: a language model's, or what is left by maps alone."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pdssm_compiler.nn import Block, FlashPDSSM
+from pdssm_compiler.nn.initialise import inverse_softplus, log_uniform_, permutation_logits_
+
+if TYPE_CHECKING:
+    from examples.state_tracking.models import Sizes
+
+
+def flash_block(sizes: "Sizes") -> nn.Module:
+    """A block with one head, so that a state is as large as the other models'. Maps that were not
+    chosen learn as well: by the active surrogate it does not learn to carry a state.
+    """
+    steady = sizes.drive == 0
+    mixer = FlashPDSSM(
+        sizes.width,
+        heads=1,
+        state_size=sizes.width,
+        dictionary_size=sizes.dictionary,
+        conv_width=1 if steady else 4,
+        surrogate="dense",
+    )
+    with torch.no_grad():
+        if sizes.margin > 0:
+            permutation_logits_(mixer.dictionary_logits, sizes.margin, sizes.margin / 10)
+        if sizes.loss > 0:
+            diagonal = mixer.diagonal
+            diagonal.a_log.zero_()
+            losses = torch.empty_like(diagonal.delta_bias)
+            log_uniform_(losses, sizes.loss / 1000, sizes.loss)
+            diagonal.delta_bias.copy_(inverse_softplus(-torch.log1p(-losses)))
+    return _Steady(mixer, 2 * sizes.width) if steady else Block(mixer, 2 * sizes.width)
+
+
+class _Steady(Block):
+    """Without drive and phases, for good; sequences begin with a one in component 0. All that a
+    state holds is where maps have carried it, and a token's map follows from the token alone.
+    """
+
+    def __init__(self, mixer: FlashPDSSM, hidden: int) -> None:
+        super().__init__(mixer, hidden)
+        d = mixer.d_inner
+        # The projection's rows are drive, read-out, magnitude, phase and selector.
+        kept = torch.ones(len(mixer.token_proj.weight), 1)
+        kept[: 2 * d] = 0
+        kept[5 * d : 6 * d] = 0
+        self.register_buffer("kept", kept, persistent=False)
+        with torch.no_grad():
+            mixer.token_proj.weight.mul_(kept)
+        mixer.token_proj.weight.register_hook(lambda grad: grad * self.kept)
+
+    def forward(self, x: torch.Tensor, **options: Any) -> Any:
+        """As of :class:`~pdssm_compiler.nn.Block`."""
+        start = self.mixer.init_cache(len(x))
+        state = start.state.clone()
+        state[..., 0, 0] = 1
+        return super().forward(x, cache=start._replace(state=state), **options)
