@@ -31,12 +31,14 @@ _SMALL = Settings(
 )
 # Large automata, of dozens of states: a map of its own for each symbol, learned by steps in
 # proportion to gradients, so that maps of which nothing is wrong stay, from sequences that begin
-# with two tokens at most and grow by little, once hardly an answer is wrong.
+# with two tokens at most and grow by little, once hardly an answer is wrong, or after a while: two
+# words that share a state which should not may be told apart by longer ones alone.
 _LARGE = {
     "batch": 512,
     "shortest": 1,
     "grow_below": 0.03,
     "grow_by": 1.2,
+    "grow_after": 20,
     "rate": 5e-3,
     "last_rate": 5e-3,
     "maps_epsilon": 1e-2,

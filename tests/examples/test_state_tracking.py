@@ -172,6 +172,10 @@ def test_lengths_grow_by_a_factor_and_by_one_at_least() -> None:
     log = [Measured(n, 0.1, 0.0, 0.0) for n in range(9)]
     grown = [longest(settings, 7, log[:n]) for n in range(8)]
     assert grown == [6, 7, 8, 9, 10, 12, 14, 16]
+    poor = [line._replace(loss=0.9) for line in log]
+    waited = replace(settings, grow_after=3)
+    assert [longest(waited, 7, poor[:n]) for n in range(8)] == [6, 6, 6, 7, 7, 7, 8, 8]
+    assert longest(waited, 7, [*poor[:2], log[0], *poor[:2]]) == 7
 
 
 def test_maps_learn_at_a_rate_of_their_own(tmp_path: Path) -> None:
