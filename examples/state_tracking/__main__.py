@@ -160,12 +160,12 @@ def _automaton_of(run: Run, place: Path) -> dict[str, Any]:
         graphs = [("read", read.read), ("as small as can be", read.small), ("true", read.true)]
         difference = read.difference
         proved = f"it is the task's, so right for sequences of any length from {shortest} on"
-        told = (
-            "the model answers as it for all sequences of a sample, and half of its state is left "
-            f"after {read.half_life:.3g} tokens"
-        )
         # JSON has no number for a one that stays.
         half_life = read.half_life if math.isfinite(read.half_life) else None
+        left = "nothing of its state is lost"
+        if half_life is not None:
+            left = f"half of its state is left after {half_life:.3g} tokens"
+        told = f"the model answers as it for all sequences of a sample, and {left}"
         facts = {"agreement": read.agreement, "half_life": half_life}
     else:
         asked = learn(run)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from examples.state_tracking.models import Sizes
 from examples.state_tracking.settings import Settings
+from examples.state_tracking.tasks import task_of
 
 # The published tables' rows, and how many layers and maps they were made with.
 TABLE2 = ("cycle-navigation", "even-pairs", "modular-arithmetic", "parity")
@@ -30,15 +31,16 @@ _SMALL = Settings(
 )
 # Large automata, of dozens of states: a map of its own for each symbol, learned by steps in
 # proportion to gradients, so that maps of which nothing is wrong stay, from sequences that begin
-# with two tokens at most and grow by little, once hardly an answer is wrong.
+# with two tokens at most and grow by little, once hardly an answer is wrong, or after a while: two
+# words that share a state which should not may be told apart by longer ones alone.
 _LARGE = {
     "batch": 512,
     "shortest": 1,
     "grow_below": 0.03,
     "grow_by": 1.2,
+    "grow_after": 20,
     "rate": 5e-3,
     "last_rate": 5e-3,
-    "maps_rate": 200.0,
     "maps_epsilon": 1e-2,
     "warm_up": 0.0,
     "weight_decay": 0.0,
@@ -51,6 +53,8 @@ _LARGE_SIZES = Sizes(
     dictionary=32, layers=1, dropout=0.0, apart=8.0, turns=1e-12, loss=1e-12, drive=0.0
 )
 _STATES_OF_S5 = 256
+# Of each symbol: a map that fewer tokens use has smaller gradients.
+_MAPS_RATE = 30.0
 PRESETS = ("published", "steady", "small")
 
 
@@ -76,7 +80,9 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
         return made
     if is_word_problem or task == "modular-arithmetic":
         states = _STATES_OF_S5 if task[:2] == "S5" else _LARGE_SIZES.state
-        return replace(made, sizes=replace(_LARGE_SIZES, state=states), **_LARGE)
+        maps_rate = _MAPS_RATE * task_of(task).symbols
+        sizes = replace(_LARGE_SIZES, state=states)
+        return replace(made, sizes=sizes, maps_rate=maps_rate, **_LARGE)
     # One layer is enough, and what it has learned can be read from its maps. As in "small", the
     # rate is high and stays.
     sizes = replace(made.sizes, layers=1, **_STEADY)

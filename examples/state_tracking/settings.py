@@ -27,6 +27,7 @@ class Settings:
         grow_below: in place of that the mean loss, from one measurement to the next, below which
             it grows; 0 for none.
         grow_by: the factor of that, and by one token at least.
+        grow_after: measurements after which they grow all the same.
         test_shortest: likewise, of those that accuracy is measured on.
         test_longest: likewise.
         test_sequences: how many.
@@ -55,6 +56,7 @@ class Settings:
     growing: float = 0.0
     grow_below: float = 0.0
     grow_by: float = 1.5
+    grow_after: int = 1_000_000
     test_shortest: int = 40
     test_longest: int = 256
     test_sequences: int = 2048

@@ -307,10 +307,11 @@ def longest(settings: Settings, step: int, log: Sequence[Measured] = ()) -> int:
     """The longest training sequence of a step, after what has been measured."""
     first = min(2 * settings.shortest, settings.longest)
     if settings.grow_below > 0:
-        grown = first
+        grown, since = first, 0
         for line in log:
-            if line.loss < settings.grow_below:
-                grown = max(grown + 1, int(grown * settings.grow_by))
+            since += 1
+            if line.loss < settings.grow_below or since >= settings.grow_after:
+                grown, since = max(grown + 1, int(grown * settings.grow_by)), 0
         return min(grown, settings.longest)
     growing = settings.growing * settings.steps
     if step >= growing:

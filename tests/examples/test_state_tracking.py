@@ -19,7 +19,7 @@ from examples.state_tracking.models import BLOCKS, DiagonalSSM, Sizes, Tracker
 from examples.state_tracking.presets import settings_of
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.speed import speeds
-from examples.state_tracking.tasks import TASKS
+from examples.state_tracking.tasks import TASKS, task_of
 from examples.state_tracking.training import Measured, Run, longest, rate, temperature, train
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.torch_only import torch_only
@@ -172,6 +172,10 @@ def test_lengths_grow_by_a_factor_and_by_one_at_least() -> None:
     log = [Measured(n, 0.1, 0.0, 0.0) for n in range(9)]
     grown = [longest(settings, 7, log[:n]) for n in range(8)]
     assert grown == [6, 7, 8, 9, 10, 12, 14, 16]
+    poor = [line._replace(loss=0.9) for line in log]
+    waited = replace(settings, grow_after=3)
+    assert [longest(waited, 7, poor[:n]) for n in range(8)] == [6, 6, 6, 7, 7, 7, 8, 8]
+    assert longest(waited, 7, [*poor[:2], log[0], *poor[:2]]) == 7
 
 
 def test_maps_learn_at_a_rate_of_their_own(tmp_path: Path) -> None:
@@ -511,7 +515,7 @@ def test_large_automata_are_learned_by_maps_that_lose_nothing(task: str, states:
     settings = settings_of("steady", task, "pdssm", 0)
     settings.check()
     assert settings.sizes.state == states
-    assert settings.maps_rate * settings.rate == pytest.approx(1.0)
+    assert settings.maps_rate == 30 * task_of(task).symbols
     model = Tracker("pdssm", 130, settings.sizes, 11)
     with torch.no_grad():
         diagonal = model.blocks[0].diagonal(model.embedding.weight)
