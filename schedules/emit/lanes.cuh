@@ -713,30 +713,30 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   unsigned low, unsigned high, int kind, const unsigned *more, const Entry *map, int i, int n
 
 #define PDSSM_FAN_IN(T)                                                                           \
-  template <int MOST>                                                                              \
+  template <int MOST>                                                                             \
   __device__ __forceinline__ void lane_few_registers(T* re, T* im, T a, T b,                      \
                                                      PDSSM_FEW_ARGUMENTS) {                       \
     const LaneRegisters<LaneComplex<T>> from{{a, b}, 0};                                          \
-    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                                   \
+    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                             \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
-  template <int MOST>                                                                              \
+  template <int MOST>                                                                             \
   __device__ __forceinline__ void lane_few_registers(T* re, T a, PDSSM_FEW_ARGUMENTS) {           \
-    *re = lane_few<MOST>(LaneRegisters<LaneReal<T>>{{a}, 0}, low, high, more).re;                       \
+    *re = lane_few<MOST>(LaneRegisters<LaneReal<T>>{{a}, 0}, low, high, more).re;                 \
   }                                                                                               \
-  template <int MOST>                                                                              \
+  template <int MOST>                                                                             \
   __device__ __forceinline__ void lane_few_shared(T* re, T* im, const T* values,                  \
                                                   PDSSM_FEW_ARGUMENTS) {                          \
     const LaneShared<LaneComplex<T>> from{reinterpret_cast<const LaneComplex<T>*>(values)};       \
-    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                                   \
+    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                             \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
-  template <int MOST>                                                                              \
+  template <int MOST>                                                                             \
   __device__ __forceinline__ void lane_few_shared(T* re, const T* values, PDSSM_FEW_ARGUMENTS) {  \
     const LaneShared<LaneReal<T>> from{reinterpret_cast<const LaneReal<T>*>(values)};             \
-    *re = lane_few<MOST>(from, low, high, more).re;                                                     \
+    *re = lane_few<MOST>(from, low, high, more).re;                                               \
   }                                                                                               \
   template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b, int lane,         \
