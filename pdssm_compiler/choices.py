@@ -77,9 +77,10 @@ def choose(
     check_logits("dictionary_logits", dictionary_logits, "[H, K, N, N]")
     check_logits("selector_logits", selector_logits, "[B, T, H, K]")
     check_sizes(dictionary_logits, selector_logits, "selector_logits", drive, "[H, K, N, N]")
-    # Before the choices, whose gradient torch would refuse in words of its own.
+    # Before the choices, whose gradient torch would refuse in words of its own, and whose tangents
+    # it would take for 0.
     if not torch.compiler.is_compiling():
-        refuse_transforms()
+        refuse_transforms((dictionary_logits, selector_logits))
     along = CHOSEN_ALONG[orientation]
     tau = one_temperature(temperature, selector_logits)
     maps_used, dictionary = hard_choice(dictionary_logits, along, tau, "dictionary_logits", dense)

@@ -9,7 +9,7 @@ import torch
 from pdssm_compiler.arguments import check_tensor, without_autocast
 from pdssm_compiler.choices import Chosen
 from pdssm_compiler.runtime.choices import check_temperature, copy_for_backward
-from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
 from pdssm_compiler.runtime.mixture import Mixture, mixed_map
 
 # The types of devices that have float64.
@@ -49,9 +49,22 @@ def choose_mixtures(mixed: Mixture, selection: torch.Tensor) -> Chosen:
         mixed: of one sequence of ``V`` tokens, each a mixture.
         selection: integer ``[B, T, H]``.
     """
-    sources = (mixed.weights.detach(), mixed.dictionary.detach())
-    dictionary = mixed_map(*sources, None, mixed.orientation)[0].transpose(0, 1)  # [H, V, N]
+    dictionary = _maps(mixed)[0].transpose(0, 1)  # [H, V, N]
     return Chosen(dictionary, selection, _entries(mixed), _given(selection))
+
+
+def _maps(mixed: Mixture) -> torch.Tensor:
+    """The maps ``[1, V, H, N]``."""
+    sources = (mixed.weights.detach(), mixed.dictionary.detach())
+    if torch.compiler.is_compiling():
+        return mixed_map(*sources, None, mixed.orientation)
+    try:
+        return mixed_map(*sources, None, mixed.orientation)
+    except NanLogitError as error:
+        raise NanLogitError(
+            f"{error} (tokens share mixtures: token [0, v] is mixture v of the weights, chosen "
+            f"from whether a token selects it or not)"
+        ) from None
 
 
 def _entries(mixed: Mixture) -> torch.Tensor:

@@ -110,9 +110,6 @@ def mixture_pd_scan(
     Source: arXiv 2509.22284 (PD-SSM).
     """
     orientation = one_of("orientation", orientation, tuple(CHOSEN_ALONG))
-    # Before the operators, whose gradient torch would refuse in words of its own.
-    if not torch.compiler.is_compiling():
-        refuse_transforms()
     soft = one_of("choice", choice, ("hard", "soft")) == "soft"
     if selection is not None:
         selection = read_selection(selection, drive, soft, noise)
@@ -142,6 +139,10 @@ def mixture_pd_scan(
         orientation,
         shared=selection is not None,
     )
+    # Before the operators, whose gradient torch would refuse in words of its own, and whose
+    # tangents it would take for 0.
+    if not torch.compiler.is_compiling():
+        refuse_transforms((mixed.dictionary, mixed.weights))
     check_numbers(diagonal, drive, initial_state, cu_seqlens is not None)
     options = ("general", orientation, initial_state, output_final_state, reverse)
     if selection is not None:

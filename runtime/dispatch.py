@@ -73,8 +73,7 @@ def refuse_unsupported(text: str, tensors: Sequence[torch.Tensor]) -> None:
     """
     _refuse_jit()
     check_layouts(text, tensors)
-    _refuse_tangents(tensors)
-    refuse_transforms()
+    refuse_transforms(tensors)
 
 
 def is_plain(tensors: Sequence[torch.Tensor]) -> bool:
@@ -121,12 +120,17 @@ def _refuse_jit() -> None:
         )
 
 
-def refuse_transforms() -> None:
+def refuse_transforms(tensors: Sequence[torch.Tensor]) -> None:
     """Operators with a gradient of their own are not differentiated by ``torch.func``.
 
+    Args:
+        tensors: what such an operator is about to read.
+
     Raises:
-        ArgumentError: the call is inside ``grad``, ``vjp`` or ``jacrev``.
+        ArgumentError: the call is inside ``grad``, ``vjp`` or ``jacrev``, or a tensor carries a
+            tangent, which the operator would lose.
     """
+    _refuse_tangents(tensors)
     inside = peek_interpreter_stack()
     if inside is not None and inside.key() == TransformType.Grad:
         raise ArgumentError(

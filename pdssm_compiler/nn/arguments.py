@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._functorch import peek_interpreter_stack
 
 from pdssm_compiler.arguments import check_tensor, under_autocast
 from pdssm_compiler.ir.errors import shown
@@ -126,7 +127,7 @@ def check_symbols(symbols: torch.Tensor, table: torch.Tensor, d_model: int) -> N
         raise ArgumentError(
             f"symbols are on {symbols.device} and x, their table, on {table.device}; move one"
         )
-    if type(symbols) is torch.Tensor and symbols.is_cpu and not torch.compiler.is_compiling():
+    if _seen(symbols):
         wrong = ~_among(symbols, table)
         if wrong.any():
             at = wrong.nonzero()[0].tolist()
@@ -134,6 +135,13 @@ def check_symbols(symbols: torch.Tensor, table: torch.Tensor, d_model: int) -> N
                 f"symbols{at} = {int(symbols[tuple(at)])}: entries must lie in "
                 f"[0, {table.shape[0]}), the rows of x"
             )
+
+
+def _seen(symbols: torch.Tensor) -> bool:
+    """Whether symbols may be looked at: what is traced or mapped has no values."""
+    if torch.compiler.is_compiling() or type(symbols) is not torch.Tensor:
+        return False
+    return symbols.is_cpu and peek_interpreter_stack() is None
 
 
 def at_symbols(table: torch.Tensor, symbols: torch.Tensor) -> torch.Tensor:

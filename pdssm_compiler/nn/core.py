@@ -19,7 +19,7 @@ from pdssm_compiler.ir.programs import pd_scan
 from pdssm_compiler.nn.packed_core import mixer_core
 from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.runtime.choices import hard_choice
-from pdssm_compiler.runtime.dispatch import call_in_segments
+from pdssm_compiler.runtime.dispatch import call_in_segments, refuse_transforms
 from pdssm_compiler.runtime.tracing import constant
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import PAYLOADS, ScanSpec
@@ -125,6 +125,9 @@ def mix_packed(
         ArgumentError, NanLogitError: as there.
     """
     dense = surrogate == "dense"
+    # Before the choice, which would take a tangent for 0.
+    if not torch.compiler.is_compiling():
+        refuse_transforms((dictionary_logits, projection))
     maps_used, dictionary = hard_choice(
         dictionary_logits, -2, temperature, "dictionary_logits", dense
     )

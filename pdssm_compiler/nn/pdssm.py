@@ -24,6 +24,7 @@ from pdssm_compiler.nn.diagonal import SigmoidDiagonal
 from pdssm_compiler.nn.initialise import permutation_logits_, scale_rows_
 from pdssm_compiler.nn.mlp import Mlp
 from pdssm_compiler.nn.precision import wide
+from pdssm_compiler.runtime.dispatch import refuse_transforms
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.mixture import mixed_map
 from pdssm_compiler.runtime.symbols import of_symbols
@@ -202,6 +203,9 @@ class PDSSM(nn.Module):
             return self._step(x, cache, cu_seqlens)
         if symbols is not None:
             check_symbols(symbols, x, self.d_model)
+            # Before tokens are looked up, by which a tangent would be lost.
+            if not torch.compiler.is_compiling():
+                refuse_transforms((x, *self.parameters()))
             if self.choice == "soft" or self._noise:
                 x, symbols = at_symbols(x, symbols), None
         table = x

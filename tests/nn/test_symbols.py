@@ -168,3 +168,26 @@ def test_symbols_that_nobody_looked_at(noise: float, error: type[Exception]) -> 
     symbols[1, 3] = ROWS
     with pytest.raises(error):
         torch.compile(layer, fullgraph=True, backend="eager")(table, symbols=symbols)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_transforms_are_refused_not_lost(noise: float) -> None:
+    layer = made(PDSSM, "linear", 0).train()
+    layer.noise = noise
+    table, symbols = given_to(layer, 2, 5)
+
+    def of_table(x: torch.Tensor) -> torch.Tensor:
+        return layer(x, symbols=symbols)
+
+    def of_weight(weight: torch.Tensor) -> torch.Tensor:
+        changed = {"drive_proj.weight": weight}
+        return torch.func.functional_call(layer, changed, (table,), {"symbols": symbols})
+
+    table = table.detach()
+    for function, at in ((of_table, table), (of_weight, layer.drive_proj.weight.detach())):
+        with pytest.raises(ArgumentError, match="no forward-mode derivative"):
+            torch.func.jvp(function, (at,), (torch.ones_like(at),))
+        with pytest.raises(ArgumentError, match=r"cannot be differentiated by torch\.func"):
+            torch.func.grad(lambda x, f=function: f(x).sum())(at)
+    with pytest.raises(ArgumentError, match="cannot be mapped by vmap"):
+        torch.func.vmap(lambda some: layer(table, symbols=some))(symbols.unsqueeze(1))

@@ -341,6 +341,9 @@ def test_transforms_are_refused_with_the_way_out(surrogate: str) -> None:
     logits = given["selector_logits"].detach()
     with pytest.raises(ArgumentError, match=r"cannot be differentiated by torch.func \(grad, vjp"):
         torch.func.grad(loss)(logits)
+    # Not taken for 0.
+    with pytest.raises(ArgumentError, match="no forward-mode derivative"):
+        torch.func.jvp(loss, (logits,), (torch.ones_like(logits),))
     with warnings.catch_warnings():
         # Not before torch has warned of a rule that the operator of the choices does not have.
         warnings.simplefilter("error")

@@ -187,7 +187,8 @@ def test_a_temperature_that_is_changed_before_the_backward() -> None:
 def test_a_nan_is_reported() -> None:
     given_, selection = tensors()
     given_["mixture_weights"][2, 1, 0] = float("nan")
-    with pytest.raises(NanLogitError, match="has a NaN, so nothing can be chosen"):
+    said = r"\[0, 2\] of head 1 has a NaN, .* mixture v of the weights"
+    with pytest.raises(NanLogitError, match=said):
         mixture_pd_scan(**given_, selection=selection)
 
 
@@ -230,3 +231,21 @@ def test_what_is_wrong_is_said(changed: dict[str, Any], message: str) -> None:
     leaves = {name: each.requires_grad_() for name, each in given_.items()}
     with pytest.raises(ArgumentError, match=message):
         mixture_pd_scan(**{**leaves, "selection": selection, **changed})
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", ["dictionary_logits", "mixture_weights", "drive"])
+def test_forward_mode_is_refused_not_lost(name: str, shared: bool) -> None:
+    given_, selection = tensors()
+    if not shared:
+        heads = torch.arange(selection.shape[2])
+        given_["mixture_weights"] = given_["mixture_weights"][selection, heads]
+    options = {"selection": selection} if shared else {}
+
+    def scanned(tensor: torch.Tensor) -> torch.Tensor:
+        return mixture_pd_scan(**given_ | {name: tensor}, **options)[0]
+
+    with pytest.raises(ArgumentError, match="no forward-mode derivative"):
+        torch.func.jvp(scanned, (given_[name],), (torch.ones_like(given_[name]),))
+    with pytest.raises(ArgumentError, match=r"cannot be differentiated by torch\.func"):
+        torch.func.grad(lambda tensor: scanned(tensor).abs().sum())(given_[name])
