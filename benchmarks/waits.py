@@ -20,7 +20,9 @@ from pdssm_compiler.ir.programs import LEARNED, mixture
 from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.backends.cubin import cubin_resources, disassembled
 from pdssm_compiler.runtime.compile_service import lower, read_config
+from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.target import Target, named_target
+from pdssm_compiler.schedules.templates.base import ConfigError
 
 # Cycles that a pipe is taken for by a warp's instruction, and until its result is there.
 _TAKES = {"alu": 2.0, "mufu": 8.0}
@@ -172,16 +174,22 @@ def functions(
 
 
 def main(
-    state_size: int = typer.Option(128, "-N", help="States."),
-    entries: int = typer.Option(8, "-K", help="Matrices."),
-    tokens: int = typer.Option(65536, help="Of a call."),
-    latency: list[float] = typer.Option([500.0, 600.0, 700.0], help="Cycles of a load."),  # noqa: B008
+    state_size: int = typer.Option(128, "-N", min=1, help="States."),
+    entries: int = typer.Option(8, "-K", min=1, help="Matrices."),
+    tokens: int = typer.Option(65536, min=1, help="Of a call."),
+    latency: list[float] = typer.Option(  # noqa: B008
+        [500.0, 600.0, 700.0], min=0, max=1e6, help="Cycles of a load."
+    ),
     config: str = typer.Option(None, help="Of triton-matrices, as logs have it."),
 ) -> None:
     """Say how long a mixture's functions take on an H200, by the order of their instructions."""
     target = named_target("h200")
     warp_entries = tokens * state_size**2 / 32 / (_SCHEDULERS * target.processors)
-    for name, registers, warps, done, loop in functions(state_size, entries, config, target):
+    try:
+        found_in = list(functions(state_size, entries, config, target))
+    except (ConfigError, NoTemplateError) as error:
+        raise typer.BadParameter(str(error), param_hint="--config") from None
+    for name, registers, warps, done, loop in found_in:
         found = [
             cycles(loop, warps, each) / done * warp_entries / _CLOCK_HZ * 1e3 for each in latency
         ]

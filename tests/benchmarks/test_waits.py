@@ -1,8 +1,10 @@
 """The model of a scheduler: what a loop waits for."""
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from benchmarks.waits import cycles, longest_loop, parsed, resident
+from benchmarks.waits import cycles, longest_loop, main, parsed, resident
 
 CODE = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
@@ -58,3 +60,23 @@ def test_registers_leave_room_for_warps() -> None:
     assert resident(168, 4) == 3
     assert resident(255, 4) == 2
     assert resident(24, 8) == 16
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("-N", "0", "Invalid value for '-N'"),
+        ("-K", "0", "Invalid value for '-K'"),
+        ("--tokens", "-1", "Invalid value for '--tokens'"),
+        ("--latency", "inf", "Invalid value for '--latency'"),
+        ("--latency", "nan", "Invalid value for '--latency'"),
+        ("--config", "nope", "unknown template 'nope'"),
+        ("--config", 'triton-matrices {"rows": 1}', "not a config of triton-matrices"),
+    ],
+)
+def test_what_is_wrong_is_said(option: str, value: str, said: str) -> None:
+    app = typer.Typer()
+    app.command()(main)
+    found = CliRunner().invoke(app, [option, value])
+    assert found.exit_code == 2
+    assert said in " ".join(found.output.replace("│", " ").split())
