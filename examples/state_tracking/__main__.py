@@ -90,7 +90,7 @@ _table_command(
 @app.command()
 def lengths(
     folder: Annotated[Path, typer.Argument(help="Of the runs.")] = _RUNS,
-    longest: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = LENGTHS[-1],
+    longest: Annotated[int, typer.Option(min=LENGTHS[0], help="Tokens at most.")] = LENGTHS[-1],
     solved: Solved = False,
     device: Device = "",
 ) -> None:
@@ -235,7 +235,12 @@ def _runs_in(folder: Path) -> list[Path]:
 def _opened(place: Path, device: torch.device) -> Run:
     """The run in a folder."""
     try:
-        return Run(Settings.read(place), place, device)
+        settings = Settings.read(place)
+        try:
+            settings.check()
+        except ValueError as error:
+            raise ValueError(f"{place / 'settings.json'} is of no run: {error}") from None
+        return Run(settings, place, device)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -9,6 +9,9 @@ from typing import Any, get_type_hints
 from examples.state_tracking.models import BLOCKS, Sizes
 from examples.state_tracking.tasks import task_of
 
+# Of real numbers: what two of them multiply to is one in float32.
+_LARGEST = 1e18
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -153,12 +156,16 @@ class Settings:
                 raise ValueError(f"{name} is at least 1, not {value}")
             if isinstance(value, float) and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is a number from 0 on, not {value}")
+            if isinstance(value, float) and value > _LARGEST:
+                raise ValueError(f"{name} is at most {_LARGEST:g}, not {value}")
         if self.grow_by < 1:
             raise ValueError(f"grow_by is at least 1, not {self.grow_by}")
         for name in ("temperature", "last_temperature"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is above 0: the softmax divides by it")
-        for name in ("warm_up", "growing", "sizes.dropout"):
+        if not self.maps_epsilon:
+            raise ValueError("maps_epsilon is above 0: maps without gradients divide by it")
+        for name in ("warm_up", "growing", "sizes.dropout", "sizes.turns", "sizes.loss"):
             if numbers[name] > 1:
                 raise ValueError(f"{name} is a part, at most 1, not {numbers[name]}")
         for least, most in (("shortest", "longest"), ("test_shortest", "test_longest")):

@@ -215,12 +215,12 @@ class Run:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.log = [Measured(*line) for line in state["log"]]
+            self.step, self.seconds = self.log[-1].step, self.log[-1].seconds
         except _DAMAGED as error:
             raise ValueError(
                 f"{checkpoint} cannot be read ({type(error).__name__}), so it is damaged, or of "
                 f"another version; remove it, and the run begins anew"
             ) from error
-        self.step, self.seconds = self.log[-1].step, self.log[-1].seconds
 
     def _save(self) -> None:
         """The checkpoint first: the log is written from it."""
@@ -311,8 +311,10 @@ def longest(settings: Settings, step: int, log: Sequence[Measured] = ()) -> int:
         for line in log:
             since += 1
             if line.loss < settings.grow_below or since >= settings.grow_after:
-                grown, since = max(grown + 1, int(grown * settings.grow_by)), 0
-        return min(grown, settings.longest)
+                # Bounded here: over a long log the factors alone would be more than a float holds.
+                more = min(max(grown + 1, grown * settings.grow_by), settings.longest)
+                grown, since = int(more), 0
+        return grown
     growing = settings.growing * settings.steps
     if step >= growing:
         return settings.longest

@@ -176,6 +176,9 @@ def test_lengths_grow_by_a_factor_and_by_one_at_least() -> None:
     waited = replace(settings, grow_after=3)
     assert [longest(waited, 7, poor[:n]) for n in range(8)] == [6, 6, 6, 7, 7, 7, 8, 8]
     assert longest(waited, 7, [*poor[:2], log[0], *poor[:2]]) == 7
+    # Numbers that no float holds are never come to.
+    assert longest(replace(settings, grow_by=1e18), 7, log * 3) == 40
+    assert longest(replace(settings, grow_by=1.5), 7, log * 2000) == 40
 
 
 def test_maps_learn_at_a_rate_of_their_own(tmp_path: Path) -> None:
@@ -388,8 +391,12 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("table2", "--set", "rate=-1"), "rate is a number from 0 on, not -1.0"),
         (("table2", "--set", "temperature=0"), "temperature is above 0"),
         (("table2", "--set", "grow_by=0.5"), "grow_by is at least 1, not 0.5"),
+        (("table2", "--set", "maps_epsilon=0"), "maps_epsilon is above 0"),
+        (("table2", "--set", "maps_rate=1e300"), "maps_rate is at most 1e+18, not 1e+300"),
         (("table2", "--set", "sizes.dropout=2"), "sizes.dropout is a part, at most 1"),
+        (("table2", "--set", "sizes.loss=2"), "sizes.loss is a part, at most 1"),
         (("table2", "--set", "longest=2"), "shortest=3 is above longest=2"),
+        (("table2", "--set", "rate=1e39"), "rate is at most 1e+18"),
         (("speed", "--counts", "0"), "'0' is no list of numbers from 1 on"),
         (("speed", "--counts", "1,x"), "'1,x' is no list of numbers from 1 on"),
         (
@@ -432,6 +439,11 @@ def test_what_is_wrong_is_said_before_anything_runs(
             "settings.json does not say what run this is",
         ),
         ("settings.json", None, "settings.json does not say what run this is"),
+        (
+            "settings.json",
+            json.dumps({**SMALL.as_json(), "grow_by": 0.0}).encode(),
+            "settings.json is of no run: grow_by is at least 1, not 0.0",
+        ),
         ("checkpoint.pt", b"", "checkpoint.pt cannot be read"),
         ("checkpoint.pt", b"PK half of it", "checkpoint.pt cannot be read"),
     ],
@@ -449,6 +461,15 @@ def test_what_is_damaged_is_named(
     assert code == 2
     assert message in " ".join(said.replace("│", " ").split())
     with pytest.raises(ValueError, match="remove"):
+        Run(SMALL, folder, "cpu")
+
+
+def test_a_checkpoint_without_a_measurement_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / SMALL.name
+    Run(SMALL, folder, "cpu").measure()
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"log": []}, folder / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read \(IndexError\)"):
         Run(SMALL, folder, "cpu")
 
 
