@@ -258,8 +258,8 @@ def _fake_map_scores(
 
 def _refuse_second(ctx: Any, *grads: torch.Tensor) -> None:
     raise ArgumentError(
-        "the dense surrogate's gradient has no gradient of its own; differentiate "
-        "pdssm_compiler.reference.flash_pd_scan for second derivatives"
+        "the gradient of hard choices by their dense surrogate has no gradient of its own; "
+        "differentiate flash_pd_scan or mixture_pd_scan of pdssm_compiler.reference instead"
     )
 
 

@@ -249,3 +249,12 @@ def test_forward_mode_is_refused_not_lost(name: str, shared: bool) -> None:
         torch.func.jvp(scanned, (given_[name],), (torch.ones_like(given_[name]),))
     with pytest.raises(ArgumentError, match=r"cannot be differentiated by torch\.func"):
         torch.func.grad(lambda tensor: scanned(tensor).abs().sum())(given_[name])
+
+
+def test_a_second_derivative_is_refused_with_the_way_out() -> None:
+    given_, selection = tensors()
+    weights = given_["mixture_weights"].requires_grad_()
+    states, _ = mixture_pd_scan(**given_, selection=selection)
+    (first,) = torch.autograd.grad(states.abs().sum(), weights, create_graph=True)
+    with pytest.raises(ArgumentError, match=r"mixture_pd_scan of pdssm_compiler\.reference"):
+        first.sum().backward()

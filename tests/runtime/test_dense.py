@@ -200,7 +200,7 @@ def test_no_gradient_of_their_own() -> None:
     left, right, dictionary, selection = inputs(3, 5, torch.complex64, (2, 8, 2), 1)
     left.requires_grad_()
     for each in found((left, right, dictionary, selection)):
-        with pytest.raises(ArgumentError, match="no gradient of its own; differentiate pdssm"):
+        with pytest.raises(ArgumentError, match="no gradient of its own; differentiate flash_pd"):
             each.sum().backward()
 
 
