@@ -3,8 +3,9 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def pytest_collection_finish() -> None:
     """What was imported is not looked through again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Leave torch as many threads as it had: commands that tests run in this process set them."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
+    result = yield
+    if torch and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return result
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

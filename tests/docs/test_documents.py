@@ -227,7 +227,9 @@ def test_there_are_commands() -> None:
             )
         },
         "python -m benchmarks ": {*("gpu", "cpu", "model", "search", "show", "plot", "untuned")},
-        "python -m examples.state_tracking ": {"table2", "table3", "lengths", "automaton"},
+        "python -m examples.state_tracking ": {
+            *("table2", "table3", "lengths", "automaton", "speed")
+        },
     }
 
 
