@@ -107,6 +107,7 @@ def test_one_selection_and_one_mixture_for_all_heads() -> None:
     assert got["mixture_weights"].shape == (MIXTURES, 4)
 
 
+@pytest.mark.stress
 def test_float32(kernels: None) -> None:
     """By kernels of the sizes that users have; the matrices are products in float32 whatever
     torch rounds those to.
