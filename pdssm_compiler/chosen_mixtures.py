@@ -11,9 +11,7 @@ from pdssm_compiler.choices import Chosen
 from pdssm_compiler.runtime.choices import check_temperature, copy_for_backward
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
 from pdssm_compiler.runtime.mixture import Mixture, mixed_map
-
-# The types of devices that have float64.
-_WITH_FLOAT64 = ("cpu", "cuda")
+from pdssm_compiler.runtime.sums import widest
 
 
 def read_selection(
@@ -77,8 +75,7 @@ def _entries(mixed: Mixture) -> torch.Tensor:
         return weights.new_ones(()).expand(heads, len(weights), n, n)
     if not torch.compiler.is_compiling():
         check_temperature(mixed.temperature, dictionary.dtype)
-    # Exact products of float32, whatever torch's settings allow float32 ones to be rounded to.
-    wide = torch.float64 if weights.device.type in _WITH_FLOAT64 else weights.dtype
+    wide = widest(weights.dtype, weights.device)
     with without_autocast(weights.device.type):
         product = torch.bmm(
             weights.transpose(0, 1).to(wide), dictionary.flatten(2).to(wide)

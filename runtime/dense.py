@@ -27,6 +27,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.operators import on_every_device
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
+from pdssm_compiler.runtime.sums import add_at, widest
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
@@ -49,8 +50,6 @@ _SHORTEST_BLOCK, _LONGEST_BLOCK = 32, 1024
 _MAPS_AT_ONCE = 8
 # Tokens of a row of map_scores: each row reads the maps anew.
 _TOKENS_OF_ROW = 16
-# The types of devices that have it; others multiply float32 as torch is set to.
-_WITH_FLOAT64 = ("cpu", "cuda")
 
 _ELEMENTS: dict[torch.dtype, Element] = {
     torch.float32: "f32",
@@ -120,9 +119,8 @@ def _map_products(
     batch, length, heads, n = left.shape
     rows = batch * length * heads
     real = _real(left.dtype)
-    # Float32 is multiplied in float64: exact products, whatever torch's settings allow float32
-    # ones to be rounded to. Memory takes longer than the matrix units of large GPUs.
-    wide = torch.float64 if left.device.type in _WITH_FLOAT64 else real
+    # Memory takes longer than float64 on the matrix units of large GPUs.
+    wide = widest(real, left.device)
     total = torch.zeros((heads * size, n, n), dtype=wide, device=left.device)
     if rows > 0:
         # Of all heads' maps, ``[B, T, H]``.
@@ -167,11 +165,7 @@ def _add_products(total: torch.Tensor, sides: list[torch.Tensor], blocks: _Block
             factor[:count].copy_(gathered[:count].movedim(-1, 1))
         left, right = (factor[:count].flatten(1, 2) for factor in factors)
         torch.bmm(left.mT, right, out=product[:count])
-        if on_cpu:
-            total.index_add_(0, blocks.map[some], product[:count])
-        else:
-            # It sorts by index; index_add_ on a GPU adds in any order.
-            total.index_put_((blocks.map[some],), product[:count], accumulate=True)
+        add_at(total, blocks.map[some], product[:count])
 
 
 def _fake_map_products(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
+from pdssm_compiler.runtime.sums import add_at, widest
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
@@ -29,8 +30,6 @@ _sum_by_symbol = torch.ops.pdssm_compiler.sum_by_symbol.default
 
 # Symbols whose one-hot form is smaller than what tokens have of them.
 _FEW = 128
-# The types of devices that have float64.
-_WITH_FLOAT64 = ("cpu", "cuda")
 
 
 def _places(symbols: torch.Tensor, count: int) -> torch.Tensor:
@@ -63,18 +62,14 @@ def _sum(grad: torch.Tensor, symbols: torch.Tensor, count: int) -> torch.Tensor:
     places = _places(symbols, count)
     numbers = torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad
     rows = numbers.reshape(len(places), numbers.shape[2:].numel())
-    wide = torch.float64 if grad.device.type in _WITH_FLOAT64 else torch.float32
+    wide = widest(rows.dtype, grad.device)
     if count <= _FEW:
         every = torch.arange(count, device=places.device).unsqueeze(1)
         with torch.autocast(grad.device.type, enabled=False):
             found = (places == every).to(wide) @ rows.to(wide)
     else:
         found = rows.new_zeros((count, rows.shape[1]), dtype=wide)
-        if grad.device.type == "cpu":
-            found.index_add_(0, places, rows.to(wide))
-        else:
-            # It sorts by index; index_add_ on a GPU adds in any order.
-            found.index_put_((places,), rows.to(wide), accumulate=True)
+        add_at(found, places, rows.to(wide))
     found = found.to(rows.dtype).view(count, *numbers.shape[2:])
     return torch.view_as_complex(found) if grad.is_complex() else found
 

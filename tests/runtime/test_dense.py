@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pdssm_compiler import ArgumentError
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime import dense
+from pdssm_compiler.runtime import dense, sums
 from pdssm_compiler.runtime.dense import map_products, map_scores
 from pdssm_compiler.runtime.ops import scan
 from tests.public.accuracy import epsilon, wide
@@ -98,7 +98,7 @@ def test_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on devices that do not have it."""
-    monkeypatch.setattr(dense, "_WITH_FLOAT64", ())
+    monkeypatch.setattr(sums, "_WITH_FLOAT64", ())
     assert_as_defined(inputs(3, 5, torch.complex64, (2, 600, 3), 1, 0.5))
 
 
