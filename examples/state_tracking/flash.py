@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pdssm_compiler.nn import Block, FlashPDSSM
+from pdssm_compiler.nn import Block, FlashPDSSM, LayerCache
 from pdssm_compiler.nn.initialise import inverse_softplus, log_uniform_, permutation_logits_
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class _Steady(Block):
 
     def forward(self, x: torch.Tensor, **options: Any) -> Any:
         """As of :class:`~pdssm_compiler.nn.Block`."""
-        start = self.mixer.init_cache(len(x))
-        state = start.state.clone()
+        state = x.new_zeros((len(x), 1, self.mixer.state_size, 2))
         state[..., 0, 0] = 1
-        return super().forward(x, cache=start._replace(state=state), **options)
+        start = LayerCache(state, self.mixer.conv.empty_window(len(x)))
+        return super().forward(x, cache=start, **options)

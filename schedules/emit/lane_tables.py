@@ -146,6 +146,8 @@ class LaneTables(LaneBody):
         """
         if not any(self._tables.values()):
             return
+        for local in ("most_kind", "few"):
+            self._local(self._own_name(local), "int32", 1)
         self.writer.line(f"{self._own_name('most_kind')}[0] = 0")
         for name, collected in self._tables.items():
             if collected:

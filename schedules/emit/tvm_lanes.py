@@ -100,9 +100,6 @@ class TvmLanes(LaneSums):
 
     def value_arrays(self) -> None:
         """Arrays of everything but the carries."""
-        if any(self._tables.values()):
-            for name in ("most_kind", "few"):
-                self._local(self._own_name(name), "int32", 1)
         for value in self.program.body:
             kept = value in self.stages.stored and not self._own(value)
             if kept or value.op in ("scatter_add", "sum"):

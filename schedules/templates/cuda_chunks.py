@@ -138,7 +138,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         teams = -(-problem.rows // rows)
         if 2 * teams <= target.processors:
             return True
-        if hoist(program) and _early(program):
+        if _early(program):
             # A chunk that keeps what it computed for its summary is faster than helpers row by
             # row, if as many tokens are under way as plain scans have.
             config = self.heuristic(program, target, problem)

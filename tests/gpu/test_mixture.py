@@ -19,7 +19,7 @@ from pdssm_compiler.runtime import settings
 from pdssm_compiler.runtime.mixture import mixed_map
 from pdssm_compiler.runtime.tuning import resolve
 from pdssm_compiler.runtime.tuning.effort import Effort
-from tests.public.test_mixture_pd_scan import Tensors, results, tensors
+from tests.public.test_mixture_pd_scan import Tensors, in_float64, results, tensors
 
 
 def on_gpu(given: Tensors) -> Tensors:
@@ -58,15 +58,7 @@ def test_float32(n: int, entries: int, orientation: str) -> None:
     """Of the published sizes, given its maps, which are those of float64 here."""
     given = tensors(2, 70, 1, n, entries, torch.float32)
     got = results(mixture_pd_scan, on_gpu(given), orientation=orientation)
-    wide = {
-        name: each.to(torch.promote_types(each.dtype, torch.float64))
-        for name, each in given.items()
-    }
-    maps = [
-        mixed_map(each["mixture_weights"], each["dictionary_logits"], [], orientation)
-        for each in (given, wide)
-    ]
-    assert torch.equal(*maps)
+    wide = in_float64(given, orientation)
     want = results(mixture_pd_scan, wide, orientation=orientation)
     for name, value in want.items():
         off = (got[name].cpu().to(value.dtype) - value).abs().max()

@@ -159,14 +159,8 @@ def test_checkpointing_draws_the_same_noise(use_reentrant: bool) -> None:
         assert torch.equal(leaves[0][name].grad, leaves[1][name].grad), name
 
 
-@pytest.mark.parametrize(
-    ("n", "entries", "orientation"),
-    [(128, 8, "column"), (128, 8, "row"), (64, 6, "column"), (64, 6, "row")],
-)
-def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
-    """Given its maps, which are float32's own; of the published sizes."""
-    given_ = tensors(n=n, entries=entries, dtype=torch.float32)
-    got = results(mixture_pd_scan, given_, orientation=orientation)
+def in_float64(given_: Tensors, orientation: str) -> Tensors:
+    """The same tensors in float64, where they choose the same maps."""
     wide = {
         name: each.to(torch.promote_types(each.dtype, torch.float64))
         for name, each in given_.items()
@@ -176,6 +170,18 @@ def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
         for each in (given_, wide)
     ]
     assert torch.equal(*maps)
+    return wide
+
+
+@pytest.mark.parametrize(
+    ("n", "entries", "orientation"),
+    [(128, 8, "column"), (128, 8, "row"), (64, 6, "column"), (64, 6, "row")],
+)
+def test_float32(n: int, entries: int, orientation: str, kernels: None) -> None:
+    """Given its maps, which are float32's own; of the published sizes."""
+    given_ = tensors(n=n, entries=entries, dtype=torch.float32)
+    got = results(mixture_pd_scan, given_, orientation=orientation)
+    wide = in_float64(given_, orientation)
     want = results(reference.mixture_pd_scan, wide, orientation=orientation)
     for name, value in want.items():
         torch.testing.assert_close(got[name].to(value.dtype), value, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 """Programs over matrices by the Triton template, against the interpreter of the IR."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,33 +20,12 @@ from tests.strategies import Sizes, arrays_for
 from tests.triton_interpreter.interpreted import Interpreted
 
 # A row at a time and several, tiles of one warp's lanes and less, several parts of the tokens.
+_ONE = TritonMatricesConfig(tokens=4, lanes=4, rows=1, tile=4, num_warps=1, programs=1)
 CONFIGS = (
-    TritonMatricesConfig(tokens=4, lanes=8, rows=1, tile=4, num_warps=1),
-    TritonMatricesConfig(
-        tokens=8, lanes=4, rows=2, tile=2, num_warps=1, together=2, programs=1, soft_rows=4
-    ),
-    TritonMatricesConfig(
-        tokens=4,
-        lanes=4,
-        rows=2,
-        tile=4,
-        num_warps=1,
-        together=1,
-        programs=1,
-        soft_rows=1,
-        ahead=True,
-    ),
-    TritonMatricesConfig(
-        tokens=4,
-        lanes=8,
-        rows=1,
-        tile=2,
-        num_warps=1,
-        together=2,
-        vector=1,
-        tile_vector=2,
-        ahead=True,
-    ),
+    replace(_ONE, lanes=8, programs=8),
+    replace(_ONE, tokens=8, rows=2, tile=2, together=2, soft_rows=4),
+    replace(_ONE, rows=2, ahead=True),
+    replace(_ONE, lanes=8, tile=2, together=2, programs=8, vector=1, tile_vector=2, ahead=True),
 )
 
 
