@@ -23,6 +23,7 @@ from pdssm_compiler.runtime import cache as cache_module
 from pdssm_compiler.runtime.cache import KernelCache
 from pdssm_compiler.runtime.staging import sweep
 from tests.runtime import under_fire as fire
+from tests.runtime.forked import CONTEXT
 from tests.runtime.kernels import key
 from tests.runtime.killing import kill_at_random
 
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def started(function: Callable[..., None], *arguments: Any) -> BaseProcess:
-    process = fire.CONTEXT.Process(target=function, args=arguments, daemon=True)
+    process = CONTEXT.Process(target=function, args=arguments, daemon=True)
     process.start()
     return process
 

@@ -1,13 +1,8 @@
-"""What processes do to one cache folder, in the tests that put it under fire.
-
-They are forked by a server that has imported this module and run nothing, so that a hundred take
-seconds.
-"""
+"""What processes do to one cache folder, in the tests that put it under fire."""
 
 import contextlib
 import errno
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -32,9 +27,6 @@ from pdssm_compiler.schedules.target import cpu_target
 from tests.runtime.kernels import key, small
 
 import_tvm()
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
 
 # What is asked of every process that is not killed.
 GOOD = 0

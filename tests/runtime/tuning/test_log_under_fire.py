@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from pdssm_compiler.runtime.tuning.log import read_log
+from tests.runtime.forked import CONTEXT
 from tests.runtime.killing import kill_at_random
 from tests.runtime.tuning import under_fire as fire
 
 
 def started(act: Any, *arguments: Any) -> BaseProcess:
-    process = fire.CONTEXT.Process(target=act, args=arguments)
+    process = CONTEXT.Process(target=act, args=arguments)
     process.start()
     return process
 

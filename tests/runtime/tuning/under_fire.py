@@ -1,11 +1,10 @@
 """What processes do that tune at once, in the tests that put their logs under fire.
 
 Nothing is compiled or timed: the fastest candidate is always the same, and a measurement takes
-milliseconds. They are forked by a server that has imported this module and run nothing.
+milliseconds.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -30,9 +29,6 @@ from pdssm_compiler.runtime.tuning.measure import Measured, Request
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows, CpuRowsConfig
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
 
 # For whatever takes longer, something hangs.
 PATIENCE = 100.0
