@@ -941,92 +941,6 @@ __device__ __forceinline__ void lane_collect_by_team(T (&value)[PARTS], int targ
   lane_team_sync(barrier, threads);
 }
 
-// Several elements a lane of a team, or too many sources for scratch of each warp: one warp makes the
-// lists. Scratch as for `lane_collect_many`.
-template <int ELEMENTS, typename T, int PARTS>
-__device__ __forceinline__ void lane_collect_parts(T* const (&parts)[PARTS], const int* target,
-                                                   void* scratch, int lane, int n, int barrier,
-                                                   int threads) {
-  T* held = static_cast<T*>(scratch);
-  int* first = reinterpret_cast<int*>(held + PARTS * n);
-  int* link = first + n;
-#pragma unroll
-  for (int e = 0; e < ELEMENTS; ++e) {
-    const int j = e * threads + lane;
-    if (j < n) {
-      first[j] = n;
-      link[j] = target[e];
-    }
-  }
-  lane_team_sync(barrier, threads);
-  if (lane < 32) {
-    for (int start = (n - 1) / 32 * 32; start >= 0; start -= 32) {
-      const int j = start + lane;
-      const bool here = j < n;
-      const int to = here ? link[j] : n + lane;
-      const unsigned peers = __match_any_sync(0xffffffffu, to);
-      const unsigned later = peers & ~((2u << lane) - 1);
-      if (here) link[j] = later ? start + __ffs(later) - 1 : first[to];
-      __syncwarp();
-      if (here && !(peers & ((1u << lane) - 1))) first[to] = j;
-      __syncwarp();
-    }
-  }
-  lane_team_sync(barrier, threads);
-  int next[ELEMENTS];
-#pragma unroll
-  for (int e = 0; e < ELEMENTS; ++e) {
-    const int j = e * threads + lane;
-    next[e] = j < n ? link[j] : n;
-  }
-  while (true) {
-    bool more = false;
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; ++e) {
-      const int j = e * threads + lane;
-      more |= next[e] < n;
-      if (j < n) {
-        link[j] = next[e];
-#pragma unroll
-        for (int part = 0; part < PARTS; ++part) held[j * PARTS + part] = parts[part][e];
-      }
-    }
-    if (!lane_team_any(more, barrier, threads)) break;
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; ++e) {
-      if (next[e] < n) {
-#pragma unroll
-        for (int part = 0; part < PARTS; ++part) parts[part][e] += held[next[e] * PARTS + part];
-        next[e] = link[next[e]];
-      }
-    }
-    lane_team_sync(barrier, threads);
-  }
-#pragma unroll
-  for (int e = 0; e < ELEMENTS; ++e) {
-    const int from = first[min(e * threads + lane, n - 1)];
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-      parts[part][e] = from < n ? held[from * PARTS + part] : T(0);
-    }
-  }
-  lane_team_sync(barrier, threads);
-}
-
-template <int ELEMENTS, typename T>
-__device__ __forceinline__ void lane_collect_wide(T* re, T* im, const int* target, void* scratch,
-                                                  int lane, int n, int barrier, int threads) {
-  T* const parts[2] = {re, im};
-  lane_collect_parts<ELEMENTS>(parts, target, scratch, lane, n, barrier, threads);
-}
-
-template <int ELEMENTS, typename T>
-__device__ __forceinline__ void lane_collect_wide(T* re, const int* target, void* scratch, int lane,
-                                                  int n, int barrier, int threads) {
-  T* const parts[1] = {re};
-  lane_collect_parts<ELEMENTS>(parts, target, scratch, lane, n, barrier, threads);
-}
-
 // In place: `re` (and `im`) hold this lane's elements, `target` where they go. `scratch` has
 // `lane_scratch` bytes of the warp's own.
 template <typename T, int PARTS, int ELEMENTS>
@@ -1098,9 +1012,13 @@ PDSSM_COLLECT_BY_TEAM(double)
 PDSSM_COLLECTS(float)
 PDSSM_COLLECTS(double)
 
-// -- scatter-add by a map that is sorted before -------------------------------------------------
+// -- the same by lists that are made together ---------------------------------------------------
 //
-// A map that several values go by, or whose values are waited for, is sorted once.
+// For rows of more elements than a team has lanes, or of more than scratch of each warp could hold.
+// Every source puts itself before the others of its target's list, in whatever order they come along.
+// A target sorts its list, if it has no more than eight sources, and adds them up in the order of their
+// numbers. The sources of a longer list are looked for by a warp, each lane every 32nd, and their sums
+// added by halves. Which way a target takes, and so every bit, follows from the map alone.
 
 __device__ __forceinline__ void lane_meet(int barrier, int threads) {
   if (threads == 32) {
@@ -1109,6 +1027,163 @@ __device__ __forceinline__ void lane_meet(int barrier, int threads) {
     lane_team_sync(barrier, threads);
   }
 }
+
+// Whether any lane says so; lanes meet as by `lane_meet`.
+__device__ __forceinline__ bool lane_meet_any(bool said, int barrier, int threads) {
+  if (threads > 32) return lane_team_any(said, barrier, threads);
+  return __any_sync(0xffffffffu, said);
+}
+
+__device__ __forceinline__ void lane_in_order(int& low, int& high) {
+  const int less = min(low, high);
+  high = max(low, high);
+  low = less;
+}
+
+// The next four sources of a list, in order; `at` becomes the one after them. The upper half of a link is
+// the source's target, the lower one the next source, `n` for none.
+__device__ __forceinline__ void lane_four_sources(int* source, int& at, const unsigned* link, int n) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    source[k] = at;
+    if (at < n) at = link[at] & 65535u;
+  }
+  lane_in_order(source[0], source[1]);
+  lane_in_order(source[2], source[3]);
+  lane_in_order(source[0], source[2]);
+  lane_in_order(source[1], source[3]);
+  lane_in_order(source[1], source[2]);
+}
+
+// Adds up the list that begins at `at`, unless it has more than eight sources: then `many` is true.
+template <typename V>
+__device__ __forceinline__ V lane_sum_list(int at, const unsigned* link, const V* held, int n,
+                                           bool& many) {
+  int source[8];
+  lane_four_sources(source, at, link, n);
+  const bool more = __any_sync(0xffffffffu, at < n);
+  if (more) {
+    lane_four_sources(source + 4, at, link, n);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) lane_in_order(source[k], source[k + 4]);
+    lane_in_order(source[2], source[4]);
+    lane_in_order(source[3], source[5]);
+#pragma unroll
+    for (int k = 1; k < 6; k += 2) lane_in_order(source[k], source[k + 1]);
+  }
+  many = at < n;
+  V sum{};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (source[k] < n) sum = sum + held[source[k]];
+  }
+  if (more) {
+#pragma unroll
+    for (int k = 4; k < 8; ++k) {
+      if (source[k] < n) sum = sum + held[source[k]];
+    }
+  }
+  return sum;
+}
+
+// The sum of all of a target's sources, by a warp; the same bits in every lane.
+template <typename V>
+__device__ __forceinline__ V lane_sum_sources(unsigned target, const unsigned* link, const V* held,
+                                              int within, int n) {
+  V sum{};
+  for (int j = within; j < n; j += 32) {
+    if (link[j] >> 16 == target) sum = sum + held[j];
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum = sum + sum.shuffled(within ^ step);
+  return sum;
+}
+
+// In place: `value` holds this lane's elements, `target` where they go. `scratch` has room for `n` values,
+// for two numbers each and for one more.
+template <int ELEMENTS, typename V>
+__device__ __forceinline__ void lane_collect_values(V (&value)[ELEMENTS], const int* target,
+                                                    void* scratch, int lane, int n, int barrier,
+                                                    int threads) {
+  const int within = lane % 32;
+  V* held = static_cast<V*>(scratch);
+  int* first = reinterpret_cast<int*>(held + n);
+  unsigned* link = reinterpret_cast<unsigned*>(first + n);
+  int* count = first + 2 * n;
+  // What the token before has read may be written now.
+  if (threads == 32) __syncwarp();
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    if (e * threads + lane < n) first[e * threads + lane] = n;
+  }
+  if (lane == 0) *count = 0;
+  lane_meet(barrier, threads);
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    const int j = e * threads + lane;
+    if (j < n) {
+      link[j] = static_cast<unsigned>(target[e]) << 16 | atomicExch(first + target[e], j);
+      held[j] = value[e];
+    }
+  }
+  lane_meet(barrier, threads);
+  bool many[ELEMENTS], any = false;
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    // Lanes beyond the last element repeat it.
+    const int i = min(e * threads + lane, n - 1);
+    value[e] = lane_sum_list(first[i], link, held, n, many[e]);
+    any |= many[e];
+  }
+  if (!lane_meet_any(any, barrier, threads)) return;
+  // Nobody follows links any more: they become the targets of long lists.
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    const int i = e * threads + lane;
+    if (many[e] && i < n) {
+      const int at = atomicAdd(count, 1);
+      link[at] = (link[at] & ~65535u) | i;
+    }
+  }
+  lane_meet(barrier, threads);
+  for (int at = lane / 32; at < *count; at += threads / 32) {
+    const unsigned i = link[at] & 65535u;
+    const V sum = lane_sum_sources(i, link, held, within, n);
+    // No other target reads this one's sources.
+    if (within == 0) held[first[i]] = sum;
+  }
+  lane_meet(barrier, threads);
+#pragma unroll
+  for (int e = 0; e < ELEMENTS; ++e) {
+    if (many[e]) value[e] = held[first[min(e * threads + lane, n - 1)]];
+  }
+  lane_meet(barrier, threads);
+}
+
+#define PDSSM_COLLECT(T)                                                                          \
+  template <int ELEMENTS>                                                                         \
+  __device__ __forceinline__ void lane_collect_listed(T* re, T* im, const int* target, void* scratch,    \
+                                               int lane, int n, int barrier, int threads) {       \
+    LaneComplex<T> value[ELEMENTS];                                                               \
+    for (int e = 0; e < ELEMENTS; ++e) value[e] = {re[e], im[e]};                                 \
+    lane_collect_values(value, target, scratch, lane, n, barrier, threads);                       \
+    for (int e = 0; e < ELEMENTS; ++e) re[e] = value[e].re, im[e] = value[e].im;                        \
+  }                                                                                               \
+  template <int ELEMENTS>                                                                         \
+  __device__ __forceinline__ void lane_collect_listed(T* re, const int* target, void* scratch, int lane, \
+                                               int n, int barrier, int threads) {                 \
+    LaneReal<T> value[ELEMENTS];                                                                  \
+    for (int e = 0; e < ELEMENTS; ++e) value[e] = {re[e]};                                        \
+    lane_collect_values(value, target, scratch, lane, n, barrier, threads);                       \
+    for (int e = 0; e < ELEMENTS; ++e) re[e] = value[e].re;                                       \
+  }
+
+PDSSM_COLLECT(float)
+PDSSM_COLLECT(double)
+
+// -- scatter-add by a map that is sorted before -------------------------------------------------
+//
+// A map that several values go by, or whose values are waited for, is sorted once.
 
 // `scratch` has room for `n` numbers of each warp, `2 * n` more, and one a warp.
 __device__ __forceinline__ void lane_sort(int* order, int* last, int target, void* scratch,

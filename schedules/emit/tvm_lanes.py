@@ -74,18 +74,20 @@ class TvmLanes(LaneSums):
 
     def _scratch(self, value: Value) -> int:
         """Bytes of a team for a scatter by any map: the values, then a number an element, then
-        one an element and warp, or only one an element where a warp makes the lists of all; by a
-        sorted map: the values twice, one and a number a warp.
+        one an element and warp, in wide rows one an element and one more; by a sorted map: the
+        values twice, one and a number a warp.
         """
         n = self.width
         each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
         if value.args[1] in self.sorted_maps:
             return padded(2 * n * each + self.team * (each + 4)) if self.team > 1 else 16
-        return padded(n * (each + 4 + 4 * (1 if self._lists_of_all else self.team)))
+        if self._makes_lists:
+            return padded(n * (each + 8) + 4)
+        return padded(n * (each + 4 + 4 * self.team))
 
     @property
-    def _lists_of_all(self) -> bool:
-        """Whether one warp makes the lists of a scatter by any map, for the whole team."""
+    def _makes_lists(self) -> bool:
+        """Whether a team has several elements a lane, or scratch for each warp is too much."""
         return self.team > 1 and (self.elements > 1 or self.program.state_size > MOST_STATES)
 
     @property
@@ -323,8 +325,8 @@ class TvmLanes(LaneSums):
         row = (f"T.address_of({scratch})", "lane", str(self.width))
         if form is not None:
             self.call(self.sums_runs_by, *places, *form, *row, *self._barrier)
-        elif self._lists_of_all:
-            function = f"lane_collect_wide<{self.elements}>"
+        elif self._makes_lists:
+            function = f"lane_collect_listed<{self.elements}>"
             self.call(function, *places, f"T.address_of({to}[0])", *row, *self._barrier)
         elif self.team > 1:
             to = f"T.address_of({to}[0])"

@@ -65,13 +65,13 @@ def test_float32(n: int, entries: int, orientation: str) -> None:
         assert off <= 1e-5 * value.abs().max(), name
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_it_is_tuned_like_every_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(settings.CACHE_DIR, str(tmp_path))
     resolve.forget()
     spec = ScanSpec(16, 3, map_source="token")
     work = Workload(spec, 2, 40, 1, directions=("mixture", "mixture_gradient"))
-    found = tune([work], device="cuda", effort=Effort(6, 3, 8.0, 1e9, 1), budget=120)
+    found = tune([work], device="cuda", effort=Effort(6, 3, 8.0, 1e9, 1), budget=300)
     resolve.forget()
     for result in found:
         assert result.winner is not None

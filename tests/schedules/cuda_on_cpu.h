@@ -123,6 +123,7 @@ T atomicAdd(T* to, T value) {
   return std::exchange(*to, *to + value);
 }
 
+inline int atomicExch(int* to, int value) { return std::exchange(*to, value); }
 inline int atomicMax(int* to, int value) { return std::exchange(*to, std::max(*to, value)); }
 
 struct float2 {

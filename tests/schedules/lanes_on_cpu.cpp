@@ -109,8 +109,8 @@ extern "C" int collect_team(int threads, int parts, int n, int seed, int bytes, 
 }
 
 template <int E>
-bool collected_wide(int threads, int parts, int n, int seed, int bytes, const int* map,
-                    const double* values, double* results) {
+bool collected_listed(int threads, int parts, int n, int seed, int bytes, const int* map,
+                      const double* values, double* results) {
   Scratch scratch(bytes);
   const bool ended = run_lanes(threads, seed, [&](int lane) {
     double re[E], im[E];
@@ -123,9 +123,9 @@ bool collected_wide(int threads, int parts, int n, int seed, int bytes, const in
         im[e] = time * values[n + j];
       }
       if (parts == 2) {
-        lane_collect_wide<E>(re, im, target, scratch.start(), lane, n, 1, threads);
+        lane_collect_listed<E>(re, im, target, scratch.start(), lane, n, 1, threads);
       } else {
-        lane_collect_wide<E>(re, target, scratch.start(), lane, n, 1, threads);
+        lane_collect_listed<E>(re, target, scratch.start(), lane, n, 1, threads);
       }
     }
     for (int e = 0; e < E; ++e) {
@@ -136,13 +136,13 @@ bool collected_wide(int threads, int parts, int n, int seed, int bytes, const in
   return ended && scratch.kept();
 }
 
-// One to three elements a lane of several warps, whose lists one warp makes.
-extern "C" int collect_wide(int elements, int threads, int parts, int n, int seed, int bytes,
-                            const int* map, const double* values, double* results) {
+// One to three elements a lane of several warps, by lists that are made together.
+extern "C" int collect_listed(int elements, int threads, int parts, int n, int seed, int bytes,
+                              const int* map, const double* values, double* results) {
   switch (elements) {
-    case 1: return collected_wide<1>(threads, parts, n, seed, bytes, map, values, results);
-    case 2: return collected_wide<2>(threads, parts, n, seed, bytes, map, values, results);
-    case 3: return collected_wide<3>(threads, parts, n, seed, bytes, map, values, results);
+    case 1: return collected_listed<1>(threads, parts, n, seed, bytes, map, values, results);
+    case 2: return collected_listed<2>(threads, parts, n, seed, bytes, map, values, results);
+    case 3: return collected_listed<3>(threads, parts, n, seed, bytes, map, values, results);
   }
   return 0;
 }

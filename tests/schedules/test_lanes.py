@@ -100,14 +100,14 @@ def test_collected_by_a_team(
 @pytest.mark.parametrize(("elements", "warps"), [(1, 3), (2, 2), (3, 4)])
 @pytest.mark.parametrize("parts", [1, 2])
 @given(data=st.data(), seed=st.integers(0, 99))
-def test_collected_by_lists_of_one_warp(
+def test_collected_by_lists(
     elements: int, warps: int, parts: int, data: st.DataObject, seed: int, lanes: ctypes.CDLL
 ) -> None:
     map_ = data.draw(maps(32 * warps * elements))
     values, n = numbers(len(map_)), len(map_)
     results = np.full((2, 32 * warps * elements), np.nan)
-    assert lanes.collect_wide(
-        elements, 32 * warps, parts, n, seed, (8 * parts + 8) * n,
+    assert lanes.collect_listed(
+        elements, 32 * warps, parts, n, seed, (8 * parts + 8) * n + 4,
         given_(map_), given_(values), given_(results),
     )  # fmt: skip
     assert_scattered(map_, values, results, parts)
@@ -173,13 +173,13 @@ def test_the_order_of_lanes_changes_no_bit(
     values = np.random.default_rng(n).standard_normal((2, n))
     found = []
     for order in (seed, other):
-        results = np.full((2, 2, 128), np.nan)
-        for at, function in enumerate((lanes.collect_team, lanes.sum_sorted)):
-            scratch = (4 * (n * 6 + 4),) if function is lanes.sum_sorted else ()
-            assert function(
-                128, 2, n, order, *scratch, 40 * n + 80,
-                given_(map_), given_(values), given_(results[at]),
-            )  # fmt: skip
+        results = np.full((3, 2, 128), np.nan)
+        of_map = given_(map_), given_(values)
+        assert lanes.collect_team(128, 2, n, order, 40 * n, *of_map, given_(results[0]))
+        assert lanes.collect_listed(2, 64, 2, n, order, 24 * n + 4, *of_map, given_(results[1]))
+        assert lanes.sum_sorted(
+            128, 2, n, order, 4 * (n * 6 + 4), 40 * n + 80, *of_map, given_(results[2])
+        )
         found.append(results)
     np.testing.assert_array_equal(*found)
 
