@@ -35,12 +35,8 @@ def choose(
     maps,
     ROWS: tl.constexpr,
     MAPS: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ):
     """The place of each row's largest logit, the first of equal ones; -1 where one is a NaN."""
-    if OVERLAPS:
-        # The scan of one token takes about as long as to launch it; it waits for this by itself.
-        tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     k = tl.arange(0, MAPS)
     at = _places(logits, rows, length, heads, of_batch, of_token, of_head)

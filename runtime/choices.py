@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
-from pdssm_compiler.runtime.hand_written import may_overlap, triton_runs
+from pdssm_compiler.runtime.hand_written import triton_runs
 from pdssm_compiler.runtime.operators import refuse_vmap
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
@@ -195,7 +195,6 @@ def _chosen_by_kernel(logits: torch.Tensor) -> torch.Tensor:
             *logits.stride(),
             how.maps,
             *how.tiles,
-            may_overlap(logits.device),
             num_warps=how.warps,
             enable_fp_fusion=True,
         )

@@ -58,8 +58,10 @@ def tune(
     context: typer.Context,
     spec: ScanSpec | None = None,
     spec_file: Annotated[
-        Path | None,
-        typer.Option(help="Workloads: TOML, a [[workload]] each, or a JSON object a line."),
+        list[Path] | None,
+        typer.Option(
+            help="Workloads: TOML, a [[workload]] each, or a JSON object a line; may be repeated."
+        ),
     ] = None,
     suite: Annotated[
         bool, typer.Option("--suite", help="The shapes of the benchmarks' suite.")
@@ -277,7 +279,7 @@ def _directions(asked: list[Direction] | None) -> tuple[str, ...]:
 
 def _workloads(
     one: "Workload | None",
-    spec_file: Path | None,
+    spec_files: "Sequence[Path] | None",
     suite: bool,
     where: torch.device,
     directions: tuple[str, ...],
@@ -291,10 +293,10 @@ def _workloads(
     from pdssm_compiler.runtime.errors import ArgumentError
     from pdssm_compiler.workload_files import read_workloads
 
-    if sum((one is not None, spec_file is not None, suite)) != 1:
+    if sum((one is not None, bool(spec_files), suite)) != 1:
         raise ArgumentError("name one of --state-size, --spec-file and --suite")
-    if spec_file is not None:
-        return read_workloads(spec_file, directions)
+    if spec_files:
+        return [each for path in spec_files for each in read_workloads(path, directions)]
     if suite:
         return workloads.suite(where, directions)
     assert one is not None

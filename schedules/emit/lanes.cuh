@@ -900,47 +900,6 @@ __device__ __forceinline__ void lane_collect_many(T (&value)[ELEMENTS][PARTS],
   __syncwarp();
 }
 
-// One element a lane of a team; scratch for `n` numbers in `link`, for `n` of each warp in `first`,
-// for `PARTS * n` in `held`.
-template <typename T, int PARTS>
-__device__ __forceinline__ void lane_collect_by_team(T (&value)[PARTS], int target, T* held,
-                                                     int* link, int* first, int lane, int n,
-                                                     int barrier, int threads) {
-  const int warp = lane / 32, within = lane % 32;
-  const bool here = lane < n;
-  for (int at = lane; at < threads / 32 * n; at += threads) first[at] = n;
-  lane_team_sync(barrier, threads);
-  const unsigned peers = __match_any_sync(0xffffffffu, here ? target : n + within);
-  const unsigned later = peers & ~((2u << within) - 1);
-  if (here && !(peers & ((1u << within) - 1))) first[warp * n + target] = lane;
-  lane_team_sync(barrier, threads);
-  int next = here && later ? warp * 32 + __ffs(later) - 1 : n;
-  if (here && !later) {
-    for (int w = warp + 1; w < threads / 32 && next == n; ++w) next = first[w * n + target];
-  }
-  int from = n;
-  for (int w = 0; w < threads / 32 && from == n; ++w) from = first[w * n + min(lane, n - 1)];
-  while (true) {
-    if (here) {
-      link[lane] = next;
-#pragma unroll
-      for (int part = 0; part < PARTS; ++part) held[lane * PARTS + part] = value[part];
-    }
-    if (!lane_team_any(next < n, barrier, threads)) break;
-    if (next < n) {
-#pragma unroll
-      for (int part = 0; part < PARTS; ++part) value[part] += held[next * PARTS + part];
-      next = link[next];
-    }
-    lane_team_sync(barrier, threads);
-  }
-#pragma unroll
-  for (int part = 0; part < PARTS; ++part) {
-    value[part] = from < n ? held[from * PARTS + part] : T(0);
-  }
-  lane_team_sync(barrier, threads);
-}
-
 // In place: `re` (and `im`) hold this lane's elements, `target` where they go. `scratch` has
 // `lane_scratch` bytes of the warp's own.
 template <typename T, int PARTS, int ELEMENTS>
@@ -976,29 +935,6 @@ __device__ __forceinline__ void lane_collect_elements(T* re, T* im, const int* t
     lane_collect_elements<T, 1, E>(re, re, target, scratch, lane, n);                             \
   }
 
-#define PDSSM_COLLECT_BY_TEAM(T)                                                                  \
-  __device__ __forceinline__ void lane_collect_team(T* re, T* im, const int* target,              \
-                                                    void* scratch, int lane, int n, int barrier,  \
-                                                    int threads) {                                \
-    T value[2] = {*re, *im};                                                                      \
-    T* held = static_cast<T*>(scratch);                                                           \
-    int* link = reinterpret_cast<int*>(held + 2 * n);                                             \
-    lane_collect_by_team(value, *target, held, link, link + n, lane, n, barrier, threads);        \
-    *re = value[0];                                                                               \
-    *im = value[1];                                                                               \
-  }                                                                                               \
-  __device__ __forceinline__ void lane_collect_team(T* re, const int* target, void* scratch,      \
-                                                    int lane, int n, int barrier, int threads) {  \
-    T value[1] = {*re};                                                                           \
-    T* held = static_cast<T*>(scratch);                                                           \
-    int* link = reinterpret_cast<int*>(held + n);                                                 \
-    lane_collect_by_team(value, *target, held, link, link + n, lane, n, barrier, threads);        \
-    *re = value[0];                                                                               \
-  }
-
-PDSSM_COLLECT_BY_TEAM(float)
-PDSSM_COLLECT_BY_TEAM(double)
-
 #define PDSSM_COLLECTS(T)                                                                         \
   PDSSM_COLLECT(T, 1)                                                                             \
   PDSSM_COLLECT(T, 2)                                                                             \
@@ -1014,25 +950,11 @@ PDSSM_COLLECTS(double)
 
 // -- the same by lists that are made together ---------------------------------------------------
 //
-// For rows of more elements than a team has lanes, or of more than scratch of each warp could hold.
-// Every source puts itself before the others of its target's list, in whatever order they come along.
-// A target sorts its list, if it has no more than eight sources, and adds them up in the order of their
-// numbers. The sources of a longer list are looked for by a warp, each lane every 32nd, and their sums
-// added by halves. Which way a target takes, and so every bit, follows from the map alone.
-
-__device__ __forceinline__ void lane_meet(int barrier, int threads) {
-  if (threads == 32) {
-    __syncwarp();
-  } else {
-    lane_team_sync(barrier, threads);
-  }
-}
-
-// Whether any lane says so; lanes meet as by `lane_meet`.
-__device__ __forceinline__ bool lane_meet_any(bool said, int barrier, int threads) {
-  if (threads > 32) return lane_team_any(said, barrier, threads);
-  return __any_sync(0xffffffffu, said);
-}
+// By a team. Every source puts itself before the others of its target's list, in whatever order they come
+// along: to find those alike in a warp takes longer, several hundred cycles. A target sorts its list, if it
+// has no more than eight sources, and adds them up in the order of their numbers. The sources of a longer
+// list are looked for by a warp, each lane every 32nd, and their sums added by halves. Which way a target
+// takes, and so every bit, follows from the map alone.
 
 __device__ __forceinline__ void lane_in_order(int& low, int& high) {
   const int less = min(low, high);
@@ -1110,14 +1032,12 @@ __device__ __forceinline__ void lane_collect_values(V (&value)[ELEMENTS], const 
   int* first = reinterpret_cast<int*>(held + n);
   unsigned* link = reinterpret_cast<unsigned*>(first + n);
   int* count = first + 2 * n;
-  // What the token before has read may be written now.
-  if (threads == 32) __syncwarp();
 #pragma unroll
   for (int e = 0; e < ELEMENTS; ++e) {
     if (e * threads + lane < n) first[e * threads + lane] = n;
   }
   if (lane == 0) *count = 0;
-  lane_meet(barrier, threads);
+  lane_team_sync(barrier, threads);
 #pragma unroll
   for (int e = 0; e < ELEMENTS; ++e) {
     const int j = e * threads + lane;
@@ -1126,7 +1046,7 @@ __device__ __forceinline__ void lane_collect_values(V (&value)[ELEMENTS], const 
       held[j] = value[e];
     }
   }
-  lane_meet(barrier, threads);
+  lane_team_sync(barrier, threads);
   bool many[ELEMENTS], any = false;
 #pragma unroll
   for (int e = 0; e < ELEMENTS; ++e) {
@@ -1135,7 +1055,7 @@ __device__ __forceinline__ void lane_collect_values(V (&value)[ELEMENTS], const 
     value[e] = lane_sum_list(first[i], link, held, n, many[e]);
     any |= many[e];
   }
-  if (!lane_meet_any(any, barrier, threads)) return;
+  if (!lane_team_any(any, barrier, threads)) return;
   // Nobody follows links any more: they become the targets of long lists.
 #pragma unroll
   for (int e = 0; e < ELEMENTS; ++e) {
@@ -1145,45 +1065,78 @@ __device__ __forceinline__ void lane_collect_values(V (&value)[ELEMENTS], const 
       link[at] = (link[at] & ~65535u) | i;
     }
   }
-  lane_meet(barrier, threads);
+  lane_team_sync(barrier, threads);
   for (int at = lane / 32; at < *count; at += threads / 32) {
     const unsigned i = link[at] & 65535u;
     const V sum = lane_sum_sources(i, link, held, within, n);
     // No other target reads this one's sources.
     if (within == 0) held[first[i]] = sum;
   }
-  lane_meet(barrier, threads);
+  lane_team_sync(barrier, threads);
 #pragma unroll
   for (int e = 0; e < ELEMENTS; ++e) {
     if (many[e]) value[e] = held[first[min(e * threads + lane, n - 1)]];
   }
-  lane_meet(barrier, threads);
+  lane_team_sync(barrier, threads);
 }
 
-#define PDSSM_COLLECT(T)                                                                          \
+// One element a lane: called, so that a tile's tokens do not need registers for all of this.
+template <typename V>
+__device__ __noinline__ V lane_collect_called(V value, int target, void* scratch, int lane, int n,
+                                              int barrier, int threads) {
+  V values[1] = {value};
+  lane_collect_values(values, &target, scratch, lane, n, barrier, threads);
+  return values[0];
+}
+
+template <typename V>
+__device__ __forceinline__ void lane_collect_values_of_team(V (&value)[1], const int* target,
+                                                            void* scratch, int lane, int n,
+                                                            int barrier, int threads) {
+  value[0] = lane_collect_called(value[0], *target, scratch, lane, n, barrier, threads);
+}
+
+template <int ELEMENTS, typename V>
+__device__ __forceinline__ void lane_collect_values_of_team(V (&value)[ELEMENTS], const int* target,
+                                                            void* scratch, int lane, int n,
+                                                            int barrier, int threads) {
+  lane_collect_values(value, target, scratch, lane, n, barrier, threads);
+}
+
+#define PDSSM_COLLECT_LISTED(T)                                                                   \
   template <int ELEMENTS>                                                                         \
-  __device__ __forceinline__ void lane_collect_listed(T* re, T* im, const int* target, void* scratch,    \
-                                               int lane, int n, int barrier, int threads) {       \
+  __device__ __forceinline__ void lane_collect_listed(T* re, T* im, const int* target,            \
+                                                      void* scratch, int lane, int n,             \
+                                                      int barrier, int threads) {                 \
     LaneComplex<T> value[ELEMENTS];                                                               \
     for (int e = 0; e < ELEMENTS; ++e) value[e] = {re[e], im[e]};                                 \
-    lane_collect_values(value, target, scratch, lane, n, barrier, threads);                       \
-    for (int e = 0; e < ELEMENTS; ++e) re[e] = value[e].re, im[e] = value[e].im;                        \
+    lane_collect_values_of_team(value, target, scratch, lane, n, barrier, threads);               \
+    for (int e = 0; e < ELEMENTS; ++e) re[e] = value[e].re, im[e] = value[e].im;                  \
   }                                                                                               \
   template <int ELEMENTS>                                                                         \
-  __device__ __forceinline__ void lane_collect_listed(T* re, const int* target, void* scratch, int lane, \
-                                               int n, int barrier, int threads) {                 \
+  __device__ __forceinline__ void lane_collect_listed(T* re, const int* target, void* scratch,    \
+                                                      int lane, int n, int barrier,               \
+                                                      int threads) {                              \
     LaneReal<T> value[ELEMENTS];                                                                  \
     for (int e = 0; e < ELEMENTS; ++e) value[e] = {re[e]};                                        \
-    lane_collect_values(value, target, scratch, lane, n, barrier, threads);                       \
+    lane_collect_values_of_team(value, target, scratch, lane, n, barrier, threads);               \
     for (int e = 0; e < ELEMENTS; ++e) re[e] = value[e].re;                                       \
   }
 
-PDSSM_COLLECT(float)
-PDSSM_COLLECT(double)
+PDSSM_COLLECT_LISTED(float)
+PDSSM_COLLECT_LISTED(double)
 
 // -- scatter-add by a map that is sorted before -------------------------------------------------
 //
 // A map that several values go by, or whose values are waited for, is sorted once.
+
+__device__ __forceinline__ void lane_meet(int barrier, int threads) {
+  if (threads == 32) {
+    __syncwarp();
+  } else {
+    lane_team_sync(barrier, threads);
+  }
+}
 
 // `scratch` has room for `n` numbers of each warp, `2 * n` more, and one a warp.
 __device__ __forceinline__ void lane_sort(int* order, int* last, int target, void* scratch,

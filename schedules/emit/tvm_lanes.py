@@ -16,7 +16,6 @@ from functools import reduce
 from pdssm_compiler.ir.types import Map, is_complex
 from pdssm_compiler.ir.value import Value
 from pdssm_compiler.schedules.emit.arithmetic import Parts, part_names
-from pdssm_compiler.schedules.emit.lane_body import MOST_STATES
 from pdssm_compiler.schedules.emit.lane_sums import LaneSums
 from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer, padded
 from pdssm_compiler.schedules.emit.tvm import real_dtype
@@ -73,22 +72,14 @@ class TvmLanes(LaneSums):
         return [v for v in self.program.body if v in prepared and self._exchange_elements(v)]
 
     def _scratch(self, value: Value) -> int:
-        """Bytes of a team for a scatter by any map: the values, then a number an element, then
-        one an element and warp, in wide rows one an element and one more; by a sorted map: the
-        values twice, one and a number a warp.
+        """Bytes of a team for a scatter by any map: the values, two numbers an element, and of
+        several warps one more; by a sorted map: the values twice, one and a number a warp.
         """
         n = self.width
         each = width_of(real_dtype(value.type)) * (2 if is_complex(value.type) else 1)
         if value.args[1] in self.sorted_maps:
             return padded(2 * n * each + self.team * (each + 4)) if self.team > 1 else 16
-        if self._makes_lists:
-            return padded(n * (each + 8) + 4)
-        return padded(n * (each + 4 + 4 * self.team))
-
-    @property
-    def _makes_lists(self) -> bool:
-        """Whether a team has several elements a lane, or scratch for each warp is too much."""
-        return self.team > 1 and (self.elements > 1 or self.program.state_size > MOST_STATES)
+        return padded(n * (each + 8) + 4 * (self.team > 1))
 
     @property
     def sorted_maps(self) -> dict[Value, Parts]:
@@ -325,12 +316,9 @@ class TvmLanes(LaneSums):
         row = (f"T.address_of({scratch})", "lane", str(self.width))
         if form is not None:
             self.call(self.sums_runs_by, *places, *form, *row, *self._barrier)
-        elif self._makes_lists:
+        elif self.team > 1:
             function = f"lane_collect_listed<{self.elements}>"
             self.call(function, *places, f"T.address_of({to}[0])", *row, *self._barrier)
-        elif self.team > 1:
-            to = f"T.address_of({to}[0])"
-            self.call("lane_collect_team", *places, to, *row, *self._barrier)
         else:
             to = f"T.address_of({to}[0])"
             self.call(f"lane_collect_{self.elements}", *places, to, *row)

@@ -234,6 +234,18 @@ def test_what_must_be_named(pdssm: Command, tmp_path: Path) -> None:
     assert line == f"{file}, workload 1: the field 'batch' is missing"
 
 
+def test_every_file_of_specifications_is_read(pdssm: Command, tmp_path: Path) -> None:
+    files = []
+    for size in (3, 4):
+        files += ["--spec-file", tmp_path / f"{size}.toml"]
+        sizes = f"state_size = {size}\nbatch = 1\nlength = 8\nheads = 1\n"
+        files[-1].write_text(f'[[workload]]\nmap_source = "none"\n{sizes}')
+    done = pdssm("tune", *files, "--direction", "forward", "--effort", "none")
+    assert done.status == 0, done.err
+    for size in (3, 4):
+        assert f"calls of B=1 T=8 H=1: N={size} complex64 forward take cpu-rows" in done.out
+
+
 def test_a_gpu_that_is_not_here(pdssm: Command, tmp_path: Path) -> None:
     """It is described, and predicted for; nothing is compiled for that."""
     gpu = tmp_path / "gpu.toml"

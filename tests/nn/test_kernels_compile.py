@@ -56,6 +56,5 @@ def test_the_convolution(arch: int) -> None:
 @pytest.mark.parametrize("arch", [80, 90])
 def test_choices(arch: int) -> None:
     tile = {"ROWS": 64, "MAPS": 32}
-    choose = tile | {"OVERLAPS": arch >= 90}
-    assert resources(choice_kernels.choose, 4, arch, {}, **choose)["spilled"] == 0
-    assert resources(choice_kernels.surrogate, 4, arch, _OF_ENTRIES, **tile)["spilled"] == 0
+    for kernel, of in ((choice_kernels.choose, {}), (choice_kernels.surrogate, _OF_ENTRIES)):
+        assert resources(kernel, 4, arch, of, **tile)["spilled"] == 0

@@ -86,28 +86,6 @@ extern "C" int collect_elements(int elements, int parts, int n, int seed, int by
   return 0;
 }
 
-// One element a lane of several warps.
-extern "C" int collect_team(int threads, int parts, int n, int seed, int bytes, const int* map,
-                            const double* values, double* results) {
-  Scratch scratch(bytes);
-  const bool ended = run_lanes(threads, seed, [&](int lane) {
-    const int j = std::min(lane, n - 1);
-    double re = 0, im = 0;
-    for (int time = 1; time <= 2; ++time) {
-      re = time * values[j];
-      im = time * values[n + j];
-      if (parts == 2) {
-        lane_collect_team(&re, &im, map + j, scratch.start(), lane, n, 1, threads);
-      } else {
-        lane_collect_team(&re, map + j, scratch.start(), lane, n, 1, threads);
-      }
-    }
-    results[lane] = re;
-    results[threads + lane] = im;
-  });
-  return ended && scratch.kept();
-}
-
 template <int E>
 bool collected_listed(int threads, int parts, int n, int seed, int bytes, const int* map,
                       const double* values, double* results) {

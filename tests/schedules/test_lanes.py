@@ -81,23 +81,7 @@ def test_collected_by_a_warp(
     assert_scattered(map_, values, results, parts)
 
 
-@pytest.mark.parametrize("warps", [2, 3, 4, 8])
-@pytest.mark.parametrize("parts", [1, 2])
-@given(data=st.data(), seed=st.integers(0, 99))
-def test_collected_by_a_team(
-    warps: int, parts: int, data: st.DataObject, seed: int, lanes: ctypes.CDLL
-) -> None:
-    map_ = data.draw(maps(32 * warps))
-    values, n = numbers(len(map_)), len(map_)
-    results = np.full((2, 32 * warps), np.nan)
-    bytes_ = (8 * parts + 4 + 4 * warps) * n
-    assert lanes.collect_team(
-        32 * warps, parts, n, seed, bytes_, given_(map_), given_(values), given_(results)
-    )
-    assert_scattered(map_, values, results, parts)
-
-
-@pytest.mark.parametrize(("elements", "warps"), [(1, 3), (2, 2), (3, 4)])
+@pytest.mark.parametrize(("elements", "warps"), [(1, 2), (1, 3), (1, 8), (2, 2), (3, 4)])
 @pytest.mark.parametrize("parts", [1, 2])
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_collected_by_lists(
@@ -175,8 +159,10 @@ def test_the_order_of_lanes_changes_no_bit(
     for order in (seed, other):
         results = np.full((3, 2, 128), np.nan)
         of_map = given_(map_), given_(values)
-        assert lanes.collect_team(128, 2, n, order, 40 * n, *of_map, given_(results[0]))
-        assert lanes.collect_listed(2, 64, 2, n, order, 24 * n + 4, *of_map, given_(results[1]))
+        for at, elements in enumerate((1, 2)):
+            assert lanes.collect_listed(
+                elements, 128 // elements, 2, n, order, 24 * n + 4, *of_map, given_(results[at])
+            )
         assert lanes.sum_sorted(
             128, 2, n, order, 4 * (n * 6 + 4), 40 * n + 80, *of_map, given_(results[2])
         )

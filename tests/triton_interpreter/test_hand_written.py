@@ -83,7 +83,7 @@ def test_choices(sizes: tuple[int, int, int, int]) -> None:
     strides = logits.stride()[:3]
     index = torch.full(sizes[:3], -7, dtype=torch.int32)
     choice_kernels.choose[(how.programs,)](
-        logits, index, *how.sizes, *logits.stride(), how.maps, *how.tiles, False
+        logits, index, *how.sizes, *logits.stride(), how.maps, *how.tiles
     )
     assert torch.equal(index, _places(logits, -1))
 
@@ -107,6 +107,6 @@ def test_choices_along_another_axis() -> None:
     how = _launch_over(along)
     index = torch.full((2, 3, 5), -7, dtype=torch.int32)
     choice_kernels.choose[(how.programs,)](
-        along, index, *how.sizes, *along.stride(), how.maps, *how.tiles, False
+        along, index, *how.sizes, *along.stride(), how.maps, *how.tiles
     )
     assert torch.equal(index, _places(logits, -2))
