@@ -128,7 +128,10 @@ def _read_inputs(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
             continue
         if input_.name not in inputs:
             raise IRError(f"no array for %{input_.name}")
-        array: np.ndarray = np.asarray(inputs[input_.name]).astype(_dtype(input_.type))
+        array: np.ndarray = np.asarray(inputs[input_.name])
+        if input_.holds_logits:
+            array = _places(input_, array)
+        array = array.astype(_dtype(input_.type))
         own = _own_shape(input_.type, program.state_size)
         leading = len(LEADING_AXES[input_.role])
         if array.ndim != leading + len(own) or array.shape[leading:] != own:
@@ -143,6 +146,14 @@ def _read_inputs(program: Program, inputs: Mapping[str, np.ndarray]) -> Arrays:
             source = arrays[input_.inverse_of]
             arrays[input_.name] = OPS["invert"].evaluate(program.state_size, {}, source)
     return arrays
+
+
+def _places(input_: Input, logits: np.ndarray) -> np.ndarray:
+    """The index that logits stand for; out of range where one is a NaN."""
+    assert isinstance(input_.type, Index)
+    if logits.shape[-1:] != (input_.type.bound,):
+        raise IRError(f"%{input_.name} has the shape {logits.shape}")
+    return np.where(np.isnan(logits).any(-1), -1, logits.argmax(-1))
 
 
 def _check_rows(program: Program, arrays: Arrays) -> None:

@@ -12,7 +12,14 @@ from functools import cached_property
 from typing import Literal
 
 from pdssm_compiler.ir.ops import apply
-from pdssm_compiler.ir.types import Type, Vector, default_storage, has_matrices
+from pdssm_compiler.ir.types import (
+    LOGIT_STORAGE,
+    Index,
+    Type,
+    Vector,
+    default_storage,
+    has_matrices,
+)
 from pdssm_compiler.ir.value import Value, intern, topological
 
 Role = Literal["token", "head", "row", "lagged"]
@@ -63,6 +70,13 @@ class Input:
     def value(self) -> Value:
         """The leaf that reads this input."""
         return intern("input", (), (("name", self.name),), self.type)
+
+    @property
+    def holds_logits(self) -> bool:
+        """Whether it is an index and the tensor holds logits, ``[…, bound]``: the index is the
+        place of the largest, the first of equal ones, and out of range where one is a NaN.
+        """
+        return isinstance(self.type, Index) and self.storage in LOGIT_STORAGE
 
 
 @dataclass(frozen=True)
@@ -229,6 +243,11 @@ class Program:
     def over_matrices(self) -> bool:
         """Whether it computes matrices, for which there are other templates than for scans."""
         return any(has_matrices(value.type) for value in self.body)
+
+    @cached_property
+    def logits(self) -> tuple[str, ...]:
+        """Names of the inputs that hold logits; see :attr:`Input.holds_logits`."""
+        return tuple(input_.name for input_ in self.inputs if input_.holds_logits)
 
     @cached_property
     def text(self) -> str:

@@ -20,6 +20,8 @@ MAP_CLASSES: tuple[MapClass, ...] = ("general", "permutation", "identity")
 NUMBER_STORAGE = ("f16", "bf16", "f32", "f64", "c32", "cb32", "c64", "c128")
 INDEX_STORAGE = ("u8", "i16", "i32", "i64")
 STORAGE = NUMBER_STORAGE + INDEX_STORAGE
+# An index may be stored as logits, one for each of its values: it is the place of the largest.
+LOGIT_STORAGE = ("f16", "bf16")
 
 # A complex number in memory is two reals of the same width, real part first.
 STORAGE_OF_PARTS = {

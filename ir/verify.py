@@ -12,6 +12,7 @@ from pdssm_compiler.ir.ops import OPS
 from pdssm_compiler.ir.program import ROLES, STARTS, Input, Program
 from pdssm_compiler.ir.types import (
     INDEX_STORAGE,
+    LOGIT_STORAGE,
     NUMBER_STORAGE,
     Coefficients,
     Index,
@@ -75,7 +76,7 @@ def _storage_fits(type_: object, storage: str) -> bool:
         return storage == type_.element
     if is_numeric(type_):  # type: ignore[arg-type]
         return storage in NUMBER_STORAGE and storage.startswith("c") == is_complex(type_)  # type: ignore[arg-type]
-    return storage in INDEX_STORAGE
+    return storage in (*INDEX_STORAGE, *(LOGIT_STORAGE if isinstance(type_, Index) else ()))
 
 
 def _storages(program: Program) -> Iterator[str]:
@@ -110,6 +111,8 @@ def _role(program: Program, input_: Input) -> Iterator[str]:
         yield f"%{input_.name} are matrices, and they belong to a head, not to a {input_.role}"
     if isinstance(input_.type, Coefficients) and input_.role != "token":
         yield f"%{input_.name} are coefficients, and they belong to a token"
+    if input_.holds_logits and input_.role != "token":
+        yield f"%{input_.name} holds logits, and they belong to a token, not to a {input_.role}"
     if input_.role == "lagged" and not is_number(input_.type):
         yield f"%{input_.name} is lagged, and only numbers are saved for an adjoint"
     if input_.boundary is not None:

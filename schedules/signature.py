@@ -11,6 +11,7 @@ from typing import Literal
 
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, Role
 from pdssm_compiler.ir.types import (
+    LOGIT_STORAGE,
     STORAGE_OF_PARTS,
     Coefficients,
     Index,
@@ -79,6 +80,11 @@ class Argument:
         return is_complex(self.type)
 
     @property
+    def logits(self) -> bool:
+        """Whether it holds the logits of an index."""
+        return isinstance(self.type, Index) and self.storage in LOGIT_STORAGE
+
+    @property
     def dtype(self) -> str:
         """The dtype of its reals or integers."""
         return dtype_of(self.storage)
@@ -95,8 +101,10 @@ class Argument:
     def own_shape(self, state_size: int) -> tuple[int, ...]:
         """The type's own axes, dense, the parts of a complex number among them."""
         match self.type:
+            case Index(bound) if self.logits:
+                shape: tuple[int, ...] = (bound,)
             case Scalar() | Index():
-                shape: tuple[int, ...] = ()
+                shape = ()
             case Table(size, _):
                 shape = (size, state_size)
             case Coefficients(size, _):

@@ -34,7 +34,7 @@ from pdssm_compiler.runtime.segmented import Named, Segmented, Tensors, segmente
 
 # The inputs that stand in a projection, in order, and how many reals a component has of each.
 PARTS = {"drive": 2, "in_c_": 2, "in_delta_": 1, "in_phase_": 1}
-_SELECTION = "selection"
+SELECTION = "selection"
 # States of a segment on a GPU, 64 MiB of scratch in its backward: a quarter of what a scan by
 # itself takes. At a width of 1024 and 32768 tokens it decides what a layer's step has at its peak,
 # and costs it 4 % of its time.
@@ -57,7 +57,7 @@ mixer_core_backward = torch.ops.pdssm_compiler.mixer_core_backward.default
 
 def other_names(scan: Segmented) -> list[str]:
     """The program's inputs that do not stand in a projection, in order."""
-    return [name for name in scan.input_slots if name not in PARTS and name != _SELECTION]
+    return [name for name in scan.input_slots if name not in PARTS and name != SELECTION]
 
 
 def programs_of(text: str, sizes: Sizes, device: torch.device) -> tuple[list[Program], int]:
@@ -71,7 +71,7 @@ def programs_of(text: str, sizes: Sizes, device: torch.device) -> tuple[list[Pro
     """
     scan = segmented(text)
     trained = [name for name in other_names(scan) if name not in _WITH_ENTRIES]
-    wanted = (*trained, *_WITH_ENTRIES, *PARTS, _SELECTION)
+    wanted = (*trained, *_WITH_ENTRIES, *PARTS, SELECTION)
     derived = scan.adjoint(wanted, frozenset({"readout"}))
     found = (scan.segments.forward, derived.replay, derived.adjoint.program)
     length = scan.length(sizes, None, device, _STATES_AT_ONCE)
@@ -86,7 +86,7 @@ def parts_of(scan: Segmented, projection: torch.Tensor, heads: int) -> tuple[Nam
     """
     n = scan.program.state_size
     widths = [heads * n * reals for reals in PARTS.values()]
-    maps = scan.program.input(_SELECTION).type.bound  # type: ignore[union-attr]
+    maps = scan.program.input(SELECTION).type.bound  # type: ignore[union-attr]
     if projection.dim() != 3 or projection.shape[2] != sum(widths) + heads * maps:
         raise ArgumentError(
             f"projection must have the shape [B, T, {sum(widths) + heads * maps}], got "
@@ -115,7 +115,7 @@ def _inputs(
     parts, logits = parts_of(scan, projection, named["dictionary"].shape[0])
     if selection is None:
         selection = logits.new_empty(logits.shape[:3], dtype=torch.int32)
-    named |= parts | {_SELECTION: selection}
+    named |= parts | {SELECTION: selection}
     return [named[name] for name in scan.input_slots], logits
 
 
@@ -155,7 +155,7 @@ def _backward(
     if whole:
         found = torch.empty_like(projection, memory_format=torch.contiguous_format)
         into, of_logits = parts_of(scan, found, logits.shape[2])
-        wanted += (*PARTS, _SELECTION)
+        wanted += (*PARTS, SELECTION)
     surrogate: Surrogate = "dense" if dense else "active"
     length = _length(scan, projection, logits.shape[2])
     made = scan.backward(inputs, boundaries, grads, wanted, surrogate, "", length, into)

@@ -11,6 +11,7 @@ What a head has is read as its parameters are stored: a token is so little work 
 to prepare them, or to copy the state, would be as long as this one.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -20,7 +21,8 @@ from pdssm_compiler.fusion.inputs import InputSpec, input_name
 from pdssm_compiler.fusion.trace import trace
 from pdssm_compiler.ir.programs import pd_scan
 from pdssm_compiler.nn.core import readout
-from pdssm_compiler.nn.packed_core import other_names, parts_of
+from pdssm_compiler.nn.packed_core import SELECTION, other_names, parts_of
+from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.choices import chosen_along_last
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.plan import run
@@ -75,7 +77,8 @@ def mix_step(
     read = {input_name(name): tensor for name, tensor in named.items()}
     read["dictionary"] = dictionary
     _, maps, size = dictionary.shape
-    text = _constant_text(size, maps, projection.dtype, a_log.dtype)
+    chooses = _chooses(projection.device)
+    text = _constant_text(size, maps, projection.dtype, a_log.dtype, chooses)
     found: tuple[torch.Tensor, torch.Tensor] = _mixer_step(
         text, projection, [read[name] for name in sorted(read)], state
     )
@@ -83,19 +86,43 @@ def mix_step(
 
 
 @constant
-def _constant_text(size: int, maps: int, dtype: torch.dtype, stored: torch.dtype) -> str:
+def _chooses(device: torch.device) -> bool:
+    """Whether a kernel of one token can choose the map itself."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    return is_nvidia and BACKENDS["tvm-cuda"].unavailable() is None
+
+
+@constant
+def _constant_text(
+    size: int, maps: int, dtype: torch.dtype, stored: torch.dtype, chooses: bool
+) -> str:
     """The program's text; a compiler that traces the call asks once."""
-    return _text(size, maps, dtype, stored)
+    return step_text(size, maps, dtype, stored, chooses)
 
 
 @lru_cache(maxsize=256)
-def _text(size: int, maps: int, dtype: torch.dtype, stored: torch.dtype) -> str:
+def step_text(size: int, maps: int, dtype: torch.dtype, stored: torch.dtype, chooses: bool) -> str:
+    """The text of the program of one token.
+
+    Args:
+        size: ``N``.
+        maps: ``K``.
+        dtype: of the projection.
+        stored: of the parameters.
+        chooses: whether it reads the selector's logits instead of the selection.
+    """
     inputs = dict.fromkeys(("delta", "phase", "u", "gate"), InputSpec(dtype=dtype))
     inputs |= dict.fromkeys(("bias", "a_log", "skip"), InputSpec("HN", stored))
     inputs["c"] = InputSpec(dtype=dtype, pairs=True)
     spec = ScanSpec(size, maps, payload_dtype=dtype)
     fusion = trace(spec, diagonal, readout, inputs).fusion
-    return pd_scan(spec.program_spec(initial_state=True, final_state=True), fusion).text
+    program = pd_scan(spec.program_spec(initial_state=True, final_state=True), fusion)
+    if chooses:
+        stored_as = {torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
+        logits = replace(program.input(SELECTION), storage=stored_as)
+        read = (logits if input_.name == SELECTION else input_ for input_ in program.inputs)
+        program = replace(program, inputs=tuple(read))
+    return program.text
 
 
 def _named(
@@ -113,10 +140,9 @@ def _step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scan = segmented(program)
     named, logits = _named(scan, projection, others)
-    named |= {
-        "selection": chosen_along_last(logits, "selector_logits"),
-        "initial_state": torch.view_as_complex(state),
-    }
+    if not scan.program.logits:
+        logits = chosen_along_last(logits, "selector_logits")
+    named |= {SELECTION: logits, "initial_state": torch.view_as_complex(state)}
     y, final = run(program, [named[name] for name in scan.input_slots], "", True, chosen=True)
     return y, torch.view_as_real(final)
 

@@ -332,6 +332,23 @@ __device__ __forceinline__ LaneNear lane_near(const void* words, unsigned mark) 
 PDSSM_PASS(float)
 PDSSM_PASS(double)
 
+// The place of the largest of `count` 16-bit floats, the first of equal ones, by a warp; -1 if one is a
+// NaN. `infinity` is the bits of theirs.
+__device__ __forceinline__ int lane_largest(const void* numbers, int count, int infinity, int lane) {
+  const unsigned short* number = static_cast<const unsigned short*>(numbers);
+  unsigned largest = 0;
+  bool wrong = false;
+  for (int k = lane % 32; k < count; k += 32) {
+    const int bits = number[k], size = bits & 32767;
+    wrong |= size > infinity;
+    // Grows as the number does; both zeros are alike. Of equal ones the first has the largest word.
+    const unsigned rank = 32768 + (bits & 32768 ? -size : size);
+    largest = max(largest, rank << 16 | (65535u - k));
+  }
+  if (__any_sync(0xffffffffu, wrong)) return -1;
+  return 65535 - (__reduce_max_sync(0xffffffffu, largest) & 65535u);
+}
+
 // A number that all lanes of a warp have, told to the compiler: what depends on it does not part them.
 __device__ __forceinline__ int lane_alike(int number) {
   return __shfl_sync(0xffffffffu, number, 0);

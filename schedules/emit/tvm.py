@@ -73,9 +73,10 @@ def real_dtype(type_: Type) -> str:
 
 def buffer_dtype(argument: Argument) -> str:
     """The dtype a kernel sees. TVM's conversions from bfloat16 are wrong on CPUs (they convert the
-    bits as an integer), so bfloat16 is passed as its bits and converted here.
+    bits as an integer), so bfloat16 is passed as its bits and converted here. Logits are compared
+    by their bits.
     """
-    return "uint16" if argument.dtype == "bfloat16" else argument.dtype
+    return "uint16" if argument.dtype == "bfloat16" or argument.logits else argument.dtype
 
 
 def widened(argument: Argument, place: str) -> str:
@@ -299,10 +300,12 @@ class TvmBody:
 
     def _index(self, value: Value) -> None:
         """An index from outside: read, checked, clamped."""
+        self._checked_index(value, self._place(self._argument(value.name), ""))
+
+    def _checked_index(self, value: Value, found: str) -> None:
         assert isinstance(value.type, Index)
         name, bound = value.name, value.type.bound
-        place = self._place(self._argument(name), "")
-        self.writer.line(f"worst[0] = T.Cast('uint64', {place})")
+        self.writer.line(f"worst[0] = T.Cast('uint64', {found})")
         if self.program.input(name).role == "token":
             self._report(name, "range", bound, "b * L * H + t * H + h")
         limit = f"T.uint64({bound - 1})"

@@ -16,6 +16,9 @@ from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import Writer
 
+# The bits of the infinity of each storage of logits.
+_INFINITY = {"f16": "31744", "bf16": "32640"}
+
 
 class StepLanes(TvmLanes):
     """See the module's text; ``rows`` of a block, numbered by what text calls ``team``."""
@@ -49,7 +52,18 @@ class StepLanes(TvmLanes):
         return False
 
     def _index(self, value: Value) -> None:
-        TvmBody._index(self, value)
+        argument = self._argument(value.name)
+        if not argument.logits:
+            TvmBody._index(self, value)
+            return
+        # As wide as an index that is read, so that what is out of range is reported alike.
+        first = self._tensor(argument, ["b", "t", "h"], ["0"])
+        bound, infinity = value.type.bound, _INFINITY[argument.storage]  # type: ignore[union-attr]
+        given = (f"T.address_of({first})", str(bound), infinity, "lane")
+        found = self._called("lane_largest", *given, dtype="int32")
+        self._local(f"{value.name}_chosen", "int32", 1)
+        self.writer.line(f"{value.name}_chosen[0] = {found}")
+        self._checked_index(value, f"{value.name}_chosen[0]")
 
     def _checked_in(self, stage: int) -> list[tuple[str, str, Callable[[], str]]]:
         """Entries of tables are checked where they are used."""

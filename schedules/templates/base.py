@@ -97,6 +97,8 @@ class Template(ABC, Generic[ConfigT]):
     config_type: ClassVar[type[Config]]
     # Whether it runs programs over matrices, and no others.
     over_matrices: ClassVar[bool] = False
+    # Whether it reads indices that are stored as logits.
+    reads_logits: ClassVar[bool] = False
 
     def accepts(self, config: object) -> bool:
         """Whether a config is one of this template's."""
@@ -104,6 +106,8 @@ class Template(ABC, Generic[ConfigT]):
 
     def takes(self, program: Program) -> str | None:
         """None if the template is for programs of this kind, otherwise what it is for."""
+        if program.logits and not self.reads_logits:
+            return f"{self.name} reads no logits in place of the index %{program.logits[0]}"
         if self.over_matrices == program.over_matrices:
             return None
         own, other = "scans", "programs over matrices"

@@ -63,6 +63,7 @@ class CudaStep(Template[CudaStepConfig]):
     backend = "tvm-cuda"
     kinds = ("cuda",)
     config_type = CudaStepConfig
+    reads_logits = True
 
     def suits(self, program: Program, target: Target, problem: Problem) -> bool:
         if program.state_size > MOST_STATES:

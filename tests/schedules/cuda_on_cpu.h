@@ -102,6 +102,12 @@ inline int __reduce_max_sync(unsigned mask, int value) {
   return *std::max_element(all, all + 32);
 }
 
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+  unsigned all[32];
+  shared_values(mask, value, all);
+  return *std::max_element(all, all + 32);
+}
+
 inline void __syncwarp() { meet_warp(); }
 
 inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }

@@ -14,7 +14,8 @@ from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, map_scores, pd_scan
 from pdssm_compiler.ir.types import Vector
 from pdssm_compiler.runtime.backends import Sizes as LaunchSizes
-from pdssm_compiler.runtime.errors import IndexRangeError, PromiseError
+from pdssm_compiler.runtime.binding import TORCH_DTYPES
+from pdssm_compiler.runtime.errors import IndexRangeError, NanLogitError, PromiseError
 from pdssm_compiler.runtime.faults import Reporter
 from pdssm_compiler.schedules.signature import CHECK_SHIFT
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
@@ -24,7 +25,7 @@ from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfi
 from tests.kernels import LAYOUTS, assert_runs, few, tensors_of, under_stress
 from tests.schedules.cuda import H100
 from tests.schedules.cuda_on_cpu import run
-from tests.strategies import Sizes, arrays_for, programs
+from tests.strategies import Sizes, arrays_for, by_logits, programs
 
 CHUNKS, ROWS, STEP = CudaChunks(), CudaRows(), CudaStep()
 
@@ -196,6 +197,34 @@ def test_steps(scan: tuple[Any, ...]) -> None:
     for program in forward_and_backward(spec_of(scan)):
         for length in (0, 1, 3):
             assert_agrees(STEP, CudaStepConfig(2), program, Sizes(3, length, 1))
+
+
+@pytest.mark.parametrize("storage", ["f16", "bf16"])
+@pytest.mark.parametrize("maps", [1, 5, 32, 70])
+@few(3, seed=st.integers(0, 2**32 - 1))
+def test_steps_that_choose(maps: int, storage: str, seed: int) -> None:
+    """Of equal logits the first, zeros of both signs among them, as by the index."""
+    program, sizes = pd_scan(PdScan(20, maps)), LaunchSizes(3, 2, 2)
+    arrays = arrays_for(program, Sizes(*sizes), seed)
+    numbers = np.random.default_rng(seed).integers(-3, 1, (*sizes, maps)) * 0.5
+    numbers[0, 0] = [0.0, -0.0, -np.inf, -70000.0][seed % 4]
+    arrays["selection"] = numbers.argmax(-1)
+    tensors = tensors_of(program, arrays, "dense")
+    (want,), error = run(STEP, program, tensors, sizes, config=CudaStepConfig(2), seed=seed)
+    assert error == 0
+    at = [input_.name for input_ in program.inputs].index("selection")
+    tensors[at] = torch.from_numpy(numbers).to(TORCH_DTYPES[storage])
+    chooses = by_logits(program, storage)
+    (found,), error = run(STEP, chooses, tensors, sizes, config=CudaStepConfig(2), seed=seed)
+    assert error == 0
+    assert torch.equal(found, want)
+    tensors[at][2, 1, 1, maps // 2] = torch.nan
+    (found,), error = run(STEP, chooses, tensors, sizes, config=CudaStepConfig(2), seed=seed)
+    assert bool(found.isfinite().all())
+    with pytest.raises(
+        NanLogitError, match=r"the logits of selection\[b=2, t=1, h=1\] have a NaN"
+    ):
+        raise Reporter(specialise(chooses), chosen=True).error(error, sizes)
 
 
 # Rows wider than 8 warps, and what runs them.
