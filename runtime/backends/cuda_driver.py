@@ -2,7 +2,7 @@
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,8 @@ _ASKED_FOR = 48 * 1024
 _PROCESSORS = 16
 # CU_LAUNCH_ATTRIBUTE_COOPERATIVE, and ..._PROGRAMMATIC_STREAM_SERIALIZATION.
 _COOPERATIVE, _EARLY = 2, 6
+# CUDA_ERROR_INVALID_CONTEXT: of a thread that has none, too.
+_INVALID_CONTEXT = 201
 
 _at = ctypes.addressof
 
@@ -104,10 +106,44 @@ def _checked(status: int, what: str) -> None:
     raise RuntimeError(f"{what}: the CUDA driver says: {said}")
 
 
-class DriverKernel:
-    """A kernel of a cubin in the current context, which torch makes."""
+@cache
+def _context_of(device: int) -> ctypes.c_void_p:
+    """A device's own context, in which CUDA's runtime and torch work; kept with the process."""
+    found, context = ctypes.c_int(), ctypes.c_void_p()
+    _checked(driver().cuDeviceGet(ctypes.byref(found), device), f"looking for device {device}")
+    retained = driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), found)
+    _checked(retained, f"looking for the context of device {device}")
+    return context
 
-    def __init__(self, cubin: bytes, name: str, shared_bytes: int) -> None:
+
+def use_context_of(device: int) -> None:
+    """Give this thread the context of a device, if it has none.
+
+    The runtime does so at a thread's first call to it. Of torch's own threads, such as those of
+    backward passes, that may be one after ours, and torch says only what device it would be.
+
+    Raises:
+        RuntimeError: what the driver says.
+    """
+    current = ctypes.c_void_p()
+    _checked(driver().cuCtxGetCurrent(ctypes.byref(current)), "looking for the context in use")
+    if current.value is None:
+        _checked(driver().cuCtxSetCurrent(_context_of(device)), "setting the context in use")
+
+
+class DriverKernel:
+    """A kernel of a cubin.
+
+    Args:
+        cubin: what holds it.
+        name: its own.
+        shared_bytes: what a block is launched with.
+        device: the number of the device in use, as CUDA's runtime counts.
+    """
+
+    def __init__(self, cubin: bytes, name: str, shared_bytes: int, device: int) -> None:
+        self._device = device
+        use_context_of(device)
         module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
         _checked(driver().cuModuleLoadData(ctypes.byref(module), cubin), "loading a kernel")
         entry = name.encode()
@@ -192,8 +228,8 @@ class DriverKernel:
         config.grid[0], config.block[0] = blocks, threads
         config.shared_bytes, config.stream = self._shared_bytes, stream
         mine.attribute.id = attribute
-        status = driver().cuLaunchKernelEx(mine.config_at, self._function, mine.pointers, None)
-        _checked(status, "launching a kernel")
+        given = (mine.config_at, self._function, mine.pointers, None)
+        self._launched(driver().cuLaunchKernelEx, given)
 
     def launch(self, blocks: int, threads: int, parameters: bytes, stream: int) -> None:
         """Launch on a stream.
@@ -203,9 +239,14 @@ class DriverKernel:
         """
         extra = self._filled(parameters, ()).extra
         shared = self._shared_bytes
-        status = self._launch(
-            self._function, blocks, 1, 1, threads, 1, 1, shared, stream, None, extra
-        )
+        given = (self._function, blocks, 1, 1, threads, 1, 1, shared, stream, None, extra)
+        self._launched(self._launch, given)
+
+    def _launched(self, launch: Callable[..., int], given: tuple[Any, ...]) -> None:
+        status = launch(*given)
+        if status == _INVALID_CONTEXT:
+            use_context_of(self._device)
+            status = launch(*given)
         if status:
             _checked(status, "launching a kernel")
 

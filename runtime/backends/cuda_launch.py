@@ -143,7 +143,8 @@ class CudaKernel(Kernel):
 
     def _driver(self) -> DriverKernel:
         if self._loaded is None:
-            self._loaded = DriverKernel(self._cubin, self._entry, self._shared_bytes)
+            shared = self._shared_bytes
+            self._loaded = DriverKernel(self._cubin, self._entry, shared, self._device())
         return self._loaded
 
     def _strides(self, tensors: Sequence[torch.Tensor]) -> Strides:
@@ -183,6 +184,10 @@ class CudaKernel(Kernel):
 
     def _packed(self, known: Sequence[int]) -> bytes:
         return self._pack(*self._in_order(known))
+
+    @staticmethod
+    def _device() -> int:
+        return torch.cuda.current_device()
 
     @staticmethod
     def _stream() -> int:

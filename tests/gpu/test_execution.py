@@ -1,11 +1,16 @@
 """How calls behave on a GPU: streams, synchronisation, compilation, ``torch.compile``."""
 
+import threading
+
 import pytest
 import torch
 
 import pdssm_compiler
-from pdssm_compiler.runtime.plan import plans
+from pdssm_compiler.ir.programs import PdScan, pd_scan
+from pdssm_compiler.runtime.plan import Plan, plans
+from tests.kernels import tensors_of
 from tests.public.scans import Case, Draw, inputs
+from tests.strategies import Sizes, arrays_for
 
 
 def _call(device: torch.device, draw: Draw) -> dict[str, torch.Tensor]:
@@ -30,6 +35,30 @@ def test_many_streams(sizes: tuple[int, int, int], device: torch.device) -> None
         torch.cuda.synchronize()
         for mine, theirs in zip(got, want, strict=True):
             assert torch.equal(mine, theirs)
+
+
+def test_threads_that_have_not_used_the_device(device: torch.device) -> None:
+    """Kernels are loaded in one and launched in another, as where a backward pass begins with
+    ours: such a thread has no context.
+    """
+    program = pd_scan(PdScan(24, 3))
+    given = arrays_for(program, Sizes(2, 40, 2), 0)
+    tensors = [tensor.to(device) for tensor in tensors_of(program, given, "dense")]
+    launch = Plan(program, device, 16).launcher(tensors)
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            launch()
+        except Exception as error:
+            failed.append(error)
+
+    for _ in range(2):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    torch.cuda.synchronize()
+    assert failed == []
 
 
 @SIZES

@@ -128,9 +128,9 @@ def launches(
     class Recorder:
         _how = "launch"
 
-        def __init__(self, cubin: bytes, name: str, shared_bytes: int) -> None:
+        def __init__(self, cubin: bytes, name: str, shared_bytes: int, device: int) -> None:
             assert (cubin, name) == (files["kernel.cubin"], "scan_kernel")
-            assert shared_bytes == source.options["shared_bytes"]
+            assert (shared_bytes, device) == (source.options["shared_bytes"], 3)
 
         def blocks_at_once(self, threads: int) -> int:
             assert threads == source.options["threads"]
@@ -160,6 +160,7 @@ def launches(
             self.launch_together(blocks, threads, packed, offsets, stream)
 
     monkeypatch.setattr(cuda_launch, "DriverKernel", Recorder)
+    monkeypatch.setattr(cuda_launch.CudaKernel, "_device", staticmethod(lambda: 3))
     monkeypatch.setattr(cuda_launch.CudaKernel, "_stream", staticmethod(lambda: 7))
     kernel = BACKEND.load(source, 16, files)
     launch = kernel.launch
