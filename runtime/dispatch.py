@@ -13,6 +13,7 @@ from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.one_line import one_line
 from pdssm_compiler.runtime.ops import hard_choices, scan
 from pdssm_compiler.runtime.plan import check_layouts, run
 from pdssm_compiler.runtime.segments import scan_in_segments
@@ -40,7 +41,7 @@ def call(
         if is_plain((*tensors, *entries) if entries else tensors):
             return run(text, tensors, config, chosen=hard_choices(text, entries))
         refuse_unsupported(text, tensors)
-    return scan(text, list(tensors), list(entries) or None, config, False)
+    return scan(one_line(text), list(tensors), list(entries) or None, config, False)
 
 
 def call_in_segments(
@@ -58,7 +59,8 @@ def call_in_segments(
         return call(text, tensors, config, entries)
     if not torch.compiler.is_compiling():
         refuse_unsupported(text, tensors)
-    return scan_in_segments(text, list(tensors), list(entries) or None, config, length)
+    choices = list(entries) or None
+    return scan_in_segments(one_line(text), list(tensors), choices, config, length)
 
 
 def refuse_unsupported(text: str, tensors: Sequence[torch.Tensor]) -> None:

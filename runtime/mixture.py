@@ -37,6 +37,7 @@ from pdssm_compiler.runtime.choices import check_temperature, copy_for_backward
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.dispatch import is_plain, refuse_unsupported
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
+from pdssm_compiler.runtime.one_line import lines_of, of_one_line, one_line
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.ops import adjoint_of, output_names, scan, scan_shapes
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
@@ -244,6 +245,7 @@ def _fake_mixture_gradient(
     return weights.new_empty(weights.shape), dictionary.new_empty(dictionary.shape)
 
 
+@of_one_line
 def _mixed_scan(
     program: str,
     inputs: Sequence[torch.Tensor],
@@ -257,6 +259,7 @@ def _mixed_scan(
     return run(program, inputs, config, chosen=True)
 
 
+@of_one_line
 def _fake_mixed_scan(
     program: str,
     inputs: Sequence[torch.Tensor],
@@ -284,7 +287,7 @@ def call_mixed(text: str, tensors: Sequence[torch.Tensor], mixed: Mixture) -> li
         if is_plain(given):
             return run(text, tensors, chosen=True)
     return mixed_scan(
-        text,
+        one_line(text),
         list(tensors),
         mixed.weights,
         mixed.dictionary,
@@ -297,7 +300,7 @@ def call_mixed(text: str, tensors: Sequence[torch.Tensor], mixed: Mixture) -> li
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
     program, tensors, weights, dictionary, temperature, noise, ctx.orientation, config = inputs
-    ctx.program = program
+    ctx.program = lines_of(program)
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count, ctx.noise = len(tensors), None if noise is None else len(noise)
     ctx.set_materialize_grads(False)
@@ -331,7 +334,7 @@ def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, ...]
     }
     backward = derived.program
     given = [reads[input_.name] for input_ in caller_inputs(backward)]
-    written = scan(backward.text, given, None, ctx.config, True)
+    written = scan(one_line(backward.text), given, None, ctx.config, True)
     found = dict(zip(output_names(backward), written, strict=True))
     mixed: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
     for use in derived.factors:

@@ -30,6 +30,7 @@ from pdssm_compiler.runtime.compile_service import backward_config, config_text,
 from pdssm_compiler.runtime.dense import map_products, map_scores
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.faults import Chosen
+from pdssm_compiler.runtime.one_line import lines_of, of_one_line, one_line
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.plan import caller_inputs, one_device, program_of, run
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -41,6 +42,7 @@ _library.define(
 )
 
 
+@of_one_line
 def _scan(
     program: str,
     inputs: Sequence[torch.Tensor],
@@ -119,6 +121,7 @@ def chosen_inputs(program: Program) -> tuple[Input, ...]:
     return tuple(input_ for input_ in caller_inputs(program) if not is_numeric(input_.type))
 
 
+@of_one_line
 def _fake(
     program: str,
     inputs: Sequence[torch.Tensor],
@@ -163,7 +166,7 @@ def output_names(program: Program) -> list[str]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
     program, tensors, entries, config, _ = inputs
-    ctx.program = program
+    ctx.program = program = lines_of(program)
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
     ctx.entries = None if entries is None else [entry.dtype for entry in entries]
@@ -206,7 +209,7 @@ def _backward(
     }
     backward = derived.program
     tensors = [reads[input_.name] for input_ in caller_inputs(backward)]
-    written = scan(backward.text, tensors, None, ctx.config, True)
+    written = scan(one_line(backward.text), tensors, None, ctx.config, True)
     found = dict(zip(output_names(backward), written, strict=True))
     for name in derived.summed:
         found[name] = found[name].sum(dim=0)

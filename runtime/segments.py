@@ -19,6 +19,7 @@ import torch
 from pdssm_compiler.ir.passes.adjoint import Surrogate
 from pdssm_compiler.runtime.compile_service import backward_config, config_text, read_config
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.one_line import lines_of, of_one_line, one_line
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.ops import check_entries, chosen_inputs, hard_choices, surrogate_of
 from pdssm_compiler.runtime.segmented import Tensors, segmented
@@ -36,6 +37,7 @@ _library.define(
 )
 
 
+@of_one_line
 def _forward(
     program: str, inputs: Tensors, entries: Tensors | None, config: str, length: int | None
 ) -> list[torch.Tensor]:
@@ -43,6 +45,7 @@ def _forward(
     return segmented(program).forward(inputs, config, length, hard_choices(program, entries))
 
 
+@of_one_line
 def _backward(
     program: str,
     inputs: Tensors,
@@ -66,6 +69,7 @@ scan_in_segments = torch.ops.pdssm_compiler.scan_in_segments.default
 scan_in_segments_backward = torch.ops.pdssm_compiler.scan_in_segments_backward.default
 
 
+@of_one_line
 def _fake(
     program: str, inputs: Tensors, entries: Tensors | None, config: str, length: int | None
 ) -> list[torch.Tensor]:
@@ -76,6 +80,7 @@ def _fake(
     return [*outputs.values(), *boundaries.values()]
 
 
+@of_one_line
 def _fake_backward(
     program: str,
     inputs: Tensors,
@@ -91,6 +96,7 @@ def _fake_backward(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
     program, tensors, entries, config, length = inputs
+    program = lines_of(program)
     ctx.program, ctx.length = program, length
     ctx.config = config_text(backward_config(read_config(config)))
     ctx.count = len(tensors)
@@ -116,7 +122,7 @@ def _gradients(
     tensors = list(ctx.saved_tensors)
     inputs, boundaries = tensors[: ctx.count], tensors[ctx.count :]
     found = scan_in_segments_backward(
-        ctx.program,
+        one_line(ctx.program),
         inputs,
         boundaries,
         list(grads),

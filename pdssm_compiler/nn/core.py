@@ -20,6 +20,7 @@ from pdssm_compiler.nn.packed_core import mixer_core
 from pdssm_compiler.nn.precision import wide
 from pdssm_compiler.runtime.choices import hard_choice
 from pdssm_compiler.runtime.dispatch import call_in_segments, refuse_transforms
+from pdssm_compiler.runtime.one_line import one_line
 from pdssm_compiler.runtime.tracing import constant
 from pdssm_compiler.sequences import Sequences
 from pdssm_compiler.spec import PAYLOADS, ScanSpec
@@ -143,7 +144,7 @@ def mix_packed(
     ends = (initial_state is not None, output_final_state, False)
     text = _constant_text(size, maps, projection.dtype, *ends)
     others = [read[name] for name in sorted(read)]
-    outputs = mixer_core(text, projection, others, used, temperature, dense)
+    outputs = mixer_core(one_line(text), projection, others, used, temperature, dense)
     return outputs[0], torch.view_as_real(outputs[1]) if output_final_state else None
 
 

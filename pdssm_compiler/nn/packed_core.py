@@ -29,6 +29,7 @@ from pdssm_compiler.runtime.choices import (
     surrogate_gradient,
 )
 from pdssm_compiler.runtime.errors import ArgumentError
+from pdssm_compiler.runtime.one_line import lines_of, of_one_line, one_line
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.segmented import Named, Segmented, Tensors, segmented
 
@@ -119,6 +120,7 @@ def _inputs(
     return [named[name] for name in scan.input_slots], logits
 
 
+@of_one_line
 def _forward(
     program: str,
     projection: torch.Tensor,
@@ -135,6 +137,7 @@ def _forward(
     return [*scan.forward(inputs, "", length, chosen=True), selection]
 
 
+@of_one_line
 def _backward(
     program: str,
     projection: torch.Tensor,
@@ -171,6 +174,7 @@ on_every_device(_library, "mixer_core_backward", _backward)
 refuse_vmap(_library, "mixer_core", "mixer_core_backward")
 
 
+@of_one_line
 def _fake(
     program: str,
     projection: torch.Tensor,
@@ -188,6 +192,7 @@ def _fake(
     return [*outputs.values(), *boundaries.values(), selection]
 
 
+@of_one_line
 def _fake_backward(
     program: str,
     projection: torch.Tensor,
@@ -209,7 +214,8 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    ctx.program, projection, others, entries, temperature, ctx.dense = inputs
+    program, projection, others, entries, temperature, ctx.dense = inputs
+    ctx.program = lines_of(program)
     ctx.entries = [entry.dtype for entry in entries]
     ctx.set_materialize_grads(False)
     ctx.count = len(others)
@@ -235,7 +241,7 @@ def _gradients(
     others, (*boundaries, selection) = kept[: ctx.count], kept[ctx.count :]
     results = iter(
         mixer_core_backward(
-            ctx.program,
+            one_line(ctx.program),
             projection,
             others,
             boundaries,

@@ -24,6 +24,7 @@ from pdssm_compiler.nn.core import readout
 from pdssm_compiler.nn.packed_core import SELECTION, other_names, parts_of
 from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.choices import chosen_along_last
+from pdssm_compiler.runtime.one_line import of_one_line, one_line
 from pdssm_compiler.runtime.operators import on_every_device, refuse_vmap
 from pdssm_compiler.runtime.plan import run
 from pdssm_compiler.runtime.segmented import Named, Segmented, Tensors, segmented
@@ -80,7 +81,7 @@ def mix_step(
     chooses = _chooses(projection.device)
     text = _constant_text(size, maps, projection.dtype, a_log.dtype, chooses)
     found: tuple[torch.Tensor, torch.Tensor] = _mixer_step(
-        text, projection, [read[name] for name in sorted(read)], state
+        one_line(text), projection, [read[name] for name in sorted(read)], state
     )
     return found
 
@@ -135,6 +136,7 @@ def _named(
     return named | parts, logits
 
 
+@of_one_line
 def _step(
     program: str, projection: torch.Tensor, others: Tensors, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,6 +149,7 @@ def _step(
     return y, torch.view_as_real(final)
 
 
+@of_one_line
 def _fake(
     program: str, projection: torch.Tensor, others: Tensors, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
