@@ -34,7 +34,9 @@ class Sizes:
             ``flash``; 0 for the layer's own.
         drive: by how much the drive is larger at first than the layer's own, of ``pdssm``; 0 for
             none, for good, of ``flash`` too: then all that a state holds is where its one has been
-            carried, and ``flash`` has no phases and sees a token at a time.
+            carried; of ``flash`` see :class:`~examples.state_tracking.flash.SteadyFlash`.
+        skip: by how much the token's part in ``pdssm``'s read-out is larger at first than the
+            layer's own; 0 for none, for good: then answers follow from states alone.
     """
 
     width: int = 128
@@ -139,17 +141,17 @@ class Tracker(nn.Module):
         self.symbols = vocabulary if symbols is None else symbols
         self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
         self.head = nn.Linear(sizes.width, vocabulary)
-        if sizes.apart > 0 and isinstance(block := self.blocks[0], PDSSM | SteadyFlash):
+        block, vectors = self.blocks[0], self.embedding.weight[: self.symbols]
+        if isinstance(block, SteadyFlash):
+            self.embedding.requires_grad_(False)
+            block.read_symbols(vectors)
+        elif sizes.apart > 0 and type(block) is PDSSM:
             with torch.no_grad():
                 # The first map is the identity: padding's, since a symbol that begins by moving
-                # nothing is slow to learn that it should.
-                vectors = self.embedding.weight[: self.symbols]
-                if isinstance(block, SteadyFlash):
-                    vectors, selector = block.read_alike(vectors), block.selector
-                else:
-                    selector = block.selector.weight
+                # nothing is slow to learn that it should. Its row's product with its own vector is
+                # ``apart``, with others' 0.
                 own = vectors[: sizes.dictionary]
-                selector[: len(own)] = sizes.apart * torch.linalg.pinv(own).T
+                block.selector.weight[: len(own)] = sizes.apart * torch.linalg.pinv(own).T
 
     def forward(
         self,

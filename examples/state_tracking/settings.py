@@ -171,6 +171,11 @@ class Settings:
         for name in ("warm_up", "growing", "sizes.dropout", "sizes.turns", "sizes.loss"):
             if numbers[name] > 1:
                 raise ValueError(f"{name} is a part, at most 1, not {numbers[name]}")
+        if self.model == "flash" and not self.sizes.drive and self.sizes.layers > 1:
+            raise ValueError(
+                f"flash without drive is one layer, not sizes.layers={self.sizes.layers}: what it "
+                f"reads of a token does not learn"
+            )
         for least, most in (("shortest", "longest"), ("test_shortest", "test_longest")):
             if numbers[least] > numbers[most]:
                 raise ValueError(f"{least}={numbers[least]} is above {most}={numbers[most]}")

@@ -91,7 +91,7 @@ class Run:
         self.random = torch.Generator(self.device)
         self.optimizer = torch.optim.AdamW(self._groups(), capturable=on_gpu, fused=on_gpu)
         if settings.maps_margin > 0:
-            # A part of the step, and of its graph.
+            # By the optimiser, so that it is a part of the captured graph.
             self.optimizer.register_step_post_hook(lambda *_: self._hold_maps())
         self.log: list[Measured] = []
         self.step, self.seconds = 0, 0.0
@@ -191,7 +191,10 @@ class Run:
 
     @torch.no_grad()
     def _hold_maps(self) -> None:
-        """Raise the dictionary's entries to ``maps_margin`` below the largest of their column."""
+        """Raise the dictionary's entries to ``maps_margin`` below the largest of their column:
+        where that stands far above the others their gradients vanish, and a map that was right for
+        short words stays where it is wrong for longer ones.
+        """
         for mixer in self._mixers:
             logits = mixer.dictionary_logits
             least = logits.amax(-2, keepdim=True) - self.settings.maps_margin
