@@ -85,7 +85,7 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
         is_word_problem = task[:3] in ("A5-", "S5-")
         return Settings(task, model, seed, _TABLE3_SIZES if is_word_problem else Sizes())
     states = _STATES_OF_S5 if task[:2] == "S5" else _STEADY_SIZES.state
-    maps_rate = _MAPS_RATE * task_of(task).symbols
-    return Settings(
-        task, model, seed, replace(_STEADY_SIZES, state=states), maps_rate=maps_rate, **_STEADY
-    )
+    symbols = task_of(task).symbols
+    maps = max(_STEADY_SIZES.dictionary, 1 + symbols)  # one for padding
+    sizes = replace(_STEADY_SIZES, state=states, dictionary=maps)
+    return Settings(task, model, seed, sizes, maps_rate=_MAPS_RATE * symbols, **_STEADY)

@@ -533,6 +533,7 @@ def test_steady_automata_are_maps_that_lose_nothing(task: str, states: int) -> N
     settings.check()
     assert settings.sizes.state == states
     assert settings.maps_rate == 30 * task_of(task).symbols
+    assert settings.sizes.dictionary > task_of(task).symbols
     model = Tracker("pdssm", 130, settings.sizes, 11)
     block = model.blocks[0]
     with torch.no_grad():
