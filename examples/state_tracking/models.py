@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from examples.state_tracking.flash import flash_block
+from examples.state_tracking.flash import SteadyFlash, flash_block
 from pdssm_compiler import pd_scan
 from pdssm_compiler.nn import PDSSM
 from pdssm_compiler.nn.initialise import log_uniform_, permutation_logits_
@@ -34,7 +34,9 @@ class Sizes:
             ``flash``; 0 for the layer's own.
         drive: by how much the drive is larger at first than the layer's own, of ``pdssm``; 0 for
             none, for good, of ``flash`` too: then all that a state holds is where its one has been
-            carried, and ``flash`` has no phases and sees a token at a time.
+            carried; of ``flash`` see :class:`~examples.state_tracking.flash.SteadyFlash`.
+        skip: by how much the token's part in ``pdssm``'s read-out is larger at first than the
+            layer's own; 0 for none, for good: then answers follow from states alone.
     """
 
     width: int = 128
@@ -48,6 +50,7 @@ class Sizes:
     turns: float = 0.0
     loss: float = 0.0
     drive: float = 1.0
+    skip: float = 1.0
 
 
 class DiagonalSSM(PDSSM):
@@ -92,6 +95,7 @@ def _pdssm(sizes: Sizes) -> nn.Module:
         if sizes.margin > 0:
             permutation_logits_(block.dictionary_logits, sizes.margin, sizes.margin / 10)
         block.drive_proj.weight.mul_(sizes.drive).requires_grad_(sizes.drive != 0)
+        block.skip.mul_(sizes.skip).requires_grad_(sizes.skip != 0)
         diagonal = block.diagonal
         for most, least, mlp, sign in (
             (sizes.turns, sizes.turns / 10, diagonal.phase, 1),
@@ -137,13 +141,17 @@ class Tracker(nn.Module):
         self.symbols = vocabulary if symbols is None else symbols
         self.blocks = nn.ModuleList(BLOCKS[kind](sizes) for _ in range(sizes.layers))
         self.head = nn.Linear(sizes.width, vocabulary)
-        if sizes.apart > 0 and type(block := self.blocks[0]) is PDSSM:
+        block, vectors = self.blocks[0], self.embedding.weight[: self.symbols]
+        if isinstance(block, SteadyFlash):
+            self.embedding.requires_grad_(False)
+            block.read_symbols(vectors)
+        elif sizes.apart > 0 and type(block) is PDSSM:
             with torch.no_grad():
                 # The first map is the identity: padding's, since a symbol that begins by moving
-                # nothing is slow to learn that it should.
-                vectors = self.embedding.weight[: self.symbols][: sizes.dictionary]
-                own = vectors / vectors.square().sum(1, keepdim=True)
-                block.selector.weight[: len(own)] = sizes.apart * own
+                # nothing is slow to learn that it should. Its row's product with its own vector is
+                # ``apart``, with others' 0.
+                own = vectors[: sizes.dictionary]
+                block.selector.weight[: len(own)] = sizes.apart * torch.linalg.pinv(own).T
 
     def forward(
         self,

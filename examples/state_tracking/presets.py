@@ -10,30 +10,28 @@ from examples.state_tracking.tasks import task_of
 TABLE2 = ("cycle-navigation", "even-pairs", "modular-arithmetic", "parity")
 TABLE3 = ("A5-2", "A5-6", "A5-8", "A5-12", "S5-4", "S5-8", "S5-32")
 _TABLE3_SIZES = Sizes(dictionary=32, layers=1)
-# What leaves a model nothing but an automaton: no drive, phases too small to learn, magnitudes
-# next to 1; and the mean loss below which sequences grow.
-_STEADY = {"turns": 1e-12, "loss": 1e-2, "drive": 0.0}
-_GROW_BELOW = 0.3
-# Minutes on a CPU; solves parity. The rate stays, so that magnitudes go on towards 1 when hardly
-# an answer is wrong.
+# Minutes on a CPU; solves parity. No drive, phases too small to learn and magnitudes next to 1
+# leave a model nothing but an automaton. The rate stays, so that magnitudes go on towards 1 when
+# hardly an answer is wrong.
 _SMALL = Settings(
     "",
     "",
-    sizes=Sizes(32, 16, 4, 1, 0.05, **_STEADY),
+    sizes=Sizes(32, 16, 4, 1, 0.05, turns=1e-12, loss=1e-2, drive=0.0),
     steps=3000,
     batch=64,
     longest=80,
-    grow_below=_GROW_BELOW,
+    grow_below=0.3,
     test_sequences=256,
     rate=2e-2,
     last_rate=2e-2,
     every=100,
 )
-# Large automata, of dozens of states: a map of its own for each symbol, learned by steps in
-# proportion to gradients, so that maps of which nothing is wrong stay, from sequences that begin
-# with two tokens at most and grow by little, once hardly an answer is wrong, or after a while: two
-# words that share a state which should not may be told apart by longer ones alone.
-_LARGE = {
+# Automata, also of dozens of states: a map of its own for each symbol, learned by steps in
+# proportion to gradients, so that maps of which nothing is wrong stay, and never so firmly that
+# they cannot change, from sequences that begin with two tokens at most and grow by little, once
+# hardly an answer is wrong, or after a while: two words that share a state which should not may be
+# told apart by longer ones alone.
+_STEADY = {
     "batch": 512,
     "shortest": 1,
     "grow_below": 0.03,
@@ -42,15 +40,24 @@ _LARGE = {
     "rate": 5e-3,
     "last_rate": 5e-3,
     "maps_epsilon": 1e-2,
+    "maps_margin": 3.0,
     "warm_up": 0.0,
     "weight_decay": 0.0,
-    "test_sequences": 512,
+    "test_sequences": 2048,
     "every": 100,
 }
-# Magnitudes of 1 in float32, so that nothing is lost on the way. S5 has 120 elements, and a new
-# one is found among states to spare.
-_LARGE_SIZES = Sizes(
-    dictionary=32, layers=1, dropout=0.0, apart=8.0, turns=1e-12, loss=1e-12, drive=0.0
+# Magnitudes of 1 in float32, so that nothing is lost on the way; answers follow from states alone.
+# S5 has 120 elements, and a new one is found among states to spare.
+_STEADY_SIZES = Sizes(
+    dictionary=32,
+    layers=1,
+    dropout=0.0,
+    margin=0.5,
+    apart=8.0,
+    turns=1e-12,
+    loss=1e-12,
+    drive=0.0,
+    skip=0.0,
 )
 _STATES_OF_S5 = 256
 # Of each symbol: a map that fewer tokens use has smaller gradients.
@@ -74,17 +81,11 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
         raise ValueError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
     if preset == "small":
         return replace(_SMALL, task=task, model=model, seed=seed)
-    is_word_problem = task[:3] in ("A5-", "S5-")
-    made = Settings(task, model, seed, _TABLE3_SIZES if is_word_problem else Sizes())
     if preset == "published":
-        return made
-    if is_word_problem or task == "modular-arithmetic":
-        states = _STATES_OF_S5 if task[:2] == "S5" else _LARGE_SIZES.state
-        maps_rate = _MAPS_RATE * task_of(task).symbols
-        sizes = replace(_LARGE_SIZES, state=states)
-        return replace(made, sizes=sizes, maps_rate=maps_rate, **_LARGE)
-    # One layer is enough, and what it has learned can be read from its maps. As in "small", the
-    # rate is high and stays.
-    sizes = replace(made.sizes, layers=1, **_STEADY)
-    rates = {"rate": 1e-2, "last_rate": 1e-2, "warm_up": 0.01}
-    return replace(made, sizes=sizes, grow_below=_GROW_BELOW, every=250, **rates)
+        is_word_problem = task[:3] in ("A5-", "S5-")
+        return Settings(task, model, seed, _TABLE3_SIZES if is_word_problem else Sizes())
+    states = _STATES_OF_S5 if task[:2] == "S5" else _STEADY_SIZES.state
+    symbols = task_of(task).symbols
+    maps = max(_STEADY_SIZES.dictionary, 1 + symbols)  # one for padding
+    sizes = replace(_STEADY_SIZES, state=states, dictionary=maps)
+    return Settings(task, model, seed, sizes, maps_rate=_MAPS_RATE * symbols, **_STEADY)

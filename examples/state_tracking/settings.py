@@ -40,6 +40,8 @@ class Settings:
         maps_epsilon: what is added to the root of its gradients' mean square. Where that is
             smaller a step is in proportion to the gradient, so that maps of which nothing is wrong
             stay.
+        maps_margin: by how much the chosen entry of a map may stand above others, in logits; 0 for
+            any.
         warm_up: part of the steps in which the rate rises.
         weight_decay: of matrices, but for embedding and dictionary.
         temperature: of the softmax that maps learn by, in the first step.
@@ -67,6 +69,7 @@ class Settings:
     last_rate: float = 1e-5
     maps_rate: float = 1.0
     maps_epsilon: float = 1e-8
+    maps_margin: float = 0.0
     warm_up: float = 0.1
     weight_decay: float = 1e-2
     temperature: float = 1.0
@@ -168,6 +171,11 @@ class Settings:
         for name in ("warm_up", "growing", "sizes.dropout", "sizes.turns", "sizes.loss"):
             if numbers[name] > 1:
                 raise ValueError(f"{name} is a part, at most 1, not {numbers[name]}")
+        if self.model == "flash" and not self.sizes.drive and self.sizes.layers > 1:
+            raise ValueError(
+                f"flash without drive is one layer, not sizes.layers={self.sizes.layers}: what it "
+                f"reads of a token does not learn"
+            )
         for least, most in (("shortest", "longest"), ("test_shortest", "test_longest")):
             if numbers[least] > numbers[most]:
                 raise ValueError(f"{least}={numbers[least]} is above {most}={numbers[most]}")

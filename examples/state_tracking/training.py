@@ -90,6 +90,9 @@ class Run:
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
         self.random = torch.Generator(self.device)
         self.optimizer = torch.optim.AdamW(self._groups(), capturable=on_gpu, fused=on_gpu)
+        if settings.maps_margin > 0:
+            # By the optimiser, so that it is a part of the captured graph.
+            self.optimizer.register_step_post_hook(lambda *_: self._hold_maps())
         self.log: list[Measured] = []
         self.step, self.seconds = 0, 0.0
         self._loss = torch.zeros((), device=self.device)
@@ -185,6 +188,17 @@ class Run:
             start = settings.rate * group.get("part", 1.0)
             group["lr"] = torch.tensor(start, device=self.device)
         return groups
+
+    @torch.no_grad()
+    def _hold_maps(self) -> None:
+        """Raise the dictionary's entries to ``maps_margin`` below the largest of their column:
+        where that stands far above the others their gradients vanish, and a map that was right for
+        short words stays where it is wrong for longer ones.
+        """
+        for mixer in self._mixers:
+            logits = mixer.dictionary_logits
+            least = logits.amax(-2, keepdim=True) - self.settings.maps_margin
+            logits.copy_(torch.maximum(logits, least))
 
     def _loss_of(
         self, batch: Batch, blocks: Iterable[Callable[..., torch.Tensor]]

@@ -522,43 +522,76 @@ def test_tables_have_their_published_sizes() -> None:
     assert (three.sizes.layers, three.sizes.dictionary, three.sizes.state) == (1, 32, 128)
     assert (two.steps, two.batch, two.shortest, two.longest) == (100_001, 256, 3, 40)
     assert two.grow_below == 0
-    steady = settings_of("steady", "parity", "pdssm", 0)
-    as_it_comes = replace(steady.sizes, turns=0.0, loss=0.0, drive=1.0)
-    assert as_it_comes == replace(two.sizes, layers=1)
-    assert (steady.sizes.drive, steady.grow_below) == (0, 0.3)
-    assert steady.rate == steady.last_rate == 1e-2
 
 
 @pytest.mark.parametrize(
-    ("task", "states"), [("modular-arithmetic", 128), ("A5-12", 128), ("S5-32", 256)]
+    ("task", "states"),
+    [("parity", 128), ("modular-arithmetic", 128), ("A5-12", 128), ("S5-32", 256)],
 )
-def test_large_automata_are_learned_by_maps_that_lose_nothing(task: str, states: int) -> None:
+def test_steady_automata_are_maps_that_lose_nothing(task: str, states: int) -> None:
     settings = settings_of("steady", task, "pdssm", 0)
     settings.check()
     assert settings.sizes.state == states
     assert settings.maps_rate == 30 * task_of(task).symbols
+    assert settings.sizes.dictionary > task_of(task).symbols
     model = Tracker("pdssm", 130, settings.sizes, 11)
+    block = model.blocks[0]
     with torch.no_grad():
-        diagonal = model.blocks[0].diagonal(model.embedding.weight)
+        diagonal = block.diagonal(model.embedding.weight)
     assert torch.equal(diagonal[..., 0], torch.ones(130, states))
-    assert not model.blocks[0].drive_proj.weight.requires_grad
+    assert not block.drive_proj.weight.requires_grad
+    assert not block.skip.requires_grad
+    assert not block.skip.any()
+
+
+def test_maps_are_held_to_a_margin(tmp_path: Path) -> None:
+    """The largest entry of a column stays as it is, others no more than that below it."""
+    sizes = replace(SMALL.sizes, margin=9.0)
+    settings = replace(SMALL, sizes=sizes, maps_margin=2.0, maps_rate=50.0, maps_epsilon=1.0)
+    free = Run(replace(settings, maps_margin=0.0), tmp_path / "free", "cpu")
+    held = Run(settings, tmp_path / "held", "cpu")
+    for run in (free, held):
+        run.advance()
+    of_free, of_held = (run.model.blocks[0].dictionary_logits.detach() for run in (free, held))
+    top = of_free.amax(-2, keepdim=True)
+    assert (top - of_free).max() > 8
+    assert torch.equal(of_held, of_free.maximum(top - 2.0))
 
 
 def test_flash_by_maps_alone(tmp_path: Path) -> None:
-    """What a state holds is its first one, of the magnitudes that maps carry it through."""
+    """What a state holds is its first one, of the magnitudes that maps carry it through, and
+    answers follow from where it is.
+    """
     sizes = replace(SMALL.sizes, drive=0.0, loss=1e-2, layers=1)
     run = Run(replace(SMALL, model="flash", sizes=sizes), tmp_path, "cpu")
+    vectors = run.model.embedding.weight[:3].clone()
     train([run])
+    assert torch.equal(run.model.embedding.weight[:3], vectors)
     block = run.model.blocks[0]
-    mixer = block.mixer
-    x = torch.randn(3, 7, sizes.width)
+    assert block.mixer.dictionary_logits.grad.any()
+    tokens = torch.randint(0, 3, (20, 7))
     with torch.no_grad():
-        state = block(x, output_cache=True)[1].state
-    assert (state.norm(dim=-1) > 0).sum((1, 2)).tolist() == [1, 1, 1]
+        out, cache = block(vectors[tokens], output_cache=True)
+        token = block.mixer._project(block.token_norm(vectors).unsqueeze(1), None)
+    state = cache.state[:, 0]  # [20, N, 2]
+    assert ((state != 0).sum((1, 2)) == 1).all()
     assert not state[..., 1].any()  # without phases it stays real
-    assert (state.sum((1, 2, 3)) > (1 - 0.05) ** 7).all()
-    assert mixer.token_proj.weight.grad is not None
-    assert mixer.conv_width == 1  # a token's map follows from the token
+    assert (state.sum((1, 2)) > (1 - 0.05) ** 7).all()
+    # Each symbol has a map of its own, and no part in the read-out.
+    assert token.selector.flatten(1).argmax(-1).tolist() == [0, 1, 2]
+    for each in (token.readout[..., 0], token.gate):
+        torch.testing.assert_close(each, torch.ones_like(each), rtol=0, atol=1e-3)
+    places = state[..., 0].argmax(-1)
+    alike = places[:, None] == places
+    assert alike.sum() > 20
+    apart = (out[:, None, -1] - out[:, -1]).abs().amax(-1)
+    assert apart[alike].max() < 0.05
+
+
+def test_flash_by_maps_alone_is_one_layer() -> None:
+    sizes = replace(SMALL.sizes, drive=0.0, layers=2)
+    with pytest.raises(ValueError, match=r"flash without drive is one layer, not sizes\.layers=2"):
+        replace(SMALL, model="flash", sizes=sizes).check()
 
 
 def test_without_drive_it_stays_so(tmp_path: Path) -> None:
