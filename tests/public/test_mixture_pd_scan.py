@@ -372,6 +372,22 @@ def test_a_second_derivative_is_refused() -> None:
             {"drive": torch.zeros(2, 5, 3, 6, dtype=torch.complex128, device="meta")},
             "mixture_weights is on cpu and drive on meta",
         ),
+        (
+            {"drive": torch.zeros(1, 2, 5, 3, 6, dtype=torch.complex128)},
+            r"drive must have the shape .* got \[1, 2, 5, 3, 6\] of torch.complex128",
+        ),
+        (
+            {"diagonal": torch.zeros(1, 2, 5, 3, 6, dtype=torch.complex128)},
+            r"diagonal must have the shape \[B, T, H, N\] for .* got \[1, 2, 5, 3, 6\]",
+        ),
+        (
+            {"diagonal": torch.zeros(2, 5, 3, 6, dtype=torch.complex128, device="meta")},
+            "diagonal is on meta and drive on cpu",
+        ),
+        (
+            {"initial_state": torch.zeros(2, 3, 6, dtype=torch.complex128, device="meta")},
+            "initial_state is on meta and drive on cpu",
+        ),
         ({"temperature": torch.ones((), device="meta")}, "temperature is on meta"),
         ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),
         ({"temperature": torch.ones(2)}, "temperature must be one real number"),
