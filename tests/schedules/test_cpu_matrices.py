@@ -21,7 +21,7 @@ from tests.strategies import Sizes, arrays_for, seeds
 @few(
     8,
     n=st.sampled_from((1, 5, 16, 17)),
-    entries=st.sampled_from((1, 3, 20, 33)),
+    entries=st.sampled_from((1, 3, 20)),
     element=st.sampled_from(("f32", "f64")),
     orientation=st.sampled_from(("column", "row")),
     noisy=st.booleans(),
@@ -49,7 +49,7 @@ def test_agrees_with_the_interpreter(
 @few(
     4,
     n=st.sampled_from((1, 5, 16, 17)),
-    entries=st.sampled_from((1, 3, 20, 33)),
+    entries=st.sampled_from((1, 3, 20)),
     element=st.sampled_from(("f32", "f64")),
     orientation=st.sampled_from(("column", "row")),
     noisy=st.booleans(),
