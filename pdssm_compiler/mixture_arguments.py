@@ -31,6 +31,11 @@ def read_mixture(
     if not isinstance(drive, torch.Tensor) or drive.dim() < 4:
         raise ArgumentError("drive must be a torch.Tensor [B, T, H, N]; torch.as_tensor makes one")
     check_layout("drive", drive)
+    if drive.dim() > 5 or (drive.is_complex() and drive.dim() > 4):
+        raise ArgumentError(
+            f"drive must have the shape [B, T, H, N], or [B, T, H, N, 2] of real pairs, got "
+            f"{list(drive.shape)} of {drive.dtype}; reshape it"
+        )
     heads = drive.shape[2]
     if isinstance(dictionary, torch.Tensor) and dictionary.dim() == 3:
         dictionary = dictionary.unsqueeze(0).expand(heads, -1, -1, -1)
@@ -76,13 +81,26 @@ def check_numbers(
         ArgumentError: says which does not agree.
     """
     wanted = tuple(drive.shape[:4])
-    if isinstance(diagonal, torch.Tensor) and diagonal.dim() >= 4:
+    if _has_rank(diagonal, 4):
         _check_shape("diagonal", "[B, T, H, N]", tuple(diagonal.shape[:4]), wanted)
-    if isinstance(initial_state, torch.Tensor) and initial_state.dim() >= 3:
+    if initial_state is not None and _has_rank(initial_state, 3):
         own = tuple(initial_state.shape[:3])
         first = own[0] if packed else wanted[0]
         axes = "[S, H, N]" if packed else "[B, H, N]"
         _check_shape("initial_state", axes, own, (first, *wanted[2:]))
+    for name, tensor in (("diagonal", diagonal), ("initial_state", initial_state)):
+        if isinstance(tensor, torch.Tensor) and tensor.device != drive.device:
+            raise ArgumentError(
+                f"{name} is on {tensor.device} and drive on {drive.device}; move one there with "
+                f".to()"
+            )
+
+
+def _has_rank(tensor: torch.Tensor, rank: int) -> bool:
+    """Whether it has so many axes, and behind them, if it is real, one of pairs."""
+    if not isinstance(tensor, torch.Tensor):
+        return False
+    return tensor.dim() == (rank if tensor.is_complex() else rank + 1)
 
 
 def _check_shape(name: str, axes: str, own: tuple[int, ...], wanted: tuple[int, ...]) -> None:

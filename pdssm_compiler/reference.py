@@ -148,7 +148,7 @@ def _scan(
         states.append(state)
     states = states[::-1] if reverse else states
 
-    out = torch.stack(states, dim=1) if states else b.new_zeros(batch, 0, heads, size)
+    out = torch.stack(states, dim=1) if states else b[:, :0].clone()
     final = state if output_final_state else None
     if not drive.is_complex():
         out = torch.view_as_real(out).to(drive.dtype)

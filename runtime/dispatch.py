@@ -19,6 +19,9 @@ from pdssm_compiler.runtime.plan import check_layouts, run
 from pdssm_compiler.runtime.segments import scan_in_segments
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+_PLAIN_TORCH = (
+    "pdssm_compiler.reference, whose pd_scan, flash_pd_scan and mixture_pd_scan are plain torch"
+)
 
 
 def call(
@@ -105,7 +108,7 @@ def _refuse_tangents(tensors: Sequence[torch.Tensor]) -> None:
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         raise ArgumentError(
             "a scan has no forward-mode derivative (jvp, jacfwd): use reverse mode "
-            "(torch.autograd.grad, .backward()), or pdssm_compiler.reference.pd_scan"
+            f"(torch.autograd.grad, .backward()), or {_PLAIN_TORCH}"
         )
 
 
@@ -137,5 +140,5 @@ def refuse_transforms(tensors: Sequence[torch.Tensor]) -> None:
     if inside is not None and inside.key() == TransformType.Grad:
         raise ArgumentError(
             "a scan cannot be differentiated by torch.func (grad, vjp, jacrev): use "
-            "torch.autograd.grad or .backward(), or pdssm_compiler.reference.pd_scan"
+            f"torch.autograd.grad or .backward(), or {_PLAIN_TORCH}"
         )

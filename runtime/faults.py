@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pdssm_compiler.ir.errors import PdssmError
 from pdssm_compiler.ir.program import Program
@@ -175,8 +176,12 @@ class _HostWord(threading.local):
     """The error word of a thread's calls on the CPU."""
 
     def __init__(self) -> None:
-        self.tensor = torch.zeros(1, dtype=torch.int64)
-        self.array = self.tensor.numpy()
+        # A thread's first call may be anywhere: a default device has no say about an array's
+        # tensor, nor has a transform of torch.func, in which a new tensor has no memory; under
+        # fake tensors it would be one.
+        self.array = np.zeros(1, np.int64)
+        with _disable_current_modes():
+            self.tensor = torch.from_numpy(self.array)
 
 
 host_word = _HostWord()
@@ -212,7 +217,9 @@ class DeviceWords:
         """
         with self._lock:
             if self._tensor is None:
-                self._tensor = torch.zeros(_WORDS, dtype=torch.int64, pin_memory=True)
+                self._tensor = torch.zeros(
+                    _WORDS, dtype=torch.int64, device="cpu", pin_memory=True
+                )
             index = len(self._owners)
             if index == _WORDS:
                 raise RuntimeError(f"more than {_WORDS} GPU kernels in one process")

@@ -363,7 +363,7 @@ def _as_complex(vectors: torch.Tensor) -> torch.Tensor:
 def _refuse_second(ctx: Any, *grads: torch.Tensor) -> None:
     raise ArgumentError(
         "the gradient of a mixture of maps has no gradient of its own: the maps are hard choices; "
-        "differentiate once"
+        "differentiate pdssm_compiler.reference.mixture_pd_scan for second derivatives"
     )
 
 

@@ -65,7 +65,8 @@ class OutputPool:
             return tensor
         # Not tensor.view(dtype), which autograd would treat as a part of another tensor.
         strides = tensor.stride()
-        return torch.empty(0, dtype=dtype).set_(tensor.untyped_storage(), 0, shape, strides)
+        empty = torch.empty(0, dtype=dtype, device="cpu")
+        return empty.set_(tensor.untyped_storage(), 0, shape, strides)
 
     @property
     def kept_bytes(self) -> int:
@@ -122,7 +123,7 @@ class OutputPool:
 
 def _mapped(size: int) -> np.ndarray:
     """A new block, aligned as torch aligns."""
-    memory = torch.empty(size, dtype=torch.uint8)
+    memory = torch.empty(size, dtype=torch.uint8, device="cpu")
     advise_large(memory)
     return memory.numpy()
 

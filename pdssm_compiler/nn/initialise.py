@@ -87,7 +87,8 @@ def permutation_logits_(logits: torch.Tensor, margin: float, noise: float) -> to
     size = logits.shape[-1]
     with torch.no_grad():
         logits.normal_(0, noise)
-        # Sorted on the CPU, so that "meta" tensors need no answer and a seed means one thing.
-        order = torch.rand(logits.shape[:-1]).argsort(-1)  # [..., K, N]
-        order[..., 0, :] = torch.arange(size)
+        # Sorted on the CPU, so that "meta" tensors need no answer and a seed means one thing,
+        # whatever torch's default device.
+        order = torch.rand(logits.shape[:-1], device="cpu").argsort(-1)  # [..., K, N]
+        order[..., 0, :] = torch.arange(size, device="cpu")
         return logits.add_(placed(nn.functional.one_hot(order, size), logits), alpha=margin)

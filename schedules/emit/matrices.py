@@ -16,6 +16,10 @@ from pdssm_compiler.schedules.signature import Argument, Signature
 IN_REGISTERS = 16
 # Coefficients whose sums are in registers together, where there are more.
 _TOGETHER = 8
+# Matrices whose products a CPU's text has one by one. Of more it has a loop, which takes as long:
+# products within products are too deep for Python's parser from 200 on, and compile for half a
+# minute before that.
+WRITTEN_OUT = 16
 
 
 @dataclass(frozen=True)

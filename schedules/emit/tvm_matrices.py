@@ -10,7 +10,12 @@ from typing import NamedTuple
 from pdssm_compiler.ir.ops.noise import TOGETHER
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import Coefficients
-from pdssm_compiler.schedules.emit.matrices import Shape, orientation_of, tables_of
+from pdssm_compiler.schedules.emit.matrices import (
+    WRITTEN_OUT,
+    Shape,
+    orientation_of,
+    tables_of,
+)
 from pdssm_compiler.schedules.emit.tvm_buffers import write_local, write_strided
 from pdssm_compiler.schedules.emit.tvm_functions import Functions
 from pdssm_compiler.schedules.emit.tvm_noise import NoiseInputs, TvmNoise, drawn_by
@@ -98,6 +103,8 @@ def _function(program: Program, writer: Writer, shape: Shape, entry: str, loop: 
             for token in range(tokens):
                 write_local(writer, f"best_{token}", vector, dtype)
                 write_local(writer, f"index_{token}", vector, "int32")
+                if shape.entries > WRITTEN_OUT:
+                    write_local(writer, f"mixed_{token}", vector, dtype)
                 if noise:
                     write_local(writer, f"noise_{token}", TOGETHER * vector, dtype)
             if noise:
@@ -138,11 +145,9 @@ def _group(
                 if noise:
                     write(f"at_{token}: T.let = T.min(start + {token}, B * L - 1)")
                     noise.draw(f"noise_{token}", "i", f"at_{token} // L, at_{token} % L, h")
+                entry = f"{table}[h, i, {{}}, tile * {vector} + j]"
+                sum_ = write_sum(writer, shape, f"mixed_{token}[j]", token * entries, entry)
                 with writer.block(f"for j in T.serial({vector}):"):
-                    sum_ = f"w[{token * entries}] * {table}[h, i, 0, tile * {vector} + j]"
-                    for k in range(1, entries):
-                        entry = f"{table}[h, i, {k}, tile * {vector} + j]"
-                        sum_ = f"T.fma(w[{token * entries + k}], {entry}, {sum_})"
                     if noise:
                         sum_ = noise.added(sum_, f"noise_{token}", "i")
                     write(f"m: T.let = {sum_}")
@@ -162,3 +167,29 @@ def _group(
                 write(f"n: T.let = start + {token}")
                 value = f"T.Select(T.isnan(best_{token}[j]), T.int32(-1), index_{token}[j])"
                 write(f"{out}[n // L, n % L, h, tile * {vector} + j] = {value}")
+
+
+def write_sum(writer: Writer, shape: Shape, local: str, first: int, entry: str) -> str:
+    """A mixture's entry on each lane ``j``, added up in order.
+
+    Args:
+        writer: of the text.
+        shape: how matrices are cut.
+        local: where the lanes have it, if there are more matrices than are written out.
+        first: where the coefficients begin in ``w``.
+        entry: a matrix's entry, with ``{}`` for which.
+
+    Returns:
+        The text of it, to be used in a loop over lanes.
+    """
+    if shape.entries <= WRITTEN_OUT:
+        sum_ = f"w[{first}] * {entry.format(0)}"
+        for k in range(1, shape.entries):
+            sum_ = f"T.fma(w[{first + k}], {entry.format(k)}, {sum_})"
+        return sum_
+    lanes = f"for j in T.serial({shape.lanes}):"
+    with writer.block(lanes):
+        writer.line(f"{local} = w[{first}] * {entry.format(0)}")
+    with writer.block(f"for k in T.serial(1, {shape.entries}):"), writer.block(lanes):
+        writer.line(f"{local} = T.fma(w[{first} + k], {entry.format('k')}, {local})")
+    return local

@@ -7,14 +7,17 @@ and to the weighed sums. So a head's matrices are read from a cache twice a toke
 a vector's part of one token's mixture is in memory.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from pdssm_compiler.ir.ops.noise import TOGETHER
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.types import is_complex
-from pdssm_compiler.schedules.emit.matrices import Shape
+from pdssm_compiler.schedules.emit.matrices import WRITTEN_OUT, Shape
 from pdssm_compiler.schedules.emit.tvm_buffers import write_local, write_strided
 from pdssm_compiler.schedules.emit.tvm_functions import Functions
+from pdssm_compiler.schedules.emit.tvm_matrices import write_sum
 from pdssm_compiler.schedules.emit.tvm_noise import NoiseInputs, TvmNoise, drawn_by
 from pdssm_compiler.schedules.source import Writer
 
@@ -143,7 +146,11 @@ class _Function:
         self._local("w", shape.entries)
         self._local("mixed", n * vector)
         names = [*self._names("across"), "best", "total", "mean", "scale", "x"]
-        for name in (*names, *(f"sum_{k}" for k in range(shape.entries))):
+        if self._written_out:
+            names += [f"sum_{k}" for k in range(shape.entries)]
+        else:
+            self._local("sums", shape.entries * vector)
+        for name in names:
             self._local(name, vector)
         if self.noise:
             self.noise.locals()
@@ -183,15 +190,18 @@ class _Function:
                 found = f"{parts.across}[b, t, h, {at}]"
                 line(f"{name}[j] = T.Select(lane < {n}, {found}, {self.functions.number(0)})")
             line(f'best[j] = T.{self.dtype}("-inf")')
-            for name in ("total", "mean", *(f"sum_{k}" for k in range(entries))):
+            for name in ("total", "mean"):
                 line(f"{name}[j] = {self.functions.number(0)}")
+        with self._matrices() as ks:
+            for k in ks:
+                with self._lanes():
+                    line(f"{self._sum(k)} = {self.functions.number(0)}")
         with self.writer.block(f"for i in T.serial({n}):"):
             if self.noise:
                 self.noise.draw("noise", "i", "b, t, h")
+            here = f"mixed[i * {vector} + j]"
+            sum_ = write_sum(self.writer, self.shape, here, 0, self._entry("{}"))
             with self._lanes():
-                sum_ = f"w[0] * {self._entry(0)}"
-                for k in range(1, entries):
-                    sum_ = f"T.fma(w[{k}], {self._entry(k)}, {sum_})"
                 if self.noise:
                     sum_ = self.noise.added(sum_, "noise", "i")
                 line(f"m: T.let = {sum_}")
@@ -212,16 +222,18 @@ class _Function:
             with self._lanes():
                 here = f"mixed[i * {vector} + j] * scale[j]"
                 line(f"x[j] = ({self._reached} - mean[j]) * ({here})")
-            for k in range(entries):
+            with self._matrices() as ks:
+                for k in ks:
+                    with self._lanes():
+                        line(f"{self._sum(k)} = T.fma(x[j], {self._entry(k)}, {self._sum(k)})")
+                        weighed = self._weighed(k)
+                        line(f"{weighed} = T.fma(w[{k}], x[j], {weighed})")
+        with self._matrices() as ks:
+            for k in ks:
+                line(f"added[0] = {self.functions.number(0)}")
                 with self._lanes():
-                    line(f"sum_{k}[j] = T.fma(x[j], {self._entry(k)}, sum_{k}[j])")
-                    weighed = self._weighed(k)
-                    line(f"{weighed} = T.fma(w[{k}], x[j], {weighed})")
-        for k in range(entries):
-            line(f"added[0] = {self.functions.number(0)}")
-            with self._lanes():
-                line(f"added[0] = added[0] + sum_{k}[j]")
-            line(f"{parts.inner}[tile, b, t, h, {k}] = added[0]")
+                    line(f"added[0] = added[0] + {self._sum(k)}")
+                line(f"{parts.inner}[tile, b, t, h, {k}] = added[0]")
 
     @property
     def _reached(self) -> str:
@@ -239,7 +251,23 @@ class _Function:
         """The parts of both vectors that matter: a real one knows no other's imaginary part."""
         return [f"{vector}_{part}" for part in ("re", "im")[: min(self.reals.values())]]
 
-    def _entry(self, k: int) -> str:
+    @property
+    def _written_out(self) -> bool:
+        return self.shape.entries <= WRITTEN_OUT
+
+    @contextmanager
+    def _matrices(self) -> Iterator[Sequence[int | str]]:
+        """What to write out for each matrix: all of them, or a loop's one."""
+        if self._written_out:
+            yield range(self.shape.entries)
+            return
+        with self.writer.block(f"for k in T.serial({self.shape.entries}):"):
+            yield ("k",)
+
+    def _sum(self, k: int | str) -> str:
+        return f"sum_{k}[j]" if self._written_out else f"sums[{k} * {self.shape.lanes} + j]"
+
+    def _entry(self, k: int | str) -> str:
         return f"{self.parts.table}[h, i, {k}, tile * {self.shape.lanes} + j]"
 
     def _weighed(self, k: int | str) -> str:

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.emit.matrices import Shape, orientation_of, tables_of
+from pdssm_compiler.schedules.emit.matrices import (
+    WRITTEN_OUT,
+    Shape,
+    orientation_of,
+    tables_of,
+)
 from pdssm_compiler.schedules.emit.names import in_text_names
 from pdssm_compiler.schedules.emit.tvm_matrices import refused, write_choice
 from pdssm_compiler.schedules.emit.tvm_matrix_gradients import parts_of, write_gradients
@@ -18,9 +23,9 @@ from pdssm_compiler.schedules.source import KernelSource, Writer
 from pdssm_compiler.schedules.target import Target
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template
 
-# A program's text has one product for each token and matrix.
-_LONGEST = 1024
-# Bytes of a token's mixture that a thread has on its stack.
+# Coefficients of the tokens of a group, which a thread has on its stack.
+_COEFFICIENTS = 1024
+# Bytes of a token's mixture, and of the sums of many matrices, that a thread has there.
 _STACK_BYTES = 1 << 19
 _X86 = ("x86_64", "AMD64")
 
@@ -73,8 +78,10 @@ class CpuMatrices(Template[CpuMatricesConfig]):
             value = getattr(config, name)
             if not 0 < value <= 64 or value & (value - 1):
                 return f"{name} is a power of two up to 64, not {value}"
-        if config.tokens * _entries(program) > _LONGEST:
-            return f"{config.tokens} tokens of {_entries(program)} matrices are too long a text"
+        if config.tokens * _entries(program) > _COEFFICIENTS:
+            return (
+                f"{config.tokens} tokens of {_entries(program)} matrices take too much of a stack"
+            )
         if gradients and config.tokens > 1:
             return f"gradients take one token after the other, not {config.tokens} together"
         if gradients and _stack_bytes(program, config.vector) > _STACK_BYTES:
@@ -102,8 +109,9 @@ def cpu_shape(program: Program, config: CpuMatricesConfig) -> Shape:
 
 
 def _stack_bytes(program: Program, vector: int) -> int:
-    """A vector's part of a token's mixture, at most."""
-    return 8 * program.state_size * vector
+    """A vector's part of a token's mixture, at most, and of the sums of many matrices."""
+    entries = _entries(program)
+    return 8 * (program.state_size + (entries if entries > WRITTEN_OUT else 0)) * vector
 
 
 def _entries(program: Program) -> int:

@@ -95,6 +95,20 @@ def test_shapes_on_the_meta_device(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
+def test_a_default_device_changes_nothing(kind: Any) -> None:
+    """Neither where the parameters are nor what a seed means."""
+    torch.manual_seed(0)
+    want = kind(16)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        layer = kind(16, device="cpu")
+        found, _ = layer(torch.zeros(1, 2, 16, device="cpu"), output_cache=True)
+    assert found.device.type == "cpu"
+    for name, value in want.state_dict().items():
+        assert torch.equal(layer.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("kind", [FlashPDSSM, PDSSM])
 @pytest.mark.parametrize("size", [1, 2, 7, 32])
 def test_maps_start_as_permutations(kind: type, size: int) -> None:
     options = {"heads": 2} if kind is FlashPDSSM else {}

@@ -44,6 +44,31 @@ def test_values_of_kernels_in_float32(kernels: None, kind: type, name: str) -> N
     torch.testing.assert_close(last, got[:, -1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("orientation", ["column", "row"])
+@pytest.mark.parametrize(("size", "entries"), [(128, 8), (64, 6)])
+def test_the_published_sizes_in_float32(
+    kernels: None, size: int, entries: int, orientation: str
+) -> None:
+    """Output and every parameter's gradient, given the maps: float64 would choose others where a
+    column is a near-tie, and one of those would move the states by more than is allowed.
+    """
+    torch.manual_seed(3)
+    layer = PDSSM(size, dictionary_size=entries, orientation=orientation)
+    with torch.no_grad():
+        layer.temperature.fill_(0.7)
+    x = tokens(layer, 2, 7).requires_grad_()
+    leaves, wide = formulas.parameters(layer), x.detach().double().requires_grad_()
+    want, got = formula(layer)(leaves, wide), layer(x)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+    arriving = tokens(layer, 2, 7, 1)
+    mine = formulas.gradients(got, arriving, {**dict(layer.named_parameters()), "x": x})
+    right = formulas.gradients(want, arriving.double(), {**leaves, "x": wide})
+    for name, gradient in mine.items():
+        off = (gradient.double() - right[name]).abs().max()
+        assert off <= 1e-5 * right[name].abs().max(), name
+    assert all(gradient.abs().max() > 0 for gradient in mine.values())
+
+
 @pytest.mark.parametrize(("kind", "name"), CASES)
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
 def test_empty(kind: type, name: str, shape: tuple[int, int]) -> None:

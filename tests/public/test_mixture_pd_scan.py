@@ -234,6 +234,28 @@ def test_nothing_to_scan(batch: int) -> None:
     got = results(mixture_pd_scan, given_)
     assert got["states"].shape == (batch, 0, 3, 6)
     assert (got["dictionary_logits"] == 0).all()
+    drive = given_["drive"].requires_grad_()
+    for choice in ("hard", "soft"):
+        states, _ = mixture_pd_scan(**given_ | {"drive": drive}, choice=choice)
+        (gradient,) = torch.autograd.grad(states.abs().sum(), drive)
+        assert gradient.shape == (batch, 0, 3, 6)
+
+
+def test_what_the_messages_say_instead_is_there() -> None:
+    """Forward mode and second derivatives of the reference's."""
+    given_ = tensors()
+    dictionary = given_.pop("dictionary_logits")
+
+    def loss(each: torch.Tensor) -> torch.Tensor:
+        return reference.mixture_pd_scan(each, **given_)[0].abs().square().sum()
+
+    along = torch.randn_like(dictionary)
+    gradient = torch.func.grad(loss)
+    _, by_forward = torch.func.jvp(loss, (dictionary,), (along,))
+    torch.testing.assert_close(by_forward, (gradient(dictionary) * along).sum())
+    _, second = torch.func.jvp(gradient, (dictionary,), (along,))
+    assert second.isfinite().all()
+    assert (second != 0).any()
 
 
 @pytest.mark.parametrize("orientation", ["column", "row"])
@@ -343,7 +365,7 @@ def test_a_second_derivative_is_refused() -> None:
     states, _ = mixture_pd_scan(**leaves)
     weights = leaves["mixture_weights"]
     (first,) = torch.autograd.grad(states.abs().sum(), weights, create_graph=True)
-    with pytest.raises(ArgumentError, match="gradient of a mixture of maps has no gradient"):
+    with pytest.raises(ArgumentError, match=r"has no gradient .*reference\.mixture_pd_scan"):
         first.sum().backward()
 
 
@@ -371,6 +393,22 @@ def test_a_second_derivative_is_refused() -> None:
         (
             {"drive": torch.zeros(2, 5, 3, 6, dtype=torch.complex128, device="meta")},
             "mixture_weights is on cpu and drive on meta",
+        ),
+        (
+            {"drive": torch.zeros(1, 2, 5, 3, 6, dtype=torch.complex128)},
+            r"drive must have the shape .* got \[1, 2, 5, 3, 6\] of torch.complex128",
+        ),
+        (
+            {"diagonal": torch.zeros(1, 2, 5, 3, 6, dtype=torch.complex128)},
+            r"diagonal must have the shape \[B, T, H, N\] for .* got \[1, 2, 5, 3, 6\]",
+        ),
+        (
+            {"diagonal": torch.zeros(2, 5, 3, 6, dtype=torch.complex128, device="meta")},
+            "diagonal is on meta and drive on cpu",
+        ),
+        (
+            {"initial_state": torch.zeros(2, 3, 6, dtype=torch.complex128, device="meta")},
+            "initial_state is on meta and drive on cpu",
         ),
         ({"temperature": torch.ones((), device="meta")}, "temperature is on meta"),
         ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),

@@ -205,7 +205,8 @@ def test_gradients_by_torch_func_are_refused_with_the_way_out() -> None:
 
     message = (
         "a scan cannot be differentiated by torch.func (grad, vjp, jacrev): use "
-        "torch.autograd.grad or .backward(), or pdssm_compiler.reference.pd_scan"
+        "torch.autograd.grad or .backward(), or pdssm_compiler.reference, whose pd_scan, "
+        "flash_pd_scan and mixture_pd_scan are plain torch"
     )
     for transform in (torch.func.grad, lambda f: lambda x: torch.func.vjp(f, x)):
         with pytest.raises(ArgumentError) as caught:

@@ -1,16 +1,18 @@
 """What kernels report, and what the user is told of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime import dispatch, ops, plan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import IndexRangeError, NanLogitError
-from pdssm_compiler.runtime.faults import DeviceWords, LastCall, Reporter
+from pdssm_compiler.runtime.faults import DeviceWords, LastCall, Reporter, _HostWord
 from pdssm_compiler.schedules.signature import CHECK_SHIFT, ReportedCheck, Signature
 
 PROGRAM = pd_scan(PdScan(8, 3))
@@ -45,6 +47,33 @@ def test_a_choice_is_out_of_range_where_a_logit_is_nan(subject: str, place: str)
     assert str(error) == (
         f"the logits of {place} have a NaN, so nothing can be chosen; look for what made it"
     )
+
+
+def _by_default_elsewhere(make: Callable[[], None]) -> None:
+    with torch.device("meta"):
+        make()
+
+
+def _among_fake_tensors(make: Callable[[], None]) -> None:
+    with FakeTensorMode():
+        make()
+
+
+def _in_a_transform(make: Callable[[], None]) -> None:
+    def loss(number: torch.Tensor) -> torch.Tensor:
+        make()
+        return number
+
+    torch.func.grad(loss)(torch.ones(()))
+
+
+@pytest.mark.parametrize("within", [_by_default_elsewhere, _among_fake_tensors, _in_a_transform])
+def test_a_thread_s_first_call_may_be_anywhere(within: Callable[[Any], None]) -> None:
+    """Its word is memory of the CPU wherever it is made."""
+    made: list[_HostWord] = []
+    within(lambda: made.append(_HostWord()))
+    made[0].tensor[0] = 3
+    assert made[0].array.tolist() == [3]
 
 
 def test_what_is_given_beside_a_choice_is_told_as_that() -> None:

@@ -45,6 +45,14 @@ def test_rounded(size: int) -> None:
     assert rounded(size + 1) >= found
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_of_the_cpu_whatever_the_default_device(dtype: torch.dtype) -> None:
+    with torch.device("meta"):
+        found = large(dtype=dtype)
+    assert found.device == CPU
+    assert (found == 1).all()
+
+
 def test_a_block_is_used_again_when_its_tensor_is_gone() -> None:
     first = large()
     second = large()

@@ -74,6 +74,20 @@ def test_gradients_agree_with_the_interpreter(
         assert_runs(lambda _, given, of: plan.run(given), program, arrays, sizes, layout)
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+def test_hundreds_of_matrices(backward: bool, noisy: bool) -> None:
+    """More than a text may have as products within products: Python's parser ends at 200."""
+    program = mixture(5, 300, "f32", "column", noisy)
+    config = CpuMatricesConfig(1, 8)
+    if backward:
+        program = gradients(5, 300, "f32", "column", noisy)
+    plan = Plan(program, torch.device("cpu"), config=config_text(config))
+    sizes = Sizes(1, 3, 2)
+    arrays = with_temperatures(program, sizes, 1)
+    assert_runs(lambda _, given, of: plan.run(given), program, arrays, sizes, "dense")
+
+
 @pytest.mark.parametrize("element", ["f32", "f64"])
 def test_softmaxes_far_apart(element: str) -> None:
     """Entries that are thousands apart leave a finite gradient; a NaN stays."""
@@ -152,7 +166,7 @@ def test_what_is_refused() -> None:
     assert refused(program, replace(config, vector=3)) == (
         "vector is a power of two up to 64, not 3"
     )
-    assert "4 tokens of 257 matrices are too long a text" in refused(
+    assert "4 tokens of 257 matrices take too much of a stack" in refused(
         mixture(8, 257, "f32", "row"), config
     )
     backward = gradients(8, 2, "f32", "row")
