@@ -104,7 +104,8 @@ def tuned(
     program: Program, target: Target, problem: Problem, *, own: bool = True
 ) -> Iterator[Tuned]:
     """What logs say about a specialised program at some sizes, best source first; nothing where
-    the sizes are not known. What cannot run any more is warned of once, and passed over.
+    the sizes are not known. What cannot run any more is warned of once, and passed over; what
+    another device's log names, without a word.
 
     Args:
         program: specialised.
@@ -119,11 +120,14 @@ def tuned(
             if source.predicted:
                 _check_figures(row, target)
             template, config = _template_and_config(row, program, target, problem)
-            wrong = found_wrong(program, target, problem, template, config) if own else None
-            if wrong is not None:
-                raise ValueError(wrong)
+            refused = found_wrong(program, target, problem, template, config) if own else None
         except ValueError as error:
-            pass_over(f"{source.path}: {row.template} {row.config}", error)
+            # What is best on another GPU may well not fit this one, and nobody has to mend that.
+            if source.place is None:
+                continue
+            refused = str(error)
+        if refused is not None:
+            pass_over(f"{source.path}: {row.template} {row.config}", refused)
             continue
         told = f"{source.told}, from {row.basis}" if source.predicted else source.told
         told = f"{told}, for {_told(row)}" + (f" of the scan {other}" if other else "")
