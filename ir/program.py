@@ -7,16 +7,15 @@ computation is the same program however it was put together.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from pdssm_compiler.ir.ops import apply
 from pdssm_compiler.ir.types import (
-    LOGIT_STORAGE,
-    Index,
     Type,
     Vector,
+    are_logits,
     default_storage,
     has_matrices,
 )
@@ -73,10 +72,8 @@ class Input:
 
     @property
     def holds_logits(self) -> bool:
-        """Whether it is an index and the tensor holds logits, ``[…, bound]``: the index is the
-        place of the largest, the first of equal ones, and out of range where one is a NaN.
-        """
-        return isinstance(self.type, Index) and self.storage in LOGIT_STORAGE
+        """Whether the tensor holds logits in place of an index."""
+        return are_logits(self.type, self.storage)
 
 
 @dataclass(frozen=True)
@@ -243,6 +240,11 @@ class Program:
     def over_matrices(self) -> bool:
         """Whether it computes matrices, for which there are other templates than for scans."""
         return any(has_matrices(value.type) for value in self.body)
+
+    def stored(self, name: str, storage: str) -> "Program":
+        """The program with an input that is stored otherwise."""
+        inputs = (replace(i, storage=storage) if i.name == name else i for i in self.inputs)
+        return replace(self, inputs=tuple(inputs))
 
     @cached_property
     def logits(self) -> tuple[str, ...]:

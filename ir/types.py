@@ -20,7 +20,7 @@ MAP_CLASSES: tuple[MapClass, ...] = ("general", "permutation", "identity")
 NUMBER_STORAGE = ("f16", "bf16", "f32", "f64", "c32", "cb32", "c64", "c128")
 INDEX_STORAGE = ("u8", "i16", "i32", "i64")
 STORAGE = NUMBER_STORAGE + INDEX_STORAGE
-# An index may be stored as logits, one for each of its values: it is the place of the largest.
+# Of an index that is stored as logits, one for each of its values.
 LOGIT_STORAGE = ("f16", "bf16")
 
 # A complex number in memory is two reals of the same width, real part first.
@@ -122,6 +122,13 @@ class Matrices:
 
 
 Type = Scalar | Vector | Map | Index | Table | Coefficients | Matrix | Matrices
+
+
+def are_logits(type_: Type, storage: str) -> bool:
+    """Whether a tensor of such storage holds logits, ``[…, bound]``, in place of an index: that is
+    the place of the largest, the first of equal ones, and out of range where one is a NaN.
+    """
+    return isinstance(type_, Index) and storage in LOGIT_STORAGE
 
 
 def is_number(type_: Type) -> bool:

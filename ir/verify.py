@@ -12,7 +12,6 @@ from pdssm_compiler.ir.ops import OPS
 from pdssm_compiler.ir.program import ROLES, STARTS, Input, Program
 from pdssm_compiler.ir.types import (
     INDEX_STORAGE,
-    LOGIT_STORAGE,
     NUMBER_STORAGE,
     Coefficients,
     Index,
@@ -20,6 +19,7 @@ from pdssm_compiler.ir.types import (
     Matrices,
     Matrix,
     Table,
+    are_logits,
     is_complex,
     is_number,
     is_numeric,
@@ -76,7 +76,7 @@ def _storage_fits(type_: object, storage: str) -> bool:
         return storage == type_.element
     if is_numeric(type_):  # type: ignore[arg-type]
         return storage in NUMBER_STORAGE and storage.startswith("c") == is_complex(type_)  # type: ignore[arg-type]
-    return storage in (*INDEX_STORAGE, *(LOGIT_STORAGE if isinstance(type_, Index) else ()))
+    return storage in INDEX_STORAGE or are_logits(type_, storage)  # type: ignore[arg-type]
 
 
 def _storages(program: Program) -> Iterator[str]:

@@ -11,7 +11,6 @@ from typing import Literal
 
 from pdssm_compiler.ir.program import LEADING_AXES, Input, Program, Role
 from pdssm_compiler.ir.types import (
-    LOGIT_STORAGE,
     STORAGE_OF_PARTS,
     Coefficients,
     Index,
@@ -20,6 +19,7 @@ from pdssm_compiler.ir.types import (
     Scalar,
     Table,
     Type,
+    are_logits,
     is_complex,
 )
 
@@ -82,7 +82,7 @@ class Argument:
     @property
     def logits(self) -> bool:
         """Whether it holds the logits of an index."""
-        return isinstance(self.type, Index) and self.storage in LOGIT_STORAGE
+        return are_logits(self.type, self.storage)
 
     @property
     def dtype(self) -> str:

@@ -6,7 +6,6 @@ affine in the carry (what ``summarise`` takes), ``pd_specs`` the specs of PD sca
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -55,15 +54,6 @@ def sizes(max_length: int = 5, min_length: int = 0) -> st.SearchStrategy[Sizes]:
     return st.builds(
         Sizes, st.integers(1, 2), st.integers(min_length, max_length), st.integers(1, 2)
     )
-
-
-def by_logits(program: Program, storage: str) -> Program:
-    """The program with logits in place of its selection."""
-    inputs = (
-        replace(each, storage=storage) if each.name == "selection" else each
-        for each in program.inputs
-    )
-    return replace(program, inputs=tuple(inputs))
 
 
 def arrays_for(

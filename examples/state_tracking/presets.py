@@ -30,35 +30,37 @@ _SMALL = Settings(
 # proportion to gradients, so that maps of which nothing is wrong stay, and never so firmly that
 # they cannot change, from sequences that begin with two tokens at most and grow by little, once
 # hardly an answer is wrong, or after a while: two words that share a state which should not may be
-# told apart by longer ones alone.
-_STEADY = {
-    "batch": 512,
-    "shortest": 1,
-    "grow_below": 0.03,
-    "grow_by": 1.2,
-    "grow_after": 20,
-    "rate": 5e-3,
-    "last_rate": 5e-3,
-    "maps_epsilon": 1e-2,
-    "maps_margin": 3.0,
-    "warm_up": 0.0,
-    "weight_decay": 0.0,
-    "test_sequences": 2048,
-    "every": 100,
-}
-# Magnitudes of 1 in float32, so that nothing is lost on the way; answers follow from states alone.
-# S5 has 120 elements, and a new one is found among states to spare.
-_STEADY_SIZES = Sizes(
-    dictionary=32,
-    layers=1,
-    dropout=0.0,
-    margin=0.5,
-    apart=8.0,
-    turns=1e-12,
-    loss=1e-12,
-    drive=0.0,
-    skip=0.0,
+# told apart by longer ones alone. Magnitudes are 1 in float32, so that nothing is lost on the way;
+# answers follow from states alone.
+_STEADY = Settings(
+    "",
+    "",
+    sizes=Sizes(
+        dictionary=32,
+        layers=1,
+        dropout=0.0,
+        margin=0.5,
+        apart=8.0,
+        turns=1e-12,
+        loss=1e-12,
+        drive=0.0,
+        skip=0.0,
+    ),
+    batch=512,
+    shortest=1,
+    grow_below=0.03,
+    grow_by=1.2,
+    grow_after=20,
+    rate=5e-3,
+    last_rate=5e-3,
+    maps_epsilon=1e-2,
+    maps_margin=3.0,
+    warm_up=0.0,
+    weight_decay=0.0,
+    test_sequences=2048,
+    every=100,
 )
+# S5 has 120 elements, and a new one is found among states to spare.
 _STATES_OF_S5 = 256
 # Of each symbol: a map that fewer tokens use has smaller gradients.
 _MAPS_RATE = 30.0
@@ -84,8 +86,14 @@ def settings_of(preset: str, task: str, model: str, seed: int) -> Settings:
     if preset == "published":
         is_word_problem = task[:3] in ("A5-", "S5-")
         return Settings(task, model, seed, _TABLE3_SIZES if is_word_problem else Sizes())
-    states = _STATES_OF_S5 if task[:2] == "S5" else _STEADY_SIZES.state
-    symbols = task_of(task).symbols
-    maps = max(_STEADY_SIZES.dictionary, 1 + symbols)  # one for padding
-    sizes = replace(_STEADY_SIZES, state=states, dictionary=maps)
-    return Settings(task, model, seed, sizes, maps_rate=_MAPS_RATE * symbols, **_STEADY)
+    sizes, symbols = _STEADY.sizes, task_of(task).symbols
+    states = _STATES_OF_S5 if task[:2] == "S5" else sizes.state
+    maps = max(sizes.dictionary, 1 + symbols)  # one for padding
+    return replace(
+        _STEADY,
+        task=task,
+        model=model,
+        seed=seed,
+        sizes=replace(sizes, state=states, dictionary=maps),
+        maps_rate=_MAPS_RATE * symbols,
+    )

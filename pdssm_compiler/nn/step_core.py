@@ -11,8 +11,7 @@ What a head has is read as its parameters are stored: a token is so little work 
 to prepare them, or to copy the state, would be as long as this one.
 """
 
-from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch.nn import functional
@@ -89,8 +88,13 @@ def mix_step(
 @constant
 def _chooses(device: torch.device) -> bool:
     """Whether a kernel of one token can choose the map itself."""
-    is_nvidia = device.type == "cuda" and torch.version.hip is None
-    return is_nvidia and BACKENDS["tvm-cuda"].unavailable() is None
+    return device.type == "cuda" and torch.version.hip is None and _has_cuda_kernels()
+
+
+@cache
+def _has_cuda_kernels() -> bool:
+    # It looks for packages and compilers, which takes longer than a token.
+    return BACKENDS["tvm-cuda"].unavailable() is None
 
 
 @constant
@@ -119,10 +123,9 @@ def step_text(size: int, maps: int, dtype: torch.dtype, stored: torch.dtype, cho
     fusion = trace(spec, diagonal, readout, inputs).fusion
     program = pd_scan(spec.program_spec(initial_state=True, final_state=True), fusion)
     if chooses:
-        stored_as = {torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
-        logits = replace(program.input(SELECTION), storage=stored_as)
-        read = (logits if input_.name == SELECTION else input_ for input_ in program.inputs)
-        program = replace(program, inputs=tuple(read))
+        # They stand in the same projection.
+        storage = program.input(input_name("delta")).storage
+        program = program.stored(SELECTION, storage)
     return program.text
 
 

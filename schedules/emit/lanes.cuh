@@ -1106,18 +1106,15 @@ __device__ __noinline__ V lane_collect_called(V value, int target, void* scratch
   return values[0];
 }
 
-template <typename V>
-__device__ __forceinline__ void lane_collect_values_of_team(V (&value)[1], const int* target,
-                                                            void* scratch, int lane, int n,
-                                                            int barrier, int threads) {
-  value[0] = lane_collect_called(value[0], *target, scratch, lane, n, barrier, threads);
-}
-
 template <int ELEMENTS, typename V>
-__device__ __forceinline__ void lane_collect_values_of_team(V (&value)[ELEMENTS], const int* target,
-                                                            void* scratch, int lane, int n,
-                                                            int barrier, int threads) {
-  lane_collect_values(value, target, scratch, lane, n, barrier, threads);
+__device__ __forceinline__ void lane_collect_by_team(V (&value)[ELEMENTS], const int* target,
+                                                     void* scratch, int lane, int n, int barrier,
+                                                     int threads) {
+  if constexpr (ELEMENTS == 1) {
+    value[0] = lane_collect_called(value[0], *target, scratch, lane, n, barrier, threads);
+  } else {
+    lane_collect_values(value, target, scratch, lane, n, barrier, threads);
+  }
 }
 
 #define PDSSM_COLLECT_LISTED(T)                                                                   \
@@ -1127,7 +1124,7 @@ __device__ __forceinline__ void lane_collect_values_of_team(V (&value)[ELEMENTS]
                                                       int barrier, int threads) {                 \
     LaneComplex<T> value[ELEMENTS];                                                               \
     for (int e = 0; e < ELEMENTS; ++e) value[e] = {re[e], im[e]};                                 \
-    lane_collect_values_of_team(value, target, scratch, lane, n, barrier, threads);               \
+    lane_collect_by_team(value, target, scratch, lane, n, barrier, threads);                      \
     for (int e = 0; e < ELEMENTS; ++e) re[e] = value[e].re, im[e] = value[e].im;                  \
   }                                                                                               \
   template <int ELEMENTS>                                                                         \
@@ -1136,7 +1133,7 @@ __device__ __forceinline__ void lane_collect_values_of_team(V (&value)[ELEMENTS]
                                                       int threads) {                              \
     LaneReal<T> value[ELEMENTS];                                                                  \
     for (int e = 0; e < ELEMENTS; ++e) value[e] = {re[e]};                                        \
-    lane_collect_values_of_team(value, target, scratch, lane, n, barrier, threads);               \
+    lane_collect_by_team(value, target, scratch, lane, n, barrier, threads);                      \
     for (int e = 0; e < ELEMENTS; ++e) re[e] = value[e].re;                                       \
   }
 

@@ -12,10 +12,10 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.verify import verify
 from pdssm_compiler.schedules.registry import TEMPLATES
-from tests.strategies import Sizes, arrays_for, by_logits
+from tests.strategies import Sizes, arrays_for
 
 PROGRAM = pd_scan(PdScan(5, 4, initial_state=True))
-CHOOSES = by_logits(PROGRAM, "bf16")
+CHOOSES = PROGRAM.stored("selection", "bf16")
 
 
 def test_its_text_says_so() -> None:
@@ -37,18 +37,18 @@ def test_the_interpreter_takes_the_first_of_the_largest() -> None:
         interpret(CHOOSES, arrays)
 
 
-def stored(name: str, **changes: str) -> Program:
-    inputs = (replace(i, **changes) if i.name == name else i for i in PROGRAM.inputs)
-    return replace(PROGRAM, inputs=tuple(inputs))
+def of_rows() -> Program:
+    inputs = (replace(i, role="row") if i.holds_logits else i for i in CHOOSES.inputs)
+    return replace(CHOOSES, inputs=tuple(inputs))
 
 
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        (stored("selection", storage="f32"), "%selection: index<4> cannot be stored as f32"),
-        (stored("dictionary", storage="bf16"), "cannot be stored as bf16"),
+        (PROGRAM.stored("selection", "f32"), "%selection: index<4> cannot be stored as f32"),
+        (PROGRAM.stored("dictionary", "bf16"), "cannot be stored as bf16"),
         (
-            stored("selection", storage="f16", role="row"),
+            of_rows(),
             "%selection holds logits, and they belong to a token, not to a row",
         ),
     ],

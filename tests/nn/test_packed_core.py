@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from pdssm_compiler.nn import FlashPDSSM, flash
+from pdssm_compiler.nn import FlashPDSSM, flash, step_core
 from pdssm_compiler.nn.core import mix_packed
 from pdssm_compiler.nn.packed_core import mixer_core
 from pdssm_compiler.nn.step_core import _mixer_step
+from pdssm_compiler.runtime.backends import BACKENDS
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
 
 SURROGATES = ("active", "dense")
@@ -191,3 +192,15 @@ def test_the_step_is_a_torch_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.library.opcheck(
         _mixer_step, tuple(taken[0]), test_utils=("test_schema", "test_faketensor")
     )
+
+
+def test_whether_a_step_chooses_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at files, which no token should."""
+    asked: list[None] = []
+    monkeypatch.setattr(BACKENDS["tvm-cuda"], "unavailable", lambda: asked.append(None))
+    step_core._has_cuda_kernels.cache_clear()
+    try:
+        told = [step_core._chooses(torch.device(name)) for name in ("cuda", "cuda", "cpu")]
+    finally:
+        step_core._has_cuda_kernels.cache_clear()
+    assert (told, len(asked)) == ([True, True, False], 1)

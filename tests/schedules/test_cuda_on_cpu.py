@@ -25,7 +25,7 @@ from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfi
 from tests.kernels import LAYOUTS, assert_runs, few, tensors_of, under_stress
 from tests.schedules.cuda import H100
 from tests.schedules.cuda_on_cpu import run
-from tests.strategies import Sizes, arrays_for, by_logits, programs
+from tests.strategies import Sizes, arrays_for, programs
 
 CHUNKS, ROWS, STEP = CudaChunks(), CudaRows(), CudaStep()
 
@@ -214,7 +214,7 @@ def test_steps_that_choose(maps: int, storage: str, seed: int) -> None:
     assert error == 0
     at = [input_.name for input_ in program.inputs].index("selection")
     tensors[at] = torch.from_numpy(numbers).to(TORCH_DTYPES[storage])
-    chooses = by_logits(program, storage)
+    chooses = program.stored("selection", storage)
     (found,), error = run(STEP, chooses, tensors, sizes, config=CudaStepConfig(2), seed=seed)
     assert error == 0
     assert torch.equal(found, want)
