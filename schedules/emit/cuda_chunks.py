@@ -3,6 +3,7 @@
 :mod:`pdssm_compiler.schedules.templates.cuda_chunks` says why; here is what each thread does.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -151,6 +152,8 @@ def _form(source: str) -> tuple[str, str]:
 
 class ChunkKernel:
     """Writes the kernel's skeleton."""
+
+    asks = "tile"
 
     def __init__(self, writer: Writer, bodies: ChunkBodies, config: Shape) -> None:
         self.writer = writer
@@ -338,10 +341,13 @@ class ChunkKernel:
                     body.copies_done()
             body.hold(0)
             first = f"start + T.Cast('int64', s * {tile})"
-            # Every token asks whether its map has targets of many sources: chunks come from all
-            # heads, so none waits for a head whose maps have, and a tile is short.
             with body.whole_tile(first):
-                body.unrolled(lambda: step("s"))
+                if self.asks == "token" or body.through_memory:
+                    # Every token asks whether its map has targets of many sources: chunks come
+                    # from all heads, so none waits for a head whose maps have, and a tile is short.
+                    body.unrolled(lambda: step("s"))
+                else:
+                    body.held_tokens(lambda: step("s"), lambda: self._one_by_one(body, step))
             if body is self.bodies.scan:
                 with self.writer.block("if ahead[0] != 0:"):
                     body.slot_is_read()
@@ -355,6 +361,17 @@ class ChunkKernel:
             write(f"slot: T.let = slots + count // {tile}")
             step(f"(count // {tile})")
             body.token()
+
+    def _one_by_one(self, body: TvmLanes, step: Callable[[str], None]) -> None:
+        """A tile's tokens, each from the ring: a short text, for tiles that are seldom."""
+        if body.puts_off:
+            body.unrolled(lambda: step("s"))
+            return
+        held, body.held = body.held, None
+        with self.writer.block(f"for u in T.serial({self.config.tile}):"):
+            step("s")
+            body.token()
+        body.held = held
 
     def _join(self) -> None:
         """Join the summaries of the window before this chunk's."""

@@ -70,6 +70,11 @@ class LaneSums(LaneRing):
         read |= {total.value for total in self.program.sum_outputs}
         return [v for v in self.program.body if v.op == "sum" and v not in read]
 
+    @property
+    def puts_off(self) -> bool:
+        """Whether sums wait for the end of their tile."""
+        return self._puts_off and bool(self._postponable)
+
     def _is_put_off(self, value: Value) -> bool:
         return self._puts_off and value in self._postponable
 

@@ -139,13 +139,17 @@ class LaneTables(LaneBody):
                             *([f"k // {each} * {n}"] if self.rows > 1 else []),
                         )
 
+    # Whether :meth:`find_most_sources` was asked.
+    _knows_most = False
+
     def find_most_sources(self) -> None:
         """Find once what :meth:`~pdssm_compiler.schedules.emit.tvm_lanes.TvmLanes.held_tokens`
         asks: the kind of the map of the head's tables whose targets have the most sources; by
-        every warp, after a barrier. See ``lane_fan_in`` for kinds.
+        every warp, after a barrier. See ``lanes.cuh`` for kinds.
         """
         if not any(self._tables.values()):
             return
+        self._knows_most = True
         for local in ("most_kind", "few"):
             self._local(self._own_name(local), "int32", 1)
         self.writer.line(f"{self._own_name('most_kind')}[0] = 0")
@@ -189,11 +193,11 @@ class LaneTables(LaneBody):
         return needs_range_check(self.program.input(name))
 
     def _kind(self, value: Value) -> str:
-        """How many sources the targets of a selected map have; see ``lane_fan_in``."""
+        """How many sources the targets of a selected map have; see ``lanes.cuh``."""
         return f"kind_{value.args[0].name}[{self._selected(value)}]"
 
     def _fan_words(self, value: Value, j: str) -> Parts:
-        """The first four sources of target ``j``."""
+        """What target ``j`` collects first."""
         k, n, name = self._selected(value), self.program.state_size, value.args[0].name
         own = self.within(j)
         return tuple(f"fan_{name}[{k} * {4 * n} + {own} * 2 + {word}]" for word in (0, 1))

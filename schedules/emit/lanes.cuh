@@ -651,14 +651,18 @@ struct LaneTeam : LaneShared<V> {
 // A shuffle reads the low five bits of a source; bit 15 marks a missing one, behind which all are
 // missing. One after the other takes the fewest instructions: an addition is left out as it is.
 template <typename V>
+__device__ __forceinline__ V lane_add_found(V sum, V found, unsigned missing) {
+  return missing ? sum : sum + found;
+}
+
+template <typename V>
 __device__ __forceinline__ V lane_four(LaneRegisters<V> from, unsigned low, unsigned high) {
   const V found[4] = {from.every(low), from.every(low >> 16), from.every(high),
                       from.every(high >> 16)};
   V sum = low & 0x8000u ? V{} : found[0];
-  if (!(low & 0x80000000u)) sum = sum + found[1];
-  if (!(high & 0x8000u)) sum = sum + found[2];
-  if (!(high & 0x80000000u)) sum = sum + found[3];
-  return sum;
+  sum = lane_add_found(sum, found[1], low & 0x80000000u);
+  sum = lane_add_found(sum, found[2], high & 0x8000u);
+  return lane_add_found(sum, found[3], high & 0x80000000u);
 }
 
 // A missing source is the zero kept behind the last element.
@@ -668,27 +672,59 @@ __device__ __forceinline__ V lane_four(LaneShared<V> from, unsigned low, unsigne
          (from.every(high & 0xffffu) + from.every(high >> 16));
 }
 
+// Each source with its mate: the next one on the list of the same target, for the first, third, fifth ...
+// of a list. A target collects pairs then, and four exchanges bring the sources of six instead of four.
+// In shared memory a second exchange would take a barrier, and sources come one by one.
 template <typename V>
-__device__ __forceinline__ V lane_two(LaneRegisters<V> from, unsigned both) {
-  const V found[2] = {from.every(both), from.every(both >> 16)};
-  V sum = both & 0x8000u ? V{} : found[0];
-  if (!(both & 0x80000000u)) sum = sum + found[1];
-  return sum;
+__device__ __forceinline__ LaneRegisters<V> lane_in_pairs(LaneRegisters<V> from, unsigned low) {
+  return {lane_add_found(from.value, from.every(low), low & 0x8000u), from.lane};
 }
 
 template <typename V>
-__device__ __forceinline__ V lane_two(LaneShared<V> from, unsigned both) {
-  return from.every(both & 0xffffu) + from.every(both >> 16);
+__device__ __forceinline__ LaneShared<V> lane_in_pairs(LaneShared<V> from, unsigned) {
+  return from;
 }
 
-// What a target collects by a map none of whose targets has more than `MOST` sources, 6 or 8, of which
-// those behind the fourth are in `more`: without a branch.
-template <int MOST, typename Source>
-__device__ __forceinline__ typename Source::Value lane_few(Source from, unsigned low, unsigned high,
-                                                           const unsigned* more) {
-  const typename Source::Value four = lane_four(from, low, high);
-  if constexpr (MOST == 6) return four + lane_two(from, more[0]);
-  return four + lane_four(from, more[0], more[1]);
+// What a target's first two words bring: of pairs three, otherwise four sources.
+template <typename V>
+__device__ __forceinline__ V lane_first(LaneRegisters<V> pairs, unsigned low, unsigned high) {
+  const V found[3] = {pairs.every(low >> 16), pairs.every(high), pairs.every(high >> 16)};
+  V sum = low & 0x80000000u ? V{} : found[0];
+  sum = lane_add_found(sum, found[1], high & 0x8000u);
+  return lane_add_found(sum, found[2], high & 0x80000000u);
+}
+
+template <typename V>
+__device__ __forceinline__ V lane_first(LaneShared<V> from, unsigned low, unsigned high) {
+  return lane_four(from, low, high);
+}
+
+// Kinds of maps, by the most sources of a target:
+//
+//                            in pairs   one by one
+//   0: the first two words      6           4
+//   1: one more                             6
+//   2: two more                14           8
+//   3: as many as there are
+//
+// What a target collects by a map of a kind up to `KIND`, 1 or 2, without a branch.
+template <int KIND, typename V>
+__device__ __forceinline__ V lane_few(LaneRegisters<V> from, unsigned low, unsigned high,
+                                      const unsigned* more) {
+  const LaneRegisters<V> pairs = lane_in_pairs(from, low);
+  const V sum = lane_first(pairs, low, high);
+  if constexpr (KIND == 1) return sum;
+  return sum + lane_four(pairs, more[0], more[1]);
+}
+
+template <int KIND, typename V>
+__device__ __forceinline__ V lane_few(LaneShared<V> from, unsigned low, unsigned high,
+                                      const unsigned* more) {
+  const V sum = lane_four(from, low, high);
+  if constexpr (KIND == 1) {
+    return sum + (from.every(more[0] & 0xffffu) + from.every(more[0] >> 16));
+  }
+  return sum + lane_four(from, more[0], more[1]);
 }
 
 // Raises `most` to the largest of `count` kinds of maps, in all lanes.
@@ -698,27 +734,27 @@ __device__ __forceinline__ void lane_most(int* most, const int* kinds, int count
   *most = __reduce_max_sync(0xffffffffu, found);
 }
 
-// Whether maps of such a kind, see `lane_fan_in`, are like that in all lanes.
-template <int MOST>
+// Whether a kind is at most this one, in all lanes.
+template <int KIND>
 __device__ __forceinline__ int lane_all_few(int kind) {
-  return __all_sync(0xffffffffu, kind <= MOST / 2 - 2);
+  return __all_sync(0xffffffffu, kind <= KIND);
 }
 
-// What a target collects by a prepared map: `low` and `high` hold its first four sources, `more`
-// the next four. `kind` is 0, 1, 2 or 3: no target of the map has more than 4, 6 or 8, or some has;
-// then see `all` of what they are read from.
+// What a target collects by a prepared map of any kind; `low`, `high` and `more` are what
+// `lane_prepare` has left for it. Of kind 3, see `all` of what sources are read from.
 template <typename Source, typename Entry>
 __device__ __forceinline__ typename Source::Value lane_fan_in(
     Source from, unsigned low, unsigned high, int kind, const unsigned* more, const Entry* map,
     int target, int n) {
-  typename Source::Value sum = lane_four(from, low, high);
+  const auto pairs = lane_in_pairs(from, low);
+  typename Source::Value sum = lane_first(pairs, low, high);
   // The vote tells the compiler that the warp stays together. What is seldom run is kept out of the
   // way of what is always run, which must fit the instruction cache.
   if (__builtin_expect(__any_sync(0xffffffffu, kind), 0)) {
     if (__any_sync(0xffffffffu, kind == 3)) {
       sum = from.all(low, high, map, target, n);
     } else {
-      sum = sum + lane_four(from, more[0], more[1]);
+      sum = sum + lane_four(pairs, more[0], more[1]);
     }
   }
   return sum;
@@ -730,30 +766,30 @@ __device__ __forceinline__ typename Source::Value lane_fan_in(
   unsigned low, unsigned high, int kind, const unsigned *more, const Entry *map, int i, int n
 
 #define PDSSM_FAN_IN(T)                                                                           \
-  template <int MOST>                                                                             \
+  template <int KIND>                                                                             \
   __device__ __forceinline__ void lane_few_registers(T* re, T* im, T a, T b,                      \
                                                      PDSSM_FEW_ARGUMENTS) {                       \
     const LaneRegisters<LaneComplex<T>> from{{a, b}, 0};                                          \
-    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                             \
+    const LaneComplex<T> sum = lane_few<KIND>(from, low, high, more);                             \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
-  template <int MOST>                                                                             \
+  template <int KIND>                                                                             \
   __device__ __forceinline__ void lane_few_registers(T* re, T a, PDSSM_FEW_ARGUMENTS) {           \
-    *re = lane_few<MOST>(LaneRegisters<LaneReal<T>>{{a}, 0}, low, high, more).re;                 \
+    *re = lane_few<KIND>(LaneRegisters<LaneReal<T>>{{a}, 0}, low, high, more).re;                 \
   }                                                                                               \
-  template <int MOST>                                                                             \
+  template <int KIND>                                                                             \
   __device__ __forceinline__ void lane_few_shared(T* re, T* im, const T* values,                  \
                                                   PDSSM_FEW_ARGUMENTS) {                          \
     const LaneShared<LaneComplex<T>> from{reinterpret_cast<const LaneComplex<T>*>(values)};       \
-    const LaneComplex<T> sum = lane_few<MOST>(from, low, high, more);                             \
+    const LaneComplex<T> sum = lane_few<KIND>(from, low, high, more);                             \
     *re = sum.re;                                                                                 \
     *im = sum.im;                                                                                 \
   }                                                                                               \
-  template <int MOST>                                                                             \
+  template <int KIND>                                                                             \
   __device__ __forceinline__ void lane_few_shared(T* re, const T* values, PDSSM_FEW_ARGUMENTS) {  \
     const LaneShared<LaneReal<T>> from{reinterpret_cast<const LaneReal<T>*>(values)};             \
-    *re = lane_few<MOST>(from, low, high, more).re;                                               \
+    *re = lane_few<KIND>(from, low, high, more).re;                                               \
   }                                                                                               \
   template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_fan_in_registers(T* re, T* im, T a, T b, int lane,         \
@@ -1279,34 +1315,45 @@ __device__ __forceinline__ void lane_sort_table(unsigned* form, int* counts, con
   }
 }
 
-// Prepare one map of a table, by one warp: the first four sources of target `i` as 16-bit numbers
-// from `fan[2 * i]` on, the next four from `fan[2 * n + 2 * i]` on, and the map's kind. `counts`
-// is scratch for `n` numbers. A source's place is the number of sources before it; sources are
-// numbered from `base` on.
-template <bool REGISTERS, bool SORTS, typename Entry>
+// Prepare one map of a table, by one warp: what targets collect, as 16-bit numbers, and the map's kind.
+// Of a target `i` four from `fan[2 * i]` on and four from `fan[2 * n + 2 * i]` on: its first eight sources;
+// or in pairs, the mate of source `i`, then the first of each of its first seven pairs. `counts` is
+// scratch for `n` numbers. Sources are numbered from `base` on, and in pairs at most 32.
+template <bool PAIRS, bool SORTS, typename Entry>
 __device__ __forceinline__ void lane_prepare(unsigned* fan, int* kind, int* counts,
                                              const Entry* map, int lane, int n, int base = 0) {
-  const unsigned none = REGISTERS ? 0x8000u : static_cast<unsigned>(n);
+  const unsigned none = PAIRS ? 0x8000u : static_cast<unsigned>(n);
   for (int word = lane; word < 4 * n; word += 32) fan[word] = none | (none << 16);
   for (int i = lane; i < n; i += 32) counts[i] = 0;
   __syncwarp();
   unsigned short* sources = reinterpret_cast<unsigned short*>(fan);
+  const auto entry = [&](int i, int at) { return (at < 4 ? 0 : 4 * n - 4) + 4 * i + at; };
+  // The entry of the source before that a source is the mate of.
+  int first = -1;
   lane_each_source(counts, map, lane, n, [&](int j, int target, int place) {
-    if (place < 8) sources[(place < 4 ? 0 : 4 * n - 4) + 4 * target + place] = base + j;
+    const int at = PAIRS ? 1 + place / 2 : place;
+    if (at >= 8) return;
+    if (PAIRS && place % 2) {
+      first = entry(target, at);
+    } else {
+      sources[entry(target, at)] = base + j;
+    }
   });
+  // `lane_each_source` has met.
+  if (PAIRS && first >= 0) sources[entry(sources[first] - base, 0)] = base + lane;
   int most = 0;
   for (int i = lane; i < n; i += 32) most = max(most, counts[i]);
   most = __reduce_max_sync(0xffffffffu, most);
-  if (lane == 0) *kind = (most > 4) + (most > 6) + (most > 8);
-  if (SORTS && most > 8) lane_sort_table(fan, counts, map, lane, n);
+  if (lane == 0) *kind = PAIRS ? 2 * (most > 6) + (most > 14) : (most > 4) + (most > 6) + (most > 8);
+  if (SORTS && most > (PAIRS ? 14 : 8)) lane_sort_table(fan, counts, map, lane, n);
   __syncwarp();
 }
 
-#define PDSSM_PREPARE(NAME, REGISTERS, SORTS)                                                     \
+#define PDSSM_PREPARE(NAME, PAIRS, SORTS)                                                         \
   template <typename Entry>                                                                       \
   __device__ __forceinline__ void lane_prepare_##NAME(unsigned* fan, int* kind, int* counts,      \
                                                       const Entry* map, int lane, int n) {        \
-    lane_prepare<REGISTERS, SORTS>(fan, kind, counts, map, lane, n);                              \
+    lane_prepare<PAIRS, SORTS>(fan, kind, counts, map, lane, n);                              \
   }
 
 template <typename Entry>

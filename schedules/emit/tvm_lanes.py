@@ -32,8 +32,8 @@ class TvmLanes(LaneSums):
     """
 
     sums_runs_by = "lane_sum_runs"
-    # The most sources of a target of the maps in hand, 6 or 8, as the kernel has asked; or any.
-    _most_sources: int | None = None
+    # The kind that maps in hand are at most of, 1 or 2, as the kernel has asked; or any.
+    _few: int | None = None
 
     def exchange_buffers(self) -> Iterator[SharedBuffer]:
         """Where the lanes of a row leave values for one another."""
@@ -151,16 +151,21 @@ class TvmLanes(LaneSums):
         if self.copies == 1 and any(map(self._exchange_elements, self.program.body)):
             self.sync()
 
-    def held_tokens(self, begin: Callable[[], None]) -> None:
-        """Run the tokens of the tile that is in registers, of a row in order.
+    def held_tokens(
+        self, begin: Callable[[], None], seldom: Callable[[], None] | None = None
+    ) -> None:
+        """Run the tokens of the tile that is in registers.
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
         beside what it does; so a tile asks once for all its tokens. Where all the head's maps have
-        few, which :meth:`find_most_sources` has found, it does not wait for the tile's to ask.
+        few, as :meth:`find_most_sources` has found if it was asked, it does not wait for the
+        tile's to ask.
 
         Args:
             begin: writes what token ``u`` starts with.
+            seldom: writes the tile's tokens where a map has many sources of a target; as others,
+                by default.
         """
         listed = [value for value in self.selects if self._is_collected(value)]
         if not listed:
@@ -168,27 +173,37 @@ class TvmLanes(LaneSums):
             return
         kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
         of_tile = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
-        few, of_head = self._own_name("few"), f"{self._own_name('most_kind')}[0]"
-        self.writer.line(f"{few}[0] = {self._all_few(6, of_head)}")
-        with self.writer.block(f"if {few}[0] == 0:"):
-            self.writer.line(f"{few}[0] = {self._all_few(6, of_tile)}")
-        with self.writer.block(f"if {few}[0] != 0:"):
-            self._with_few(6, begin)
+        few = self._all_few(1, of_tile)
+        if self._knows_most:
+            local, of_head = self._own_name("few"), f"{self._own_name('most_kind')}[0]"
+            self.writer.line(f"{local}[0] = {self._all_few(1, of_head)}")
+            with self.writer.block(f"if {local}[0] == 0:"):
+                self.writer.line(f"{local}[0] = {few}")
+            few = f"{local}[0]"
+        with self.writer.block(f"if {few} != 0:"):
+            self._with_few(1, begin)
         with self.writer.block("else:"):
-            with self.writer.block(f"if {self._all_few(8, of_tile)} != 0:"):
-                self._with_few(8, begin)
+            if not self.through_memory:
+                # In pairs hardly a map has more.
+                if seldom is None:
+                    self.unrolled(begin)
+                else:
+                    seldom()
+                return
+            with self.writer.block(f"if {self._all_few(2, of_tile)} != 0:"):
+                self._with_few(2, begin)
             with self.writer.block("else:"):
                 self.unrolled(begin)
 
-    def _all_few(self, most: int, kind: str) -> str:
-        """Whether no target of maps of a kind has more than ``most`` sources, in all lanes."""
-        return self._called(f"lane_all_few<{most}>", kind, dtype="int32")
+    def _all_few(self, kind: int, found: str) -> str:
+        """Whether a kind is at most this one in all lanes; see ``lanes.cuh`` for kinds."""
+        return self._called(f"lane_all_few<{kind}>", found, dtype="int32")
 
-    def _with_few(self, most: int, begin: Callable[[], None]) -> None:
-        """The tile's tokens where no target has more than ``most`` sources."""
-        self._most_sources = most
+    def _with_few(self, kind: int, begin: Callable[[], None]) -> None:
+        """The tile's tokens where maps are at most of a kind."""
+        self._few = kind
         self.unrolled(begin)
-        self._most_sources = None
+        self._few = None
 
     def unrolled(self, begin: Callable[[], None]) -> None:
         """Run the tokens of the tile that is in registers; ``begin`` as of :meth:`held_tokens`."""
@@ -345,9 +360,9 @@ class TvmLanes(LaneSums):
             values: Parts = (f"T.address_of({self._exchange(source, '0')})",)
         else:
             values = self._parts(source, "j")
-        if self._most_sources is not None:
+        if self._few is not None:
             where = "shared" if self.through_memory else "registers"
-            function = f"lane_few_{where}<{self._most_sources}>"
+            function = f"lane_few_{where}<{self._few}>"
             self.call(function, *to, *values, *words, f"T.address_of({more})")
             return
         if not self.through_memory:

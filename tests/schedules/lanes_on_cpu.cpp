@@ -156,8 +156,8 @@ static int most_of(const int* map, int n) {
   return *std::max_element(counts.begin(), counts.end());
 }
 
-// The same by a map of a table, prepared by one warp; from registers or from shared memory, with
-// at most `few` sources of a target, 6 or 8, or any number (0).
+// The same by a map of a table, prepared by one warp; from registers or from shared memory, of a
+// kind up to `few`, 1 or 2, or of any (0). Fails if the kind is not what the map's sources say.
 extern "C" int fan_in(int registers, int few, int n, int seed, const int* map, const double* values,
                       double* results) {
   std::vector<unsigned char> table(map, map + n);
@@ -180,14 +180,14 @@ extern "C" int fan_in(int registers, int few, int n, int seed, const int* map, c
       const unsigned low = words[2 * j], high = words[2 * j + 1];
       const unsigned* more = words + 2 * n + 2 * j;
       const double *of = &shared[0].re, a = values[j], b = values[n + j];
-      if (few == 6 && registers) {
-        lane_few_registers<6>(&re, &im, a, b, low, high, more);
+      if (few == 1 && registers) {
+        lane_few_registers<1>(&re, &im, a, b, low, high, more);
       } else if (few && registers) {
-        lane_few_registers<8>(&re, &im, a, b, low, high, more);
-      } else if (few == 6) {
-        lane_few_shared<6>(&re, &im, of, low, high, more);
+        lane_few_registers<2>(&re, &im, a, b, low, high, more);
+      } else if (few == 1) {
+        lane_few_shared<1>(&re, &im, of, low, high, more);
       } else if (few) {
-        lane_few_shared<8>(&re, &im, of, low, high, more);
+        lane_few_shared<2>(&re, &im, of, low, high, more);
       } else if (registers) {
         lane_fan_in_registers(&re, &im, a, b, lane, low, high, kind, more, table.data(), j, n);
       } else {
@@ -197,8 +197,10 @@ extern "C" int fan_in(int registers, int few, int n, int seed, const int* map, c
       results[n + j] = im;
     }
   });
-  return ended && fan.kept() && counts.kept() && (kind <= 0) == (most_of(map, n) <= 4) &&
-         (kind <= 1) == (most_of(map, n) <= 6) && (kind <= 2) == (most_of(map, n) <= 8);
+  const int limits[2][3] = {{4, 6, 8}, {6, 6, 14}}, most = most_of(map, n);
+  bool right = true;
+  for (int k = 0; k < 3; ++k) right &= (kind <= k) == (most <= limits[registers != 0][k]);
+  return ended && fan.kept() && counts.kept() && right;
 }
 
 // Sums over the lanes: of each token alone, and of all tokens together, twice: then of

@@ -123,7 +123,8 @@ def test_collected_by_a_prepared_map(
     values, n = numbers(len(map_)), len(map_)
     # By the function for any map (0), and by those for maps whose targets have few sources.
     most = np.bincount(map_).max()
-    for few in (0, *(few for few in (6, 8) if most <= few)):
+    limits = {1: 6, 2: 14 if registers else 8}
+    for few in (0, *(kind for kind, limit in limits.items() if most <= limit)):
         results = np.full((2, n), np.nan)
         given_all = given_(map_), given_(values), given_(results)
         assert lanes.fan_in(registers, few, n, seed, *given_all)
