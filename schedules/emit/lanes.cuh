@@ -86,11 +86,13 @@ __device__ __forceinline__ void lane_copies_but_last() {
 // Those of the CUDA library bring their path for huge arguments, and a division its path for tiny
 // ones, to every place they are written out at; two calls of one argument share what is the same.
 
-// How far a number is from the nearest multiple of pi/2, and which that is. The parts of pi/2 are each
-// as exact as a float; the first product is subtracted exactly.
+// How far a number is from the nearest multiple of pi/2, and which that is, modulo four. The parts of pi/2
+// are each as exact as a float; the first product is subtracted exactly.
 __device__ __forceinline__ float lane_from_quarter(float x, int* quarter) {
-  const float q = rintf(x * 0.636619747f);
-  *quarter = static_cast<int>(q);
+  // Numbers of this size are whole, and their last bits are the quarter's: rounding and converting
+  // would take a slower pipe.
+  const float shifted = fmaf(x, 0.636619747f, 12582912.0f), q = shifted - 12582912.0f;
+  *quarter = static_cast<int>(__float_as_uint(shifted));
   float r = fmaf(-q, 1.57079637f, x);
   r = fmaf(-q, -4.37113883e-8f, r);
   return fmaf(-q, -1.71512451e-15f, r);
@@ -138,9 +140,15 @@ __device__ __forceinline__ float lane_cos(float x) {
   return fabsf(x) > LANE_NEAR ? lane_far_cosine(x) : lane_cos_within(x);
 }
 
-// A divisor from 1 on needs no care; infinity gives 0.
+// Within a unit in the last place, of divisors from 1 on; infinity gives 0.
+__device__ __forceinline__ float lane_reciprocal(float x) {
+  float found;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+  return found;
+}
+
 __device__ __forceinline__ float lane_sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + expf(-x));
+  return lane_reciprocal(1.0f + expf(-x));
 }
 
 __device__ __forceinline__ double lane_sin(double x) { return sin(x); }

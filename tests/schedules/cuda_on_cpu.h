@@ -57,7 +57,6 @@ To bits_of(From from) {
 #define __noinline__ inline
 #define __align__(bytes) alignas(bytes)
 
-inline float __fdividef(float a, float b) { return a / b; }
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int lane) {
@@ -180,6 +179,8 @@ inline void lane_team_sync(int barrier, int threads) {
 }
 
 inline bool lane_team_any(bool says, int barrier, int threads) { return any_at(says, barrier, threads); }
+
+inline float lane_reciprocal(float x) { return 1.0f / x; }
 
 inline unsigned short lane_bfloat16(float x) {
   unsigned bits;

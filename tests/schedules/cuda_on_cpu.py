@@ -36,6 +36,7 @@ HERE = Path(__file__).parent
 ASSEMBLY = (
     "lane_wait_for_others",
     "lane_bfloat16",
+    "lane_reciprocal",
     "lane_shared",
     "lane_copy16",
     "lane_copy8",
