@@ -153,13 +153,21 @@ def _form(source: str) -> tuple[str, str]:
 class ChunkKernel:
     """Writes the kernel's skeleton."""
 
-    asks = "tile"
-
     def __init__(self, writer: Writer, bodies: ChunkBodies, config: Shape) -> None:
         self.writer = writer
         self.bodies = bodies
         self.config = config
         self.threads = bodies.warps * LANES
+        scan = bodies.scan
+        # Whether a chunk finds out for all its tokens whether their maps have targets of many
+        # sources. Where lanes meet in shared memory, every token asks for itself: few sources in
+        # pairs are more of all maps' than few one by one.
+        self.knows_seldom = (
+            bool(scan.listed)
+            and LANES % config.tile == 0
+            and not scan.through_memory
+            and all(value.args[1] in scan.indices for value in scan.listed)
+        )
 
     def block(self) -> None:
         """The rows of a block, one after the other, with the head's tables in shared memory."""
@@ -221,6 +229,10 @@ class ChunkKernel:
                 name = place.split("[")[0]
                 self.writer.line(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
         real = real_dtype(self.bodies.carry.type)
+        if self.knows_seldom:
+            self.writer.line('seldom_kind = T.alloc_buffer((1,), "int32", scope="local")')
+            groups = -(-self.config.tokens // LANES)
+            self.writer.line(f'seldom = T.alloc_buffer(({groups},), "int32", scope="local")')
         for name in self._carry:
             shape = f"({scan.elements},)"
             self.writer.line(f'{name}_kept = T.alloc_buffer({shape}, "{real}", scope="local")')
@@ -290,6 +302,23 @@ class ChunkKernel:
         with self.writer.block("if count > 0:"):
             write("first: T.let = start")
             whole.store_indices(config.tokens)
+        if self.knows_seldom:
+            self._find_seldom()
+
+    def _find_seldom(self) -> None:
+        """Keep a bit for each token of the chunk: whether a target of its map has many sources.
+        Asked tile by tile, it would be waited for before the tile's first token.
+        """
+        write, scan = self.writer.line, self.bodies.scan
+        scan.sync()
+        scan.slot = "slots"
+        for group in range(-(-self.config.tokens // LANES)):
+            u = f"({group * LANES} + lane)"
+            write("seldom_kind[0] = 0")
+            with self.writer.block(f"if {u} < count:"):
+                for kind in scan.kinds_in_ring(u):
+                    write(f"seldom_kind[0] = T.max(seldom_kind[0], {kind})")
+            scan.call("lane_seldom", f"T.address_of(seldom[{group}])", "seldom_kind[0]")
 
     def _prepare(self, early: EarlyLanes) -> None:
         """Compute once what a token needs no carry for, of all tokens of the chunk."""
@@ -342,12 +371,7 @@ class ChunkKernel:
             body.hold(0)
             first = f"start + T.Cast('int64', s * {tile})"
             with body.whole_tile(first):
-                if self.asks == "token" or body.through_memory:
-                    # Every token asks whether its map has targets of many sources: chunks come
-                    # from all heads, so none waits for a head whose maps have, and a tile is short.
-                    body.unrolled(lambda: step("s"))
-                else:
-                    body.held_tokens(lambda: step("s"), lambda: self._one_by_one(body, step))
+                self._tile(body, step)
             if body is self.bodies.scan:
                 with self.writer.block("if ahead[0] != 0:"):
                     body.slot_is_read()
@@ -362,16 +386,32 @@ class ChunkKernel:
             step(f"(count // {tile})")
             body.token()
 
-    def _one_by_one(self, body: TvmLanes, step: Callable[[str], None]) -> None:
-        """A tile's tokens, each from the ring: a short text, for tiles that are seldom."""
-        if body.puts_off:
-            body.unrolled(lambda: step("s"))
-            return
-        held, body.held = body.held, None
-        with self.writer.block(f"for u in T.serial({self.config.tile}):"):
+    def _tile(self, body: TvmLanes, step: Callable[[str], None]) -> None:
+        """A whole tile's tokens, which are in registers."""
+
+        def begin() -> None:
             step("s")
-            body.token()
-        body.held = held
+
+        if not self.knows_seldom:
+            body.unrolled(begin)
+            return
+        tile = self.config.tile
+        word = "seldom[0]"
+        if self.config.tokens > LANES:
+            word = f"T.Select(s < {LANES // tile}, seldom[0], seldom[1])"
+        bits = f"T.bitwise_and(T.shift_right({word}, s % {LANES // tile} * {tile}), {2**tile - 1})"
+        with self.writer.block(f"if {body.all_at_most(0, bits)} != 0:"):
+            body.with_few(1, begin)
+        with self.writer.block("else:"):
+            if body.puts_off:
+                body.unrolled(begin)
+                return
+            # From the ring, one by one: a short text, as it is seldom.
+            held, body.held = body.held, None
+            with self.writer.block(f"for u in T.serial({tile}):"):
+                step("s")
+                body.token()
+            body.held = held
 
     def _join(self) -> None:
         """Join the summaries of the window before this chunk's."""

@@ -139,9 +139,6 @@ class LaneTables(LaneBody):
                             *([f"k // {each} * {n}"] if self.rows > 1 else []),
                         )
 
-    # Whether :meth:`find_most_sources` was asked.
-    _knows_most = False
-
     def find_most_sources(self) -> None:
         """Find once what :meth:`~pdssm_compiler.schedules.emit.tvm_lanes.TvmLanes.held_tokens`
         asks: the kind of the map of the head's tables whose targets have the most sources; by
@@ -149,7 +146,6 @@ class LaneTables(LaneBody):
         """
         if not any(self._tables.values()):
             return
-        self._knows_most = True
         for local in ("most_kind", "few"):
             self._local(self._own_name(local), "int32", 1)
         self.writer.line(f"{self._own_name('most_kind')}[0] = 0")

@@ -742,10 +742,15 @@ __device__ __forceinline__ void lane_most(int* most, const int* kinds, int count
   *most = __reduce_max_sync(0xffffffffu, found);
 }
 
-// Whether a kind is at most this one, in all lanes.
-template <int KIND>
-__device__ __forceinline__ int lane_all_few(int kind) {
-  return __all_sync(0xffffffffu, kind <= KIND);
+// Whether a number is at most this one in all lanes. The vote tells the compiler that the warp stays together.
+template <int MOST>
+__device__ __forceinline__ int lane_all_at_most(int number) {
+  return __all_sync(0xffffffffu, number <= MOST);
+}
+
+// A bit for each lane: whether its kind is more than 1.
+__device__ __forceinline__ void lane_seldom(int* bits, int kind) {
+  *bits = __ballot_sync(0xffffffffu, kind > 1);
 }
 
 // What a target collects by a prepared map of any kind; `low`, `high` and `more` are what

@@ -151,59 +151,64 @@ class TvmLanes(LaneSums):
         if self.copies == 1 and any(map(self._exchange_elements, self.program.body)):
             self.sync()
 
-    def held_tokens(
-        self, begin: Callable[[], None], seldom: Callable[[], None] | None = None
-    ) -> None:
-        """Run the tokens of the tile that is in registers.
+    def held_tokens(self, begin: Callable[[], None]) -> None:
+        """Run the tokens of the tile that is in registers, of a row in order.
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
         beside what it does; so a tile asks once for all its tokens. Where all the head's maps have
-        few, as :meth:`find_most_sources` has found if it was asked, it does not wait for the
-        tile's to ask.
+        few, which :meth:`find_most_sources` has found, it does not wait for the tile's to ask.
 
         Args:
             begin: writes what token ``u`` starts with.
-            seldom: writes the tile's tokens where a map has many sources of a target; as others,
-                by default.
         """
-        listed = [value for value in self.selects if self._is_collected(value)]
+        listed = self.listed
         if not listed:
             self.unrolled(begin)
             return
         kinds = (f"{self.names[v]}_kind{self.held}[{u}]" for v in listed for u in range(self.tile))
         of_tile = reduce(lambda one, other: f"T.max({one}, {other})", kinds)
-        few = self._all_few(1, of_tile)
-        if self._knows_most:
-            local, of_head = self._own_name("few"), f"{self._own_name('most_kind')}[0]"
-            self.writer.line(f"{local}[0] = {self._all_few(1, of_head)}")
-            with self.writer.block(f"if {local}[0] == 0:"):
-                self.writer.line(f"{local}[0] = {few}")
-            few = f"{local}[0]"
-        with self.writer.block(f"if {few} != 0:"):
-            self._with_few(1, begin)
+        few, of_head = self._own_name("few"), f"{self._own_name('most_kind')}[0]"
+        self.writer.line(f"{few}[0] = {self.all_at_most(1, of_head)}")
+        with self.writer.block(f"if {few}[0] == 0:"):
+            self.writer.line(f"{few}[0] = {self.all_at_most(1, of_tile)}")
+        with self.writer.block(f"if {few}[0] != 0:"):
+            self.with_few(1, begin)
         with self.writer.block("else:"):
             if not self.through_memory:
                 # In pairs hardly a map has more.
-                if seldom is None:
-                    self.unrolled(begin)
-                else:
-                    seldom()
+                self.unrolled(begin)
                 return
-            with self.writer.block(f"if {self._all_few(2, of_tile)} != 0:"):
-                self._with_few(2, begin)
+            with self.writer.block(f"if {self.all_at_most(2, of_tile)} != 0:"):
+                self.with_few(2, begin)
             with self.writer.block("else:"):
                 self.unrolled(begin)
 
-    def _all_few(self, kind: int, found: str) -> str:
-        """Whether a kind is at most this one in all lanes; see ``lanes.cuh`` for kinds."""
-        return self._called(f"lane_all_few<{kind}>", found, dtype="int32")
+    @property
+    def listed(self) -> list[Value]:
+        """The selected maps whose sources are listed."""
+        return [value for value in self.selects if self._is_collected(value)]
 
-    def _with_few(self, kind: int, begin: Callable[[], None]) -> None:
-        """The tile's tokens where maps are at most of a kind."""
+    def all_at_most(self, most: int, number: str) -> str:
+        """Whether a number is at most this one in all lanes; 1 or 0."""
+        return self._called(f"lane_all_at_most<{most}>", number, dtype="int32")
+
+    def with_few(self, kind: int, begin: Callable[[], None]) -> None:
+        """The tile's tokens where maps are at most of a kind; see ``lanes.cuh`` for kinds."""
         self._few = kind
         self.unrolled(begin)
         self._few = None
+
+    def kinds_in_ring(self, u: str) -> Iterator[str]:
+        """The kind of each map that token ``u``, from slot ``slot`` on, selects and collects by,
+        in each row; tokens select every map that is listed.
+        """
+        for value in self.listed:
+            table, index = value.args
+            size = self._table_size(table.name)
+            for side in range(self.rows):
+                at = f"({self.slot} * {self.tile} + {u}) * {self.rows} + {side}"
+                yield f"kind_{table.name}[ring_{index.name}[{at}] + {side * size}]"
 
     def unrolled(self, begin: Callable[[], None]) -> None:
         """Run the tokens of the tile that is in registers; ``begin`` as of :meth:`held_tokens`."""
