@@ -124,13 +124,13 @@ def _automata(found: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def _lengths(found: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """Up to how many tokens all sequences of all runs were answered right."""
+    """Up to how many tokens all sequences of the runs were answered right, and how many runs."""
     if not found:
         return ""
     wrong = [each["length"] for run in found for each in run if each["accuracy"] < 1]
     right = [each["length"] for run in found for each in run]
     most = max((n for n in right if not wrong or n < min(wrong)), default=0)
-    return f"{most} ({len(found)})"
+    return f"{most:,} ({len(found)})".replace(",", " ")
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
