@@ -74,7 +74,7 @@ def times(found: Mapping[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(seconds)), [f"{kind} ({len(s)})" for kind, s in seconds.items()])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("seconds of training until the accuracy was enough, with the runs beside")
+    axes.set_xlabel("seconds of training until the accuracy was enough")
     axes.grid(alpha=0.3)
     figure.suptitle(f"{found['device']}, commit {found['commit'][:7]}")
     figure.savefig(path, dpi=150)

@@ -125,6 +125,15 @@ def test_measured_twice_or_nothing_trained(tmp_path: Path) -> None:
         gather(places[2:], "")
 
 
+def test_the_tables_of_the_page_are_those_of_the_stored_runs() -> None:
+    root = Path(__file__).resolve().parents[2]
+    found = root / "examples/state_tracking/results/nvidia-h200-steady.json"
+    page = (root / "docs/state-tracking.md").read_text().splitlines()
+    head, _, *lines = markdown(HEAD, rows(json.loads(found.read_text()))).splitlines()
+    assert page.count(head) == 2
+    assert [line for line in page if line in lines] == lines
+
+
 @given(st.data())
 def test_machines_that_are_alike_are_told_alike(data: st.DataObject) -> None:
     """Whatever their states are called, and in whatever order they were made."""
