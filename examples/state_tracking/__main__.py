@@ -21,6 +21,7 @@ from examples.state_tracking import plots
 from examples.state_tracking.lengths import LENGTHS, over_lengths
 from examples.state_tracking.models import BLOCKS
 from examples.state_tracking.presets import PRESETS, TABLE2, TABLE3, settings_of
+from examples.state_tracking.report import HEAD, gather, markdown, rows, write
 from examples.state_tracking.results import about, store, summary, table
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.speed import speeds
@@ -222,6 +223,31 @@ def speed(
             )
     store(about(where) | {"speed": [line._asdict() for line in found]}, out / "speed.json")
     _console.print(f"stored: {out / 'speed.json'}", soft_wrap=True)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Of tables, lengths and automata.")],
+    out: Annotated[Path, typer.Option(help="The file; pictures go beside it.")],
+    note: Annotated[str, typer.Option(help="What else is to be known of the runs.")] = "",
+) -> None:
+    """Folders' results, automata and lengths in one file, as pictures and as a table."""
+    try:
+        found = gather(folders, note)
+        write(found, out)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    for model in dict.fromkeys(run["settings"]["model"] for run in found["runs"]):
+        of_model = [run for run in found["runs"] if run["settings"]["model"] == model]
+        plots.curves(found | {"runs": of_model}, out.with_name(f"{out.stem}-{model}.png"))
+    plots.times(found, out.with_name(f"{out.stem}-times.png"))
+    if "lengths" in found:
+        measured: dict[str, dict[int, tuple[float, int]]] = {}
+        for line in found["lengths"]["lengths"]:
+            of_run = measured.setdefault(line["run"], {})
+            of_run[line["length"]] = line["accuracy"], line["sequences"]
+        plots.over_lengths(list(measured.items()), out.with_name(f"{out.stem}-lengths.png"))
+    _console.print(markdown(HEAD, rows(found)), soft_wrap=True, markup=False)
 
 
 def _runs_in(folder: Path) -> list[Path]:

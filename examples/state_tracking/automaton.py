@@ -9,6 +9,7 @@ is there. How long the model can follow it is what the diagonal leaves of the on
 import copy
 import math
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from examples.state_tracking.machines import as_asked, difference, machine, mini
 from examples.state_tracking.training import Run
 from pdssm_compiler.nn import PDSSM
 from pdssm_compiler.nn.cache import LayerCache
+
+Word = tuple[int, ...]
 
 
 class Learned(NamedTuple):
@@ -60,7 +63,8 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
 
     Args:
         run: of a ``pdssm`` model of one layer.
-        sequences: that its answers are taken from, of training lengths and shorter.
+        sequences: that its answers are taken from, of training lengths and shorter; where none of
+            them leads, it is asked after a word that does.
 
     Raises:
         ValueError: another model, or a task that :func:`true_machine` does not know.
@@ -73,6 +77,7 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
     true = true_machine(run.task)
     maps, magnitudes = maps_of(run)
     answers, agreement = _answers(run, maps, sequences)
+    answers |= _asked(run, _unseen(maps, true, answers, run.settings.shortest))
     read = machine(0, run.task.symbols, lambda j, n: maps[n - 1][j], lambda j: answers.get(j))
     leads = _followed(maps, true)
     smallest = min(
@@ -82,6 +87,44 @@ def read_out(run: Run, sequences: int = 2048) -> Learned:
     # Where it is another it has many states beside the task's.
     small = minimal(read if apart else as_asked(read, true))
     return Learned(read, small, true, apart, agreement, smallest)
+
+
+def _unseen(
+    maps: list[list[int]], true: MooreMachine, known: Collection[int], shortest: int
+) -> dict[int, Word]:
+    """Of every component whose answer is not known, and that is asked for one: a shortest word of
+    the task that leads there.
+    """
+    found: dict[int, Word] = {}
+    start = (0, true.initial_state, 0)
+    words: dict[tuple[int, MooreState, int], Word] = {start: ()}
+    waiting = [start]
+    for component, state, length in waiting:  # which grows
+        word = words[component, state, length]
+        for symbol, to in state.transitions.items():
+            there, longer = maps[symbol - 1][component], min(length + 1, shortest)
+            if (there, to, longer) in words:
+                continue
+            words[there, to, longer] = (*word, symbol)
+            waiting.append((there, to, longer))
+            if longer == shortest and to.output is not None and there not in known:
+                found.setdefault(there, (*word, symbol))
+    return found
+
+
+@torch.no_grad()
+def _asked(run: Run, words: Mapping[int, Word]) -> dict[int, int]:
+    """What the model answers after words, by what they are asked for."""
+    if not words:
+        return {}
+    most = max(map(len, words.values()))
+    padded = [[*word, *[0] * (most - len(word))] for word in words.values()]
+    tokens = torch.tensor(padded, device=run.device)
+    training = run.model.training
+    run.model.eval()
+    scores = run.model(tokens, torch.tensor([*map(len, words.values())], device=run.device))
+    run.model.train(training)
+    return dict(zip(words, scores.argmax(-1).tolist(), strict=True))
 
 
 def _followed(maps: list[list[int]], true: MooreMachine) -> dict[int, dict[int, int]]:

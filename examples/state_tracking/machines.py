@@ -141,11 +141,22 @@ def as_asked(found: MooreMachine, true: MooreMachine, shortest: int = 1) -> Moor
 
 
 def transitions(found: MooreMachine) -> Mapping[str, tuple[int | None, dict[int, str]]]:
-    """Of every state the answer, and where letters lead, by names."""
+    """Of every state the answer, and where letters lead, by names.
+
+    States come as longer and longer words lead to them, of equal length the first letters' first,
+    so that machines that are alike have theirs in one order, whatever they are called.
+    """
+    order = [found.initial_state]
+    seen = {found.initial_state.state_id}
+    for state in order:  # which grows
+        for _, to in sorted(state.transitions.items()):
+            if to.state_id not in seen:
+                seen.add(to.state_id)
+                order.append(to)
     return {
         state.state_id: (
             state.output,
             {letter: to.state_id for letter, to in state.transitions.items()},
         )
-        for state in found.states
+        for state in order
     }

@@ -228,7 +228,7 @@ def test_there_are_commands() -> None:
         },
         "python -m benchmarks ": {*("gpu", "cpu", "model", "search", "show", "plot", "untuned")},
         "python -m examples.state_tracking ": {
-            *("table2", "table3", "lengths", "automaton", "speed")
+            *("table2", "table3", "lengths", "automaton", "report", "speed")
         },
     }
 

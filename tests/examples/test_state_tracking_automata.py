@@ -130,7 +130,9 @@ def test_maps_of_a_planted_model(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(magnitudes), torch.full((2, 6), 0.5))
 
 
-def found_in(folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> Learned:
+def found_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool, sequences: int = 200
+) -> Learned:
     """What is read out of the planted model, which answers parity, or always the same."""
     run = planted(folder)
 
@@ -140,7 +142,7 @@ def found_in(folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> Lear
 
     monkeypatch.setattr(run.model, "forward", scores)
     with torch_only(TorchTokens()):
-        return read_out(run, 200)
+        return read_out(run, sequences)
 
 
 def test_the_automaton_of_a_planted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +155,18 @@ def test_the_automaton_of_a_planted_model(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.half_life == pytest.approx(1.0)
     draw([("read", found.read), ("true", found.true)], tmp_path / "graph.png")
     assert (tmp_path / "graph.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_where_no_sample_led_the_model_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """One sequence ends in one state; the others' answers are known all the same."""
+    one = found_in(tmp_path / "1", monkeypatch, wrong, sequences=1)
+    many = found_in(tmp_path / "200", monkeypatch, wrong)
+    assert transitions(one.read) == transitions(many.read)
+    assert one.difference == many.difference
+    assert one.small.size == many.small.size
 
 
 def test_a_model_that_has_learned_something_else(
