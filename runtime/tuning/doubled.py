@@ -45,8 +45,8 @@ def in_double(program: Program, tensors: Sequence[torch.Tensor]) -> Tensors | No
 
     Returns:
         float64, complex128 and int64 tensors on the device of ``tensors``. None where there is no
-        such reference: the program has no chunks, there is no memory for it, or it does not agree
-        with the interpreter or with itself.
+        such reference: the program has no chunks, there is no memory for it or torch cannot
+        compute it there, or it does not agree with the interpreter or with itself.
     """
     device = tensors[0].device
     wide = widened(program)
@@ -69,7 +69,8 @@ def in_double(program: Program, tensors: Sequence[torch.Tensor]) -> Tensors | No
             return None
         found = _run(first, given)
         return found if agree(_run(second, given), found) else None
-    except (NoTemplateError, torch.OutOfMemoryError):
+    except (NoTemplateError, RuntimeError):
+        # Memory that is short is a RuntimeError too. A device that is broken says so again.
         return None
 
 
