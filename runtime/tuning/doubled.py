@@ -2,10 +2,10 @@
 
 The interpreter takes a quarter of a second for a million numbers, which is more than a race has
 time for where sequences are long. What runs here is plain PyTorch, chunks side by side
-(``torch-chunks``): a few hundred launches, whatever the length. Nobody is believed for it: at a
-length of several chunks and a rest it is held to the interpreter, and at full length to itself
-with chunks of another length, so that what is wrong at some chunk's edge, or from some token on,
-is wrong elsewhere the second time.
+(``torch-chunks``), whose turns grow as the root of the length: in single precision an H200 took
+26 ms for 234 276 tokens. It is not believed for that: at a length of several chunks and a rest it
+is held to the interpreter, and at full length to itself with chunks of another length, so that
+what is wrong at some chunk's edge, or from some token on, is wrong elsewhere the second time.
 """
 
 import re
