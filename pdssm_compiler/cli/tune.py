@@ -17,6 +17,9 @@ from pdssm_compiler.spec import ScanSpec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+
+    from pdssm_compiler.runtime.tuning.problem import TuningProblem
     from pdssm_compiler.runtime.tuning.race import Progress, Result
     from pdssm_compiler.workloads import AnyWorkload, Workload
 
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
 _OF_A_SPEC = (
     "batch", "length", "heads", "initial_state", "final_state", "reverse", "packed", "noise",
 )  # fmt: skip
-# What a shell says of a command that was interrupted.
-_INTERRUPTED = 130
 
 
 class Direction(StrEnum):
@@ -173,11 +174,14 @@ def tune(
     workloads = _workloads(one, spec_file, suite, where, asked)
     level = (effort or EffortLevel.quick).value
     console = results()
+    begun: dict[TuningProblem, Progress] = {}
+    interruption = Interruption()
     try:
-        with Interruption() as interruption, tuning_bar(messages()) as bar:
+        with interruption, tuning_bar(messages()) as bar:
 
             def told(progress: "Progress") -> None:
                 interruption.check()
+                begun[progress.problem] = progress
                 bar(progress)
 
             found = tune_workloads(
@@ -194,7 +198,11 @@ def tune(
             "interrupted; what was measured is in the log: run the same command again to go on",
             soft_wrap=True,
         )
-        raise typer.Exit(_INTERRUPTED) from None
+        problems = [problem for each in workloads for problem in each.problems(where)]
+        measured = [each for each in problems if each in begun and begun[each].done]
+        messages().print(f"something was measured of {len(measured)} of {len(problems)} programs")
+        _tell_unmeasured([each for each in problems if each not in measured], messages())
+        raise typer.Exit(interruption.status) from None
     show(found, where, console)
     if any(not result.complete for result in found):
         limit = effort_of(level).limit
@@ -202,13 +210,14 @@ def tune(
         console.print(
             f"{what} ended the search: run the same command again to go on", soft_wrap=True
         )
-    untried = sum(result.untried for result in found)
+    untried = [result.problem for result in found if result.untried]
     if untried and budget is not None:
         console.print(
-            f"of {untried} of {len(found)} programs nothing was measured, for the budget of "
+            f"of {len(untried)} of {len(found)} programs nothing was measured, for the budget of "
             f"{budget:g} s, a few of which each needs to compile, was over: give more",
             soft_wrap=True,
         )
+        _tell_unmeasured(untried, console)
     for path in dict.fromkeys(log_of(result.problem) for result in found):
         if path.exists():
             console.print(f"log: {path}", markup=False, soft_wrap=True)
@@ -217,6 +226,11 @@ def tune(
         console.print(f"plot: {plot}", markup=False, soft_wrap=True)
     if ship is not None:
         _ship(found, ship)
+
+
+def _tell_unmeasured(problems: "Sequence[TuningProblem]", console: "Console") -> None:
+    for problem in problems:
+        console.print(f"not measured: {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _refuse_options(context: typer.Context) -> None:

@@ -12,7 +12,9 @@ from pdssm_compiler.runtime.tuning.problem import TuningProblem
 
 @contextmanager
 def tuning_bar(console: Console) -> Iterator[Callable[[race.Progress], None]]:
-    """Gives the function to call as the tuner goes on. Where nobody watches, a line a program."""
+    """Gives the function to call as the tuner goes on. Where nobody watches, a line when a program
+    is begun, and one with what was found when the next is, or at the end, however it comes.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -28,6 +30,8 @@ def tuning_bar(console: Console) -> Iterator[Callable[[race.Progress], None]]:
         def told(progress: race.Progress) -> None:
             problem = progress.problem
             if problem not in tasks:
+                if quiet and tasks:
+                    console.print(found(tasks), markup=False, highlight=False, soft_wrap=True)
                 numbers[problem] = bars.add_task(str(problem), total=1, times="")
                 if quiet:
                     console.print(f"tuning {problem}", markup=False, highlight=False)
@@ -42,14 +46,30 @@ def tuning_bar(console: Console) -> Iterator[Callable[[race.Progress], None]]:
                 times=times_of(progress),
             )
 
-        yield told
+        try:
+            yield told
+        finally:
+            if quiet and tasks:
+                console.print(found(tasks), markup=False, highlight=False, soft_wrap=True)
+
+
+def found(tasks: dict[TuningProblem, race.Progress]) -> str:
+    """What was measured of the last program."""
+    *_, last = tasks.values()
+    if not last.done:
+        return f"nothing measured of {last.problem}"
+    times = ", ".join(_times(last)) or "none of them right"
+    return f"candidates measured of {last.problem}: {last.done}, {times}"
 
 
 def times_of(progress: race.Progress) -> str:
     """The best time so far, the heuristic's, and what is being done."""
-    found = [
+    return ", ".join([*_times(progress), progress.what])
+
+
+def _times(progress: race.Progress) -> list[str]:
+    return [
         f"{name} {ms:.4g} ms"
         for name, ms in (("best", progress.best_ms), ("heuristic", progress.heuristic_ms))
         if ms is not None
     ]
-    return ", ".join([*found, progress.what])

@@ -1,5 +1,6 @@
 """What a process of its own does with a candidate: load it, hold it to the oracle, time it."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from pdssm_compiler.runtime.tuning.timing import (
 # Copies of a call's data, so that none is found in a cache, are no more and take no more.
 _MOST_COPIES = 256
 _MOST_COPIED = 1 << 30
+# A graph of calls that are shorter than this together starts more often than it should.
+_REPLAY_SECONDS = 0.002
 # Fewer timed runs show no spread.
 _FEWEST_RUNS = 3
 # How many times slower than the best a candidate is that is not timed well.
@@ -93,6 +96,14 @@ def _measure(request: Request, device: torch.device) -> Measured:
     return Measured(None, times["ms"], times["spread"], bench.floor_bytes, resources)
 
 
+def prepare(problem: TuningProblem) -> None:
+    """Make what all candidates of a problem share: its inputs, their copies, the reference."""
+    device = torch.device(problem.device)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        for probe in _bench(problem).probes:
+            probe.prepare()
+
+
 def roof_of(device: str) -> float:
     """Bytes a second of a large copy on a device."""
     where = torch.device(device)
@@ -128,14 +139,20 @@ def _times(clock: Clock, calls: Sequence[Callable[[], Any]], request: Request) -
     alone would fill a graph.
     """
     timed = device_times if clock.on_gpu else host_times
-    first = timed(calls[0], _FEWEST_RUNS, warmup=1)
-    best = request.best_ms
-    if best is not None and first["least_ms"] > _HOPELESS * best and first["ms"] > 1:
-        return first
-    # A graph holds every call, and several of them.
-    together = max(LEAST_CALLS, len(calls)) if clock.on_gpu else 1
-    runs = int(request.seconds / (first["ms"] / 1e3 * together))
-    return clock.work(calls, max(_FEWEST_RUNS, min(request.runs, runs)))
+    # It was called before, to be checked.
+    first = timed(calls[0], 1, warmup=0)
+    seconds, best = first["ms"] / 1e3, request.best_ms
+    if first["ms"] > 1 and best is not None and first["ms"] > _HOPELESS * best:
+        if seconds * _FEWEST_RUNS > request.seconds:
+            return first
+        first = timed(calls[0], _FEWEST_RUNS, warmup=0)
+        if first["least_ms"] > _HOPELESS * best:
+            return first
+    # A graph holds every call, and of short ones several.
+    least = min(LEAST_CALLS, max(1, math.ceil(_REPLAY_SECONDS / max(seconds, 1e-9))))
+    together = max(least, len(calls)) if clock.on_gpu else 1
+    runs = int(request.seconds / (seconds * together)) if seconds else request.runs
+    return clock.work(calls, max(_FEWEST_RUNS, min(request.runs, runs)), least)
 
 
 def _synchronise(device: torch.device) -> None:

@@ -3,8 +3,10 @@
 The truth is the interpreter's, in complex128, on the very numbers that the tensors hold. A
 backward program's outputs are the gradients, so the same gate serves both ways. Each candidate
 runs twice: on a small problem of odd sizes, all of which is compared, and on the problem that is
-timed, of which the first and the last rows are; if that is long, the interpreter runs it in
-chunks. Its outputs stand poisoned between margins.
+timed, of which the first and the last rows are: all of their tokens. If these are many, the
+interpreter runs them in chunks, and if they are more, the device itself does, in double precision
+(:mod:`~pdssm_compiler.runtime.tuning.doubled`), so that the truth of a long sequence takes no
+longer than its kernels take to compile. Outputs stand poisoned between margins.
 
 ``|out - true| <= (c·ε + 4·σ) · max(1, |true|)``, the largest ``|true|`` of the row, ``ε`` of what
 is computed and ``σ`` of what is stored.
@@ -15,17 +17,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from pdssm_compiler.ir.chunked_interpreter import interpret_in_chunks
 from pdssm_compiler.ir.errors import PassError
-from pdssm_compiler.ir.interpreter import interpret
+from pdssm_compiler.ir.interpreter import Arrays, interpret
 from pdssm_compiler.ir.program import LEADING_AXES, Program
 from pdssm_compiler.ir.types import is_complex, is_numeric, precision
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import Plan, caller_inputs
+from pdssm_compiler.runtime.tuning.doubled import exact, in_double
 from pdssm_compiler.runtime.tuning.guarded import guarded
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.schedules.signature import Argument, Signature
@@ -35,6 +37,12 @@ _FACTOR = 4096.0
 _STORED = 4.0
 # Tokens from which the interpreter would be waited for.
 _LONG = 2048
+# Numbers of a vector of all tokens that are compared, from which it would be in chunks as well.
+_MANY = 1 << 22
+# Where plain PyTorch in double precision takes less than the interpreter; on a CPU it takes more.
+_FAST = ("cuda",)
+# Numbers that are compared at a time: what is compared takes little memory.
+_TOGETHER = 1 << 22
 
 
 @dataclass
@@ -62,15 +70,46 @@ class Probe:
         return sorted({0, batch - 1}), sorted({0, heads - 1})
 
     @cached_property
-    def _true(self) -> dict[str, np.ndarray]:
-        arrays = {}
-        for input_, tensor in zip(caller_inputs(self.program), self.tensors, strict=True):
-            picked = self._rows(tensor, LEADING_AXES[input_.role])
-            arrays[input_.name] = _exact(picked, is_complex(input_.type))
+    def _true(self) -> dict[str, torch.Tensor]:
+        inputs = caller_inputs(self.program)
+        picked = [
+            self._rows(tensor, LEADING_AXES[input_.role])
+            for input_, tensor in zip(inputs, self.tensors, strict=True)
+        ]
+        rows = len(self._corners[0]) * len(self._corners[1])
+        device, length = self.tensors[0].device, self.sizes.length
+        many = rows * length * self.program.state_size > _MANY
+        if length >= _LONG and many and device.type in _FAST:
+            found = in_double(self.program, picked)
+            if found is not None:
+                return found
+        arrays = {
+            input_.name: exact(tensor, is_complex(input_.type)).cpu().numpy()
+            for input_, tensor in zip(inputs, picked, strict=True)
+        }
+        return {n: torch.from_numpy(a).to(device) for n, a in self._interpreted(arrays).items()}
+
+    def _interpreted(self, arrays: Arrays) -> Arrays:
         if self.sizes.length >= _LONG:
             with suppress(PassError):
                 return interpret_in_chunks(self.program, arrays)
         return interpret(self.program, arrays)
+
+    @cached_property
+    def _allowed(self) -> dict[str, torch.Tensor]:
+        """By how much numbers may be off, over what is allowed of 1: the largest of each row."""
+        found = {}
+        for argument in self._arguments:
+            true = self._true[argument.name]
+            own = [n for n in range(true.ndim) if n not in (0, len(argument.leading) - 1)]
+            if is_numeric(argument.type) and true.numel():
+                size = true.abs()
+                found[argument.name] = (size.amax(own, keepdim=True) if own else size).clamp(min=1)
+        return found
+
+    def prepare(self) -> None:
+        """Find the truth out before it is needed."""
+        assert self._allowed is not None
 
     def _rows(self, tensor: torch.Tensor, axes: tuple[str, ...]) -> torch.Tensor:
         if self.whole:
@@ -108,21 +147,34 @@ class Probe:
 
     def _differs(self, argument: Argument, output: torch.Tensor) -> str | None:
         true = self._true[argument.name]
-        got = _exact(self._rows(output, argument.leading), argument.complex)
-        if not is_numeric(argument.type):
-            wrong = got != true
-        else:
-            own = tuple(n for n in range(true.ndim) if n not in (0, len(argument.leading) - 1))
-            size = np.abs(true).max(axis=own, keepdims=True, initial=0.0)
-            epsilon = np.finfo(np.float32 if precision(argument.type) == 32 else np.float64).eps
-            allowed = _FACTOR * epsilon + _STORED * torch.finfo(output.dtype).eps
-            # NaN is not within any bound.
-            wrong = ~(np.abs(got - true) <= allowed * np.maximum(1.0, size))
-        if not wrong.any():
+        got = self._rows(output, argument.leading)
+        # Of a final state or a sum there is one for all tokens.
+        tokens = true.shape[1] if "L" in argument.leading else 1
+        step = max(1, _TOGETHER // max(1, true.numel() // max(1, tokens)))
+        count, place = 0, None
+        for start in range(0, tokens, step):
+            part = slice(start, start + step) if "L" in argument.leading else slice(None)
+            wrong = self._wrong(argument, got[:, part], true[:, part])
+            number = int(wrong.sum())
+            if number and place is None:
+                first, second, *rest = wrong.nonzero()[0].tolist()
+                place = (first, second + start, *rest)
+            count += number
+        if place is None:
             return None
-        place = tuple(int(n[0]) for n in np.nonzero(wrong))
         where = f"{argument.name}{list(place)}" + ("" if self.whole else " of the corner rows")
-        return f"{where} is {got[place]:.6g}, not {true[place]:.6g}; {int(wrong.sum())} are wrong"
+        found = exact(got, argument.complex)[place].item()
+        return f"{where} is {found:.6g}, not {true[place].item():.6g}; {count} are wrong"
+
+    def _wrong(self, argument: Argument, got: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        """Which numbers of some tokens are."""
+        stored, got = got.dtype, exact(got, argument.complex)
+        if not is_numeric(argument.type) or not true.numel():
+            return got != true
+        epsilon = torch.finfo(torch.float32 if precision(argument.type) == 32 else torch.float64)
+        allowed = _FACTOR * epsilon.eps + _STORED * torch.finfo(stored).eps
+        # NaN is not within any bound.
+        return ~((got - true).abs() <= allowed * self._allowed[argument.name])
 
 
 # Numbers of the matrices of the tokens that a candidate is checked on.
@@ -150,16 +202,6 @@ def probes(
         tensors = [t[:, :few].contiguous() if i.role == "token" else t for i, t in inputs]
     drawn = random_tensors(program, small, tensors[0].device, seed)
     return [Probe(program, drawn, small, True), Probe(program, tensors, sizes, False)]
-
-
-def _exact(tensor: torch.Tensor, complex_: bool) -> np.ndarray:
-    """The numbers of a tensor in double precision, pairs of reals as complex ones."""
-    tensor = tensor.detach().cpu().resolve_conj()
-    if complex_ and not tensor.is_complex():
-        tensor = torch.view_as_complex(tensor.double().contiguous())
-    if tensor.is_complex():
-        return tensor.to(torch.complex128).numpy()
-    return tensor.double().numpy() if tensor.is_floating_point() else tensor.long().numpy()
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import os
 import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from pdssm_compiler.ir.passes import specialise
@@ -136,7 +136,8 @@ class Compilers:
 
     def __init__(self, workers: int, seconds: float = COMPILE_SECONDS) -> None:
         self._seconds = seconds
-        self._idle: queue.SimpleQueue[Isolated] = queue.SimpleQueue()
+        # The one that was used last first: it has imported what a compiler needs.
+        self._idle: queue.LifoQueue[Isolated] = queue.LifoQueue()
         self._all = [Isolated() for _ in range(workers)]
         for process in self._all:
             self._idle.put(process)
@@ -148,7 +149,8 @@ class Compilers:
     def compile(
         self, jobs: Iterable[Job], deadline: float | None = None, needed: Collection[Job] = ()
     ) -> Iterator[tuple[Job, Compiled]]:
-        """What becomes of jobs, as they end. Whoever stops asking ends what is being compiled.
+        """Begin jobs; gives what becomes of them, as they end. Whoever stops asking ends what is
+        being compiled.
 
         Args:
             jobs: what to compile.
@@ -157,6 +159,11 @@ class Compilers:
             needed: jobs that are waited for in any case.
         """
         left = {self._threads.submit(self._one, job): job for job in jobs}
+        return self._as_they_end(left, deadline, needed)
+
+    def _as_they_end(
+        self, left: dict[Future[Compiled], Job], deadline: float | None, needed: Collection[Job]
+    ) -> Iterator[tuple[Job, Compiled]]:
         try:
             while left:
                 seconds = None if deadline is None else deadline - time.monotonic()

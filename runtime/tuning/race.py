@@ -7,6 +7,7 @@ found is kept; a race of the same problem with the same versions goes on where t
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,7 @@ from pdssm_compiler.runtime.cache import default_cache
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import DiedError, HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log, warned_rows
-from pdssm_compiler.runtime.tuning.measure import Request, measure, roof_of
+from pdssm_compiler.runtime.tuning.measure import Request, measure, prepare, roof_of
 from pdssm_compiler.runtime.tuning.outcomes import row_of
 from pdssm_compiler.runtime.tuning.precompile import Compiled, Compilers, helper_jobs
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
@@ -28,8 +29,10 @@ from pdssm_compiler.runtime.tuning.winners import latest, winner
 
 # A candidate that takes longer to be checked and timed is taken to hang.
 MEASURE_SECONDS = 180.0
-# How many of the fastest are timed again at the end, beside the heuristic.
+# How many of the fastest are timed again at the end, beside the heuristic, and how many times the
+# best time they take at most: what is slower does not win.
 _FINALISTS = 3
+_FINAL = 1.5
 # What one may take however little time is left: a new process has to start before.
 _LEAST_PATIENCE = 2.0
 # What compilers, drivers and torch say where there is too little of something.
@@ -243,24 +246,34 @@ class Race:
         if default_cache() is None:
             yield from batch
             return
-        jobs = {}
-        for entry in batch:
-            # Plain PyTorch is generated where it runs.
-            if entry.template.backend == "torch":
-                yield entry
-            else:
-                jobs[problem.job(entry.text)] = entry
-        helpers = []
-        if not self._compiled:
+        # Plain PyTorch is generated where it runs.
+        plain = [entry for entry in batch if entry.template.backend == "torch"]
+        jobs = {problem.job(entry.text): entry for entry in batch if entry not in plain}
+        helpers, begins = [], not self._compiled
+        if begins:
             helpers = list(helper_jobs(problem.text, problem.target, sizes.heads))
         needed = [*helpers, *(job for job, entry in jobs.items() if entry.heuristic)]
         end = None if self.deadline is None else self.deadline - self._reserve
         made_ones = self.compilers.compile([*helpers, *jobs], end, needed)
+        if begins and not self._on_cpu:
+            self._prepare(search)
         for number, (job, made) in enumerate(made_ones, 1):
             self._tell(search, f"compiling {len(batch)}, {number} done")
             if job in jobs:
                 self._compiled[jobs[job]] = made
                 yield jobs[job]
+        # Last, when it is known how fast others are: what is slow is then timed by a few calls.
+        yield from plain
+
+    def _prepare(self, search: Search) -> None:
+        """Have the inputs and the reference made while kernels are compiled."""
+        self._tell(search, "computing the reference")
+        patience = self.measure_seconds
+        if self.deadline is not None:
+            patience = min(patience, max(self.deadline - time.monotonic(), _LEAST_PATIENCE))
+        # Whoever is measured first tries again, and its row says what it was.
+        with suppress(DiedError, HungError, RaisedError):
+            self.worker.ask(prepare, self.problem, patience)
 
     def _outcome(self, entry: Entry, runs: int | None = None) -> Row | None:
         """A candidate's row; None if there was no time to find it out."""
@@ -329,6 +342,8 @@ class Race:
         if not self._measured and (heuristic is None or right[heuristic].again_ms is not None):
             return
         fastest = sorted(right, key=lambda entry: right[entry].ms or 0.0)[:_FINALISTS]
+        limit = _FINAL * (self._best_ms or 0.0)
+        fastest = [entry for entry in fastest if (right[entry].ms or 0.0) <= limit]
         for entry in dict.fromkeys([*([heuristic] if heuristic else []), *fastest]):
             if not entry.heuristic and self._is_over():
                 break

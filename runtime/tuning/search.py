@@ -1,9 +1,9 @@
 """Which candidates are measured next.
 
 First what each template's heuristic says, and what shipped logs say. Templates that are hopeless
-by it are left alone. If what remains is few, all of it is measured; otherwise batches of what the
-cost model expects to improve on the best the most, which is near the best or where little is
-known, until a few batches in a row have found nothing faster.
+by it, or by what they know of themselves, are left alone. If what remains is few, all of it is
+measured; otherwise batches of what the cost model expects to improve on the best the most, which
+is near the best or where little is known, until a few batches in a row have found nothing faster.
 
 What comes next follows from what was measured alone, so a search that was interrupted goes on, and
 one that has ended stays ended.
@@ -40,7 +40,7 @@ class Search:
 
     def planned(self, times: Times) -> int:
         """How many candidates will be measured, at most."""
-        whole = len(self._space.first) + len(self._promising(times))
+        whole = len([*self._first(times), *self._promising(times)])
         return max(len(times), min(self._effort.candidates, whole))
 
     def next(self, times: Times) -> list[Entry]:
@@ -50,15 +50,23 @@ class Search:
             times: what has been measured so far.
         """
         room = self._effort.candidates - len(times)
-        first = [entry for entry in self._space.first if entry not in times]
+        first = [entry for entry in self._first(times) if entry not in times]
         if first:
-            return first[: max(0, room)]
+            # Whoever knows that it is slow may be hopeless by the times of the others.
+            quick = [entry for entry in first if not entry.least_ms or entry.heuristic]
+            return (quick or first)[: max(0, room)]
         left = [entry for entry in self._promising(times) if entry not in times]
         if len(left) <= room:
             return left
         if room <= 0 or self._idle(times) >= self._effort.patience:
             return []
         return self._batch(times, left)[:room]
+
+    def _first(self, times: Times) -> list[Entry]:
+        """What is measured before all else, but for what is hopeless without being measured."""
+        best = _least(times.values())
+        limit = self._effort.hopeless * best
+        return [e for e in self._space.first if e in times or e.heuristic or e.least_ms <= limit]
 
     def _promising(self, times: Times) -> list[Entry]:
         """The candidates of templates that are not hopeless. One whose candidates have all failed
@@ -70,11 +78,15 @@ class Search:
                 name = entry.template.name
                 least[name] = min(ms, least.get(name, ms))
         limit = self._effort.hopeless * min(least.values(), default=0.0)
+        for entry in self._space.first:
+            if entry not in times:
+                least.setdefault(entry.template.name, entry.least_ms)
         return [e for e in self._space.others if least.get(e.template.name, 0.0) <= limit]
 
     def _idle(self, times: Times) -> int:
         """How many batches in a row, the last ones, have found nothing faster."""
-        measured, first = list(times.values()), len(self._space.first)
+        measured = list(times.values())
+        first = sum(entry in times for entry in self._space.first)
         best, idle = _least(measured[:first]), 0
         for start in range(first, len(measured), BATCH):
             found = _least(measured[start : start + BATCH])

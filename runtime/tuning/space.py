@@ -21,12 +21,14 @@ class Entry:
         heuristic: whether a plain call without a log would take it.
         changes: fields that differ from what the template's heuristic says, and one for another
             template than the heuristic's.
+        least_ms: less than this it does not take, as its template knows without measuring.
     """
 
     template: Template[Any]
     config: Any
     heuristic: bool
     changes: int
+    least_ms: float = 0.0
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -75,7 +77,8 @@ def space_of(problem: TuningProblem) -> Space:
             continue
         first = template.heuristic(program, target, bucket)
         foreign = int(template is not taken.template)
-        entry = Entry(template, first, not foreign and first == taken.config, foreign)
+        least = template.least_seconds(program, target, problem.sizes.length) * 1e3
+        entry = Entry(template, first, not foreign and first == taken.config, foreign, least)
         reason = template.feasible(program, target, first)
         if reason:
             refused.append((entry, reason))

@@ -139,12 +139,14 @@ class Clock:
         """
         return max(1, -(-_CACHES * self.cache_bytes // data_bytes))
 
-    def work(self, functions: Sequence[Function], runs: int) -> Times:
+    def work(
+        self, functions: Sequence[Function], runs: int, least_calls: int = LEAST_CALLS
+    ) -> Times:
         """Times of what a call does on the device; of calls that do the same on other data, in
-        turn.
+        turn. A GPU's graph holds at least so many calls.
         """
         if self.on_gpu:
-            return graph_times(functions, runs)
+            return graph_times(functions, runs, least_calls)
         return host_times(in_turn(functions), runs)
 
     def calls(self, functions: Sequence[Function], runs: int) -> Times:

@@ -146,6 +146,13 @@ class Template(ABC, Generic[ConfigT]):
         """
         return None
 
+    def least_seconds(self, program: Program, target: Target, length: int) -> float:
+        """Less than this, the config that the heuristic says takes no call of so many tokens,
+        whatever the rows; 0 where the template does not know. What is hopeless by it is not
+        measured.
+        """
+        return 0.0
+
     @abstractmethod
     def lower(self, program: Program, target: Target, config: ConfigT) -> KernelSource:
         """Source for a specialised program."""

@@ -64,6 +64,13 @@ _BEST = {
     (True, True, False): (4, 20),
     (True, True, True): (4, 28),
 }
+# Short rows that several blocks share: what is waited for is one carry after the other, as many as
+# there are chunks, and at both ends a chunk's tokens without the rest of the device. The sum is
+# least where a chunk has so many times the root of a row's tokens (docs/gpu-log.md).
+_ROOTS = 0.42
+_SHORTEST = 16
+# Tokens of a chunk that has several long tiles.
+_LONG_TILES = 24
 # Bytes of a token's inputs up to which a processor holds enough tokens to be busy.
 _NARROW = 640
 # What a token takes row by row where nothing else is waited for (docs/gpu-log.md).
@@ -121,6 +128,15 @@ def _shared_bytes(program: Program, config: CudaChunksConfig) -> int | str:
         return f"chunks have no summary: {error}"
 
 
+def _short(tile: int, tokens: int, problem: Problem) -> tuple[int, int]:
+    """Tokens of a tile, and of a chunk at least, of rows that may be short."""
+    if problem.length is None:
+        return tile, tokens
+    wanted = max(_SHORTEST, min(tokens, int(_ROOTS * problem.length**0.5)))
+    fewer = max(each for each in _TOKENS if each <= wanted)
+    return (tile if fewer >= _LONG_TILES else 4), fewer
+
+
 class CudaChunks(Template[CudaChunksConfig]):
     """The template; see the module's text."""
 
@@ -172,6 +188,8 @@ class CudaChunks(Template[CudaChunksConfig]):
         rows = _rows(program, problem)
         shared = problem.rows is not None and 2 * -(-problem.rows // rows) <= target.processors
         tile, tokens = _BEST[collects(program), several, shared]
+        if shared and several and not collects(program):
+            tile, tokens = _short(tile, tokens, problem)
         if rows > 1 and not shared:
             tile = max(tile, 4)
         if rows * program.state_size <= LANES // 2:

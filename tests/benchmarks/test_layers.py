@@ -181,7 +181,7 @@ def test_steps_of_several_layers_take_turns(monkeypatch: pytest.MonkeyPatch) -> 
     """As on a GPU, whose cache holds the weights of one."""
     asked: list[int] = []
 
-    def replays(functions: Any, runs: int) -> timing.Times:
+    def replays(functions: Any, runs: int, least_calls: int) -> timing.Times:
         asked.append(len(functions))
         return timing.host_times(timing.in_turn(functions), max(runs, len(functions)))
 

@@ -173,6 +173,9 @@ def test_a_budget_is_kept(pdssm: Command) -> None:
     assert "nothing measured yet on " in done.out
     told = "of 2 of 2 programs nothing was measured, for the budget of 0 s, a few of"
     assert told in done.out
+    for way in ("forward", "backward"):
+        name = f"B=2 T=40 H=3: N=6 K=3 general dictionary complex64 {way}"
+        assert f"not measured: {name}" in done.out.splitlines()
     assert "plot:" not in done.out
 
 
@@ -194,7 +197,10 @@ def test_what_is_begun_within_a_budget_has_the_heuristics_row(
     assert "nothing was measured" not in again.out
 
 
-def test_an_interruption_leaves_a_good_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_a_good_log(
+    tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
     command = [sys.executable, "-m", "pdssm_compiler", *map(str, SMALL), "--effort", "full"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -206,11 +212,17 @@ def test_an_interruption_leaves_a_good_log(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    # As a terminal does: to the whole group.
-    os.killpg(process.pid, signal.SIGINT)
+    # As a terminal and ``timeout`` do: to the whole group.
+    os.killpg(process.pid, sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "run the same command again to go on" in err
+    # Which were measured, and which were not.
+    name = "B=2 T=40 H=3: N=6 K=3 general dictionary complex64"
+    assert f"tuning {name} forward" in err.splitlines()
+    assert f"candidates measured of {name} forward: " in err
+    assert "something was measured of 1 of 2 programs" in err.splitlines()
+    assert f"not measured: {name} backward" in err.splitlines()
     assert "Traceback" not in out + err
     (log,) = logs(tmp_path / "cache")
     rows, wrong = read_log(log)

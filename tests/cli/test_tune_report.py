@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,22 @@ def test_the_bar_has_the_best_so_far_and_the_heuristics_time() -> None:
 def test_where_nobody_watches_a_line_says_what_is_tuned_and_who_is_waited_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    second, third = (replace(PROBLEM, label=label) for label in ("yours", "theirs"))
     with tuning_bar(messages()) as told:
         told(Progress(PROBLEM, 0, 0, None, None, "waiting for process 7 on here"))
         told(Progress(PROBLEM, 0, 32, None, None, "compiling 8"))
         told(Progress(PROBLEM, 1, 32, 2.0, 2.0, "cpu-rows max_heads=2"))
+        told(Progress(second, 0, 32, None, None, "compiling 8"))
+        told(Progress(third, 0, 32, None, None, "compiling 8"))
+        told(Progress(third, 2, 32, None, None, "compiling 8"))
     assert capsys.readouterr().err.splitlines() == [
         "tuning mine forward",
         "waiting for process 7 on here",
+        "candidates measured of mine forward: 1, best 2 ms, heuristic 2 ms",
+        "tuning yours forward",
+        "nothing measured of yours forward",
+        "tuning theirs forward",
+        "candidates measured of theirs forward: 2, none of them right",
     ]
 
 

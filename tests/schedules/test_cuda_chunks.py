@@ -277,3 +277,20 @@ def test_sums_have_an_axis_of_teams() -> None:
     assert [total.leading for total in own] == [("B", "H")]
     assert [total.leading for total in handed] == [("B", "C", "H")]
     assert f"{SUMS_NAME}_sC: T.int64" in source.text
+
+
+def test_short_rows_that_blocks_share_take_short_chunks() -> None:
+    """As was measured on an H200, by length: docs/gpu-log.md."""
+    gpu = named_target("h200")
+    program = specialise(pd_scan(PdScan(64, 4, map_class="permutation")))
+    found = [
+        TEMPLATE.heuristic(program, gpu, Problem.bucket(64, 1 << bits)) for bits in range(9, 17)
+    ]
+    tokens = [config.tokens for config in found]
+    assert tokens == sorted(tokens)
+    assert (tokens[0], tokens[1], tokens[-1]) == (16, 16, 48)
+    assert [config.tile for config in found] == [4 if n < 24 else 8 for n in tokens]
+    # Nor is it so where a block has a row, or more, or of what collects.
+    for each, rows in ((program, 128), (specialise(pd_scan(PdScan(64, 4))), 64)):
+        chosen = {TEMPLATE.heuristic(each, gpu, Problem.bucket(rows, 1 << n)) for n in (10, 15)}
+        assert len(chosen) == 1

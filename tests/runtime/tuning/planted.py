@@ -44,6 +44,8 @@ class Does(IntEnum):
     compiles_for_ever = 11
     ends_its_compiler = 12
     right_after_all = 13
+    loses_a_late_carry = 14
+    begins_again_late = 15
 
 
 # The status of each one's row in a race.
@@ -63,7 +65,15 @@ STATUS = {
 
 
 # What the gate alone is shown, without a race.
-IN_PROCESS = (Does.leaves_out, Does.wrong_at_full_size, Does.writes_inputs)
+IN_PROCESS = (
+    Does.leaves_out,
+    Does.wrong_at_full_size,
+    Does.writes_inputs,
+    Does.loses_a_late_carry,
+    Does.begins_again_late,
+)
+# The token from which a long sequence is wrong.
+LATE = 2900
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,7 @@ class PlantedKernel(Kernel):
         self._right = PytorchKernel(plain)
         self._does = Does(source.config["does"])
         self._inputs = len(source.signature.inputs)
+        self._arguments = (*source.signature.inputs, *source.signature.outputs)
 
     def launch(self, tensors: Sequence[torch.Tensor], error: torch.Tensor, sizes: Sizes) -> None:
         global _broken
@@ -161,6 +172,16 @@ class PlantedKernel(Kernel):
                 written[-1, -1, -1, -1] += 0.25
             case Does.wrong_at_full_size if sizes.length > 40:
                 written[0, -1, 0, 0] += 0.25
+            case Does.loses_a_late_carry if sizes.length > LATE:
+                # As if nothing had come before, which is forgotten after some tokens.
+                late = [
+                    tensor[:, LATE:] if "L" in argument.leading else tensor
+                    for argument, tensor in zip(self._arguments, tensors, strict=True)
+                ]
+                self._right.launch(late, error, sizes._replace(length=sizes.length - LATE))
+            case Does.begins_again_late if sizes.length > LATE:
+                # As an index does that is kept in too few bits.
+                written[:, LATE:] = written[:, : sizes.length - LATE].clone()
             case Does.writes_beside:
                 end = written.storage_offset() + written.numel()
                 written.as_strided((1,), (1,), end).fill_(1.0)

@@ -1,5 +1,8 @@
 """The gate before a candidate is timed: right kernels of every direction pass it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +13,12 @@ from pdssm_compiler.ir.programs import LEARNED, PdScan, mixture, pd_scan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot
 from pdssm_compiler.runtime.ops import slots_of
-from pdssm_compiler.runtime.plan import Plan, caller_inputs
-from pdssm_compiler.runtime.tuning import oracle
+from pdssm_compiler.runtime.plan import Plan, caller_inputs, program_of
+from pdssm_compiler.runtime.tuning import doubled, oracle
 from pdssm_compiler.runtime.tuning.guarded import guarded
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.runtime.tuning.oracle import probes
-from tests.runtime.tuning.planted import Does, plant
+from tests.runtime.tuning.planted import LATE, Does, plant
 
 CPU = torch.device("cpu")
 SIZES = Sizes(3, 50, 2)
@@ -40,10 +43,22 @@ def programs() -> dict[str, Program]:
 PROGRAMS = programs()
 
 
-@pytest.mark.parametrize("long", [1, SIZES.length + 1], ids=["in chunks", "in order"])
+# From how many tokens and numbers the truth is found otherwise.
+WAYS = pytest.mark.parametrize(
+    ("long", "many"),
+    [(SIZES.length + 1, 0), (1, 1 << 22), (1, 0)],
+    ids=["in order", "in chunks", "in double"],
+)
+
+
+@WAYS
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_right_kernels_pass(name: str, long: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_right_kernels_pass(
+    name: str, long: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(oracle, "_LONG", long)
+    monkeypatch.setattr(oracle, "_MANY", many)
+    monkeypatch.setattr(oracle, "_FAST", ("cpu",))
     program = PROGRAMS[name]
     tensors = random_tensors(program, SIZES, CPU, seed=3)
     kernel = Plan(program, CPU, config="torch-tokens")
@@ -53,7 +68,7 @@ def test_right_kernels_pass(name: str, long: int, monkeypatch: pytest.MonkeyPatc
     assert timed.fault(kernel) is None
 
 
-@pytest.mark.parametrize("long", [1, SIZES.length + 1], ids=["in chunks", "in order"])
+@WAYS
 @pytest.mark.parametrize(
     ("does", "small_says", "timed_says"),
     [
@@ -74,8 +89,11 @@ def test_wrong_kernels_do_not(
     small_says: str | None,
     timed_says: str | None,
     long: int,
+    many: int,
 ) -> None:
     monkeypatch.setattr(oracle, "_LONG", long)
+    monkeypatch.setattr(oracle, "_MANY", many)
+    monkeypatch.setattr(oracle, "_FAST", ("cpu",))
     plant(monkeypatch.setitem)
     program = PROGRAMS["double"]
     kernel = Plan(program, CPU, config=f'planted {{"does": {int(does)}}}')
@@ -84,6 +102,78 @@ def test_wrong_kernels_do_not(
         fault = probe.fault(kernel)
         assert (fault is None) == (says is None)
         assert (fault or "").startswith(says or "")
+
+
+@pytest.mark.parametrize("does", [Does.right, Does.loses_a_late_carry, Does.begins_again_late])
+@pytest.mark.parametrize("many", [1 << 22, 0], ids=["in chunks", "in double"])
+def test_what_is_wrong_late_in_a_long_row_is_found(
+    does: Does, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "_MANY", many)
+    monkeypatch.setattr(oracle, "_FAST", ("cpu",))
+    # Few numbers at a time, so that the place is found in one of several stretches.
+    monkeypatch.setattr(oracle, "_TOGETHER", 1 << 12)
+    plant(monkeypatch.setitem)
+    program, sizes = PROGRAMS["permutation"], Sizes(2, LATE + 100, 1)
+    kernel = Plan(program, CPU, config=f'planted {{"does": {int(does)}}}')
+    small, timed = probes(program, random_tensors(program, sizes, CPU, seed=3), sizes)
+    assert small.fault(kernel) is None
+    fault = timed.fault(kernel)
+    assert (fault is None) == (does is Does.right)
+    if fault is not None:
+        assert fault.startswith(f"states[0, {LATE}, 0, ")
+
+
+@pytest.mark.parametrize("fault", ["piece", "late", "memory", None])
+def test_a_reference_that_does_not_agree_is_none(
+    fault: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the interpreter, or with itself in chunks of another length."""
+    run = doubled._run
+
+    def other(plan: Plan, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        if fault == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        found = run(plan, tensors)
+        long = found["states"].shape[1] > doubled._PIECE
+        if fault == "piece" or (fault == "late" and long and ": 48" in configs[plan]):
+            found["states"][-1, -1, -1, -1] += 1e-6
+        return found
+
+    configs: dict[Plan, str] = {}
+
+    class Told(Plan):
+        def __init__(self, *arguments: Any, config: str) -> None:
+            super().__init__(*arguments, config=config)
+            configs[self] = config
+
+    monkeypatch.setattr(doubled, "_run", other)
+    monkeypatch.setattr(doubled, "Plan", Told)
+    program, sizes = PROGRAMS["states"], Sizes(2, 700, 1)
+    tensors = random_tensors(program, sizes, CPU, seed=3)
+    found = doubled.in_double(program, tensors)
+    assert (found is None) == (fault is not None)
+    if found is not None:
+        assert {name: str(each.dtype) for name, each in found.items()} == {
+            "states": "torch.complex128",
+            "final_state": "torch.complex128",
+        }
+
+
+def test_where_nothing_has_chunks_there_is_no_reference_in_double() -> None:
+    """The carry's square is no sum of what came before."""
+    text = """scan N=3 forward
+input %x : token vec<c64>
+carry %state : vec<c64> = zero
+body {
+  %0 = mul %state, %state : vec<c64>
+  %1 = add %0, %x : vec<c64>
+  next %state = %1
+  emit %states = %1
+}
+"""
+    tensors = [torch.zeros(1, 400, 1, 3, dtype=torch.complex64)]
+    assert doubled.in_double(program_of(text), tensors) is None
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

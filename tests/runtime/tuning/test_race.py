@@ -17,7 +17,7 @@ from pdssm_compiler.runtime.tuning import provenance, race, resolve, tuner
 from pdssm_compiler.runtime.tuning.effort import Effort
 from pdssm_compiler.runtime.tuning.isolated import HungError, Isolated, RaisedError
 from pdssm_compiler.runtime.tuning.log import append_rows, read_log
-from pdssm_compiler.runtime.tuning.measure import Measured, roof_of
+from pdssm_compiler.runtime.tuning.measure import Measured, prepare, roof_of
 from pdssm_compiler.runtime.tuning.outcomes import row_of
 from pdssm_compiler.runtime.tuning.precompile import Compilers, compile_job
 from pdssm_compiler.runtime.tuning.problem import TuningProblem
@@ -229,6 +229,45 @@ def test_time_is_left_for_the_last_timings(
     # Eight seconds are left, and four timings take four of them here.
     assert 22 <= found.measured <= 23
     assert now[0] <= 30
+
+
+class AsOfAGpu(Isolated):
+    """Notes what it is asked while kernels are compiled, and fails to make the reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def ask(self, function: Any, argument: Any, seconds: float) -> Any:
+        if function is prepare:
+            self.asked.append("reference")
+            raise RaisedError("OutOfMemoryError")
+        if function is not roof_of:
+            self.asked.append(argument.config.partition(" ")[0])
+        return Measured(None, 3.0 if "torch" in getattr(argument, "config", "") else 1.0, 0.0)
+
+
+def test_a_gpu_waits_neither_for_the_reference_nor_for_plain_pytorch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The reference is made while kernels are compiled; what needs no compiler comes after them,
+    and what cannot win is not timed again.
+    """
+    monkeypatch.setattr(Race, "_on_cpu", False)
+    monkeypatch.setitem(TEMPLATES, "torch-chunks", TorchChunks())
+    monkeypatch.setattr(TorchChunks, "space", lambda *_: iter(()))
+    seen: list[str] = []
+    with Compilers(1) as compilers, AsOfAGpu() as worker:
+        race_ = Race(small(), WHOLE, tmp_path / "log.jsonl", compilers, worker)
+        race_.told = lambda progress: seen.append(progress.what)
+        found = race_.run()
+    assert worker.asked[:3] == ["reference", "cpu-rows", "torch-chunks"]
+    assert worker.asked.count("reference") == 1
+    assert worker.asked.count("torch-chunks") == 1
+    assert seen.index("compiling 2") < seen.index("computing the reference")
+    assert seen.index("computing the reference") < seen.index("compiling 2, 1 done")
+    assert {row.status for row in found.rows} == {"ok"}
+    assert len(found.rows) == 4
 
 
 def test_no_effort_measures_nothing() -> None:

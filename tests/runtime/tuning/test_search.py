@@ -80,6 +80,31 @@ def test_the_heuristics_come_first_and_hopeless_templates_end_there() -> None:
     assert len(times) == len(WIDE) + 2  # few enough for `full`
 
 
+def test_what_is_hopeless_by_itself_is_not_measured() -> None:
+    """Unless nothing else is right, or it is fast enough for what is known of it."""
+    assert EFFORTS["quick"].hopeless == 2.0
+    best = min(cost(entry) for entry in WIDE)
+    for least, runs in ((1e3, False), (best, True)):
+        slow = replace(SLOW, least_ms=least)
+        space = Space((SPACE.first[0], slow), SPACE.others, ())
+        assert Search(space, EFFORTS["quick"]).next({}) == [SPACE.first[0]]
+        times = searched(EFFORTS["quick"], lambda e: min(cost(e), 3.0), space)
+        assert [e for e in times if e.template is TOKENS] == [slow] * runs
+        assert len(times) <= Search(space, EFFORTS["quick"]).planned(times)
+    failed = searched(Effort(9, 1, 1.0, 2.0, 1), lambda _: None, space)
+    assert list(failed)[:2] == [SPACE.first[0], slow]
+
+
+def test_a_loop_of_plain_pytorch_knows_what_it_takes_on_a_gpu() -> None:
+    sizes = Sizes(32, 46554, 1)
+    here = space_of(replace(PROBLEM, sizes=sizes))
+    there = space_of(replace(PROBLEM, sizes=sizes, absent=simulated.H100))
+    least = {e.template.name: e.least_ms for e in there.first if e.least_ms}
+    # It took 1925 ms.
+    assert least == {"torch-tokens": pytest.approx(93.1, rel=1e-3)}
+    assert not any(entry.least_ms for entry in here.first)
+
+
 @pytest.mark.parametrize("effort", ["quick", "full"])
 def test_a_large_space_is_searched_near_its_best(effort: str) -> None:
     times = searched(EFFORTS[effort], cost)
