@@ -241,9 +241,7 @@ def shape_of(program: Program, config: dict[str, Any]) -> Shape:
     return Shape(*sizes, **cut, tiled=True)
 
 
-def _of_few(
-    program: Program, target: Target, lanes: int, together: int
-) -> TritonMatricesConfig:
+def _of_few(program: Program, target: Target, lanes: int, together: int) -> TritonMatricesConfig:
     """A choice that goes through matrices; see the config.
 
     As many threads as there are entries for one load each, of 128 bits: compilers have no more

@@ -266,7 +266,7 @@ def test_a_choice_is_multiply_adds() -> None:
 
 
 def test_a_choice_of_few_tokens(record_property: Record) -> None:
-    """A thread has four entries of each of 2 tokens, and asks for those of 8 matrices in a turn."""
+    """A thread has four entries of each of 2 tokens, and loads those of 8 matrices in a turn."""
     program, problem = mixture(128, 32, "f32", "column"), Problem.bucket(1, 16)
     source, _ = lower(program, named_target("h200"), problem=problem)
     assert resources(source, record_property)["spilled"] == 0
