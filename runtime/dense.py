@@ -27,7 +27,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.operators import on_every_device
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
-from pdssm_compiler.runtime.sums import add_at, widest
+from pdssm_compiler.runtime.sums import add_sorted, widest
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
@@ -57,6 +57,13 @@ _ELEMENTS: dict[torch.dtype, Element] = {
     torch.complex64: "c64",
     torch.complex128: "c128",
 }
+
+
+def _narrowest(most: int) -> torch.dtype:
+    """The narrowest signed integers that have a number."""
+    return next(
+        (each for each in (torch.int8, torch.int16) if most <= torch.iinfo(each).max), torch.int32
+    )
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
@@ -123,9 +130,11 @@ def _map_products(
     wide = widest(real, left.device)
     total = torch.zeros((heads * size, n, n), dtype=wide, device=left.device)
     if rows > 0:
-        # Of all heads' maps, ``[B, T, H]``.
+        # Of all heads' maps, ``[B, T, H]``; in as few bytes as there are maps for, each of which
+        # is a pass of the sort.
         map_of_row = selection.to(torch.int32).clamp(0, size - 1)
         map_of_row = map_of_row + torch.arange(0, heads * size, size, device=left.device)
+        map_of_row = map_of_row.to(_narrowest(heads * size))
         # A quarter of a map's share, so that little is empty.
         share = rows // (4 * heads * size)
         block = max(_SHORTEST_BLOCK, min(share, _LONGEST_BLOCK))
@@ -165,7 +174,7 @@ def _add_products(total: torch.Tensor, sides: list[torch.Tensor], blocks: _Block
             factor[:count].copy_(gathered[:count].movedim(-1, 1))
         left, right = (factor[:count].flatten(1, 2) for factor in factors)
         torch.bmm(left.mT, right, out=product[:count])
-        add_at(total, blocks.map[some], product[:count])
+        add_sorted(total, blocks.map[some], product[:count])
 
 
 def _fake_map_products(

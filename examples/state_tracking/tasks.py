@@ -83,8 +83,8 @@ class Task:
                 looked at here.
             random: of that device.
             device: where.
-            width: ``T``, at least the longest; rounded up to an even number where lengths are. None
-                for the longest, if that is known.
+            width: ``T``, at least the longest; rounded up to an even number where lengths are.
+                None for the longest, if that is known.
 
         Raises:
             ValueError: neither the longest nor a width is known.

@@ -2,8 +2,8 @@
 where it is used.
 
 A function goes through matrices, laid out as in :mod:`pdssm_compiler.schedules.emit.matrices`, in
-one of three ways, and every op has its rule in terms of what stands for a coefficient, an entry or a
-vector there:
+one of three ways, and every op has its rule in terms of what stands for a coefficient, an entry or
+a vector there:
 
 - *tokens*: a program has a tile ``[tokens, lanes]`` in registers and goes through the looped axis:
   choices, what a softmax needs to know of its column, inner products.

@@ -51,8 +51,8 @@ class TritonMatricesConfig(Config):
         tokens: of a program's tile.
         lanes: entries of the axis that is not chosen along, of a program's tile.
         rows: of the other axis, computed together.
-        tile: of the other axis, where a program has a tile of every matrix, or of a matrix for each
-            of some tokens.
+        tile: of the other axis, where a program has a tile of every matrix, or of a matrix for
+            each of some tokens.
         num_warps: of one program.
         together: tokens that such a program loads together, or has; any number.
         programs: a processor, that the tokens are split for where they are summed over.
