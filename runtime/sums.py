@@ -27,16 +27,3 @@ def add_at(total: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> N
     else:
         # It sorts by index; index_add_ on a GPU adds in any order.
         total.index_put_((places,), values, accumulate=True)
-
-
-def add_sorted(total: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> None:
-    """As :func:`add_at`, of places that never decrease: nothing is sorted, and each row's values
-    are added up one after the other.
-    """
-    if total.device.type != "cuda" or len(total) > len(values):
-        add_at(total, places, values)
-        return
-    rows = torch.arange(len(total) + 1, device=places.device)
-    bounds = torch.searchsorted(places, rows)
-    # Unsafe is without a look at the bounds, for which the host would wait.
-    total += torch.segment_reduce(values, "sum", offsets=bounds, axis=0, unsafe=True)
