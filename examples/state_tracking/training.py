@@ -205,7 +205,7 @@ class Run:
         for mixer in self._mixers:
             logits = mixer.dictionary_logits
             least = logits.amax(-2, keepdim=True) - self.settings.maps_margin
-            logits.copy_(torch.maximum(logits, least))
+            torch.maximum(logits, least, out=logits)
 
     def _loss_of(
         self, batch: Batch, blocks: Iterable[Callable[..., torch.Tensor]]
