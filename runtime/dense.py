@@ -17,17 +17,18 @@ Source: Flash PD-SSM (arXiv 2605.19150), straight through a softmax over the dic
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from pdssm_compiler.ir.programs import map_scores as scores_program
 from pdssm_compiler.ir.types import Element
 from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.blocks import Blocks, add_up, cut, gather, scratch_for
 from pdssm_compiler.runtime.errors import ArgumentError
 from pdssm_compiler.runtime.operators import on_every_device
 from pdssm_compiler.runtime.plan import caller_inputs, program_of, run
-from pdssm_compiler.runtime.sums import add_at, widest
+from pdssm_compiler.runtime.sums import widest
 
 _library = torch.library.Library("pdssm_compiler", "FRAGMENT")
 for _definition in (
@@ -63,48 +64,6 @@ def _real(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 
-class _Blocks(NamedTuple):
-    """Rows sorted by their map, and cut into blocks of one map each.
-
-    Attributes:
-        order: the rows in that order, ``[R]``.
-        first: where in ``order`` a block begins, ``[G]``.
-        end: where the rows of its map end, ``[G]``; no further than ``first`` if it is empty.
-        map: which map it is of, ``[G]``.
-        length: rows of a block, at most.
-    """
-
-    order: torch.Tensor
-    first: torch.Tensor
-    end: torch.Tensor
-    map: torch.Tensor
-    length: int
-
-
-def _blocks(map_of_row: torch.Tensor, maps: int, length: int) -> _Blocks:
-    """Cut rows into blocks, on the device: how many have which map is not known on the host.
-
-    A map of ``c`` rows has ``⌈c / length⌉`` blocks, so all of them at most
-    ``⌊R / length⌋ + maps``; those that are not needed are empty.
-
-    Args:
-        map_of_row: ``[R]``, in ``[0, maps)``.
-        maps: how many.
-        length: rows of a block.
-    """
-    # Stable, so that there is one order.
-    keys, order = map_of_row.sort(stable=True)
-    every = torch.arange(maps + 1, dtype=keys.dtype, device=keys.device)
-    bounds = torch.searchsorted(keys, every)
-    starts, ends = bounds[:-1], bounds[1:]
-    of_map = (ends - starts + length - 1) // length
-    last = of_map.cumsum(0)  # blocks of maps 0 … k
-    number = torch.arange(len(order) // length + maps, device=keys.device)
-    map_ = torch.searchsorted(last, number, right=True).clamp(max=maps - 1)
-    first = starts[map_] + (number - (last - of_map)[map_]) * length
-    return _Blocks(order, first, ends[map_], map_, length)
-
-
 def _map_products(
     left: torch.Tensor, right: torch.Tensor, selection: torch.Tensor, size: int
 ) -> torch.Tensor:
@@ -125,11 +84,12 @@ def _map_products(
     if rows > 0:
         # Of all heads' maps, ``[B, T, H]``.
         map_of_row = selection.to(torch.int32).clamp(0, size - 1)
-        map_of_row = map_of_row + torch.arange(0, heads * size, size, device=left.device)
+        if heads > 1:
+            map_of_row = map_of_row + torch.arange(0, heads * size, size, device=left.device)
         # A quarter of a map's share, so that little is empty.
         share = rows // (4 * heads * size)
         block = max(_SHORTEST_BLOCK, min(share, _LONGEST_BLOCK))
-        blocks = _blocks(map_of_row.flatten(), heads * size, block)
+        blocks = cut(map_of_row.flatten(), heads * size, block)
         sides = [_parts(factor).reshape(rows, n, -1) for factor in (left, right)]
         with torch.autocast(left.device.type, enabled=False):
             _add_products(total, sides, blocks)
@@ -141,31 +101,23 @@ def _parts(factor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(factor.resolve_conj()) if factor.is_complex() else factor[..., None]
 
 
-def _add_products(total: torch.Tensor, sides: list[torch.Tensor], blocks: _Blocks) -> None:
+def _add_products(total: torch.Tensor, sides: list[torch.Tensor], blocks: Blocks) -> None:
     """Add each block's product to its map's, some blocks at a time."""
     _, n, parts = sides[0].shape
     length, on_cpu = blocks.length, total.device.type == "cpu"
-    places = torch.arange(length, device=total.device)
     numbers = _AT_ONCE_ON_CPU if on_cpu else _AT_ONCE
     step = min(max(1, numbers // (n * max(n, length * parts))), len(blocks.first))
     # Scratch, the same for all: on a CPU new memory takes longer than what is done in it.
-    gathered = sides[0].new_empty((step, length, n, parts))
+    scratch = scratch_for(blocks, step, sides[0])
     factors = [total.new_empty((step, parts, length, n)) for _ in sides]
     product = total.new_empty((step, n, n))
     for start in range(0, len(blocks.first), step):
-        some = slice(start, start + step)
-        sorted_ = blocks.first[some, None] + places  # [G, length]
-        empty = (sorted_ >= blocks.end[some, None])[..., None, None]
-        rows = blocks.order[sorted_.clamp(max=len(blocks.order) - 1)].flatten()
-        count = len(sorted_)
-        for side, factor in zip(sides, factors, strict=True):
-            torch.index_select(side, 0, rows, out=gathered[:count].flatten(0, 1))
-            gathered[:count].masked_fill_(empty, 0)
-            # Re(conj(l) r) is the inner product of the parts, so they are added up like rows.
-            factor[:count].copy_(gathered[:count].movedim(-1, 1))
+        some = slice(start, min(start + step, len(blocks.first)))
+        count = some.stop - start
+        gather(blocks, some, sides, factors, scratch)
         left, right = (factor[:count].flatten(1, 2) for factor in factors)
         torch.bmm(left.mT, right, out=product[:count])
-        add_at(total, blocks.map[some], product[:count])
+        add_up(total, product[:count], blocks, some)
 
 
 def _fake_map_products(

@@ -66,7 +66,8 @@ def _sum(grad: torch.Tensor, symbols: torch.Tensor, count: int) -> torch.Tensor:
     if count <= _FEW:
         every = torch.arange(count, device=places.device).unsqueeze(1)
         with torch.autocast(grad.device.type, enabled=False):
-            found = (places == every).to(wide) @ rows.to(wide)
+            one_hot = rows.new_empty((count, len(places)), dtype=wide)
+            found = torch.eq(places, every, out=one_hot) @ rows.to(wide)
     else:
         found = rows.new_zeros((count, rows.shape[1]), dtype=wide)
         add_at(found, places, rows.to(wide))

@@ -83,6 +83,24 @@ class Lstm(nn.Module):
         return out
 
 
+class _Silent(nn.Linear):
+    """One whose weights are 0 for good, so that what it reads has no gradient by it: none is
+    computed.
+
+    Args:
+        given: whose weights it takes.
+    """
+
+    def __init__(self, given: nn.Linear) -> None:
+        # Without numbers of its own: drawing some would change all that are drawn after it.
+        super().__init__(given.in_features, given.out_features, bias=False, device="meta")
+        self.weight = given.weight.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., given.in_features]``."""
+        return super().forward(x.detach())
+
+
 def _pdssm(sizes: Sizes) -> nn.Module:
     block = PDSSM(
         sizes.width,
@@ -94,7 +112,9 @@ def _pdssm(sizes: Sizes) -> nn.Module:
     with torch.no_grad():
         if sizes.margin > 0:
             permutation_logits_(block.dictionary_logits, sizes.margin, sizes.margin / 10)
-        block.drive_proj.weight.mul_(sizes.drive).requires_grad_(sizes.drive != 0)
+        if sizes.drive == 0:
+            block.drive_proj = _Silent(block.drive_proj)
+        block.drive_proj.weight.mul_(sizes.drive)
         block.skip.mul_(sizes.skip).requires_grad_(sizes.skip != 0)
         diagonal = block.diagonal
         for most, least, mlp, sign in (

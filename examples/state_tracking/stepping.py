@@ -2,54 +2,72 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from examples.state_tracking.batches import Batches
 from examples.state_tracking.models import Tracker
 from examples.state_tracking.tasks import Batch
 
-# A batch, and the seed of what the model draws.
-Step = Callable[[Batch, int], torch.Tensor]
+# What takes the seed of what the model draws.
+Step = Callable[[int], None]
 Loss = Callable[[Batch, Iterable[Callable[..., torch.Tensor]]], torch.Tensor]
 _WARM_UP = 3
 # Symbols of a table, in steps.
 _TABLES = (16, 64, 256, 1024, 4096)
 
 
-def stepper(
-    model: Tracker,
-    optimizer: torch.optim.Optimizer,
-    loss_of: Loss,
-    example: Batch,
-    stream: torch.cuda.Stream | None,
-) -> Step:
-    """What does a step on a batch, and gives its loss, which the next step overwrites.
+@dataclass(frozen=True)
+class Work:
+    """What a step is made of.
 
-    Args:
+    Attributes:
         model: the parameters' owner.
         optimizer: of them; its learning rates are tensors.
         loss_of: the loss of a batch, by these blocks.
-        example: a batch, whose sizes all others have.
+        batches: drawn in each step, as they have been told last.
+        width: of them.
+        total: a step adds its loss to it.
+    """
+
+    model: Tracker
+    optimizer: torch.optim.Optimizer
+    loss_of: Loss
+    batches: Batches
+    width: int
+    total: torch.Tensor
+
+    def loss(self, blocks: Iterable[Callable[..., torch.Tensor]]) -> torch.Tensor:
+        """That of the next batch."""
+        return self.loss_of(self.batches.next(self.width), blocks)
+
+
+def stepper(work: Work, stream: torch.cuda.Stream | None) -> Step:
+    """What does a step.
+
+    Args:
+        work: see there.
         stream: on a GPU what steps are captured on: of this model alone.
     """
     if stream is not None:
-        return _Captured(model, optimizer, loss_of, example, stream)
+        return _Captured(work, stream)
 
-    def step(batch: Batch, seed: int) -> torch.Tensor:
+    def step(seed: int) -> None:
         torch.manual_seed(seed)
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(batch, model.blocks)
+        work.optimizer.zero_grad(set_to_none=True)
+        loss = work.loss(work.model.blocks)
         loss.backward()
-        optimizer.step()
-        return loss.detach()
+        work.optimizer.step()
+        work.total.add_(loss.detach())
 
     return step
 
 
 class _Captured:
-    """Forward, backward and optimiser as one graph: a launch a step instead of hundreds.
+    """Draws, forward, backward and optimiser as one graph: a launch a step instead of hundreds.
 
     Blocks are compiled one by one: those of one kind and sizes, of any run, are compiled once.
 
@@ -58,16 +76,8 @@ class _Captured:
     sums: each run captures on a stream of its own.
     """
 
-    def __init__(
-        self,
-        model: Tracker,
-        optimizer: torch.optim.Optimizer,
-        loss_of: Loss,
-        example: Batch,
-        stream: torch.cuda.Stream,
-    ) -> None:
-        self._batch = Batch(*(part.clone() for part in example))
-        device = example.tokens.device
+    def __init__(self, work: Work, stream: torch.cuda.Stream) -> None:
+        model, optimizer, device = work.model, work.optimizer, work.total.device
         blocks = [_compiled(block) for block in model.blocks]
         _start_moments(model, optimizer)
         # All graphs that draw from one generator read its seed from one place, and graphs of
@@ -77,21 +87,20 @@ class _Captured:
         with _drawing_from(self._random):
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):
-                    loss_of(self._batch, blocks).backward()
+                    work.loss(blocks).backward()
                     optimizer.zero_grad(set_to_none=True)
             torch.cuda.current_stream(device).wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
+            self._graph.register_generator_state(work.batches.random)
             with torch.cuda.graph(self._graph, stream=stream):
-                self._loss = loss_of(self._batch, blocks)
-                self._loss.backward()
+                loss = work.loss(blocks)
+                loss.backward()
                 optimizer.step()
+                work.total.add_(loss.detach())
 
-    def __call__(self, batch: Batch, seed: int) -> torch.Tensor:
-        for mine, given in zip(self._batch, batch, strict=True):
-            mine.copy_(given)
+    def __call__(self, seed: int) -> None:
         self._random.manual_seed(seed)
         self._graph.replay()
-        return self._loss.detach()
 
 
 def _compiled(block: nn.Module) -> Callable[..., torch.Tensor]:

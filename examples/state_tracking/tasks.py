@@ -14,10 +14,13 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from examples.state_tracking.groups import Group
 
 MODULUS = 5
+# What lengths are remainders of where they are not drawn from a known range.
+_MANY = 2**31
 
 
 class Batch(NamedTuple):
@@ -66,28 +69,46 @@ class Task:
         self,
         size: int,
         shortest: int,
-        longest: int,
+        longest: int | torch.Tensor,
         random: torch.Generator,
         device: torch.device | str = "cpu",
+        width: int | None = None,
     ) -> Batch:
         """Sequences drawn uniformly, of lengths drawn uniformly.
 
         Args:
             size: ``B``.
             shortest: tokens at least, 1 or more.
-            longest: tokens at most; ``T``, rounded up to an even number where lengths are even.
+            longest: tokens at most; or an int64 tensor of that number, on the device, which is not
+                looked at here.
             random: of that device.
             device: where.
+            width: ``T``, at least the longest; rounded up to an even number where lengths are.
+                None for the longest, if that is known.
+
+        Raises:
+            ValueError: neither the longest nor a width is known.
         """
-        lengths = torch.randint(shortest, longest + 1, (size,), generator=random, device=device)
-        if self.even:
-            lengths, longest = lengths + lengths % 2, longest + longest % 2
-        drawn = torch.randint(
-            1, 1 + (self.choices or self.symbols), (size, longest), generator=random, device=device
+        known = width if isinstance(longest, torch.Tensor) else longest
+        if known is None:
+            raise ValueError("width is to be given where longest is a tensor; pass it")
+        if isinstance(longest, torch.Tensor):
+            # Of so many numbers the remainders are as good as uniform.
+            drawn = torch.randint(_MANY, (size,), generator=random, device=device)
+            lengths = shortest + drawn % (longest - shortest + 1)
+        else:
+            numbers = (shortest, longest + 1, (size,))
+            lengths = torch.randint(*numbers, generator=random, device=device)
+        drawn_width, width = (
+            each + each % 2 * self.even for each in (known, known if width is None else width)
         )
+        if self.even:
+            lengths = lengths + lengths % 2
+        choices = 1 + (self.choices or self.symbols)
+        drawn = torch.randint(1, choices, (size, drawn_width), generator=random, device=device)
         tokens = drawn if self.spell is None else self.spell(drawn, lengths)
-        there = torch.arange(longest, device=device) < lengths[:, None]
-        tokens = tokens * there
+        there = torch.arange(drawn_width, device=device) < lengths[:, None]
+        tokens = functional.pad(tokens * there, (0, width - drawn_width))
         return Batch(tokens, lengths, 1 + self.solve(tokens, lengths))
 
 
@@ -170,7 +191,7 @@ def word_problem(group: Group, generators: int, seed: int = 0) -> Task:
         products = _numbers(table, tokens.device).view(order, order)
         while elements.shape[1] > 1:
             if elements.shape[1] % 2:
-                elements = torch.nn.functional.pad(elements, (0, 1))
+                elements = functional.pad(elements, (0, 1))
             elements = products[elements[:, ::2], elements[:, 1::2]]
         return elements.squeeze(1)
 

@@ -19,10 +19,11 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch.nn import functional
 
+from examples.state_tracking.batches import Batches
 from examples.state_tracking.evaluation import accuracy
 from examples.state_tracking.models import Tracker
 from examples.state_tracking.settings import Settings
-from examples.state_tracking.stepping import Step, stepper
+from examples.state_tracking.stepping import Step, Work, stepper
 from examples.state_tracking.tasks import Batch, task_of
 from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
 
@@ -88,7 +89,7 @@ class Run:
             mixer.temperature.fill_(settings.temperature)
         on_gpu = self.device.type == "cuda"
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
-        self.random = torch.Generator(self.device)
+        self._batches = Batches(self.task, settings, self.device)
         self.optimizer = torch.optim.AdamW(self._groups(), capturable=on_gpu, fused=on_gpu)
         if settings.maps_margin > 0:
             # By the optimiser, so that it is a part of the captured graph.
@@ -97,6 +98,8 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self._loss = torch.zeros((), device=self.device)
         self._steps: dict[int, Step] = {}
+        # What the optimiser was told last.
+        self._rate: float | None = None
         self._read_folder()
 
     @property
@@ -111,49 +114,53 @@ class Run:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
-        settings = self.settings
-        self.random.manual_seed(_seed(settings.seed, _TRAINING, step))
-        most = longest(settings, step, self.log)
-        batch = self.task.batch(settings.batch, settings.shortest, most, self.random, self.device)
-        # Of few widths, whatever the lengths: a captured step has one.
-        width = _width(settings.longest, most)
-        more = width + width % 2 * self.task.even - batch.tokens.shape[1]
-        return batch._replace(tokens=functional.pad(batch.tokens, (0, more)))
+        return self._batches.next(self._begin(step))
 
     def prepare(self) -> Step:
         """What does the next step; on a GPU it is compiled and captured here, in seconds, if no
         step was as wide.
         """
-        width = _width(self.settings.longest, longest(self.settings, self.step, self.log))
+        width = self._begin(self.step)
         if width not in self._steps:
-            example = self.draw(self.step)
-            self._steps[width] = stepper(
-                self.model, self.optimizer, self._loss_of, example, self.stream
+            work = Work(
+                self.model, self.optimizer, self._loss_of, self._batches, width, self._loss
             )
+            self._steps[width] = stepper(work, self.stream)
+            # Capturing has drawn some.
+            self._begin(self.step)
         return self._steps[width]
 
     def advance(self) -> None:
         """One step of training."""
         settings, step = self.settings, self.prepare()
-        batch = self.draw(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate(settings, self.step) * group.get("part", 1.0))
+        if (now := rate(settings, self.step)) != self._rate:
+            self._rate = now
+            for group in self.optimizer.param_groups:
+                group["lr"].fill_(now * group.get("part", 1.0))
         if settings.last_temperature != settings.temperature:
             for mixer in self._mixers:
                 mixer.temperature.fill_(temperature(settings, self.step))
-        self._loss += step(batch, _seed(settings.seed, 0, self.step))
+        step(_seed(settings.seed, 0, self.step))
         self.step += 1
+
+    def _begin(self, step: int) -> int:
+        """Have the batch of a step drawn next; its width."""
+        settings = self.settings
+        most = longest(settings, step, self.log)
+        self._batches.begin(_seed(settings.seed, _TRAINING, step), most)
+        # Of few widths, whatever the lengths: a captured step has one.
+        return _width(settings.longest, most)
 
     def measure(self) -> Measured:
         """Accuracy on test lengths; a line of the log, and a checkpoint."""
         settings = self.settings
-        self.random.manual_seed(_seed(settings.seed, _TESTING, self.step))
+        random = self._batches.random.manual_seed(_seed(settings.seed, _TESTING, self.step))
         right = accuracy(
             self.model,
             self.task,
             settings.test_sequences,
             (settings.test_shortest, settings.test_longest),
-            self.random,
+            random,
         )
         steps = self.step - (self.log[-1].step if self.log else 0)
         line = Measured(self.step, self._loss.item() / max(1, steps), right, self.seconds)
@@ -198,7 +205,7 @@ class Run:
         for mixer in self._mixers:
             logits = mixer.dictionary_logits
             least = logits.amax(-2, keepdim=True) - self.settings.maps_margin
-            logits.copy_(torch.maximum(logits, least))
+            torch.maximum(logits, least, out=logits)
 
     def _loss_of(
         self, batch: Batch, blocks: Iterable[Callable[..., torch.Tensor]]

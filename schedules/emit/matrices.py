@@ -42,6 +42,8 @@ class Shape:
         vector: lanes of a thread that lie side by side, at most, where it has a tile of tokens.
         tile_vector: the same where it has a tile of entries.
         ahead: whether what a turn of a loop reads is loaded a turn before.
+        matrices: of a choice by ``together`` tokens with a tile of entries each, those whose
+            entries are loaded together; 0 where choices are made by tiles of tokens.
     """
 
     size: int
@@ -57,6 +59,7 @@ class Shape:
     vector: int = 4
     tile_vector: int = 4
     ahead: bool = False
+    matrices: int = 0
 
     @property
     def looped(self) -> int:
@@ -145,7 +148,9 @@ def grid(
         tiles = shape.looped // shape.tile * shape.columns
         return tiles, parts, batch * heads * shape.chunks
     chunks = shape.chunks if entry.startswith("inner_") else 1
-    return -(-batch * length // shape.tokens), shape.columns, heads * chunks
+    few = shape.matrices and entry.startswith("choose_")
+    tokens = shape.together if few else shape.tokens
+    return -(-batch * length // tokens), shape.columns, heads * chunks
 
 
 def orientation_of(program: Program) -> str | None:

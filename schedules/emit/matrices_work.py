@@ -98,7 +98,14 @@ def _functions(
 
     for out in program.token_outputs:
         if out.value.op == "argmax":
-            yield over_rows("choose_", [out.value])
+            if shape.matrices:
+                tiles = shape.looped // shape.tile
+                each = _instructions([out.value], shape.entries) * of_entries * shape.together
+                blocks = prod(grid(shape, "choose_", sizes, parts))
+                turns = tiles * -(-shape.entries // shape.matrices)
+                yield _Function(blocks, tiles * each, turns)
+            else:
+                yield over_rows("choose_", [out.value])
     for soft in (v for v in program.body if v.op == "straight_through"):
         # Of one entry of a column.
         top = over_rows("top_", [soft.args[0]])

@@ -2,18 +2,21 @@
 where it is used.
 
 A function goes through matrices, laid out as in :mod:`pdssm_compiler.schedules.emit.matrices`, in
-one of two ways, and every op has its rule in terms of what stands for a coefficient, an entry or a
-vector there:
+one of three ways, and every op has its rule in terms of what stands for a coefficient, an entry or
+a vector there:
 
 - *tokens*: a program has a tile ``[tokens, lanes]`` in registers and goes through the looped axis:
   choices, what a softmax needs to know of its column, inner products.
 - *entries*: a program has a tile ``[looped, lanes]`` of every matrix and goes through tokens: sums
   over tokens of weighed matrices.
+- *few tokens*: a program has such a tile for each of a few tokens and goes through matrices:
+  choices, where there are too few tokens for tiles of them.
 """
 
 from collections.abc import Callable, Sequence
 
 from pdssm_compiler.ir.value import Value, topological
+from pdssm_compiler.schedules.emit.triton_matrix_few import FewTokens
 from pdssm_compiler.schedules.emit.triton_matrix_places import Entries, Tokens
 from pdssm_compiler.schedules.emit.triton_matrix_text import LOG2E, MatrixText
 from pdssm_compiler.schedules.signature import Argument
@@ -71,7 +74,8 @@ class TritonMatrices(MatrixText):
         phases = []
         for out in self.program.token_outputs:
             if out.value.op == "argmax":
-                phases.append(self._choose(out.name, out.value))
+                choose = self._choose_of_few if self.shape.matrices else self._choose
+                phases.append(choose(out.name, out.value))
         for number, soft in enumerate(self.softs):
             phases += [self._top(number, soft), self._soft(number, soft)]
         for out in self.program.token_outputs:
@@ -136,6 +140,25 @@ class TritonMatrices(MatrixText):
             write(f"tl.store({name} + {at}, index, mask={mask})")
 
         return self._function(f"choose_{name}", [matrix], [out], body)
+
+    def _choose_of_few(self, name: str, value: Value) -> Phase:
+        shape, (matrix,) = self.shape, value.args
+        out = self.arguments[name]
+
+        def body(_: TritonMatrices) -> None:
+            write = self.writer.line
+            write("column = tl.program_id(1)")
+            write("h = tl.program_id(2).to(tl.int64)")
+            self._lanes()
+            place = FewTokens(self, matrix)
+            place.begin(out)
+            with self.writer.block(f"for first in range(0, {shape.looped}, {shape.tile}):"):
+                write(f"i = first + tl.arange(0, {shape.tile})")
+                place.choose()
+            place.end()
+
+        vector = shape.tile_vector
+        return self._function(f"choose_{name}", [matrix], [out], body, vector=vector)
 
     def _top(self, number: int, soft: Value) -> Phase:
         """The largest entry of each column, by where it is, times the inverse temperature.

@@ -34,6 +34,11 @@ _LARGEST = 1024
 _OTHERS, _MOST = 24, 320
 # States from which on a tile of lanes does not stay in a processor's cache.
 _MANY_STATES = 512
+# Of a choice by few tokens: lanes of a program, and rows of its tile at most.
+_NARROW, _TALLEST = 8, 256
+# Cycles that a load is waited for, bytes that the second-level cache gives a processor in one, and
+# programs of a processor at once, about (docs/mixture.md).
+_WAIT, _BYTES_A_CYCLE, _AT_ONCE = 600, 20, 4
 # Fields that say nothing of how matrices are cut.
 _OF_LAUNCHES = ("num_warps", "programs")
 
@@ -46,15 +51,19 @@ class TritonMatricesConfig(Config):
         tokens: of a program's tile.
         lanes: entries of the axis that is not chosen along, of a program's tile.
         rows: of the other axis, computed together.
-        tile: of the other axis, where a program has a tile of every matrix.
+        tile: of the other axis, where a program has a tile of every matrix, or of a matrix for
+            each of some tokens.
         num_warps: of one program.
-        together: tokens that such a program loads together; any number.
+        together: tokens that such a program loads together, or has; any number.
         programs: a processor, that the tokens are split for where they are summed over.
         soft_rows: rows that are computed together where the columns of a softmax are added up,
             which takes fewer registers than what follows it.
         vector: lanes that a thread has side by side, at most, of a tile of tokens.
         tile_vector: the same of a tile of every matrix.
         ahead: whether what a turn of a loop reads is loaded a turn before.
+        matrices: whose entries are loaded together where a choice goes through them, a program of
+            ``together`` tokens with a tile of each one's matrix: for few tokens. 0 where it goes
+            through rows, with a tile of tokens.
     """
 
     tokens: int
@@ -68,6 +77,7 @@ class TritonMatricesConfig(Config):
     vector: int = 4
     tile_vector: int = 4
     ahead: bool = False
+    matrices: int = 0
 
 
 class TritonMatrices(Template[TritonMatricesConfig]):
@@ -81,6 +91,9 @@ class TritonMatrices(Template[TritonMatricesConfig]):
 
     def space(self, program: Program, target: Target) -> Iterator[TritonMatricesConfig]:
         lanes = target.warp_size
+        if not program.sum_outputs:
+            for narrow, together in product((8, 16), (1, 2, 4)):
+                yield _of_few(program, target, narrow, together)
         for warps, ahead in product((2, 4, 8), (False, True)):
             if not program.sum_outputs:
                 for tokens, rows in product((4, 8, 16), (1, 2, 4, 8)):
@@ -107,6 +120,9 @@ class TritonMatrices(Template[TritonMatricesConfig]):
         self, program: Program, target: Target, problem: Problem
     ) -> TritonMatricesConfig:
         entries, many = _entries(program), program.state_size >= _MANY_STATES
+        few = _few(program, target, problem)
+        if few is not None and self.feasible(program, target, few) is None:
+            return few
         # A row's numbers, of 32 bits.
         numbers = entries * _wide(program)
         # More rows, and more tokens, that are loaded together hide more of memory's latency, and
@@ -165,6 +181,8 @@ class TritonMatrices(Template[TritonMatricesConfig]):
             return f"num_warps is at most 16, not {config.num_warps}"
         if not 1 <= config.together <= 8:
             return f"together is from 1 to 8, not {config.together}"
+        if not 0 <= config.matrices <= 8:
+            return f"matrices is from 0 to 8, not {config.matrices}"
         if config.programs < 1:
             return f"programs is at least 1, not {config.programs}"
         held = _registers(program, config, target)
@@ -223,6 +241,58 @@ def shape_of(program: Program, config: dict[str, Any]) -> Shape:
     return Shape(*sizes, **cut, tiled=True)
 
 
+def _of_few(program: Program, target: Target, lanes: int, together: int) -> TritonMatricesConfig:
+    """A choice that goes through matrices; see the config.
+
+    As many threads as there are entries for one load each, of 128 bits: compilers have no more
+    than three or four loads of a thread under way, whatever the text asks for.
+    """
+    tile = min(1 << (program.state_size - 1).bit_length(), _TALLEST)
+    warps = min(16, max(1, tile * lanes // (4 * target.warp_size)))
+    held = max(1, tile * lanes // (warps * target.warp_size)) * _wide(program)
+    matrices = max(1, min(8, 64 // held))
+    return TritonMatricesConfig(
+        together, lanes, 1, tile, warps, together, tile_vector=4, matrices=matrices
+    )
+
+
+def _few(program: Program, target: Target, problem: Problem) -> TritonMatricesConfig | None:
+    """How few tokens choose, where that is faster than by tiles of tokens; None where it is not,
+    or where the sizes are not known.
+
+    Both are estimated by what they wait for: tiles of tokens for a load a turn, as long as all are
+    on the device at once; few tokens for loads too, and for the dictionary, which the second-level
+    cache gives anew to each program's tokens.
+    """
+    if program.sum_outputs or problem.rows is None or problem.length is None:
+        return None
+    size, entries, wide = program.state_size, _entries(program), _wide(program)
+    # Of a bucket the least.
+    heads, tokens = problem.rows, max(1, (problem.length + 1) // 2)
+    processors = max(1, target.processors)
+    columns = -(-size // _NARROW)
+    together = next(
+        (n for n in (1, 2) if -(-tokens // n) * columns * heads <= processors),
+        4,
+    )
+    config = _of_few(program, target, _NARROW, together)
+    programs = -(-tokens // together) * heads
+    turns = -(-size // config.tile) * -(-entries // config.matrices)
+    read = programs * size * size * entries * 4 * wide
+    cycles = max(
+        -(-programs * columns // (_AT_ONCE * processors)) * turns * _WAIT,
+        read / (_BYTES_A_CYCLE * processors),
+    )
+    rows = _rows(64 if size >= _MANY_STATES else 32, entries * wide)
+    tiles = -(-tokens // 32) * -(-size // target.warp_size) * heads
+    if tiles > _AT_ONCE * processors:
+        return None
+    of_tiles = -(-size // rows) * _WAIT
+    if entries > IN_REGISTERS:
+        of_tiles *= entries
+    return config if cycles < of_tiles else None
+
+
 def _rows(most: int, numbers: int) -> int:
     """The largest power of two of rows, up to 8, that have so many numbers at most."""
     return next((rows for rows in (8, 4, 2) if rows * numbers <= most), 1)
@@ -252,6 +322,11 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
         # Compilers load late what there is no room for, but not what is of the next turn.
         return 2 * rows if shape.ahead else min(rows, 2)
 
+    if not program.sum_outputs and config.matrices:
+        # Of an entry what it comes to for each token, and those that are loaded.
+        of_entry = config.together + max(config.matrices + 2, noise)
+        entries = max(1, config.tile * config.lanes // threads)
+        return wide * (entries * of_entry + config.together * config.matrices) + _OTHERS
     if not program.sum_outputs:
         # A thread has its lanes apart; the largest so far, where it is, and the next one.
         lanes = max(1, config.lanes // target.warp_size)

@@ -35,12 +35,24 @@ def right(task: Task, tokens: list[int]) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(seed=st.integers(0, 2**31), shortest=st.integers(1, 12), more=st.integers(0, 9))
-def test_answers(name: str, seed: int, shortest: int, more: int) -> None:
+@given(
+    seed=st.integers(0, 2**31),
+    shortest=st.integers(1, 12),
+    more=st.integers(0, 9),
+    beyond=st.none() | st.integers(0, 3),
+    known=st.booleans(),
+)
+def test_answers(
+    name: str, seed: int, shortest: int, more: int, beyond: int | None, known: bool
+) -> None:
+    """Whatever is beyond the longest sequences, and where only the device knows how long."""
     task, longest = task_of(name), shortest + more
-    batch = task.batch(7, shortest, longest, torch.Generator().manual_seed(seed))
+    width = longest + (beyond or 0)
+    room = {} if beyond is None and known else {"width": width}
+    most = longest if known else torch.tensor(longest)
+    batch = task.batch(7, shortest, most, torch.Generator().manual_seed(seed), **room)
     even = task.even
-    assert batch.tokens.shape == (7, longest + longest % 2 * even)
+    assert batch.tokens.shape == (7, width + width % 2 * even)
     for tokens, length, answer in zip(*(part.tolist() for part in batch), strict=True):
         assert shortest <= length <= longest + (longest % 2) * even
         assert length % 2 == 0 or not even
@@ -52,11 +64,15 @@ def test_answers(name: str, seed: int, shortest: int, more: int) -> None:
         assert answer < task.vocabulary
 
 
+@pytest.mark.parametrize("longest", [8, torch.tensor(8)], ids=["known", "on the device"])
 @pytest.mark.parametrize("name", NAMES)
-def test_draws_are_even(name: str) -> None:
+def test_draws_are_even(name: str, longest: int | torch.Tensor) -> None:
     """Every symbol of a place as often, every length as often; a seed gives the same again."""
     task = task_of(name)
-    batches = [task.batch(4000, 3, 8, torch.Generator().manual_seed(5)) for _ in range(2)]
+    batches = [
+        task.batch(4000, 3, longest, torch.Generator().manual_seed(5), width=9) for _ in range(2)
+    ]
+    assert batches[0].tokens.shape == (4000, 10 if task.even else 9)
     assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))
     lengths = batches[0].lengths.bincount()
     assert (lengths[lengths > 0] > 500).all()
@@ -67,6 +83,11 @@ def test_draws_are_even(name: str) -> None:
         if task.even:
             assert len(found) == (5 if place == 0 else 3)
         assert found.max() < 1.6 * found.min()
+
+
+def test_what_only_the_device_knows_needs_a_width() -> None:
+    with pytest.raises(ValueError, match="width is to be given where longest is a tensor"):
+        TASKS["parity"].batch(5, 2, torch.tensor(9), torch.Generator())
 
 
 def test_expressions_are_spelt_as_they_should() -> None:

@@ -29,7 +29,16 @@ def on_gpu(given: Tensors) -> Tensors:
 @pytest.mark.parametrize("orientation", ["column", "row"])
 @pytest.mark.parametrize(
     ("length", "n", "entries"),
-    [(500, 128, 8), (300, 64, 6), (77, 100, 3), (40, 33, 20), (70, 1024, 6), (9, 2816, 6)],
+    [
+        (500, 128, 8),
+        (300, 64, 6),
+        (77, 100, 3),
+        (40, 33, 20),
+        (16, 128, 32),
+        (64, 256, 33),
+        (70, 1024, 6),
+        (9, 2816, 6),
+    ],
 )
 def test_maps_are_the_definition_s(length: int, n: int, entries: int, orientation: str) -> None:
     given = tensors(1, length, 1, n, entries, torch.float32)

@@ -9,22 +9,15 @@ import torch
 from examples.state_tracking import training
 from examples.state_tracking.models import BLOCKS
 from examples.state_tracking.presets import settings_of
-from examples.state_tracking.training import Run, train
+from examples.state_tracking.stepping import Step, Work, stepper
+from examples.state_tracking.training import Measured, Run, train
 from tests.examples.test_state_tracking import SMALL, without_seconds
 
 ALIKE = replace(SMALL, sizes=replace(SMALL.sizes, dropout=0.0))
 
 
-def in_parts(model, optimizer, loss_of, example, stream):  # type: ignore[no-untyped-def]
-    def step(batch, seed):  # type: ignore[no-untyped-def]
-        torch.manual_seed(seed)
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(batch, model.blocks)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step
+def in_parts(work: Work, stream: torch.cuda.Stream) -> Step:
+    return stepper(work, None)
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -39,6 +32,30 @@ def test_a_captured_step(
     train([alone])
     for mine, right in zip(captured.model.parameters(), alone.model.parameters(), strict=True):
         torch.testing.assert_close(mine, right, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["parity", "modular-arithmetic", "A5-2"])
+def test_a_graph_draws_what_its_seed_and_length_say(
+    task: str, tmp_path: Path, device: torch.device
+) -> None:
+    """Captured once, replayed for other steps, and for sequences that have grown."""
+    settings = replace(ALIKE, task=task, longest=40, shortest=1, grow_below=1e9, batch=50)
+    run = Run(settings, tmp_path, device)
+    graph = torch.cuda.CUDAGraph()
+    batches = run._batches
+    run.draw(0)
+    graph.register_generator_state(batches.random)
+    with torch.cuda.graph(graph):
+        captured = batches.next(10)
+    longest = set()
+    for step in range(5):
+        run.log = [Measured(n, 0.0, 0.0, 0.0) for n in range(step)]
+        drawn = run.draw(step)
+        assert run._begin(step) == 10
+        graph.replay()
+        assert all(map(torch.equal, captured, drawn))
+        longest.add(int(drawn.lengths.max()))
+    assert len(longest) > 2
 
 
 def test_a_run_goes_on_as_if_it_had_not_been_ended(tmp_path: Path, device: torch.device) -> None:

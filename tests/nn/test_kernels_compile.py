@@ -9,7 +9,7 @@ from triton.compiler import ASTSource
 
 from pdssm_compiler.nn import convolution_kernels
 from pdssm_compiler.nn.convolution_op import _BACKWARD, _FORWARD
-from pdssm_compiler.runtime import choice_kernels
+from pdssm_compiler.runtime import choice_kernels, product_kernels
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 
 _LOW, _WIDE, _INDEX = "*bf16", "*fp32", "*i32"
@@ -57,4 +57,18 @@ def test_the_convolution(arch: int) -> None:
 def test_choices(arch: int) -> None:
     tile = {"ROWS": 64, "MAPS": 32}
     for kernel, of in ((choice_kernels.choose, {}), (choice_kernels.surrogate, _OF_ENTRIES)):
+        assert resources(kernel, 4, arch, of, **tile)["spilled"] == 0
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_products(arch: int) -> None:
+    places = dict.fromkeys(("bounds", "order", "first", "end", "map_", "last"), "*i64")
+    sums = dict.fromkeys(("of_left", "of_right", "product", "total"), "*fp64")
+    of = places | sums | {"left": _WIDE, "right": _WIDE}
+    for kernel, tile in (
+        (product_kernels.cut, {"BLOCKS": 64, "MAPS": 16}),
+        (product_kernels.cut, {"BLOCKS": 1, "MAPS": 1024}),
+        (product_kernels.gather, {"PARTS": 2, "ROWS": 16, "LANES": 256}),
+        (product_kernels.add_up, {"LANES": 1024}),
+    ):
         assert resources(kernel, 4, arch, of, **tile)["spilled"] == 0

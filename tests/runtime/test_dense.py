@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pdssm_compiler import ArgumentError
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime import dense, sums
+from pdssm_compiler.runtime.blocks import cut
 from pdssm_compiler.runtime.dense import map_products, map_scores
 from pdssm_compiler.runtime.ops import scan
 from tests.public.accuracy import epsilon, wide
@@ -108,7 +109,7 @@ def test_blocks_hold_every_row_once(maps: int, rows: int) -> None:
     random = torch.Generator().manual_seed(3)
     map_of_row = torch.randint(maps, (rows,), generator=random)
     for length in (1, 4, 64):
-        blocks = dense._blocks(map_of_row, maps, length)
+        blocks = cut(map_of_row, maps, length)
         assert len(blocks.map) == rows // length + maps
         seen = []
         for first, end, of in zip(blocks.first, blocks.end, blocks.map, strict=True):

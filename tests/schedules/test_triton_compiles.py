@@ -265,6 +265,17 @@ def test_a_choice_is_multiply_adds() -> None:
     assert "BAR.SYNC" not in text
 
 
+def test_a_choice_of_few_tokens(record_property: Record) -> None:
+    """A thread has four entries of each of 2 tokens, and loads those of 8 matrices in a turn."""
+    program, problem = mixture(128, 32, "f32", "column"), Problem.bucket(1, 16)
+    source, _ = lower(program, named_target("h200"), problem=problem)
+    assert resources(source, record_property)["spilled"] == 0
+    text = BACKENDS["triton"].stages(source, compiled(source))["sass"]()
+    # In the loop for the next turn; and before it and behind it.
+    assert text.count("LDG.E.128") == 2 * 8
+    assert text.count("FFMA ") == 2 * 8 * 4 * 2
+
+
 @pytest.mark.parametrize("case", under_stress((33, False), (4, True)), ids=str)
 def test_more_matrices_and_noise_compile(case: tuple[int, bool]) -> None:
     entries, noisy = case

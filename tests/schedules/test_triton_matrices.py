@@ -1,6 +1,7 @@
 """What ``triton-matrices`` takes and refuses; no kernel is compiled here."""
 
 from dataclasses import asdict, replace
+from math import prod
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import LEARNED, mixture
+from pdssm_compiler.schedules.emit.matrices import grid
 from pdssm_compiler.schedules.target import named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.triton_matrices import (
@@ -43,6 +45,49 @@ def test_the_heuristic_s_choice_is_feasible(
         assert TEMPLATE.feasible(each, named_target(target), config) is None
 
 
+@pytest.mark.parametrize(
+    ("sizes", "few"),
+    [
+        ((16, 128, 32), True),
+        ((64, 256, 64), True),
+        ((64, 128, 8), True),
+        ((1024, 128, 8), False),
+        ((64, 1024, 6), False),  # so much that is read anew takes longer than waiting
+        ((65536, 128, 32), False),
+    ],
+)
+def test_few_tokens_go_through_matrices(sizes: tuple[int, int, int], few: bool) -> None:
+    """By more programs than tiles of tokens are; and the tuner tries it."""
+    tokens, n, entries = sizes
+    program = mixture(n, entries, "f32", "column")
+    config = TEMPLATE.heuristic(program, H200, Problem.bucket(1, tokens))
+    assert (config.matrices > 0) == few
+    if few:
+        assert config in set(TEMPLATE.space(program, H200))
+        of_tiles = TEMPLATE.heuristic(program, H200, Problem())
+        blocks = [
+            grid(shape_of(program, asdict(each)), "choose_", (1, tokens, 1), 1)
+            for each in (config, of_tiles)
+        ]
+        assert prod(blocks[0]) >= 16 * prod(blocks[1])
+
+
+@given(
+    st.integers(0, 12).map(lambda bits: 1 << bits),
+    st.sampled_from((1, 5, 100, 256, 2816)),
+    st.integers(1, 40),
+    st.sampled_from(("f32", "f64")),
+    st.booleans(),
+    st.sampled_from(("h200", "sm_80", "gfx942")),
+)
+def test_whatever_the_tokens_the_choice_is_feasible(
+    tokens: int, n: int, entries: int, element: str, noisy: bool, target: str
+) -> None:
+    program = mixture(n, entries, element, "column", noisy)
+    config = TEMPLATE.heuristic(program, named_target(target), Problem.bucket(1, tokens))
+    assert TEMPLATE.feasible(program, named_target(target), config) is None
+
+
 @pytest.mark.parametrize(("n", "entries"), [(64, 6), (128, 8), (1024, 6), (2816, 6)])
 def test_the_tuner_tries_what_the_heuristic_says(n: int, entries: int) -> None:
     """At the published sizes, and loads ahead of it."""
@@ -64,6 +109,7 @@ def test_the_tuner_tries_what_the_heuristic_says(n: int, entries: int) -> None:
         ({"vector": 8}, "vector is 1, 2 or 4, not 8"),
         ({"tile_vector": 3}, "tile_vector is 1, 2 or 4, not 3"),
         ({"together": 9}, "together is from 1 to 8, not 9"),
+        ({"matrices": 9}, "matrices is from 0 to 8, not 9"),
         ({"programs": 0}, "programs is at least 1, not 0"),
         ({"num_warps": 32}, "num_warps is at most 16, not 32"),
         ({"tokens": 128}, "its tiles take some"),

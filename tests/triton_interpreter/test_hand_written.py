@@ -8,7 +8,9 @@ import torch
 # For its repairs of the interpreter.
 import tests.triton_interpreter.interpreted  # noqa: F401
 from pdssm_compiler.nn import convolution_kernels, convolution_op
-from pdssm_compiler.runtime import choice_kernels
+from pdssm_compiler.runtime import blocks as blocks_module
+from pdssm_compiler.runtime import choice_kernels, dense
+from pdssm_compiler.runtime.blocks import cut
 from pdssm_compiler.runtime.choices import _launch_over, _places, softmax_gradient
 
 TOKENS, BLOCK = 8, 4
@@ -110,3 +112,37 @@ def test_choices_along_another_axis() -> None:
         along, index, *how.sizes, *along.stride(), how.maps, *how.tiles
     )
     assert torch.equal(index, _places(logits, -2))
+
+
+@pytest.mark.parametrize("maps", [1, 5, 40])
+@pytest.mark.parametrize("rows", [0, 1, 70])
+def test_blocks_are_cut_as_by_torch(maps: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of no rows, of one block and of several, in one program and in several."""
+    random = torch.Generator().manual_seed(rows)
+    map_of_row = torch.randint(maps, (rows,), generator=random) // 2
+    for length, numbers in ((1, 1), (4, 16), (64, 1024)):
+        monkeypatch.setattr(blocks_module, "_NUMBERS", numbers)
+        want = cut(map_of_row, maps, length)
+        with monkeypatch.context() as kernels:
+            kernels.setattr(blocks_module, "triton_runs", lambda device: True)
+            found = cut(map_of_row, maps, length)
+        assert all(map(torch.equal, found[:5], want[:5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float32, torch.float64])
+def test_products_of_maps(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit as by torch's operations, some blocks at a time; infinities stay in their map."""
+    random = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(2, 45, 2, 5, dtype=dtype, generator=random) for _ in range(2))
+    selection = torch.randint(3, (2, 45, 2), generator=random)
+    left[1, 7, 0, 2] = float("inf")
+    monkeypatch.setattr(dense, "_SHORTEST_BLOCK", 6)
+    for at_once in (200, 2**18):
+        monkeypatch.setattr(dense, "_AT_ONCE_ON_CPU", at_once)
+        want = dense._map_products(left, right, selection, 3)
+        with monkeypatch.context() as kernels:
+            kernels.setattr(blocks_module, "triton_runs", lambda device: True)
+            found = dense._map_products(left, right, selection, 3)
+        assert torch.equal(found.nan_to_num(7.0), want.nan_to_num(7.0))
+        assert not found.isfinite().all()
+        assert found[1].isfinite().all()

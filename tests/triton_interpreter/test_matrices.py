@@ -26,6 +26,8 @@ CONFIGS = (
     replace(_ONE, tokens=8, rows=2, tile=2, together=2, soft_rows=4),
     replace(_ONE, rows=2, ahead=True),
     replace(_ONE, lanes=8, tile=2, together=2, programs=8, vector=1, tile_vector=2, ahead=True),
+    replace(_ONE, tile=4, together=2, matrices=2),
+    replace(_ONE, lanes=2, tile=8, matrices=8),
 )
 
 
@@ -110,6 +112,9 @@ def test_a_softmax_at_which_a_mixture_arrives(config: TritonMatricesConfig) -> N
 
 @pytest.mark.parametrize("orientation", ["column", "row"])
 def test_more_matrices_than_registers(orientation: str) -> None:
-    """17 are loaded one by one, and their sums are made in three chunks, the last one short."""
+    """17 are loaded one by one, and their sums are made in three chunks, the last one short; or
+    two by two and the last by itself.
+    """
     for program in programs(5, 17, "f32", orientation):
-        assert_agrees(program, CONFIGS[1], Sizes(1, 9, 2), "dense")
+        for config in (CONFIGS[1], CONFIGS[4]):
+            assert_agrees(program, config, Sizes(1, 9, 2), "dense")
