@@ -95,7 +95,7 @@ class Task:
         if isinstance(longest, torch.Tensor):
             # Of so many numbers the remainders are as good as uniform.
             drawn = torch.randint(_MANY, (size,), generator=random, device=device)
-            lengths = shortest + drawn % (longest - shortest + 1)
+            lengths = shortest + drawn % (longest + (1 - shortest))
         else:
             numbers = (shortest, longest + 1, (size,))
             lengths = torch.randint(*numbers, generator=random, device=device)
@@ -107,8 +107,10 @@ class Task:
         choices = 1 + (self.choices or self.symbols)
         drawn = torch.randint(1, choices, (size, drawn_width), generator=random, device=device)
         tokens = drawn if self.spell is None else self.spell(drawn, lengths)
-        there = torch.arange(drawn_width, device=device) < lengths[:, None]
-        tokens = functional.pad(tokens * there, (0, width - drawn_width))
+        there = _places(drawn_width, lengths.device) < lengths[:, None]
+        tokens = tokens * there
+        if width > drawn_width:
+            tokens = functional.pad(tokens, (0, width - drawn_width))
         return Batch(tokens, lengths, 1 + self.solve(tokens, lengths))
 
 
@@ -145,11 +147,17 @@ def _numbers(values: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(values, device=device)
 
 
+@cache
+def _places(count: int, device: torch.device) -> torch.Tensor:
+    """``0 … count - 1``; once, as each kernel of a small batch takes as long as a large one's."""
+    return torch.arange(count, device=device)
+
+
 def _spell_arithmetic(drawn: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Digits and signs in turn, and the end: ``d ± d · d … =``. Of 15 numbers as many give each
     digit, and as many each sign.
     """
-    places = torch.arange(drawn.shape[1], device=drawn.device)
+    places = _places(drawn.shape[1], drawn.device)
     digits, signs = 1 + (drawn - 1) % MODULUS, PLUS + (drawn - 1) % 3
     tokens = torch.where(places % 2 == 0, digits, signs)
     return torch.where(places == lengths[:, None] - 1, END, tokens)
