@@ -190,6 +190,8 @@ class CudaChunks(Template[CudaChunksConfig]):
         tile, tokens = _BEST[collects(program), several, shared]
         if shared and several and not collects(program):
             tile, tokens = _short(tile, tokens, problem)
+        elif shared and several:
+            tokens = max(tokens, min(_TOKENS[-1], _while_a_carry_passes(program, problem)))
         if rows > 1 and not shared:
             tile = max(tile, 4)
         if rows * program.state_size <= LANES // 2:
@@ -200,10 +202,8 @@ class CudaChunks(Template[CudaChunksConfig]):
             room = (target.shared_memory - RESERVED_BYTES) // 2
             alone = [CudaChunksConfig(tile, n // tile, 1) for n in _TOKENS if n % tile == 0]
             two = [c for c in alone if self._refused(program, target, c, room) is None]
-            assert problem.rows is not None
             # Longer ones only take the place of other blocks.
-            moved = max(1, bytes_in(program) + bytes_out(program))
-            least = _CARRY_BYTES // (problem.rows * moved)
+            least = _while_a_carry_passes(program, problem)
             longest = two[-1] if two else CudaChunksConfig(2, 4, 1)
             return next((config for config in two if config.tokens >= least), longest)
         fitting = [
@@ -356,6 +356,13 @@ def _rows(program: Program, problem: Problem) -> int:
         return 1
     teams = -(-problem.rows // most_rows(program))
     return -(-problem.rows // teams)
+
+
+def _while_a_carry_passes(program: Program, problem: Problem) -> int:
+    """Tokens of each row that the device moves meanwhile."""
+    assert problem.rows is not None
+    moved = max(1, bytes_in(program) + bytes_out(program))
+    return _CARRY_BYTES // (problem.rows * moved)
 
 
 def _passes(chunks: int, teams: int, sharing: int) -> float:
