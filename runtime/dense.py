@@ -90,7 +90,7 @@ def _map_products(
         share = rows // (4 * heads * size)
         block = max(_SHORTEST_BLOCK, min(share, _LONGEST_BLOCK))
         blocks = cut(map_of_row.flatten(), heads * size, block)
-        sides = [_parts(factor).reshape(rows, n, -1) for factor in (left, right)]
+        sides = [_parts(factor).reshape(rows, n, -1).contiguous() for factor in (left, right)]
         with torch.autocast(left.device.type, enabled=False):
             _add_products(total, sides, blocks)
     return total.to(real).view(heads, size, n, n)
@@ -98,7 +98,9 @@ def _map_products(
 
 def _parts(factor: torch.Tensor) -> torch.Tensor:
     """Real and imaginary parts, on an axis of their own."""
-    return torch.view_as_real(factor.resolve_conj()) if factor.is_complex() else factor[..., None]
+    if factor.is_complex():
+        return torch.view_as_real(factor.resolve_conj())
+    return factor.resolve_neg()[..., None]
 
 
 def _add_products(total: torch.Tensor, sides: list[torch.Tensor], blocks: Blocks) -> None:

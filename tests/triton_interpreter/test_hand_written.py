@@ -133,7 +133,11 @@ def test_blocks_are_cut_as_by_torch(maps: int, rows: int, monkeypatch: pytest.Mo
 def test_products_of_maps(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit as by torch's operations, some blocks at a time; infinities stay in their map."""
     random = torch.Generator().manual_seed(1)
-    left, right = (torch.randn(2, 45, 2, 5, dtype=dtype, generator=random) for _ in range(2))
+    # Parts of wider tensors, conjugated or negated on the way.
+    left, right = (
+        torch.randn(2, 45, 2, 7, dtype=dtype, generator=random)[..., 1:6] for _ in range(2)
+    )
+    right = right.conj() if dtype.is_complex else right._neg_view()
     selection = torch.randint(3, (2, 45, 2), generator=random)
     left[1, 7, 0, 2] = float("inf")
     monkeypatch.setattr(dense, "_SHORTEST_BLOCK", 6)
