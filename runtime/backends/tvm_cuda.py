@@ -18,7 +18,7 @@ from pdssm_compiler.runtime.backends.cuda_launch import (
 from pdssm_compiler.runtime.backends.tvm_cpu import missing_package
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
-from pdssm_compiler.schedules.emit.lane_body import LANE_FUNCTIONS
+from pdssm_compiler.schedules.emit.lane_functions import LANE_FUNCTIONS
 from pdssm_compiler.schedules.source import KernelSource
 
 _SOURCE = "source.py"

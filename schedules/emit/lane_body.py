@@ -7,7 +7,6 @@ head, the ring that tokens come through, sums, and in the end the token itself (
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from pdssm_compiler.ir.program import Input, Program
 from pdssm_compiler.ir.types import Index, Map, Scalar, Table, Type, is_complex, is_number
@@ -26,14 +25,12 @@ from pdssm_compiler.schedules.source import Writer
 LANES = 32
 # What the entries of a table in shared memory, of 8 bits, can count; those of more take 16.
 MOST_STATES = 256
-# The source of the device functions, which generated text calls LANE_FUNCTIONS.
-LANE_FUNCTIONS = (Path(__file__).parent / "lanes.cuh").read_text()
 # Functions of numbers that have device functions of their own.
 _OWN = ("sin", "cos", "sigmoid")
 _CALL = (
     'T.cuda.func_call("lane_{name}", {{x}}, source_code=LANE_FUNCTIONS, return_type="{{dtype}}")'
 )
-# How far from 0 sine and cosine need no other path, as ``lanes.cuh`` says.
+# How far from 0 sine and cosine need no other path, as ``lanes/numbers.cuh`` says.
 _NEAR = 48000.0
 LANE_DIALECT = replace(
     DIALECT,

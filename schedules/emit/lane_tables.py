@@ -142,7 +142,7 @@ class LaneTables(LaneBody):
     def find_most_sources(self) -> None:
         """Find once what :meth:`~pdssm_compiler.schedules.emit.tvm_lanes.TvmLanes.held_tokens`
         asks: the kind of the map of the head's tables whose targets have the most sources; by
-        every warp, after a barrier. See ``lanes.cuh`` for kinds.
+        every warp, after a barrier. See ``lanes/collecting.cuh`` for kinds.
         """
         if not any(self._tables.values()):
             return
@@ -189,7 +189,7 @@ class LaneTables(LaneBody):
         return needs_range_check(self.program.input(name))
 
     def _kind(self, value: Value) -> str:
-        """How many sources the targets of a selected map have; see ``lanes.cuh``."""
+        """How many sources the targets of a selected map have; see ``lanes/collecting.cuh``."""
         return f"kind_{value.args[0].name}[{self._selected(value)}]"
 
     def _fan_words(self, value: Value, j: str) -> Parts:

@@ -7,7 +7,7 @@ holds several; ``scatter_add`` lets every target collect its sources, so no sum 
 
 Inputs of the tokens come from a *ring* in shared memory that another warp fills ahead
 (:meth:`TvmLanes.produce`); of a whole tile of tokens they are first read into registers
-(:meth:`TvmLanes.hold`). Device functions are in ``lanes.cuh``.
+(:meth:`TvmLanes.hold`). Device functions are in ``lanes/``.
 """
 
 from collections.abc import Callable, Iterator
@@ -194,7 +194,7 @@ class TvmLanes(LaneSums):
         return self._called(f"lane_all_at_most<{most}>", number, dtype="int32")
 
     def with_few(self, kind: int, begin: Callable[[], None]) -> None:
-        """The tile's tokens where maps are at most of a kind; see ``lanes.cuh`` for kinds."""
+        """The tile's tokens where maps are at most of a kind of ``lanes/collecting.cuh``."""
         self._few = kind
         self.unrolled(begin)
         self._few = None

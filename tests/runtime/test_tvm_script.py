@@ -7,7 +7,7 @@ import pytest
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
-from pdssm_compiler.schedules.emit.lane_body import LANE_FUNCTIONS
+from pdssm_compiler.schedules.emit.lane_functions import LANE_FUNCTIONS
 from pdssm_compiler.schedules.target import cpu_target, named_target
 from pdssm_compiler.schedules.templates.base import Problem, Template
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRows

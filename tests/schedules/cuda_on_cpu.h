@@ -1,5 +1,5 @@
 // CUDA on a CPU: what the text of a kernel uses of CUDA, in C++, as cuda_on_cpu.cpp runs it. Functions
-// that schedules/emit/lanes.cuh writes in assembly are here too; `lanes.h` is the rest of that file's
+// that schedules/emit/lanes/ writes in assembly are here too; `lanes.h` is the rest of their
 // text. All of it is inline: a kernel compiles what it calls.
 #pragma once
 

@@ -24,7 +24,7 @@ from pdssm_compiler.ir.passes import specialise
 from pdssm_compiler.runtime.backends import Sizes, tvm_cuda
 from pdssm_compiler.runtime.backends.cuda_launch import FORMATS
 from pdssm_compiler.runtime.binding import Slot, bind
-from pdssm_compiler.schedules.emit.lane_body import LANE_FUNCTIONS
+from pdssm_compiler.schedules.emit.lane_functions import LANE_FUNCTIONS
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 from pdssm_compiler.schedules.templates.base import Config, Problem, Template

@@ -1,4 +1,4 @@
-// The device functions of schedules/emit/lanes.cuh on a CPU, one by one.
+// The device functions of schedules/emit/lanes on a CPU, one by one.
 #include "cuda_on_cpu.h"
 
 #include <vector>
