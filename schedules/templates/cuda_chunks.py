@@ -22,7 +22,8 @@ from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.chunking import FAR, blocks_of_a_row, carry_window
-from pdssm_compiler.schedules.emit.cuda_chunks import ChunkBodies, ChunkKernel
+from pdssm_compiler.schedules.emit.chunk_bodies import ChunkBodies
+from pdssm_compiler.schedules.emit.cuda_chunks import ChunkKernel
 from pdssm_compiler.schedules.emit.cuda_kernel import (
     kernel,
     most_rows,
