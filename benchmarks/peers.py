@@ -113,9 +113,10 @@ class PeerLayer:
 
 def mamba2(d_model: int) -> torch.nn.Module:
     """The Mamba-2 layer: state 128, expanded twice."""
-    layer: torch.nn.Module = _module("mamba_ssm", "mamba-ssm").Mamba2(
-        d_model=d_model, d_state=128, d_conv=4, expand=2
-    )
+    package = _module("mamba_ssm", "mamba-ssm")
+    # The layer takes its convolution's kernel for granted, and calls None where there is none.
+    _module("causal_conv1d", "causal-conv1d, which mamba-ssm's layer needs")
+    layer: torch.nn.Module = package.Mamba2(d_model=d_model, d_state=128, d_conv=4, expand=2)
     return layer
 
 

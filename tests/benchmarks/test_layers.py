@@ -157,7 +157,11 @@ def test_other_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, "mamba_ssm.other")
     monkeypatch.setattr("mamba_ssm.Mamba2", StubMamba, raising=False)
     plant(monkeypatch, "fla.layers", GatedDeltaNet=StubDelta)
-    found = by_name(layer_rows(BENCH, replace(SIZES, backend="eager"), 8))
+    sizes = replace(SIZES, backend="eager")
+    missing = by_name(layer_rows(BENCH, sizes, 8))["Mamba-2", ""]["error"]
+    assert missing == "not installed: causal-conv1d, which mamba-ssm's layer needs"
+    plant(monkeypatch, "causal_conv1d")
+    found = by_name(layer_rows(BENCH, sizes, 8))
     for peer, package in (("Mamba-2", "mamba-ssm"), ("gated delta net", "flash-linear-attention")):
         for way in (FORWARD, STEP):
             row = found[peer, way]
