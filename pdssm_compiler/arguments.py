@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from pdssm_compiler.ir.errors import shown
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.ir.types import MAP_CLASSES
 from pdssm_compiler.runtime.binding import check_layout
@@ -236,13 +237,15 @@ def read_drive(
 
 
 def truth(name: str, value: object) -> bool:
-    """An option that is on or off; what has no truth value, such as an array, is refused."""
+    """An option that is on or off: what is equal to neither, such as a word, is refused."""
     try:
-        return bool(value)
+        if value in (False, True):
+            return bool(value)
+        told = shown(value)
     except (ValueError, RuntimeError, TypeError):
-        raise ArgumentError(
-            f"{name} must be True or False, got {type(value).__name__}; pass one of the two"
-        ) from None
+        # An array has no truth value.
+        told = type(value).__name__
+    raise ArgumentError(f"{name} must be True or False, got {told}; pass one of the two")
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -221,6 +221,10 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {**GIVEN, "output_final_state": np.array([True, False])},
         ("output_final_state must be True or False, got ndarray; pass one of the two",),
     ),
+    "a word for a way of time": (
+        {**GIVEN, "reverse": "no"},
+        ("reverse must be True or False, got 'no'; pass one of the two",),
+    ),
     "two devices": (
         {**GIVEN, "drive": COMPLEX.to("meta")},
         ("all tensors must be on one device: ", "diagonal on cpu, drive on meta"),
