@@ -11,7 +11,7 @@ from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.passes.specialise import inverse_program
 from pdssm_compiler.ir.program import Input
-from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
+from pdssm_compiler.ir.programs import LEARNED, PdScan, mixture, pd_scan
 from pdssm_compiler.ir.types import Table, Vector
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
@@ -348,13 +348,19 @@ def test_templates_refuse_other_kinds_of_devices() -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_space_has_the_configs_of_its_template(name: str) -> None:
+    """Forward and backward."""
     template = TEMPLATES[name]
     target = cpu_target() if "cpu" in template.kinds else H100
-    given = mixture(32, 4, "f32", "column") if template.over_matrices else program(32)
-    configs = list(template.space(given, target))
-    assert len(configs) == len(set(configs)) > 1
-    assert all(template.accepts(config) for config in configs)
-    assert any(template.feasible(given, target, config) is None for config in configs)
+    if template.over_matrices:
+        forward = mixture(32, 4, "f32", "column")
+        given = [forward, adjoint(forward, LEARNED, surrogate="dense").program]
+    else:
+        given = [program(32), program(32, backward=True), active_adjoint(32)]
+    for asked in given:
+        configs = list(template.space(asked, target))
+        assert len(configs) == len(set(configs)) > 1
+        assert all(template.accepts(config) for config in configs)
+        assert any(template.feasible(asked, target, config) is None for config in configs)
 
 
 @pytest.mark.parametrize(
