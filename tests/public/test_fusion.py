@@ -5,6 +5,7 @@ tensor, or 1. An expression of a dozen functions adds some ``ε``, and gradients
 over all tokens: ``c`` = 512. The same ``c`` holds in float64, so it hides no error of structure.
 """
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -231,6 +232,27 @@ def test_nothing_complex_is_kept_but_inputs() -> None:
     # Ten segments of four tokens: a state before each of them, and two places of zeros.
     assert [list(tensor.shape) for tensor in others] == [[2, 12, 3, 8]]
     assert sum(tensor.numel() for tensor in others) == 12 * output[:, 0].numel()
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=str)
+def test_nothing_complex_is_alive_but_inputs(case: Expressions) -> None:
+    """Whoever holds it: also what an operator keeps beside what autograd knows of."""
+    tensors = leaves_of(draw(case, 2, 40, 3))
+    scan = fused(case)
+
+    def complex_memories() -> set[int]:
+        gc.collect()
+        found = (each for each in gc.get_objects() if isinstance(each, torch.Tensor))
+        large = (each for each in found if each.numel() >= tensors["drive"].numel())
+        return {each.untyped_storage().data_ptr() for each in large if each.is_complex()}
+
+    before = complex_memories()
+    output, _ = scan(**tensors)
+    assert output.requires_grad
+    results = {output.untyped_storage().data_ptr()}
+    assert complex_memories() - before - results == set()
+    # States are what a call without a read-out is for.
+    assert output.is_complex() is (case.readout is None)
 
 
 def test_expanded_and_strided_inputs_are_read_as_they_are() -> None:
