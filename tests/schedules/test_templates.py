@@ -16,6 +16,7 @@ from pdssm_compiler.ir.types import Table, Vector
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.chunking import Chunking
+from pdssm_compiler.schedules.emit.names import text_name
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
 from pdssm_compiler.schedules.target import (
     Target,
@@ -289,6 +290,23 @@ def test_sums_of_chunks_are_added_up_after_them() -> None:
     assert (partial.leading, partial.own_shape(8)) == (("B", "C", "H"), (4, 8))
     (total,) = source.signature.sum_outputs
     assert (total.leading, total.own_shape(8)) == (("B", "H"), (4, 8))
+
+
+@pytest.mark.parametrize(
+    "name", ["cpu-rows", "cuda-step", "cuda-rows", "cuda-chunks", "triton-rows"]
+)
+def test_every_gradient_is_left_by_the_one_pass_that_scans(name: str) -> None:
+    """Of diagonal, drive and initial state, the selection's scores, the dictionary's sums."""
+    template = TEMPLATES[name]
+    target = cpu_target() if "cpu" in template.kinds else H100
+    forward = pd_scan(PdScan(8, 4, initial_state=True, final_state=True))
+    backward = specialise(adjoint(forward, surrogate="active").program)
+    source = template.lower(backward, target, template.heuristic(backward, target, Problem()))
+    written = {argument.name for argument in source.signature.outputs}
+    numbers = ("diagonal", "drive", "initial_state", "selection", "dictionary")
+    assert written == {text_name(f"grad_{each}", written=True) for each in numbers}
+    # TVM's are one kernel; Triton's may have others, such as those that sort a table.
+    assert [phase.entry for phase in source.launches] in ([], ["scan"])
 
 
 @pytest.mark.parametrize(("size", "least"), [(4, 32), (100, 100)])
