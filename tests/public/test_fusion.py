@@ -352,8 +352,8 @@ def test_a_method_and_a_lambda_are_functions_too() -> None:
     torch.testing.assert_close(scan(drive=drive, phase=phase)[0], want.imag)
 
 
-def test_a_template_of_ones_own() -> None:
-    case = CASES[0]
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_template_of_ones_own(case: Expressions) -> None:
     scan = fused(case, config="torch-chunks")
     assert {k.schedule.template.name for k in scan.kernels.values()} == {"torch-chunks"}
     assert_agrees(case, scan, draw(case, 2, 11, 2))
