@@ -157,6 +157,18 @@ def test_stored_results_can_be_drawn(stored: Path, tmp_path: Path) -> None:
     assert first.read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("stored", STORED, ids=lambda path: path.stem)
+def test_stored_results_are_repeatable_and_no_map_is_slow(stored: Path) -> None:
+    """What documents say of them: no kernel that left other bits, no map three times as slow."""
+    record = load(stored)
+    assert {"device", "roof_gb_per_s", "versions", "commit", "date"} <= set(record)
+    verdicts = record["verdicts"]
+    assert verdicts.get("same_bits", {"other": []})["other"] == []
+    assert all(worst["of_random"] <= 3 for worst in verdicts.get("worst_maps", ()))
+    measured = {row["section"] for row in record["rows"] if "ms" in row}
+    assert ("worst" in measured) is ("worst_maps" in verdicts)
+
+
 def test_the_cost_model_is_judged(tmp_path: Path) -> None:
     out = tmp_path / "judged.json"
     done = run("model", "--out", out, "--commit", "abc")

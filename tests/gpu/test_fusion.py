@@ -13,7 +13,7 @@ def on_gpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.cuda() for name, tensor in tensors.items()}
 
 
-TEMPLATES = (None, "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks")
+TEMPLATES = (None, "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks", "torch-chunks")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -29,6 +29,16 @@ WORST = Draw(4, 100, 2, "collide", "disk", 6)
 # Few rows of many tokens: run in chunks, the last one shorter than the others.
 LONG = Draw(1, 3001, 2, "random", "disk", 7)
 
+# Rows over a whole block: by a team of warps, and by cuda-step where they fit no ring.
+WIDE = (
+    Case(257, "dictionary"),
+    Case(1000, "token", "row"),
+    Case(1024, "dictionary", map_class="permutation"),
+    Case(4096, "dictionary"),
+)
+# Dictionaries of one map and of as many as eight bits number.
+SIZES = (Case(32, "dictionary", dictionary_size=1), Case(40, "dictionary", dictionary_size=256))
+
 
 def _draws(case: Case) -> list[Draw]:
     found = []
@@ -45,6 +55,13 @@ def _draws(case: Case) -> list[Draw]:
 @pytest.mark.parametrize("case", [*CASES, *KINDS], ids=str)
 def test_values_and_gradients(case: Case, device: torch.device) -> None:
     for draw in _draws(case):
+        assert_agrees(pdssm_compiler.pd_scan, case, draw, device)
+
+
+@pytest.mark.parametrize("case", [*WIDE, *SIZES], ids=lambda c: f"{c}-K{c.dictionary_size}")
+def test_wide_rows_and_dictionaries_of_any_size(case: Case, device: torch.device) -> None:
+    maps = "permutation" if case.map_class == "permutation" else "random"
+    for draw in (Draw(2, 1, 2, maps, "disk", 10), Draw(2, 21, 2, maps, "disk", 11)):
         assert_agrees(pdssm_compiler.pd_scan, case, draw, device)
 
 
@@ -86,8 +103,11 @@ def test_rows_and_chunks_agree(length: int, backward: bool, device: torch.device
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
+HALF = pdssm_compiler.ScanSpec(16, 4, payload_dtype=torch.float16)
+
+
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("spec", default_specs(), ids=str)
+@pytest.mark.parametrize("spec", [*default_specs(), HALF], ids=str)
 def test_specifications(spec: pdssm_compiler.ScanSpec, seed: int, device: torch.device) -> None:
     found = verify_spec(spec, device, seed, sizes=(3, 301, 5))
     assert found.worst <= 1, found

@@ -5,6 +5,7 @@ tensor, or 1. An expression of a dozen functions adds some ``ε``, and gradients
 over all tokens: ``c`` = 512. The same ``c`` holds in float64, so it hides no error of structure.
 """
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -233,6 +234,29 @@ def test_nothing_complex_is_kept_but_inputs() -> None:
     assert sum(tensor.numel() for tensor in others) == 12 * output[:, 0].numel()
 
 
+@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=str)
+def test_nothing_complex_is_alive_but_inputs(case: Expressions) -> None:
+    """Whoever holds it: also what an operator keeps beside what autograd knows of."""
+    tensors = leaves_of(draw(case, 2, 40, 3))
+    scan = fused(case)
+
+    def complex_memories() -> set[int]:
+        gc.collect()
+        # Of this type alone: other tests leave tensors without memory, which are of others.
+        found = (each for each in gc.get_objects() if type(each) is torch.Tensor)
+        here = (each for each in found if each.device.type == "cpu" and each.is_complex())
+        large = (each for each in here if each.numel() >= tensors["drive"].numel())
+        return {each.untyped_storage().data_ptr() for each in large}
+
+    before = complex_memories()
+    output, _ = scan(**tensors)
+    assert output.requires_grad
+    results = {output.untyped_storage().data_ptr()}
+    assert complex_memories() - before - results == set()
+    # States are what a call without a read-out is for.
+    assert output.is_complex() is (case.readout is None)
+
+
 def test_expanded_and_strided_inputs_are_read_as_they_are() -> None:
     case = CASES[2]
     dense = draw(case, 2, 9, 3)
@@ -330,8 +354,8 @@ def test_a_method_and_a_lambda_are_functions_too() -> None:
     torch.testing.assert_close(scan(drive=drive, phase=phase)[0], want.imag)
 
 
-def test_a_template_of_ones_own() -> None:
-    case = CASES[0]
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_template_of_ones_own(case: Expressions) -> None:
     scan = fused(case, config="torch-chunks")
     assert {k.schedule.template.name for k in scan.kernels.values()} == {"torch-chunks"}
     assert_agrees(case, scan, draw(case, 2, 11, 2))

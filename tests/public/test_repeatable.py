@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pdssm_compiler import flash_pd_scan, pd_scan
+from pdssm_compiler import explain, flash_pd_scan, pd_scan
 from pdssm_compiler.nn import PDSSM, FlashPDSSM
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunks
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
@@ -126,4 +126,20 @@ def test_without_deterministic_mode(name: str) -> None:
         finally:
             torch.use_deterministic_algorithms(True)
     for mine, right in zip(got, want, strict=True):
+        assert torch.equal(mine, right)
+
+
+@pytest.mark.parametrize("name", ["flash", "packed"])
+def test_deterministic_mode_takes_the_same_kernels(name: str) -> None:
+    """There are no others, so what repeats takes no longer than what need not."""
+    RUNNING[name]()
+    before = explain()
+    assert before
+    torch.use_deterministic_algorithms(False)
+    try:
+        want = RUNNING[name]()
+    finally:
+        torch.use_deterministic_algorithms(True)
+    assert explain() == before
+    for mine, right in zip(RUNNING[name](), want, strict=True):
         assert torch.equal(mine, right)

@@ -168,6 +168,9 @@ inline struct Blocks {
 typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;
+#ifdef __FLT16_MANT_DIG__
+typedef _Float16 half;
+#endif
 
 inline void __syncthreads() { meet_block(); }
 inline void tvm_builtin_cuda_cta_sync() { __syncthreads(); }

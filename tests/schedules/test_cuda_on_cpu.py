@@ -1,5 +1,6 @@
 """Every CUDA template's kernels against the interpreter, run on a CPU."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -225,6 +226,32 @@ def test_steps_that_choose(maps: int, storage: str, seed: int) -> None:
         NanLogitError, match=r"the logits of selection\[b=2, t=1, h=1\] have a NaN"
     ):
         raise Reporter(specialise(chooses), chosen=True).error(error, sizes)
+
+
+@pytest.mark.parametrize("storage", ["cb32", "c32"])
+@pytest.mark.parametrize(
+    ("template", "config"),
+    [(ROWS, CudaRowsConfig(4, 3)), (CHUNKS, CudaChunksConfig(2, 2, 2)), (STEP, CudaStepConfig(2))],
+    ids=["rows", "chunks", "step"],
+)
+def test_low_precision_payload(template: Template[Any], config: Config, storage: str) -> None:
+    """Drive and states of 16 bits beside a float32 diagonal: read as they are, computed with in
+    float32, and rounded once where they are written.
+    """
+    low = {"cb32": torch.bfloat16, "c32": torch.float16}[storage]
+    spec = PdScan(5, 3, initial_state=True, final_state=True)
+    program, sizes = pd_scan(replace(spec, payload_storage=storage)), LaunchSizes(2, 13, 2)
+    arrays = arrays_for(program, Sizes(*sizes), 4)
+    tensors = tensors_of(pd_scan(spec), arrays, "dense")
+    drive = [input_.name for input_ in program.inputs].index("drive")
+    tensors[drive] = torch.view_as_real(torch.from_numpy(arrays["drive"])).to(low)
+    (states, final), error = run(template, program, tensors, sizes, config=config)
+    assert error == 0
+    assert states.dtype == low
+    wide = [torch.view_as_complex(t.float()) if at == drive else t for at, t in enumerate(tensors)]
+    (exact, last), _ = run(template, pd_scan(spec), wide, sizes, config=config)
+    assert torch.equal(states, torch.view_as_real(exact).to(low))
+    assert torch.equal(torch.view_as_complex(final) if final.dim() == 4 else final, last)
 
 
 # Rows wider than 8 warps, and what runs them.

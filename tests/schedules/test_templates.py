@@ -11,11 +11,12 @@ from pdssm_compiler.ir import builder as b
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.passes.specialise import inverse_program
 from pdssm_compiler.ir.program import Input
-from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
+from pdssm_compiler.ir.programs import LEARNED, PdScan, mixture, pd_scan
 from pdssm_compiler.ir.types import Table, Vector
 from pdssm_compiler.runtime.compile_service import choose, config_text, read_config
 from pdssm_compiler.runtime.errors import NoTemplateError
 from pdssm_compiler.schedules.chunking import Chunking
+from pdssm_compiler.schedules.emit.names import text_name
 from pdssm_compiler.schedules.registry import TEMPLATES, candidates
 from pdssm_compiler.schedules.target import (
     Target,
@@ -291,6 +292,23 @@ def test_sums_of_chunks_are_added_up_after_them() -> None:
     assert (total.leading, total.own_shape(8)) == (("B", "H"), (4, 8))
 
 
+@pytest.mark.parametrize(
+    "name", ["cpu-rows", "cuda-step", "cuda-rows", "cuda-chunks", "triton-rows"]
+)
+def test_every_gradient_is_left_by_the_one_pass_that_scans(name: str) -> None:
+    """Of diagonal, drive and initial state, the selection's scores, the dictionary's sums."""
+    template = TEMPLATES[name]
+    target = cpu_target() if "cpu" in template.kinds else H100
+    forward = pd_scan(PdScan(8, 4, initial_state=True, final_state=True))
+    backward = specialise(adjoint(forward, surrogate="active").program)
+    source = template.lower(backward, target, template.heuristic(backward, target, Problem()))
+    written = {argument.name for argument in source.signature.outputs}
+    numbers = ("diagonal", "drive", "initial_state", "selection", "dictionary")
+    assert written == {text_name(f"grad_{each}", written=True) for each in numbers}
+    # TVM's are one kernel; Triton's may have others, such as those that sort a table.
+    assert [phase.entry for phase in source.launches] in ([], ["scan"])
+
+
 @pytest.mark.parametrize(("size", "least"), [(4, 32), (100, 100)])
 def test_sums_of_chunks_are_small_beside_their_tokens(size: int, least: int) -> None:
     config = TritonChunks().heuristic(active_adjoint(8, size), H100, Problem())
@@ -348,13 +366,19 @@ def test_templates_refuse_other_kinds_of_devices() -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_space_has_the_configs_of_its_template(name: str) -> None:
+    """Forward and backward."""
     template = TEMPLATES[name]
     target = cpu_target() if "cpu" in template.kinds else H100
-    given = mixture(32, 4, "f32", "column") if template.over_matrices else program(32)
-    configs = list(template.space(given, target))
-    assert len(configs) == len(set(configs)) > 1
-    assert all(template.accepts(config) for config in configs)
-    assert any(template.feasible(given, target, config) is None for config in configs)
+    if template.over_matrices:
+        forward = mixture(32, 4, "f32", "column")
+        given = [forward, adjoint(forward, LEARNED, surrogate="dense").program]
+    else:
+        given = [program(32), program(32, backward=True), active_adjoint(32)]
+    for asked in given:
+        configs = list(template.space(asked, target))
+        assert len(configs) == len(set(configs)) > 1
+        assert all(template.accepts(config) for config in configs)
+        assert any(template.feasible(asked, target, config) is None for config in configs)
 
 
 @pytest.mark.parametrize(
