@@ -157,17 +157,21 @@ def test_other_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, "mamba_ssm.other")
     monkeypatch.setattr("mamba_ssm.Mamba2", StubMamba, raising=False)
     plant(monkeypatch, "fla.layers", GatedDeltaNet=StubDelta)
-    sizes = replace(SIZES, backend="eager")
-    missing = by_name(layer_rows(BENCH, sizes, 8))["Mamba-2", ""]["error"]
-    assert missing == "not installed: causal-conv1d, which mamba-ssm's layer needs"
     plant(monkeypatch, "causal_conv1d")
-    found = by_name(layer_rows(BENCH, sizes, 8))
+    found = by_name(layer_rows(BENCH, replace(SIZES, backend="eager"), 8))
     for peer, package in (("Mamba-2", "mamba-ssm"), ("gated delta net", "flash-linear-attention")):
         for way in (FORWARD, STEP):
             row = found[peer, way]
             assert row["package"] == package
             best = min(found[name, way]["ms"] for name in OURS)
             assert row["of_ours"] == pytest.approx(row["ms"] / best)
+
+
+def test_a_convolution_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, "mamba_ssm.other")
+    with pytest.raises(NotInstalledError) as caught:
+        mamba2(16)
+    assert str(caught.value) == "not installed: causal-conv1d, which mamba-ssm's layer needs"
 
 
 def test_a_layer_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
