@@ -24,6 +24,7 @@ from benchmarks.layers import (
     layer_rows,
 )
 from benchmarks.measure import Bench
+from benchmarks.peers import NotInstalledError, mamba2
 from benchmarks.plots import plot
 from benchmarks.tables import show
 from pdssm_compiler.cli.consoles import results
