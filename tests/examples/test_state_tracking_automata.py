@@ -150,6 +150,8 @@ def test_the_automaton_of_a_planted_model(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.difference is None
     assert (found.read.size, found.small.size, found.true.size) == (4, 3, 3)
     assert transitions(found.read)["4"] == (2, {1: "4", 2: "2"})
+    # States are called what the picture can say: after their components.
+    assert all(re.fullmatch(r"start|\d(\.\d+)?", name) for name in transitions(found.small))
     assert found.agreement == 1
     assert found.magnitude == pytest.approx(0.5)
     assert found.half_life == pytest.approx(1.0)
