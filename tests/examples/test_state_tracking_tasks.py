@@ -120,7 +120,9 @@ def test_more_letters_than_elements() -> None:
     assert len(Group.named("A5").letters(80)) == 80
 
 
-@pytest.mark.parametrize("name", ["A5", "A5-1", "S6-3", "parities", "A5-x"])
+@pytest.mark.parametrize(
+    "name", ["A5", "A5-1", "S6-3", "parities", "A5-x", "A5-²", "A5-02", "S5-1001", "S5-" + "9" * 9]
+)
 def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(ValueError, match=f"there is no task '{name}'; there are cycle-navigation"):
         task_of(name)
