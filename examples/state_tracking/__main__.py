@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,6 +148,9 @@ def automaton(
     PD-SSM, and of other models learned from their answers.
     """
     where = _device(device)
+    # It is of the suite's and the examples' dependencies, not of the package's.
+    if find_spec("aalpy") is None:
+        raise typer.BadParameter("automata take AALpy, which is not installed; pip install aalpy")
     found = []
     for run in _opened_in(folder, where, solved):
         try:
@@ -159,7 +163,7 @@ def automaton(
 
 def _automaton_of(run: Run) -> dict[str, Any]:
     """Find, tell and draw the automaton of a run."""
-    # AALpy is of the tests' and examples' dependencies, not of the package's.
+    # Where AALpy is not installed the other commands work all the same.
     from examples.state_tracking.automaton import has_maps, read_out
     from examples.state_tracking.drawing import draw
     from examples.state_tracking.queries import learn

@@ -145,6 +145,13 @@ def found_in(
         return read_out(run, sequences)
 
 
+def test_without_the_library_of_automata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("examples.state_tracking.__main__.find_spec", lambda name: None)
+    code, said = command("automaton", str(tmp_path), "--device", "cpu")
+    assert code == 2
+    assert "automata take AALpy, which is not installed; pip install aalpy" in said
+
+
 def test_the_automaton_of_a_planted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = found_in(tmp_path, monkeypatch, wrong=False)
     assert found.difference is None
