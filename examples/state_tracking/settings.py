@@ -11,6 +11,8 @@ from examples.state_tracking.tasks import task_of
 
 # Of real numbers: what two of them multiply to is one in float32.
 _LARGEST = 1e18
+# Of what is divided by, in float32.
+_SMALLEST = 1e-30
 # Of whole numbers: sizes, which memory ends long before, and steps.
 _MOST = 2**31 - 1
 
@@ -171,8 +173,10 @@ class Settings:
         if self.grow_by < 1:
             raise ValueError(f"grow_by is at least 1, not {self.grow_by}")
         for name in ("temperature", "last_temperature"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is above 0: the softmax divides by it")
+            if getattr(self, name) < _SMALLEST:
+                raise ValueError(
+                    f"{name} is above 0, {_SMALLEST:g} at least: the softmax divides by it"
+                )
         if not self.maps_epsilon:
             raise ValueError("maps_epsilon is above 0: maps without gradients divide by it")
         for name in ("warm_up", "growing", "sizes.dropout", "sizes.turns", "sizes.loss"):

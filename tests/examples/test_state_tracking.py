@@ -392,6 +392,7 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("table2", "--set", "sizes.layers=0"), "sizes.layers is at least 1, not 0"),
         (("table2", "--set", "rate=-1"), "rate is a number from 0 on, not -1.0"),
         (("table2", "--set", "temperature=0"), "temperature is above 0"),
+        (("table2", "--set", "last_temperature=1e-45"), "last_temperature is above 0, 1e-30 at"),
         (("table2", "--set", "grow_by=0.5"), "grow_by is at least 1, not 0.5"),
         (("table2", "--set", "maps_epsilon=0"), "maps_epsilon is above 0"),
         (("table2", "--set", "maps_rate=1e300"), "maps_rate is at most 1e+18, not 1e+300"),
