@@ -1,14 +1,18 @@
 """The tasks of the state-tracking example: answers by definition, draws as they say."""
 
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples.state_tracking.batches import Batches
 from examples.state_tracking.groups import Group
+from examples.state_tracking.presets import settings_of
 from examples.state_tracking.tasks import END, MINUS, PLUS, TASKS, TIMES, Task, task_of
+from examples.state_tracking.training import _TESTING, _TRAINING, _seed
 
 NAMES = [*TASKS, "A5-2", "A5-6", "S5-2", "S5-32"]
 
@@ -83,6 +87,17 @@ def test_draws_are_even(name: str, longest: int | torch.Tensor) -> None:
         if task.even:
             assert len(found) == (5 if place == 0 else 3)
         assert found.max() < 1.6 * found.min()
+
+
+def test_nothing_is_drawn_twice() -> None:
+    """Steps, measurements and runs of other seeds have no sequence in common."""
+    settings = replace(settings_of("steady", "S5-32", "lstm", 0), batch=50, shortest=20)
+    batches = Batches(task_of("S5-32"), settings, torch.device("cpu"))
+    seen = []
+    for seed, stream, step in product(range(2), (_TRAINING, _TESTING), range(20)):
+        batches.begin(_seed(seed, stream, step), 40)
+        seen += map(tuple, batches.next(40).tokens.tolist())
+    assert len(set(seen)) == len(seen) == 4000
 
 
 def test_what_only_the_device_knows_needs_a_width() -> None:
