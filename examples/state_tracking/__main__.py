@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from typer.core import TyperGroup
 
 from examples.state_tracking import plots
 from examples.state_tracking.lengths import LENGTHS, over_lengths
@@ -27,7 +29,31 @@ from examples.state_tracking.settings import Settings
 from examples.state_tracking.speed import speeds
 from examples.state_tracking.training import Measured, Run, train
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+# What torch says on a CPU, where it has no error of its own for it.
+_NO_MEMORY = ("allocate memory", "Storage size calculation overflowed")
+
+
+class _Commands(TyperGroup):
+    """Commands that say in a line what no command can do anything about."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise typer.BadParameter(f"a file cannot be read or written ({error})") from None
+        except (MemoryError, RuntimeError) as error:
+            known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            if not known and not any(said in str(error) for said in _NO_MEMORY):
+                raise
+            raise typer.BadParameter(
+                f"there is not enough memory ({str(error).partition('. ')[0]}); take fewer runs "
+                f"at once, smaller batches or sizes, or shorter sequences"
+            ) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False)
 _console = Console()
 _RUNS = Path("state_tracking_runs")
 _TABLE2_TASKS = ",".join(TABLE2)
@@ -90,17 +116,14 @@ _table_command(
 
 @app.command()
 def lengths(
-    folder: Annotated[Path, typer.Argument(help="Of the runs.")] = _RUNS,
+    folder: Annotated[Path, typer.Argument(help="Of a run, or of several.")] = _RUNS,
     longest: Annotated[int, typer.Option(min=LENGTHS[0], help="Tokens at most.")] = LENGTHS[-1],
     solved: Solved = False,
     device: Device = "",
 ) -> None:
     """Accuracy of trained runs on sequences of 40 to 100 000 tokens."""
     found, where = [], _device(device)
-    for place in sorted(_runs_in(folder)):
-        run = _opened(place, where)
-        if solved and not run.is_solved:
-            continue
+    for run in _opened_in(folder, where, solved):
         measured = over_lengths(run, [n for n in LENGTHS if n <= longest])
         found.append((run.settings.name, measured))
         shares = ", ".join(f"{n}: {100 * r:.1f} % of {c}" for n, (r, c) in measured.items())
@@ -125,23 +148,22 @@ def automaton(
     PD-SSM, and of other models learned from their answers.
     """
     where = _device(device)
-    places = [folder] if (folder / "checkpoint.pt").exists() else sorted(_runs_in(folder))
+    # It is of the suite's and the examples' dependencies, not of the package's.
+    if find_spec("aalpy") is None:
+        raise typer.BadParameter("automata take AALpy, which is not installed; pip install aalpy")
     found = []
-    for place in places:
-        run = _opened(place, where)
-        if solved and not run.is_solved:
-            continue
+    for run in _opened_in(folder, where, solved):
         try:
-            found.append({"run": run.settings.name} | _automaton_of(run, place))
+            found.append({"run": run.settings.name} | _automaton_of(run))
         except ValueError as error:
             _console.print(f"{run.settings.name}: {error}", soft_wrap=True)
     store(about(where) | {"automata": found}, folder / "automata.json")
     _console.print(f"stored: {folder / 'automata.json'}", soft_wrap=True)
 
 
-def _automaton_of(run: Run, place: Path) -> dict[str, Any]:
+def _automaton_of(run: Run) -> dict[str, Any]:
     """Find, tell and draw the automaton of a run."""
-    # AALpy is of the tests' and examples' dependencies, not of the package's.
+    # Where AALpy is not installed the other commands work all the same.
     from examples.state_tracking.automaton import has_maps, read_out
     from examples.state_tracking.drawing import draw
     from examples.state_tracking.queries import learn
@@ -183,8 +205,8 @@ def _automaton_of(run: Run, place: Path) -> dict[str, Any]:
         verdict = f"after {' '.join(map(str, difference))} it answers otherwise"
     counted = ", ".join(f"{size} {named}" for named, size in sizes.items())
     _console.print(f"{run.settings.name}: states: {counted}; {verdict}; {told}", soft_wrap=True)
-    draw(graphs, place / "automaton.png")
-    _console.print(f"stored: {place / 'automaton.png'}", soft_wrap=True)
+    draw(graphs, run.folder / "automaton.png")
+    _console.print(f"stored: {run.folder / 'automaton.png'}", soft_wrap=True)
     return {"states": sizes, "difference": difference} | facts
 
 
@@ -234,9 +256,9 @@ def report(
     """Folders' results, automata and lengths in one file, as pictures and as a table."""
     try:
         found = gather(folders, note)
-        write(found, out)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    write(found, out)
     for model in dict.fromkeys(run["settings"]["model"] for run in found["runs"]):
         of_model = [run for run in found["runs"] if run["settings"]["model"] == model]
         plots.curves(found | {"runs": of_model}, out.with_name(f"{out.stem}-{model}.png"))
@@ -250,12 +272,26 @@ def report(
     _console.print(markdown(HEAD, rows(found)), soft_wrap=True, markup=False)
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    """Folders of runs that have been trained; none is an error."""
-    found = [place.parent for place in folder.glob("*/checkpoint.pt")]
-    if not found:
+def _opened_in(folder: Path, device: torch.device, solved: bool) -> Iterator[Run]:
+    """The runs that have been trained in a folder, or the one that it is of, one by one, or those
+    of them that are right; none is an error.
+    """
+    own = [folder] if (folder / "checkpoint.pt").exists() else []
+    places = own or sorted(place.parent for place in folder.glob("*/checkpoint.pt"))
+    if not places:
         raise typer.BadParameter(f"there is no checkpoint in {folder}; train a table first")
-    return found
+    passed = 0
+    for place in places:
+        run = _opened(place, device)
+        if solved and not run.is_solved:
+            passed += 1
+        else:
+            yield run
+    if passed == len(places):
+        raise typer.BadParameter(
+            f"no run in {folder} has ended above {100 * run.settings.enough:.6g} %; go on with "
+            f"them, or leave --solved out"
+        )
 
 
 def _opened(place: Path, device: torch.device) -> Run:
@@ -303,6 +339,7 @@ def _table(
     seconds: float,
 ) -> None:
     """Train the runs, and show and store what they gave."""
+    together = min(together, len(planned))
     try:
         runs = (Run(s, out / s.name, where) for s in planned)
         done = _train(runs, out, together, seconds)
@@ -323,6 +360,8 @@ def _table(
             "the time is up; the same command goes on from the last measurement of each run",
             soft_wrap=True,
         )
+    if not done:
+        return
     plots.curves(_stored(done, together, out), out / "curves.png")
     _console.print(table(title, done))
     _console.print(f"stored: {out / 'results.json'}, {out / 'curves.png'}", soft_wrap=True)

@@ -3,6 +3,7 @@
 Both begin in a state of their own, which has no output: nothing is asked of an empty sequence.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
@@ -22,7 +23,11 @@ Read = tuple[str, int, int]
 
 
 def machine(
-    start: State, letters: int, step: Step[State], answer: Callable[[State], int | None]
+    start: State,
+    letters: int,
+    step: Step[State],
+    answer: Callable[[State], int | None],
+    name: Callable[[State], str] = str,
 ) -> MooreMachine:
     """The machine of what can be reached.
 
@@ -31,13 +36,14 @@ def machine(
         letters: how many.
         step: the state after a letter.
         answer: what a state that a letter led to answers.
+        name: what it is called; each by another name.
     """
     made: dict[Hashable, MooreState] = {}
     order: list[MooreState] = []
 
     def state_of(key: State) -> MooreState:
         if key not in made:
-            made[key] = MooreState(str(key), answer(key))
+            made[key] = MooreState(name(key), answer(key))
             order.append(made[key])
             waiting.append(key)
         return made[key]
@@ -136,8 +142,16 @@ def as_asked(found: MooreMachine, true: MooreMachine, shortest: int = 1) -> Moor
         output: int | None = place[0].output
         return output
 
+    given = Counter[str]()
+
+    def name(place: _Place) -> str:
+        """The state's own, numbered where it stands beside several."""
+        own = "none" if place is None else str(place[0].state_id)
+        given[own] += 1
+        return own if given[own] == 1 else f"{own}.{given[own]}"
+
     first: _Place = (found.initial_state, true.initial_state, 0)
-    return machine(first, len(found.initial_state.transitions), step, answer)
+    return machine(first, len(found.initial_state.transitions), step, answer, name)
 
 
 def transitions(found: MooreMachine) -> Mapping[str, tuple[int | None, dict[int, str]]]:

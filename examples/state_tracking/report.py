@@ -24,6 +24,12 @@ HEAD = (
 )
 # Of where and by what the runs of a folder were, what must be alike in all of them.
 _ALIKE = ("device", "threads", "versions", "commit", "matrix_products")
+# Of each file what is a list in it, and what each of that has.
+_NEEDED = {
+    "results": ("runs", ("settings", "best", "log")),
+    "automata": ("automata", ("run", "states", "difference")),
+    "lengths": ("lengths", ("run", "length", "accuracy", "sequences")),
+}
 
 
 def gather(folders: Iterable[Path], note: str) -> dict[str, Any]:
@@ -39,16 +45,18 @@ def gather(folders: Iterable[Path], note: str) -> dict[str, Any]:
         run, and ``automata`` and ``lengths`` as their commands store them.
 
     Raises:
-        ValueError: a folder with none of the files, no results at all, or results of several
-            commits or devices.
+        ValueError: a folder with none of the files, or with one that is damaged; no results at
+            all, or results of several commits or devices; a run that has no measurement yet, or
+            that is there twice.
         OSError: a file that cannot be read.
     """
     found: dict[str, Any] = {}
     runs: list[dict[str, Any]] = []
+    names = set[str]()
     for folder in folders:
         read = {
-            name: json.loads((folder / f"{name}.json").read_text())
-            for name in ("results", "automata", "lengths")
+            name: _read(folder / f"{name}.json", within, needed)
+            for name, (within, needed) in _NEEDED.items()
             if (folder / f"{name}.json").exists()
         }
         if not read:
@@ -61,6 +69,10 @@ def gather(folders: Iterable[Path], note: str) -> dict[str, Any]:
                     f"before it; gather them one by one"
                 )
             found |= about
+            for name in map(_name, results["runs"]):
+                if name in names:
+                    raise ValueError(f"{folder} has {name} as a folder before it; gather one")
+            names |= {_name(run) for run in results["runs"]}
             of_folder = {name: results[name] for name in ("together", "date")}
             runs += [run | of_folder for run in results["runs"]]
         for name, measured in read.items():
@@ -71,6 +83,34 @@ def gather(folders: Iterable[Path], note: str) -> dict[str, Any]:
         raise ValueError("no folder has a results.json; name those of trained tables too")
     measured = {name: found.pop(name) for name in ("automata", "lengths") if name in found}
     return found | {"note": note, "runs": runs} | measured
+
+
+def _read(path: Path, within: str, needed: Sequence[str]) -> dict[str, Any]:
+    """What a command has stored; errors as of :func:`gather`."""
+    logs: dict[str, Any] = {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        for each in found[within]:
+            for name in needed:
+                each[name]
+        if within == "runs":
+            for name in (*_ALIKE, "together", "date"):
+                found[name]
+            logs = {_name(run): run["log"] for run in found["runs"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not what a command stores ({type(error).__name__}: {error}); run its "
+            f"command again"
+        ) from None
+    if unmeasured := [name for name, log in logs.items() if not log]:
+        raise ValueError(
+            f"{path} has no measurement of {', '.join(unmeasured)} yet; go on with its table"
+        )
+    return found
+
+
+def _name(run: Mapping[str, Any]) -> str:
+    return "{task}-{model}-{seed}".format(**run["settings"])
 
 
 def write(found: Mapping[str, Any], path: Path) -> None:
@@ -94,7 +134,7 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
         lengths.setdefault(each["run"], []).append(each)
     made = []
     for (task, model), runs in kinds.items():
-        names = ["{task}-{model}-{seed}".format(**run["settings"]) for run in runs]
+        names = [_name(run) for run in runs]
         published = PUBLISHED.get(task) if model == "pdssm" else None
         made.append([
             *(task, model, str(len(runs))),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from examples.state_tracking.training import Run
+from examples.state_tracking.training import Run, replace_file
 from pdssm_compiler.runtime.tuning import provenance
 
 
@@ -50,7 +50,7 @@ def summary(runs: Sequence[Run], together: int) -> dict[str, Any]:
 def store(found: dict[str, Any], path: Path) -> None:
     """Write a summary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    replace_file(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def table(title: str, runs: Iterable[Run]) -> Table:

@@ -11,6 +11,10 @@ from examples.state_tracking.tasks import task_of
 
 # Of real numbers: what two of them multiply to is one in float32.
 _LARGEST = 1e18
+# Of what is divided by, in float32.
+_SMALLEST = 1e-30
+# Of whole numbers: sizes, which memory ends long before, and steps.
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -123,21 +127,23 @@ class Settings:
             name, is_one, value = change.partition("=")
             owner, _, of_sizes = name.partition(".")
             inner = made.sizes if owner == "sizes" else made
-            key = of_sizes if owner == "sizes" else name
+            prefix, key = ("sizes.", of_sizes) if owner == "sizes" else ("", name)
             known = {f.name: getattr(inner, f.name) for f in fields(inner)}
             if not is_one or type(known.get(key)) not in (int, float):
-                numbers = [n for n, v in known.items() if isinstance(v, int | float)]
+                numbers = [prefix + n for n, v in known.items() if isinstance(v, int | float)]
+                others = "" if prefix else ", or sizes.NAME for the model's"
                 raise ValueError(
                     f"{change!r} changes nothing that there is; write NAME=VALUE, the name one of "
-                    f"{', '.join(numbers)}, or sizes.NAME for the model's"
+                    f"{', '.join(numbers)}{others}"
                 )
             kind = type(known[key])
             try:
                 number = json.loads(value)
                 new = {key: kind(number)}
-                if new[key] != number:
+                if isinstance(number, bool) or new[key] != number:
                     raise ValueError
-            except (TypeError, ValueError):
+            # A whole number that no float holds, and infinity, which no whole number is.
+            except (OverflowError, TypeError, ValueError):
                 raise ValueError(
                     f"{change!r} has no {kind.__name__} for {key}; write a number"
                 ) from None
@@ -155,8 +161,11 @@ class Settings:
             raise ValueError(f"there is no model {self.model!r}; there are {', '.join(BLOCKS)}")
         numbers = asdict(self) | {f"sizes.{k}": v for k, v in asdict(self.sizes).items()}
         for name, value in numbers.items():
-            if isinstance(value, int) and value < (0 if name == "seed" else 1):
-                raise ValueError(f"{name} is at least 1, not {value}")
+            least = 0 if name == "seed" else 1
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"{name} is at least {least}, not {value}")
+            if isinstance(value, int) and value > _MOST:
+                raise ValueError(f"{name} is at most {_MOST}, not {value}")
             if isinstance(value, float) and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is a number from 0 on, not {value}")
             if isinstance(value, float) and value > _LARGEST:
@@ -164,8 +173,10 @@ class Settings:
         if self.grow_by < 1:
             raise ValueError(f"grow_by is at least 1, not {self.grow_by}")
         for name in ("temperature", "last_temperature"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is above 0: the softmax divides by it")
+            if getattr(self, name) < _SMALLEST:
+                raise ValueError(
+                    f"{name} is above 0, {_SMALLEST:g} at least: the softmax divides by it"
+                )
         if not self.maps_epsilon:
             raise ValueError("maps_epsilon is above 0: maps without gradients divide by it")
         for name in ("warm_up", "growing", "sizes.dropout", "sizes.turns", "sizes.loss"):

@@ -136,10 +136,12 @@ def _drawing_from(random: torch.Generator) -> Iterator[None]:
 
 def _start_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Have the optimiser make its moments now: made while capturing, each replay would clear them.
-    Nothing changes: gradients and rates are 0, and steps are counted back.
+    Nothing changes: gradients and rates are 0, steps are counted back, and parameters, which a
+    hook of the step may hold to a margin, are put back.
     """
     if optimizer.state:
         return
+    before = [parameter.detach().clone() for parameter in model.parameters()]
     rates = [group["lr"].clone() for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"].zero_()
@@ -152,3 +154,6 @@ def _start_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         group["lr"].copy_(rate)
     for moments in optimizer.state.values():
         moments["step"].zero_()
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), before, strict=True):
+            parameter.copy_(value)

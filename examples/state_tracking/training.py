@@ -215,15 +215,15 @@ class Run:
 
     def _read_folder(self) -> None:
         kept = self.folder / "settings.json"
-        mine = json.loads(json.dumps(self.settings.as_json()))
         checkpoint = self.folder / "checkpoint.pt"
         begun = kept.exists() or checkpoint.exists()
         if begun and Settings.read(self.folder) != self.settings:
             raise ValueError(
                 f"{self.folder} has a run of other settings; name another folder, or remove it"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(kept, json.dumps(mine, indent=1).encode())
+        if not begun:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(kept, json.dumps(self.settings.as_json(), indent=1).encode())
         if not checkpoint.exists():
             return
         content = io.BytesIO(checkpoint.read_bytes())
@@ -235,13 +235,22 @@ class Run:
             state = torch.load(content, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.log = [Measured(*line) for line in state["log"]]
+            self.log = [
+                Measured(int(step), float(loss), float(accuracy), float(seconds))
+                for step, loss, accuracy, seconds in state["log"]
+            ]
             self.step, self.seconds = self.log[-1].step, self.log[-1].seconds
         except _DAMAGED as error:
             raise ValueError(
                 f"{checkpoint} cannot be read ({type(error).__name__}), so it is damaged, or of "
                 f"another version; remove it, and the run begins anew"
             ) from error
+        # Ended between the two, or damaged: what the checkpoint says is what was.
+        if self._log_file() != _content(self.folder / "log.jsonl"):
+            replace_file(self.folder / "log.jsonl", self._log_file())
+
+    def _log_file(self) -> bytes:
+        return "".join(json.dumps(line._asdict()) + "\n" for line in self.log).encode()
 
     def _save(self) -> None:
         """The checkpoint first: the log is written from it."""
@@ -252,9 +261,8 @@ class Run:
         }
         content = io.BytesIO()
         torch.save(state, content)
-        _replace(self.folder / "checkpoint.pt", content.getvalue())
-        lines = "".join(json.dumps(line._asdict()) + "\n" for line in self.log)
-        _replace(self.folder / "log.jsonl", lines.encode())
+        replace_file(self.folder / "checkpoint.pt", content.getvalue())
+        replace_file(self.folder / "log.jsonl", self._log_file())
 
 
 def train(
@@ -364,8 +372,17 @@ def _seed(seed: int, stream: int, step: int) -> int:
     return mixed * 0x9E3779B97F4A7C15 % _MODULUS
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file as a whole, or, where that is interrupted or fails, leave what was there."""
     # Two processes may have one folder: each its own part.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

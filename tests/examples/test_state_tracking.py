@@ -19,6 +19,7 @@ from examples.state_tracking.models import BLOCKS, DiagonalSSM, Sizes, Tracker
 from examples.state_tracking.presets import settings_of
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.speed import speeds
+from examples.state_tracking.stepping import _start_moments
 from examples.state_tracking.tasks import TASKS, task_of
 from examples.state_tracking.training import Measured, Run, longest, rate, temperature, train
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
@@ -365,14 +366,15 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "runs"
     code, said = command(
         *("table2", "--preset", "small", "--tasks", "parity,even-pairs", "--models", "lstm"),
-        *("--seeds", "2", "--steps", "3", "--together", "2", "--out", str(out)),
+        *("--seeds", "2", "--steps", "3", "--together", "9", "--out", str(out)),
         *("--device", "cpu"),
     )
     assert code == 0, said
     assert "Accuracy on 40 to 256 tokens, %" in said
     assert "(2)" in said
     found = json.loads((out / "results.json").read_text())
-    assert {"device", "versions", "commit", "date", "together"} <= found.keys()
+    assert {"device", "versions", "commit", "date"} <= found.keys()
+    assert found["together"] == 4  # no more than there are
     assert [run["settings"]["seed"] for run in found["runs"]] == [0, 0, 1, 1]
     assert all(run["done"] and run["log"][-1]["step"] == 3 for run in found["runs"])
     assert (out / "curves.png").stat().st_size > 0
@@ -390,6 +392,7 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("table2", "--set", "sizes.layers=0"), "sizes.layers is at least 1, not 0"),
         (("table2", "--set", "rate=-1"), "rate is a number from 0 on, not -1.0"),
         (("table2", "--set", "temperature=0"), "temperature is above 0"),
+        (("table2", "--set", "last_temperature=1e-45"), "last_temperature is above 0, 1e-30 at"),
         (("table2", "--set", "grow_by=0.5"), "grow_by is at least 1, not 0.5"),
         (("table2", "--set", "maps_epsilon=0"), "maps_epsilon is above 0"),
         (("table2", "--set", "maps_rate=1e300"), "maps_rate is at most 1e+18, not 1e+300"),
@@ -413,6 +416,12 @@ def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("table2", "--set", "speed=1"), "'speed=1' changes nothing that there is; write NAME="),
         (("table2", "--set", "steps=2.5"), "'steps=2.5' has no int for steps; write a number"),
         (("table2", "--set", "rate=[1]"), "'rate=[1]' has no float for rate; write a number"),
+        (("table2", "--set", "rate=true"), "'rate=true' has no float for rate; write a number"),
+        (("table2", "--set", "batch=1e400"), "'batch=1e400' has no int for batch; write a number"),
+        (("table2", "--set", "batch=1e20"), "batch is at most 2147483647, not 1000000000000"),
+        (("table2", "--set", "seed=-1"), "seed is at least 0, not -1"),
+        (("table2", "--set", "sizes.size=1"), "the name one of sizes.width, sizes.state"),
+        (("table3", "--tasks", "A5-²"), "there is no task 'A5-²'; there are cycle-navigation"),
         (
             ("table3", "--preset", "tiny"),
             "there is no preset 'tiny'; there are published, steady, small",
@@ -464,12 +473,17 @@ def test_what_is_damaged_is_named(
         Run(SMALL, folder, "cpu")
 
 
-def test_a_checkpoint_without_a_measurement_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("log", "error"), [([], "IndexError"), ([(1, 2)], "ValueError"), (["abcd"], "ValueError")]
+)
+def test_a_checkpoint_without_a_measurement_is_damaged(
+    tmp_path: Path, log: list[object], error: str
+) -> None:
     folder = tmp_path / SMALL.name
     Run(SMALL, folder, "cpu").measure()
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    torch.save(state | {"log": []}, folder / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read \(IndexError\)"):
+    torch.save(state | {"log": log}, folder / "checkpoint.pt")
+    with pytest.raises(ValueError, match=rf"checkpoint\.pt cannot be read \({error}\)"):
         Run(SMALL, folder, "cpu")
 
 
@@ -508,6 +522,101 @@ def test_an_interruption_says_how_to_go_on(
     code, said = command(*words, "--out", str(tmp_path), "--device", "cpu")
     assert code == 130
     assert "the same command goes on from the last measurement of each run" in said
+
+
+def test_what_memory_does_not_hold_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("table2", "--preset", "small", "--tasks", "parity", "--models", "lstm")
+    words = (*words, "--device", "cpu", "--out", str(tmp_path))
+    sizes, errors = [(2**60,), (2**60, 8)], [MemoryError(), torch.OutOfMemoryError("CUDA's")]
+
+    def too_much(runs: object, told: object, **options: object) -> None:
+        if sizes:
+            torch.empty(sizes.pop(), dtype=torch.uint8)
+        raise errors.pop() if errors else RuntimeError("a mistake")
+
+    monkeypatch.setattr("examples.state_tracking.__main__.train", too_much)
+    for _ in range(4):
+        code, said = command(*words)
+        assert code == 2
+        assert "there is not enough memory" in " ".join(said.replace("│", " ").split())
+    with pytest.raises(RuntimeError, match="a mistake"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    Run(SMALL, tmp_path / SMALL.name, "cpu").measure()
+    (tmp_path / "automata.json").mkdir()
+    words = ("automaton", str(tmp_path), "--device", "cpu")
+    code, said = command(*words)
+    assert code == 2
+    assert "a file cannot be read or written" in " ".join(said.replace("│", " ").split())
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_time_in_which_nothing_begins(tmp_path: Path) -> None:
+    words = ("table2", "--preset", "small", "--tasks", "parity", "--models", "lstm")
+    code, said = command(*words, "--limit", "1e-12", "--device", "cpu", "--out", str(tmp_path))
+    assert code == 0, said
+    assert "the time is up; the same command goes on" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["lengths", "automaton"])
+def test_none_that_is_solved(tmp_path: Path, name: str) -> None:
+    """Is said, for one run's folder too; what was stored before stays."""
+    Run(SMALL, tmp_path / SMALL.name, "cpu").measure()
+    (tmp_path / f"{name}.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / SMALL.name):
+        code, said = command(name, str(folder), "--solved", "--device", "cpu")
+        assert code == 2
+        assert "has ended above 99.95 %" in " ".join(said.replace("│", " ").split())
+    assert (tmp_path / f"{name}.json").read_text() == "{}"
+
+
+def test_a_log_is_what_its_checkpoint_says(tmp_path: Path) -> None:
+    """Ended between the two, and what is written is written as a whole or not at all."""
+    Run(SMALL, tmp_path, "cpu").measure()
+    log = (tmp_path / "log.jsonl").read_text()
+    for damaged in (log[:9], None):
+        if damaged is None:
+            (tmp_path / "log.jsonl").unlink()
+        else:
+            (tmp_path / "log.jsonl").write_text(damaged)
+        Run(SMALL, tmp_path, "cpu")
+        assert (tmp_path / "log.jsonl").read_text() == log
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    Run(SMALL, tmp_path, "cpu")
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+
+
+def test_interrupted_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(SMALL, tmp_path, "cpu")
+    run.measure()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupted(part: Path, place: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    run.advance()
+    with pytest.raises(KeyboardInterrupt):
+        run.measure()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_moments_begin_and_nothing_else(tmp_path: Path) -> None:
+    """Before a step is captured, which needs them; of maps firmer than the margin too."""
+    sizes = replace(SMALL.sizes, margin=9.0)
+    run = Run(replace(SMALL, sizes=sizes, maps_margin=2.0), tmp_path, "cpu")
+    rates = [float(group["lr"]) for group in run.optimizer.param_groups]
+    before = parameters(run)
+    _start_moments(run.model, run.optimizer)
+    assert all(map(torch.equal, parameters(run), before))
+    assert [float(group["lr"]) for group in run.optimizer.param_groups] == rates
+    assert all(not moments["step"] for moments in run.optimizer.state.values())
+    assert len(run.optimizer.state) == len(before)
 
 
 def test_no_runs_have_no_lengths(tmp_path: Path) -> None:

@@ -145,11 +145,20 @@ def found_in(
         return read_out(run, sequences)
 
 
+def test_without_the_library_of_automata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("examples.state_tracking.__main__.find_spec", lambda name: None)
+    code, said = command("automaton", str(tmp_path), "--device", "cpu")
+    assert code == 2
+    assert "automata take AALpy, which is not installed; pip install aalpy" in said
+
+
 def test_the_automaton_of_a_planted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = found_in(tmp_path, monkeypatch, wrong=False)
     assert found.difference is None
     assert (found.read.size, found.small.size, found.true.size) == (4, 3, 3)
     assert transitions(found.read)["4"] == (2, {1: "4", 2: "2"})
+    # States are called what the picture can say: after their components.
+    assert all(re.fullmatch(r"start|\d(\.\d+)?", name) for name in transitions(found.small))
     assert found.agreement == 1
     assert found.magnitude == pytest.approx(0.5)
     assert found.half_life == pytest.approx(1.0)

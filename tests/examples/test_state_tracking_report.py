@@ -117,6 +117,45 @@ def test_what_does_not_belong_together(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results", "{", "results.json is not what a command stores (JSONDecodeError"),
+        ("results", "[]", "results.json is not what a command stores (TypeError"),
+        (
+            "results",
+            '{"runs": []}',
+            "results.json is not what a command stores (KeyError: 'device",
+        ),
+        (
+            "results",
+            '{"runs": [{}]}',
+            "results.json is not what a command stores (KeyError: 'sett",
+        ),
+        ("automata", '{"automata": [{}]}', "automata.json is not what a command stores (KeyError"),
+        ("lengths", '{"lengths": 3}', "lengths.json is not what a command stores (TypeError"),
+    ],
+)
+def test_what_is_damaged_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / f"{name}.json").write_text(content)
+    code, said = command("report", str(tmp_path), "--out", str(tmp_path / "all.json"))
+    assert code == 2
+    assert message in " ".join(said.replace("│", " ").split())
+    assert not (tmp_path / "all.json").exists()
+
+
+def test_a_run_that_has_no_measurement_or_is_there_twice(tmp_path: Path) -> None:
+    places = folders(tmp_path)
+    with pytest.raises(ValueError, match=r"3 has S5-32-pdssm-0 as a folder before it; gather one"):
+        gather([*places, places[1]], "")
+    path = places[1] / "results.json"
+    found = json.loads(path.read_text())
+    found["runs"][0]["log"] = []
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"no measurement of S5-32-pdssm-0 yet; go on with its"):
+        gather(places, "")
+
+
 def test_measured_twice_or_nothing_trained(tmp_path: Path) -> None:
     places = folders(tmp_path)
     with pytest.raises(ValueError, match=r"m is the second with automata\.json; gather one"):

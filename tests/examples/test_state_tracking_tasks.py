@@ -1,14 +1,18 @@
 """The tasks of the state-tracking example: answers by definition, draws as they say."""
 
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples.state_tracking.batches import Batches
 from examples.state_tracking.groups import Group
+from examples.state_tracking.presets import settings_of
 from examples.state_tracking.tasks import END, MINUS, PLUS, TASKS, TIMES, Task, task_of
+from examples.state_tracking.training import _TESTING, _TRAINING, _seed
 
 NAMES = [*TASKS, "A5-2", "A5-6", "S5-2", "S5-32"]
 
@@ -85,6 +89,17 @@ def test_draws_are_even(name: str, longest: int | torch.Tensor) -> None:
         assert found.max() < 1.6 * found.min()
 
 
+def test_nothing_is_drawn_twice() -> None:
+    """Steps, measurements and runs of other seeds have no sequence in common."""
+    settings = replace(settings_of("steady", "S5-32", "lstm", 0), batch=50, shortest=20)
+    batches = Batches(task_of("S5-32"), settings, torch.device("cpu"))
+    seen = []
+    for seed, stream, step in product(range(2), (_TRAINING, _TESTING), range(20)):
+        batches.begin(_seed(seed, stream, step), 40)
+        seen += map(tuple, batches.next(40).tokens.tolist())
+    assert len(set(seen)) == len(seen) == 4000
+
+
 def test_what_only_the_device_knows_needs_a_width() -> None:
     with pytest.raises(ValueError, match="width is to be given where longest is a tensor"):
         TASKS["parity"].batch(5, 2, torch.tensor(9), torch.Generator())
@@ -120,7 +135,9 @@ def test_more_letters_than_elements() -> None:
     assert len(Group.named("A5").letters(80)) == 80
 
 
-@pytest.mark.parametrize("name", ["A5", "A5-1", "S6-3", "parities", "A5-x"])
+@pytest.mark.parametrize(
+    "name", ["A5", "A5-1", "S6-3", "parities", "A5-x", "A5-²", "A5-02", "S5-1001", "S5-" + "9" * 9]
+)
 def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(ValueError, match=f"there is no task '{name}'; there are cycle-navigation"):
         task_of(name)
