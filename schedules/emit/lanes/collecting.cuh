@@ -1,8 +1,8 @@
 // Scatter-add without atomics by a map of a table that is prepared: every target collects its sources.
 
-// Sources are added in the order of their numbers, four at a time, so a sum never depends on
-// timing. `Source` gives number `j` of what is scattered: from registers of other lanes (one
-// element a lane) or from shared memory.
+// Which sources are added first, next ones or pairs of them in the order of their numbers, follows from the
+// map alone, so a sum never depends on timing. `Source` gives number `j` of what is scattered: from registers
+// of other lanes (one element a lane) or from shared memory.
 
 template <typename T>
 struct LaneReal {
