@@ -189,7 +189,8 @@ def test_random_tensors_are_what_calls_take(name: str) -> None:
         assert torch.equal(tensor, other)
         if tensor.is_complex() or tensor.is_floating_point():
             assert tensor.abs().max() <= 1
-            assert tensor.abs().float().std() > 0.1
+            # The diagonal's are near 1: see test_memory.py.
+            assert tensor.abs().float().std() > (0.05 if input_.name == "diagonal" else 0.1)
         if input_.name == "dictionary":
             sorted_ = tensor.long().sort(-1).values
             one_to_one = bool((sorted_ == torch.arange(5)).all())
