@@ -18,7 +18,7 @@ from pdssm_compiler.runtime.tuning import doubled, oracle
 from pdssm_compiler.runtime.tuning.guarded import guarded
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.runtime.tuning.oracle import probes
-from tests.runtime.tuning.planted import LATE, Does, plant
+from tests.runtime.tuning.planted import CHUNK, LATE, Does, plant
 
 CPU = torch.device("cpu")
 SIZES = Sizes(3, 50, 2)
@@ -75,12 +75,13 @@ def test_right_kernels_pass(
         (
             Does.wrong_values,
             "states[1, 36, 2, 4] is ",
-            "states[1, 49, 1, 4] of the corner rows is ",
+            "states[2, 49, 1, 4] is ",
         ),
-        (Does.leaves_out, "states[0, 0, 0, 0] is nan", "states[0, 0, 0, 0] of the corner rows is"),
-        (Does.wrong_at_full_size, None, "states[0, 49, 0, 0] of the corner rows is "),
+        (Does.leaves_out, "states[0, 0, 0, 0] is nan", "states[0, 0, 0, 0] is nan"),
+        (Does.wrong_at_full_size, None, "states[0, 49, 0, 0] is "),
         (Does.writes_beside, "wrote beside states", "wrote beside states"),
-        (Does.writes_inputs, "wrote to its input diagonal", None),
+        (Does.writes_inputs, "wrote to its input diagonal", "wrote to its input diagonal"),
+        (Does.writes_inputs_late, None, "wrote to its input diagonal"),
     ],
 )
 def test_wrong_kernels_do_not(
@@ -122,6 +123,77 @@ def test_what_is_wrong_late_in_a_long_row_is_found(
     assert (fault is None) == (does is Does.right)
     if fault is not None:
         assert fault.startswith(f"states[0, {LATE}, 0, ")
+
+
+@pytest.mark.parametrize("name", ["permutation", "token", "none"])
+@pytest.mark.parametrize("many", [1 << 22, 0], ids=["in chunks", "in double"])
+def test_what_looks_back_at_one_chunk_alone_is_found(
+    name: str, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was before must not have been forgotten by then."""
+    monkeypatch.setattr(oracle, "_MANY", many)
+    monkeypatch.setattr(oracle, "_FAST", ("cpu",))
+    plant(monkeypatch.setitem)
+    program, sizes = PROGRAMS[name], Sizes(2, LATE + 100, 1)
+    kernel = Plan(program, CPU, config=f'planted {{"does": {int(Does.looks_back_once)}}}')
+    small, timed = probes(program, random_tensors(program, sizes, CPU, seed=3), sizes)
+    assert small.fault(kernel) is None
+    fault = timed.fault(kernel)
+    assert fault is not None
+    assert fault.startswith(f"states[0, {2 * CHUNK}, 0, ")
+    # All of what follows, not what is near the edges of chunks.
+    assert int(fault.split("; ")[1].split()[0]) > sizes.length * program.state_size
+
+
+@pytest.mark.parametrize(
+    ("does", "many", "says"),
+    [
+        (Does.wrong_in_a_middle_row, 1 << 22, "states[1, 7, 2, 0] is "),
+        (Does.leaves_out_a_middle_row, 1 << 22, "states[1, 0, 2, 0] is nan"),
+        # Of much, rows in the middle are not compared, but they have to be there.
+        (Does.leaves_out_a_middle_row, 1, "left out some of states, in rows between"),
+        (Does.right, 1, None),
+    ],
+)
+def test_rows_in_the_middle(
+    does: Does, many: int, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "_MANY", many)
+    plant(monkeypatch.setitem)
+    program, sizes = PROGRAMS["states"], Sizes(3, 50, 5)
+    kernel = Plan(program, CPU, config=f'planted {{"does": {int(does)}}}')
+    small, timed = probes(program, random_tensors(program, sizes, CPU, seed=3), sizes)
+    assert small.fault(kernel) is None
+    fault = timed.fault(kernel)
+    assert (fault is None) == (says is None)
+    assert (fault or "").startswith(says or "")
+
+
+def test_integers_that_are_left_out_are_found() -> None:
+    """Where nothing is written to a row that is not compared."""
+    signed = torch.zeros(4, 5, dtype=torch.int16)
+    assert not oracle._is_poisoned(signed)
+    signed[2, 3] = -1
+    assert oracle._is_poisoned(signed)
+    assert not oracle._is_poisoned(torch.full((3,), 255, dtype=torch.uint8))
+
+
+def test_a_reference_that_no_float_holds_condemns_nobody() -> None:
+    """It raises, so that no candidate is known as wrong from then on."""
+    text = """scan N=3 forward
+input %x : token vec<c64>
+carry %state : vec<c64> = zero
+body {
+  %0 = add %state, %state : vec<c64>
+  %1 = add %0, %x : vec<c64>
+  next %state = %1
+  emit %states = %1
+}
+"""
+    program, sizes = program_of(text), Sizes(1, 400, 1)
+    _, timed = probes(program, random_tensors(program, sizes, CPU, seed=3), sizes)
+    with pytest.raises(OverflowError, match=r"states of random inputs is as large as .* T=400 "):
+        timed.fault(Plan(program, CPU, config="torch-tokens"))
 
 
 @pytest.mark.parametrize("fault", ["piece", "late", "memory", None])
