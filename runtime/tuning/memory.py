@@ -176,9 +176,6 @@ def _logarithms(factor: Value, n: int, arrays: dict[str, np.ndarray]) -> np.ndar
                 found[value] = arrays[value.name]
             else:
                 args = [found[arg] for arg in value.args]
-                found[value] = np.asarray(
-                    OPS[value.op].evaluate(n, dict(value.attributes), *args)
-                )
+                found[value] = np.asarray(OPS[value.op].evaluate(n, dict(value.attributes), *args))
         logs = np.log(np.abs(found[factor]))
     return np.nan_to_num(logs, nan=np.inf, posinf=np.inf, neginf=_NOTHING).clip(min=_NOTHING)
-

@@ -210,9 +210,7 @@ class PlantedKernel(Kernel):
             case Does.writes_inputs:
                 tensors[0][0, 0, 0, 0] += 0.25
 
-    def _tokens(
-        self, tensors: Sequence[torch.Tensor], start: int, end: int
-    ) -> list[torch.Tensor]:
+    def _tokens(self, tensors: Sequence[torch.Tensor], start: int, end: int) -> list[torch.Tensor]:
         """The arguments of some tokens."""
         return [
             tensor[:, start:end] if "L" in argument.leading else tensor
