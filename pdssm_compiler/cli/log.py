@@ -47,7 +47,8 @@ def list_logs(device: Folder = None) -> None:
     for told, root in (("this user's", user_logs()), ("shipped", shipped_logs())):
         folders = _folders(root, device)
         if not folders:
-            console.print(f"{told}: none in {root}", soft_wrap=True)
+            of = "" if device is None else f" of {device}"
+            console.print(f"{told}: none{of} in {root}", soft_wrap=True)
         for folder, paths in folders.items():
             console.print(f"{told}: {folder}", soft_wrap=True, highlight=False)
             for path in paths:
