@@ -8,7 +8,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot, shape_of
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import caller_inputs
-from pdssm_compiler.runtime.tuning.memory import remembered
+from pdssm_compiler.runtime.tuning.memory import remember
 
 
 def random_tensors(
@@ -23,7 +23,7 @@ def random_tensors(
     slots, _ = slots_of(program.text)
     inputs = caller_inputs(program)
     found = [_tensor(i, s, program, sizes, random) for i, s in zip(inputs, slots, strict=True)]
-    found = remembered(program, found, sizes.length)
+    remember(program, found, sizes.length)
     # What keeps a state or drops it keeps it mostly: sequences have more tokens than one or two.
     kept = {v.args[1] for v in program.body if v.op == "keep"}
     found = [

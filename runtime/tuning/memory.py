@@ -1,4 +1,4 @@
-"""Random inputs of which a program remembers a sequence: :func:`remembered`.
+"""Random inputs of which a program remembers a sequence: :func:`remember`.
 
 Numbers of magnitude at most 1, drawn evenly, are on average a third of that when multiplied. A
 state that is multiplied by them has forgotten after twenty tokens all that single precision shows,
@@ -31,6 +31,8 @@ Way = Callable[[torch.Tensor, float], torch.Tensor]
 _DECAY = 8.0
 # Numbers that a factor is evaluated on, of so many heads.
 _SAMPLE, _HEADS = 1 << 14, 2
+# Numbers that are drawn another way at a time, an even number.
+_TOGETHER = 1 << 22
 # A logarithm that says that nothing is left.
 _NOTHING = -50.0
 # The part of what was off before from which nothing has been won.
@@ -39,24 +41,21 @@ _COUNTS = 0.5
 _ROUNDING = 1e-12
 
 
-def remembered(
-    program: Program, tensors: Sequence[torch.Tensor], length: int
-) -> list[torch.Tensor]:
-    """A caller's tensors, those that decide how fast the carry decays drawn another way.
+def remember(program: Program, tensors: Sequence[torch.Tensor], length: int) -> None:
+    """Have those of a caller's tensors that decide how fast the carry decays drawn another way.
 
     Args:
         program: as calls have it.
-        tensors: numbers in [-1, 1] or of magnitude at most 1, indices, maps.
+        tensors: numbers in [-1, 1] or of magnitude at most 1, which are changed; indices, maps.
         length: ``T``.
     """
     if length <= 2 * _DECAY:
-        return list(tensors)
+        return
     decay = _DECAY / length
     ways = _ways(program.text, decay)
-    return [
-        _drawn(ways[input_.name], tensor, input_, decay) if input_.name in ways else tensor
-        for input_, tensor in zip(caller_inputs(program), tensors, strict=True)
-    ]
+    for input_, tensor in zip(caller_inputs(program), tensors, strict=True):
+        if input_.name in ways:
+            _draw(ways[input_.name], tensor, input_, decay)
 
 
 def factors(program: Program) -> list[Value]:
@@ -100,12 +99,16 @@ _REAL: tuple[Way, ...] = (
 _COMPLEX: tuple[Way, ...] = (_as_drawn, _near_one)
 
 
-def _drawn(way: Way, tensor: torch.Tensor, input_: Input, decay: float) -> torch.Tensor:
-    if is_complex(input_.type) and not tensor.is_complex():
-        # A pair of reals in few bits.
-        found = way(torch.view_as_complex(tensor.float()), decay + torch.finfo(tensor.dtype).eps)
-        return torch.view_as_real(found).to(tensor.dtype)
-    return way(tensor, decay)
+def _draw(way: Way, tensor: torch.Tensor, input_: Input, decay: float) -> None:
+    """Draw a tensor another way, a part at a time: it may be much of a device's memory."""
+    for part in tensor.view(-1).split(_TOGETHER):
+        if is_complex(input_.type) and not tensor.is_complex():
+            # Pairs of reals in few bits.
+            pairs = torch.view_as_complex(part.float().view(-1, 2))
+            found = way(pairs, decay + torch.finfo(tensor.dtype).eps)
+            part.copy_(torch.view_as_real(found).view(-1))
+        else:
+            part.copy_(way(part, decay))
 
 
 @lru_cache(maxsize=16)

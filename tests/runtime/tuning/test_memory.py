@@ -13,6 +13,7 @@ from pdssm_compiler.ir.program import Program
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.plan import Plan, caller_inputs, program_of
+from pdssm_compiler.runtime.tuning import memory
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.runtime.tuning.memory import factors
 from pdssm_compiler.runtime.tuning.oracle import probes
@@ -97,6 +98,15 @@ def test_a_layer_of_the_package_is_held_to_a_reference_that_is_finite() -> None:
         sizes = Sizes(1, 4096, 2)
         _, timed = probes(program, random_tensors(program, sizes, CPU, seed=0), sizes)
         assert timed.fault(Plan(program, CPU, config="torch-chunks")) is None
+
+
+def test_parts_of_a_tensor_are_drawn_like_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = pd_scan(PdScan(5, 3, map_class="permutation"))
+    whole = random_tensors(program, SIZES, CPU, seed=3)
+    monkeypatch.setattr(memory, "_TOGETHER", 1234)
+    for one, other in zip(whole, random_tensors(program, SIZES, CPU, seed=3), strict=True):
+        # The ends of parts may be rounded otherwise.
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("storage", ["cb32", "c32"])
