@@ -56,13 +56,17 @@ def _tensor(
     return made.to(slot.dtype).contiguous()
 
 
-# Tokens of a sequence, on average.
+# Tokens of a sequence, on average: of those in the first quarter. Later ones are longer, so many in
+# all, as what is before them is to show after several chunks.
 _SEQUENCE = 16
 
 
 def _mostly_one(tensor: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    drawn = torch.randint(_SEQUENCE, tensor.shape, generator=random, device=tensor.device)
-    return (drawn > 0).to(tensor.dtype)
+    drawn = torch.rand(tensor.shape, generator=random, device=tensor.device)
+    length = tensor.shape[1]
+    ends = torch.full_like(drawn, 1 / max(_SEQUENCE, length / _SEQUENCE))
+    ends[:, : length // 4] = 1 / _SEQUENCE
+    return (drawn >= ends).to(tensor.dtype)
 
 
 def _numbers(shape: tuple[int, ...], dtype: torch.dtype, random: torch.Generator) -> torch.Tensor:

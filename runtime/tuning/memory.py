@@ -1,6 +1,6 @@
 """Random inputs of which a program remembers a sequence: :func:`remember`.
 
-Numbers of magnitude at most 1, drawn evenly, are on average a third of that when multiplied. A
+A product of numbers of magnitude at most 1, drawn evenly, falls by ``e`` with each of them. A
 state that is multiplied by them has forgotten after twenty tokens all that single precision shows,
 and what a kernel hands on from one chunk to the one after the next is never seen: a look-back
 that stops at its neighbour would be right. And what functions of a user's make of such numbers may
