@@ -56,8 +56,8 @@ def _tensor(
     return made.to(slot.dtype).contiguous()
 
 
-# Tokens of a sequence, on average: of those in the first quarter. Later ones are longer, so many in
-# all, as what is before them is to show after several chunks.
+# Tokens of a sequence in the first quarter, on average. Later ones are longer, this many in all:
+# what is given at their beginning is to show after several chunks.
 _SEQUENCE = 16
 
 
