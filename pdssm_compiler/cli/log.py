@@ -40,11 +40,15 @@ def list_logs(device: Folder = None) -> None:
     predictions have left, then of those shipped with the package. Lines that are no rows are told
     of.
     """
+    if device is not None and not any(_folders(root, device) for root in _roots()):
+        known = ", ".join(sorted({name for root in _roots() for name in _folders(root, None)}))
+        raise ArgumentError(f"no logs of {device!r}; there are those of {known or 'none'}")
     console, wrong = results(), list[str]()
     for told, root in (("this user's", user_logs()), ("shipped", shipped_logs())):
         folders = _folders(root, device)
         if not folders:
-            console.print(f"{told}: none in {root}", soft_wrap=True)
+            of = "" if device is None else f" of {device}"
+            console.print(f"{told}: none{of} in {root}", soft_wrap=True)
         for folder, paths in folders.items():
             console.print(f"{told}: {folder}", soft_wrap=True, highlight=False)
             for path in paths:
@@ -86,6 +90,10 @@ def clear(
     except OSError as error:
         raise ArgumentError(f"cannot remove all of {root}: {error}") from None
     typer.echo(f"removed {_files(len(paths))}")
+
+
+def _roots() -> tuple[Path, Path]:
+    return user_logs(), shipped_logs()
 
 
 def _folders(root: Path, device: str | None) -> dict[str, list[Path]]:

@@ -8,18 +8,22 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.binding import Slot, shape_of
 from pdssm_compiler.runtime.ops import slots_of
 from pdssm_compiler.runtime.plan import caller_inputs
+from pdssm_compiler.runtime.tuning.memory import remember
 
 
 def random_tensors(
     program: Program, sizes: Sizes, device: torch.device, seed: int
 ) -> list[torch.Tensor]:
-    """A caller's tensors, in order: numbers of magnitude at most 1, so that products of many stay
-    finite, indices within their bounds, and maps that are what they are promised to be.
+    """A caller's tensors, in order: numbers of magnitude at most 1, but for those by which the
+    carry is kept (:mod:`~pdssm_compiler.runtime.tuning.memory`), so that products of many stay
+    finite and the last tokens show what the first have left; indices within their bounds, and maps
+    that are what they are promised to be.
     """
     random = torch.Generator(device).manual_seed(seed)
     slots, _ = slots_of(program.text)
     inputs = caller_inputs(program)
     found = [_tensor(i, s, program, sizes, random) for i, s in zip(inputs, slots, strict=True)]
+    remember(program, found, sizes.length)
     # What keeps a state or drops it keeps it mostly: sequences have more tokens than one or two.
     kept = {v.args[1] for v in program.body if v.op == "keep"}
     found = [
@@ -52,13 +56,17 @@ def _tensor(
     return made.to(slot.dtype).contiguous()
 
 
-# Tokens of a sequence, on average.
+# Tokens of a sequence in the first quarter, on average. Later ones are longer, this many in all:
+# what is given at their beginning is to show after several chunks.
 _SEQUENCE = 16
 
 
 def _mostly_one(tensor: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    drawn = torch.randint(_SEQUENCE, tensor.shape, generator=random, device=tensor.device)
-    return (drawn > 0).to(tensor.dtype)
+    drawn = torch.rand(tensor.shape, generator=random, device=tensor.device)
+    length = tensor.shape[1]
+    ends = torch.full_like(drawn, 1 / max(_SEQUENCE, length / _SEQUENCE))
+    ends[:, : length // 4] = 1 / _SEQUENCE
+    return (drawn >= ends).to(tensor.dtype)
 
 
 def _numbers(shape: tuple[int, ...], dtype: torch.dtype, random: torch.Generator) -> torch.Tensor:

@@ -3,10 +3,13 @@
 The truth is the interpreter's, in complex128, on the very numbers that the tensors hold. A
 backward program's outputs are the gradients, so the same gate serves both ways. Each candidate
 runs twice: on a small problem of odd sizes, all of which is compared, and on the problem that is
-timed, of which the first and the last rows are: all of their tokens. If these are many, the
+timed, of which the first and the last rows are, and where that takes little time some in the
+middle: all of their tokens. What they leave at the first tokens shows at the last
+(:mod:`~pdssm_compiler.runtime.tuning.memory`). If these are many, the
 interpreter runs them in chunks, and if they are more, the device itself does, in double precision
 (:mod:`~pdssm_compiler.runtime.tuning.doubled`), so that the truth of a long sequence takes no
-longer than its kernels take to compile. Outputs stand poisoned between margins.
+longer than its kernels take to compile. Outputs stand poisoned between margins, and nothing of the
+poison may be left in any row.
 
 ``|out - true| <= (c·ε + 4·σ) · max(1, |true|)``, the largest ``|true|`` of the row, ``ε`` of what
 is computed and ``σ`` of what is stored.
@@ -53,7 +56,7 @@ class Probe:
         program: the program, as calls have it.
         tensors: a caller's.
         sizes: ``B``, ``T``, ``H``.
-        whole: whether every row is compared, or the first and the last alone.
+        whole: whether every row is compared, or the first and the last and some in the middle.
     """
 
     program: Program
@@ -64,10 +67,14 @@ class Probe:
     @cached_property
     def _corners(self) -> tuple[list[int], list[int]]:
         """The sequences and the heads whose rows are compared."""
-        batch, _, heads = self.sizes
+        batch, length, heads = self.sizes
         if self.whole:
             return list(range(batch)), list(range(heads))
-        return sorted({0, batch - 1}), sorted({0, heads - 1})
+        # Those in the middle where they take little time.
+        few = 9 * length * self.program.state_size <= _MANY
+        middles = ((batch // 2, heads // 2),) if few else ()
+        places = ((0, 0), *middles, (batch - 1, heads - 1))
+        return sorted({b for b, _ in places}), sorted({h for _, h in places})
 
     @cached_property
     def _true(self) -> dict[str, torch.Tensor]:
@@ -104,8 +111,28 @@ class Probe:
             own = [n for n in range(true.ndim) if n not in (0, len(argument.leading) - 1)]
             if is_numeric(argument.type) and true.numel():
                 size = true.abs()
-                found[argument.name] = (size.amax(own, keepdim=True) if own else size).clamp(min=1)
+                size = size.amax(own, keepdim=True) if own else size
+                self._check_range(argument, float(size.max()))
+                found[argument.name] = size.clamp(min=1)
         return found
+
+    def _check_range(self, argument: Argument, largest: float) -> None:
+        """Raises OverflowError: nothing right could be written, and nothing wrong be told."""
+        computed = torch.float32 if precision(argument.type) == 32 else torch.float64
+        stored = next(s.dtype for s in slots_of(self.program.text)[1] if s.name == argument.name)
+        most = min(torch.finfo(computed).max, torch.finfo(stored).max)
+        # NaN is not within any bound.
+        if not largest <= most:
+            told = "B={} T={} H={}".format(*self.sizes)
+            raise OverflowError(
+                f"{argument.name} of random inputs is as large as {largest:.3g} at {told}, and at "
+                f"most {most:.3g} can be written: no candidate can be held to it"
+            )
+
+    @cached_property
+    def _sums(self) -> list[int]:
+        """Of each input's bytes, before anything ran."""
+        return list(map(_sum, self.tensors))
 
     def prepare(self) -> None:
         """Find the truth out before it is needed."""
@@ -124,6 +151,7 @@ class Probe:
         """None if a plan computes it, otherwise what is wrong."""
         device = self.tensors[0].device
         before = [tensor.clone() for tensor in self.tensors] if self.whole else []
+        sums = [] if self.whole else self._sums
         outputs = [guarded(slot, self.sizes, device) for slot in slots_of(self.program.text)[1]]
         # What is promised about the maps holds by their making.
         plan.run(self.tensors, trusted=True, out=[output.tensor for output in outputs])
@@ -135,10 +163,16 @@ class Probe:
         for input_, was, tensor in zip(inputs, before, self.tensors, strict=bool(before)):
             if not torch.equal(_bytes(was), _bytes(tensor)):
                 return f"wrote to its input {input_.name}"
+        # A copy would take too much there.
+        for input_, total, tensor in zip(inputs, sums, self.tensors, strict=bool(sums)):
+            if _sum(tensor) != total:
+                return f"wrote to its input {input_.name}"
         for argument, output in zip(self._arguments, outputs, strict=True):
             wrong = self._differs(argument, output.tensor)
             if wrong:
                 return wrong
+            if not self.whole and _is_poisoned(output.tensor):
+                return f"left out some of {argument.name}, in rows between those compared"
         return None
 
     @cached_property
@@ -162,9 +196,12 @@ class Probe:
             count += number
         if place is None:
             return None
-        where = f"{argument.name}{list(place)}" + ("" if self.whole else " of the corner rows")
+        where: list[int] = list(map(int, place))
+        for axis, rows in zip("BH", self._corners, strict=True):
+            where[argument.leading.index(axis)] = rows[place[argument.leading.index(axis)]]
         found = exact(got, argument.complex)[place].item()
-        return f"{where} is {found:.6g}, not {true[place].item():.6g}; {count} are wrong"
+        told = f"{argument.name}{where} is {found:.6g}, not {true[place].item():.6g}"
+        return f"{told}; {count} are wrong" + ("" if self.whole else " in the rows compared")
 
     def _wrong(self, argument: Argument, got: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         """Which numbers of some tokens are."""
@@ -202,6 +239,21 @@ def probes(
         tensors = [t[:, :few].contiguous() if i.role == "token" else t for i, t in inputs]
     drawn = random_tensors(program, small, tensors[0].device, seed)
     return [Probe(program, drawn, small, True), Probe(program, tensors, sizes, False)]
+
+
+def _sum(tensor: torch.Tensor) -> int:
+    """Of a tensor's bytes, eight at a time: another one where some of them were written."""
+    found = _bytes(tensor)
+    whole = len(found) // 8 * 8
+    return int(found[:whole].view(torch.int64).sum()) + int(found[whole:].sum())
+
+
+def _is_poisoned(tensor: torch.Tensor) -> bool:
+    """Whether something stands there as :func:`guarded` leaves it."""
+    if tensor.is_complex() or tensor.is_floating_point():
+        return bool(tensor.isnan().any())
+    # Of unsigned bytes every one may be right.
+    return tensor.dtype.is_signed and bool((tensor < 0).any())
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,7 @@ def test_ls(pdssm: Command, root: Path) -> None:
     ]
     only = pdssm("log", "ls", "--device", "mine").out
     assert "this user's: mine" in only
-    assert "shipped: none in" in only
+    assert "shipped: none of mine in" in only
     assert "a-gpu" not in only
 
 
@@ -78,6 +78,9 @@ def test_damaged_lines_are_told(pdssm: Command, root: Path) -> None:
     fill(root)
     path = root / "mine" / "n6.jsonl"
     path.write_bytes(b'{"half\n\xff\n' + path.read_bytes())
+    # Listed is what is shipped as well.
+    message = error_line(pdssm("log", "ls", "--device", "x"))
+    assert message == "no logs of 'x'; there are those of a-gpu, mine, theirs"
     (root / "mine" / "folder.jsonl").mkdir()
     done = pdssm("log", "ls", "--device", "mine")
     assert done.status == 0

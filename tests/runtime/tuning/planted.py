@@ -46,6 +46,10 @@ class Does(IntEnum):
     right_after_all = 13
     loses_a_late_carry = 14
     begins_again_late = 15
+    looks_back_once = 16
+    writes_inputs_late = 17
+    leaves_out_a_middle_row = 18
+    wrong_in_a_middle_row = 19
 
 
 # The status of each one's row in a race.
@@ -71,9 +75,15 @@ IN_PROCESS = (
     Does.writes_inputs,
     Does.loses_a_late_carry,
     Does.begins_again_late,
+    Does.looks_back_once,
+    Does.writes_inputs_late,
+    Does.leaves_out_a_middle_row,
+    Does.wrong_in_a_middle_row,
 )
 # The token from which a long sequence is wrong.
 LATE = 2900
+# Tokens of a chunk that looks at the one before it and no further.
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -174,19 +184,38 @@ class PlantedKernel(Kernel):
                 written[0, -1, 0, 0] += 0.25
             case Does.loses_a_late_carry if sizes.length > LATE:
                 # As if nothing had come before, which is forgotten after some tokens.
-                late = [
-                    tensor[:, LATE:] if "L" in argument.leading else tensor
-                    for argument, tensor in zip(self._arguments, tensors, strict=True)
-                ]
+                late = self._tokens(tensors, LATE, sizes.length)
                 self._right.launch(late, error, sizes._replace(length=sizes.length - LATE))
             case Does.begins_again_late if sizes.length > LATE:
                 # As an index does that is kept in too few bits.
                 written[:, LATE:] = written[:, : sizes.length - LATE].clone()
+            case Does.looks_back_once if sizes.length > 40:
+                # As if the chunk before the one before had left nothing.
+                for start in range(CHUNK, sizes.length, CHUNK):
+                    end = min(start + CHUNK, sizes.length)
+                    part = self._tokens(tensors, start - CHUNK, end)
+                    found = torch.empty_like(part[self._inputs])
+                    part[self._inputs] = found
+                    self._right.launch(part, error, sizes._replace(length=end - start + CHUNK))
+                    written[:, start:end] = found[:, CHUNK:]
+            case Does.writes_inputs_late if sizes.length > 40:
+                tensors[0][0, -1, 0, 0] += 0.25
+            case Does.leaves_out_a_middle_row if sizes.length > 40:
+                written[sizes.batch // 2, :, sizes.heads // 2] = float("nan")
+            case Does.wrong_in_a_middle_row if sizes.length > 40:
+                written[sizes.batch // 2, 7, sizes.heads // 2] += 0.25
             case Does.writes_beside:
                 end = written.storage_offset() + written.numel()
                 written.as_strided((1,), (1,), end).fill_(1.0)
             case Does.writes_inputs:
                 tensors[0][0, 0, 0, 0] += 0.25
+
+    def _tokens(self, tensors: Sequence[torch.Tensor], start: int, end: int) -> list[torch.Tensor]:
+        """The arguments of some tokens."""
+        return [
+            tensor[:, start:end] if "L" in argument.leading else tensor
+            for argument, tensor in zip(self._arguments, tensors, strict=True)
+        ]
 
 
 class PlantedJob(Job):
