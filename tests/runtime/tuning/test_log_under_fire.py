@@ -51,8 +51,9 @@ def test_sixteen_processes_tune_the_same_once(tmp_path: Path) -> None:
     found = [json.loads(path.read_text()) for path in told]
     assert all(each["complete"] for each in found)
     assert [each["said"] for each in found] == [[]] * 16
-    # All candidates of each bucket, and three of them again at the end, once for all processes.
-    measured = len(fire.LENGTHS) * (len(fire.CANDIDATES) + 3)
+    # All candidates of each bucket, and at the end again the best and the heuristic, once for all
+    # processes.
+    measured = len(fire.LENGTHS) * (len(fire.CANDIDATES) + 2)
     assert sum(each["asked"] for each in found) == measured
     assert len({json.dumps(each["rows"], sort_keys=True) for each in found}) == 1
     assert {json.dumps(each["taken"]) for each in found} == {
