@@ -17,7 +17,7 @@ Step = Callable[[int], None]
 Loss = Callable[[Batch, Iterable[Callable[..., torch.Tensor]]], torch.Tensor]
 _WARM_UP = 3
 # Symbols of a table, in steps.
-_TABLES = (16, 64, 256, 1024, 4096)
+_TABLES = (16, 64, 256, 1024)
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,13 @@ def in_double(program: Program, tensors: Sequence[torch.Tensor]) -> Tensors | No
     device = tensors[0].device
     wide = widened(program)
     inputs = caller_inputs(wide)
-    # Integers are stored as they are.
-    given = [
-        exact(tensor, is_complex(input_.type)) if is_number(input_.type) else tensor
-        for input_, tensor in zip(inputs, tensors, strict=True)
-    ]
     cuts = TorchChunksConfig(), TorchChunksConfig(_OTHER_LENGTH)
     try:
+        # Integers are stored as they are.
+        given = [
+            exact(tensor, is_complex(input_.type)) if is_number(input_.type) else tensor
+            for input_, tensor in zip(inputs, tensors, strict=True)
+        ]
         first, second = (Plan(wide, device, config=config_text(each)) for each in cuts)
         piece = [
             tensor[:, :_PIECE] if input_.role in ("token", "lagged") else tensor

@@ -46,6 +46,8 @@ _MANY = 1 << 22
 _FAST = ("cuda",)
 # Numbers that are compared at a time: what is compared takes little memory.
 _TOGETHER = 1 << 22
+# Numbers beside one another are far apart when multiplied by it.
+_SCATTERS = 0x1E3779B97F4A7C15
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Probe:
             if found is not None:
                 return found
         arrays = {
-            input_.name: exact(tensor, is_complex(input_.type)).cpu().numpy()
+            input_.name: exact(tensor.cpu(), is_complex(input_.type)).numpy()
             for input_, tensor in zip(inputs, picked, strict=True)
         }
         return {n: torch.from_numpy(a).to(device) for n, a in self._interpreted(arrays).items()}
@@ -242,10 +244,18 @@ def probes(
 
 
 def _sum(tensor: torch.Tensor) -> int:
-    """Of a tensor's bytes, eight at a time: another one where some of them were written."""
+    """Of a tensor's bytes, eight at a time, each times an odd number of its place: hardly ever the
+    same where some were written, or changed places.
+    """
     found = _bytes(tensor)
     whole = len(found) // 8 * 8
-    return int(found[:whole].view(torch.int64).sum()) + int(found[whole:].sum())
+    words, total = found[:whole].view(torch.int64), int(found[whole:].sum())
+    for start in range(0, len(words), _TOGETHER):
+        some = words[start : start + _TOGETHER]
+        places = torch.arange(start, start + len(some), device=words.device)
+        # Modulo 2^64.
+        total += int((some * (places * _SCATTERS | 1)).sum())
+    return total
 
 
 def _is_poisoned(tensor: torch.Tensor) -> bool:

@@ -20,6 +20,11 @@ def _form(source: str) -> tuple[str, str]:
     return f"{source}map_order[0]", f"{source}map_last[0]"
 
 
+def _ones(bits: int) -> int:
+    """So many ones as an int32."""
+    return -1 if bits == LANES else (1 << bits) - 1
+
+
 class ChunkKernel:
     """Writes the kernel's skeleton."""
 
@@ -266,11 +271,13 @@ class ChunkKernel:
             body.unrolled(begin)
             return
         tile = self.config.tile
-        word = "seldom[0]"
-        if self.config.tokens > LANES:
-            word = f"T.Select(s < {LANES // tile}, seldom[0], seldom[1])"
-        bits = f"T.bitwise_and(T.shift_right({word}, s % {LANES // tile} * {tile}), {2**tile - 1})"
-        with self.writer.block(f"if {body.all_at_most(0, bits)} != 0:"):
+        each = LANES // tile
+        *others, word = (f"seldom[{g}]" for g in range(-(-self.config.tokens // LANES)))
+        for g, other in reversed([*enumerate(others)]):
+            word = f"T.Select(s < {(g + 1) * each}, {other}, {word})"
+        bits = f"T.bitwise_and(T.shift_right({word}, s % {each} * {tile}), {_ones(tile)})"
+        seldom = f"T.Cast('int32', {bits} != 0)"
+        with self.writer.block(f"if {body.all_at_most(0, seldom)} != 0:"):
             body.with_few(1, begin)
         with self.writer.block("else:"):
             if body.puts_off:

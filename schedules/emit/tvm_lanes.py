@@ -156,8 +156,9 @@ class TvmLanes(LaneSums):
 
         Few maps have a target of many sources. A token that asks for itself whether its map has
         takes longer to ask than to add, and what it might do stands in the instruction cache
-        beside what it does; so a tile asks once for all its tokens. Where all the head's maps have
-        few, which :meth:`find_most_sources` has found, it does not wait for the tile's to ask.
+        beside what it does; so here a tile asks once for all its tokens, and where rows come in
+        chunks a chunk does. Where all the head's maps have few, which :meth:`find_most_sources`
+        has found, it does not wait for the tile's to ask.
 
         Args:
             begin: writes what token ``u`` starts with.

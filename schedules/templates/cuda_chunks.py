@@ -50,6 +50,8 @@ from pdssm_compiler.schedules.work import (
 
 # Fewer tokens than this are too short a chain to cut.
 _FEWEST_TOKENS = 512
+# Chunks that a row has at least, if it is long.
+_FEWEST_CHUNKS = 16
 # Tokens of a chunk.
 _TOKENS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 # Tokens of a tile, and of a chunk at least, that were fastest (docs/gpu-log.md): by whether
@@ -138,6 +140,16 @@ def _short(tile: int, tokens: int, problem: Problem) -> tuple[int, int]:
     return (tile if fewer >= _LONG_TILES else 4), fewer
 
 
+def _long(program: Program, problem: Problem) -> int:
+    """Tokens of a chunk where what collects waits for carries: as many as the device moves
+    meanwhile, but for rows too short for many chunks.
+    """
+    most = _TOKENS[-1]
+    if problem.length is not None:
+        most = min(most, problem.length // _FEWEST_CHUNKS)
+    return min(most, _while_a_carry_passes(program, problem))
+
+
 class CudaChunks(Template[CudaChunksConfig]):
     """The template; see the module's text."""
 
@@ -192,7 +204,7 @@ class CudaChunks(Template[CudaChunksConfig]):
         if shared and several and not collects(program):
             tile, tokens = _short(tile, tokens, problem)
         elif shared and several:
-            tokens = max(tokens, min(_TOKENS[-1], _while_a_carry_passes(program, problem)))
+            tokens = max(tokens, _long(program, problem))
         if rows > 1 and not shared:
             tile = max(tile, 4)
         if rows * program.state_size <= LANES // 2:

@@ -91,7 +91,7 @@ class TritonMatrices(Template[TritonMatricesConfig]):
 
     def space(self, program: Program, target: Target) -> Iterator[TritonMatricesConfig]:
         lanes = target.warp_size
-        if not program.sum_outputs:
+        if _only_chooses(program):
             for narrow, together in product((8, 16), (1, 2, 4)):
                 yield _of_few(program, target, narrow, together)
         for warps, ahead in product((2, 4, 8), (False, True)):
@@ -183,6 +183,8 @@ class TritonMatrices(Template[TritonMatricesConfig]):
             return f"together is from 1 to 8, not {config.together}"
         if not 0 <= config.matrices <= 8:
             return f"matrices is from 0 to 8, not {config.matrices}"
+        if config.matrices and not _only_chooses(program):
+            return "matrices is for what only chooses; this has gradients as well, so use 0"
         if config.programs < 1:
             return f"programs is at least 1, not {config.programs}"
         held = _registers(program, config, target)
@@ -241,6 +243,12 @@ def shape_of(program: Program, config: dict[str, Any]) -> Shape:
     return Shape(*sizes, **cut, tiled=True)
 
 
+def _only_chooses(program: Program) -> bool:
+    return not program.sum_outputs and all(
+        out.value.op == "argmax" for out in program.token_outputs
+    )
+
+
 def _of_few(program: Program, target: Target, lanes: int, together: int) -> TritonMatricesConfig:
     """A choice that goes through matrices; see the config.
 
@@ -264,7 +272,7 @@ def _few(program: Program, target: Target, problem: Problem) -> TritonMatricesCo
     on the device at once; few tokens for loads too, and for the dictionary, which the second-level
     cache gives anew to each program's tokens.
     """
-    if program.sum_outputs or problem.rows is None or problem.length is None:
+    if not _only_chooses(program) or problem.rows is None or problem.length is None:
         return None
     size, entries, wide = program.state_size, _entries(program), _wide(program)
     # Of a bucket the least.
@@ -322,7 +330,7 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
         # Compilers load late what there is no room for, but not what is of the next turn.
         return 2 * rows if shape.ahead else min(rows, 2)
 
-    if not program.sum_outputs and config.matrices:
+    if config.matrices and _only_chooses(program):
         # Of an entry what it comes to for each token, and those that are loaded.
         of_entry = config.together + max(config.matrices + 2, noise)
         entries = max(1, config.tile * config.lanes // threads)

@@ -324,6 +324,20 @@ def test_few_tokens_in_chunks(length: int) -> None:
     assert_agrees(CHUNKS, CudaChunksConfig(4, 2, 2), program, Sizes(2, length, 2))
 
 
+@pytest.mark.parametrize("cut", [(4, 20), (32, 2), *under_stress((8, 13), (16, 4))], ids=str)
+def test_seldom_tokens_of_long_chunks(cut: tuple[int, int]) -> None:
+    """Of 8 states all go to one by one map of eight; a chunk keeps a bit a token, 32 in a word."""
+    j = np.arange(8)
+    dictionary = np.stack([0 * j, *[j] * 7])
+    tile, tiles = cut
+    length, config = tile * tiles, CudaChunksConfig(tile, tiles, 1)
+    for seed in range(3):
+        assert_agrees(
+            CHUNKS, config, pd_scan(PdScan(8, 8)), Sizes(1, length, 1), seed=seed,
+            dictionary=dictionary,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("tile", [4, *under_stress(8)])
 def test_long_chunks(tile: int) -> None:
     """More tokens of a chunk than lanes that fetch them."""

@@ -72,6 +72,18 @@ def test_few_tokens_go_through_matrices(sizes: tuple[int, int, int], few: bool) 
         assert prod(blocks[0]) >= 16 * prod(blocks[1])
 
 
+def test_only_choices_go_through_matrices() -> None:
+    """The gradient of weights alone has no sums over tokens either."""
+    choice = mixture(128, 32, "f32", "column")
+    weights = adjoint(choice, ("mixture_weights",), surrogate="dense").program
+    assert not weights.sum_outputs
+    config = TEMPLATE.heuristic(weights, H200, Problem.bucket(1, 16))
+    assert config.matrices == 0
+    assert all(each.matrices == 0 for each in TEMPLATE.space(weights, H200))
+    wrong = TEMPLATE.feasible(weights, H200, replace(config, matrices=8))
+    assert wrong == "matrices is for what only chooses; this has gradients as well, so use 0"
+
+
 @given(
     st.integers(0, 12).map(lambda bits: 1 << bits),
     st.sampled_from((1, 5, 100, 256, 2816)),

@@ -17,7 +17,7 @@ from pdssm_compiler.runtime.plan import Plan, caller_inputs, program_of
 from pdssm_compiler.runtime.tuning import doubled, oracle
 from pdssm_compiler.runtime.tuning.guarded import guarded
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
-from pdssm_compiler.runtime.tuning.oracle import probes
+from pdssm_compiler.runtime.tuning.oracle import _sum, probes
 from tests.runtime.tuning.planted import CHUNK, LATE, Does, plant
 
 CPU = torch.device("cpu")
@@ -352,3 +352,13 @@ def test_mixtures_are_held_to_some_of_their_tokens(
         if each is not program:
             other = adjoint(other, LEARNED, surrogate="dense").program
         assert small.fault(Plan(other, CPU, config="torch-matrices")) is not None
+
+
+def test_a_sum_of_bytes_tells_places_apart() -> None:
+    """Also of halves that do not fill a word, and of numbers that change places."""
+    tensor = torch.randn(5, 7, 3)
+    sums = {_sum(tensor), _sum(tensor.flip(0)), _sum(tensor.roll(1, 1)), _sum(tensor[:, :, :2])}
+    assert len(sums) == 4
+    assert _sum(tensor.clone()) == _sum(tensor)
+    odd = torch.arange(11, dtype=torch.int8)
+    assert _sum(odd) != _sum(odd + (torch.arange(11) == 10))
