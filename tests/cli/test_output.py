@@ -124,7 +124,7 @@ def test_letters_that_a_locale_has_not(tmp_path: Path) -> None:
 
 def test_an_output_that_is_closed(monkeypatch: pytest.MonkeyPatch, pdssm: Command) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    assert pdssm("log", "ls", "--device", "none").status == 0
+    assert pdssm("log", "ls", "--device", "nvidia-h200").status == 0
 
 
 def test_a_warning_is_one_line(tmp_path: Path) -> None:
