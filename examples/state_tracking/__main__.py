@@ -21,13 +21,14 @@ from typer.core import TyperGroup
 
 from examples.state_tracking import plots
 from examples.state_tracking.lengths import LENGTHS, over_lengths
+from examples.state_tracking.measured import Measured
 from examples.state_tracking.models import BLOCKS
 from examples.state_tracking.presets import PRESETS, TABLE2, TABLE3, settings_of
 from examples.state_tracking.report import HEAD, gather, markdown, rows, write
 from examples.state_tracking.results import about, store, summary, table
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.speed import speeds
-from examples.state_tracking.training import Measured, Run, train
+from examples.state_tracking.training import Run, train
 
 # What torch says on a CPU, where it has no error of its own for it.
 _NO_MEMORY = ("allocate memory", "Storage size calculation overflowed")

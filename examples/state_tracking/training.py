@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
@@ -21,17 +21,22 @@ from torch.nn import functional
 
 from examples.state_tracking.batches import Batches
 from examples.state_tracking.evaluation import accuracy
+from examples.state_tracking.measured import Measured
 from examples.state_tracking.models import Tracker
+from examples.state_tracking.schedule import (
+    TESTING,
+    TRAINING,
+    batch_width,
+    longest,
+    rate,
+    seed_of,
+    temperature,
+)
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.stepping import Step, Work, stepper
 from examples.state_tracking.tasks import Batch, task_of
 from pdssm_compiler.nn import PDSSM, FlashPDSSM, parameter_groups
 
-# Streams of random numbers that have nothing to do with one another.
-_TRAINING, _TESTING = 1, 2
-_MODULUS = 2**61 - 1
-# Tokens of the narrowest batches.
-_NARROWEST = 10
 # What reading a checkpoint raises that is damaged, or of another version.
 _DAMAGED = (
     AttributeError,
@@ -45,22 +50,6 @@ _DAMAGED = (
     ValueError,
     zlib.error,
 )
-
-
-class Measured(NamedTuple):
-    """A line of a run's log.
-
-    Attributes:
-        step: steps done.
-        loss: the mean since the line before.
-        accuracy: on test lengths.
-        seconds: of training until then, with the runs beside it, measurements apart.
-    """
-
-    step: int
-    loss: float
-    accuracy: float
-    seconds: float
 
 
 class Run:
@@ -78,7 +67,7 @@ class Run:
     def __init__(self, settings: Settings, folder: Path, device: torch.device | str) -> None:
         self.settings, self.folder, self.device = settings, folder, torch.device(device)
         self.task = task_of(settings.task)
-        torch.manual_seed(_seed(settings.seed, 0, 0))
+        torch.manual_seed(seed_of(settings.seed, 0, 0))
         self.model = Tracker(
             settings.model, self.task.vocabulary, settings.sizes, 1 + self.task.symbols
         )
@@ -140,21 +129,21 @@ class Run:
         if settings.last_temperature != settings.temperature:
             for mixer in self._mixers:
                 mixer.temperature.fill_(temperature(settings, self.step))
-        step(_seed(settings.seed, 0, self.step))
+        step(seed_of(settings.seed, 0, self.step))
         self.step += 1
 
     def _begin(self, step: int) -> int:
         """Have the batch of a step drawn next; its width."""
         settings = self.settings
         most = longest(settings, step, self.log)
-        self._batches.begin(_seed(settings.seed, _TRAINING, step), most)
+        self._batches.begin(seed_of(settings.seed, TRAINING, step), most)
         # Of few widths, whatever the lengths: a captured step has one.
-        return _width(settings.longest, most)
+        return batch_width(settings.longest, most)
 
     def measure(self) -> Measured:
         """Accuracy on test lengths; a line of the log, and a checkpoint."""
         settings = self.settings
-        random = self._batches.random.manual_seed(_seed(settings.seed, _TESTING, self.step))
+        random = self._batches.random.manual_seed(seed_of(settings.seed, TESTING, self.step))
         right = accuracy(
             self.model,
             self.task,
@@ -320,56 +309,6 @@ def _train_to_measurements(runs: Sequence[Run]) -> None:
     spent = time.perf_counter() - began
     for run in runs:
         run.seconds += spent
-
-
-def rate(settings: Settings, step: int) -> float:
-    """The learning rate of a step: a linear rise, then a cosine."""
-    rising = max(1, round(settings.warm_up * settings.steps))
-    if step < rising:
-        return settings.rate * (step + 1) / rising
-    done = (step - rising) / max(1, settings.steps - rising)
-    fallen = (1 + math.cos(math.pi * min(1.0, done))) / 2
-    return settings.last_rate + (settings.rate - settings.last_rate) * fallen
-
-
-def longest(settings: Settings, step: int, log: Sequence[Measured] = ()) -> int:
-    """The longest training sequence of a step, after what has been measured."""
-    first = min(2 * settings.shortest, settings.longest)
-    if settings.grow_below > 0:
-        grown, since = first, 0
-        for line in log:
-            since += 1
-            if line.loss < settings.grow_below or since >= settings.grow_after:
-                # Bounded here: over a long log the factors alone would be more than a float holds.
-                more = min(max(grown + 1, grown * settings.grow_by), settings.longest)
-                grown, since = int(more), 0
-        return grown
-    growing = settings.growing * settings.steps
-    if step >= growing:
-        return settings.longest
-    return first + int((settings.longest - first) * step / growing)
-
-
-def temperature(settings: Settings, step: int) -> float:
-    """That of the maps' softmax at a step: from the first to the last by equal factors."""
-    done = step / max(1, settings.steps - 1)
-    first: float = settings.temperature
-    return first * (settings.last_temperature / first) ** done
-
-
-def _width(most: int, needed: int) -> int:
-    """Tokens of a batch: as many as there can be, halved while the sequences fit, and while it is
-    worth another graph.
-    """
-    while most % 2 == 0 and most // 2 >= max(needed, _NARROWEST):
-        most //= 2
-    return most
-
-
-def _seed(seed: int, stream: int, step: int) -> int:
-    """Of a stream's step; seeds of runs and steps beside one another have no more in common."""
-    mixed = (seed * 1_000_003 + stream) * 1_000_000_007 + step
-    return mixed * 0x9E3779B97F4A7C15 % _MODULUS
 
 
 def _content(path: Path) -> bytes | None:

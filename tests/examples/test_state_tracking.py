@@ -15,13 +15,15 @@ from examples.state_tracking import presets
 from examples.state_tracking.__main__ import app
 from examples.state_tracking.evaluation import accuracy
 from examples.state_tracking.lengths import LENGTHS, over_lengths
+from examples.state_tracking.measured import Measured
 from examples.state_tracking.models import BLOCKS, DiagonalSSM, Sizes, Tracker
 from examples.state_tracking.presets import settings_of
+from examples.state_tracking.schedule import longest, rate, temperature
 from examples.state_tracking.settings import Settings
 from examples.state_tracking.speed import speeds
 from examples.state_tracking.stepping import _start_moments
 from examples.state_tracking.tasks import TASKS, task_of
-from examples.state_tracking.training import Measured, Run, longest, rate, temperature, train
+from examples.state_tracking.training import Run, train
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.torch_only import torch_only
 

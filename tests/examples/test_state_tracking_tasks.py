@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from examples.state_tracking.batches import Batches
 from examples.state_tracking.groups import Group
 from examples.state_tracking.presets import settings_of
+from examples.state_tracking.schedule import TESTING, TRAINING, seed_of
 from examples.state_tracking.tasks import END, MINUS, PLUS, TASKS, TIMES, Task, task_of
-from examples.state_tracking.training import _TESTING, _TRAINING, _seed
 
 NAMES = [*TASKS, "A5-2", "A5-6", "S5-2", "S5-32"]
 
@@ -94,8 +94,8 @@ def test_nothing_is_drawn_twice() -> None:
     settings = replace(settings_of("steady", "S5-32", "lstm", 0), batch=50, shortest=20)
     batches = Batches(task_of("S5-32"), settings, torch.device("cpu"))
     seen = []
-    for seed, stream, step in product(range(2), (_TRAINING, _TESTING), range(20)):
-        batches.begin(_seed(seed, stream, step), 40)
+    for seed, stream, step in product(range(2), (TRAINING, TESTING), range(20)):
+        batches.begin(seed_of(seed, stream, step), 40)
         seen += map(tuple, batches.next(40).tokens.tolist())
     assert len(set(seen)) == len(seen) == 4000
 

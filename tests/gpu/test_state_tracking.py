@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from examples.state_tracking import training
+from examples.state_tracking.measured import Measured
 from examples.state_tracking.models import BLOCKS
 from examples.state_tracking.presets import settings_of
 from examples.state_tracking.stepping import Step, Work, stepper
-from examples.state_tracking.training import Measured, Run, train
+from examples.state_tracking.training import Run, train
 from tests.examples.test_state_tracking import SMALL, without_seconds
 
 ALIKE = replace(SMALL, sizes=replace(SMALL.sizes, dropout=0.0))
