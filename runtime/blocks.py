@@ -3,11 +3,11 @@ map are made by. Kernels do it where Triton launches, torch's operations elsewhe
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 
+from pdssm_compiler.runtime.devices import as_current
 from pdssm_compiler.runtime.hand_written import triton_runs
 from pdssm_compiler.runtime.sums import add_at
 
@@ -58,7 +58,7 @@ def cut(map_of_row: torch.Tensor, maps: int, length: int) -> Blocks:
         first, end, map_ = (bounds.new_empty(count) for _ in range(3))
         last, wide = bounds.new_empty(maps), 1 << (maps - 1).bit_length()
         together = max(1, _NUMBERS // wide)
-        with _on(device):
+        with as_current(device):
             product_kernels.cut[(-(-count // together),)](
                 bounds, first, end, map_, last, count, maps, length, together, wide
             )
@@ -97,7 +97,7 @@ def gather(
         lanes = min(256, 1 << (n * parts - 1).bit_length())
         grid = (count, -(-length // _ROWS), -(-n * parts // lanes))
         sizes = (some.start, length, n, parts, _ROWS, lanes)
-        with _on(first.device):
+        with as_current(first.device):
             product_kernels.gather[grid](
                 *sides, blocks.order, blocks.first, blocks.end, *factors, *sizes
             )
@@ -138,7 +138,7 @@ def add_up(total: torch.Tensor, product: torch.Tensor, blocks: Blocks, some: sli
     from pdssm_compiler.runtime import product_kernels
 
     lanes = min(_NUMBERS, 1 << (numbers - 1).bit_length())
-    with _on(total.device):
+    with as_current(total.device):
         product_kernels.add_up[(maps, -(-numbers // lanes))](
             product, blocks.last, total, some.start, len(product), numbers, lanes
         )
@@ -153,8 +153,3 @@ def _narrowest(most: int) -> torch.dtype:
 
 def _has_kernels(device: torch.device, maps: int) -> bool:
     return triton_runs(device) and maps <= _MOST_MAPS
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    # An interpreted kernel runs on a CPU.
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

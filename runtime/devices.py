@@ -1,6 +1,7 @@
 """Torch devices to targets."""
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,11 @@ def target_of(device: torch.device) -> Target:
         properties.name,
         _bandwidth(properties),
     )
+
+
+def as_current(device: torch.device) -> AbstractContextManager[object]:
+    """What makes a GPU the current one meanwhile; nothing on a CPU, which has no such state."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def hardware_name(device: torch.device) -> str:

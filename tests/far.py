@@ -4,8 +4,13 @@ A page of it is there once it is touched, so a tensor of a few numbers takes a f
 """
 
 import mmap
+from types import ModuleType
+from typing import Any
 
+import pytest
 import torch
+
+from tests import kernels
 
 # Of a tensor's elements, complex numbers being one each.
 APART = 2**31 + 24
@@ -22,3 +27,15 @@ def far(tensor: torch.Tensor) -> torch.Tensor:
     strides = torch.empty(others, device="meta").stride()
     whole = torch.frombuffer(memory, dtype=tensor.dtype)
     return whole.as_strided(tensor.shape, (APART, *strides)).copy_(tensor)
+
+
+def far_outputs(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What kernels that a module runs write to, which it makes as :func:`far` does from now on."""
+    written: list[torch.Tensor] = []
+
+    def poisoned(slot: Any, sizes: Any) -> torch.Tensor:
+        written.append(far(kernels.poisoned(slot, sizes)))
+        return written[-1]
+
+    monkeypatch.setattr(module, "poisoned", poisoned)
+    return written

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from examples.state_tracking.files import replace_file
 from examples.state_tracking.presets import TABLE3
+from examples.state_tracking.settings import NAME
 
 # Mean accuracy on 40 to 256 tokens, in per cent, of the published PD-SSM (arXiv 2509.22284,
 # tables 2 and 3).
@@ -110,13 +112,13 @@ def _read(path: Path, within: str, needed: Sequence[str]) -> dict[str, Any]:
 
 
 def _name(run: Mapping[str, Any]) -> str:
-    return "{task}-{model}-{seed}".format(**run["settings"])
+    return NAME.format_map(run["settings"])
 
 
 def write(found: Mapping[str, Any], path: Path) -> None:
     """Write what was gathered, on one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found) + "\n")
+    replace_file(path, (json.dumps(found) + "\n").encode())
 
 
 def rows(found: Mapping[str, Any]) -> list[list[str]]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from examples.state_tracking.training import Run, replace_file
+from examples.state_tracking.files import replace_file
+from examples.state_tracking.training import Run
 from pdssm_compiler.runtime.tuning import provenance
 
 

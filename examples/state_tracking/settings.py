@@ -9,6 +9,8 @@ from typing import Any, get_type_hints
 from examples.state_tracking.models import BLOCKS, Sizes
 from examples.state_tracking.tasks import task_of
 
+# What a run is called, by its settings.
+NAME = "{task}-{model}-{seed}"
 # Of real numbers: what two of them multiply to is one in float32.
 _LARGEST = 1e18
 # Of what is divided by, in float32.
@@ -84,7 +86,7 @@ class Settings:
     @property
     def name(self) -> str:
         """Of the run's folder."""
-        return f"{self.task}-{self.model}-{self.seed}"
+        return NAME.format_map(vars(self))
 
     def as_json(self) -> dict[str, Any]:
         """All fields, by name."""

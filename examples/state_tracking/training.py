@@ -7,7 +7,6 @@ any point goes on as if it had not been.
 import io
 import json
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from examples.state_tracking.batches import Batches
 from examples.state_tracking.evaluation import accuracy
+from examples.state_tracking.files import replace_file
 from examples.state_tracking.measured import Measured
 from examples.state_tracking.models import Tracker
 from examples.state_tracking.schedule import (
@@ -313,15 +313,3 @@ def _train_to_measurements(runs: Sequence[Run]) -> None:
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file as a whole, or, where that is interrupted or fails, leave what was there."""
-    # Two processes may have one folder: each its own part.
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -40,11 +40,13 @@ def list_logs(device: Folder = None) -> None:
     predictions have left, then of those shipped with the package. Lines that are no rows are told
     of.
     """
-    if device is not None and not any(_folders(root, device) for root in _roots()):
-        known = ", ".join(sorted({name for root in _roots() for name in _folders(root, None)}))
+    roots = {"this user's": user_logs(), "shipped": shipped_logs()}
+    if device is not None and not any(_folders(root, device) for root in roots.values()):
+        every = {name for root in roots.values() for name in _folders(root, None)}
+        known = ", ".join(sorted(every))
         raise ArgumentError(f"no logs of {device!r}; there are those of {known or 'none'}")
     console, wrong = results(), list[str]()
-    for told, root in (("this user's", user_logs()), ("shipped", shipped_logs())):
+    for told, root in roots.items():
         folders = _folders(root, device)
         if not folders:
             of = "" if device is None else f" of {device}"
@@ -90,10 +92,6 @@ def clear(
     except OSError as error:
         raise ArgumentError(f"cannot remove all of {root}: {error}") from None
     typer.echo(f"removed {_files(len(paths))}")
-
-
-def _roots() -> tuple[Path, Path]:
-    return user_logs(), shipped_logs()
 
 
 def _folders(root: Path, device: str | None) -> dict[str, list[Path]]:

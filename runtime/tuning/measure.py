@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
+from pdssm_compiler.runtime.devices import as_current
 from pdssm_compiler.runtime.faults import check
 from pdssm_compiler.runtime.plan import Plan, program_of
 from pdssm_compiler.runtime.tuning.floor import floor_bytes
@@ -74,7 +74,7 @@ class Measured:
 def measure(request: Request) -> Measured:
     """Check and time a candidate. Whatever it raises, it has failed."""
     device = torch.device(request.problem.device)
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with as_current(device):
         return _measure(request, device)
 
 
@@ -99,7 +99,7 @@ def _measure(request: Request, device: torch.device) -> Measured:
 def prepare(problem: TuningProblem) -> None:
     """Make what all candidates of a problem share: its inputs, their copies, the reference."""
     device = torch.device(problem.device)
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with as_current(device):
         for probe in _bench(problem).probes:
             probe.prepare()
 
@@ -107,7 +107,7 @@ def prepare(problem: TuningProblem) -> None:
 def roof_of(device: str) -> float:
     """Bytes a second of a large copy on a device."""
     where = torch.device(device)
-    with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
+    with as_current(where):
         return copy_roof(where, Clock.of(where))
 
 

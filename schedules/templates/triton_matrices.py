@@ -330,7 +330,7 @@ def _registers(program: Program, config: TritonMatricesConfig, target: Target) -
         # Compilers load late what there is no room for, but not what is of the next turn.
         return 2 * rows if shape.ahead else min(rows, 2)
 
-    if config.matrices and _only_chooses(program):
+    if config.matrices:
         # Of an entry what it comes to for each token, and those that are loaded.
         of_entry = config.together + max(config.matrices + 2, noise)
         entries = max(1, config.tile * config.lanes // threads)

@@ -20,8 +20,7 @@ from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfi
 from pdssm_compiler.schedules.templates.cuda_step import CudaStep, CudaStepConfig
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
-from tests import kernels
-from tests.far import APART, far
+from tests.far import APART, far, far_outputs
 from tests.kernels import assert_runs, under_stress
 from tests.schedules import cuda_on_cpu
 from tests.strategies import Sizes, arrays_for
@@ -60,13 +59,7 @@ def test_inputs_on_a_cpu(config: Config, program: Program) -> None:
 def test_inputs_and_outputs_of_cuda(
     template: Template[Any], config: Config, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[torch.Tensor] = []
-
-    def poisoned(slot: Any, sizes: Any) -> torch.Tensor:
-        written.append(far(kernels.poisoned(slot, sizes)))
-        return written[-1]
-
-    monkeypatch.setattr(cuda_on_cpu, "poisoned", poisoned)
+    written = far_outputs(cuda_on_cpu, monkeypatch)
 
     def outputs(program: Program, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
         given, here = [far(tensor) for tensor in tensors], LaunchSizes(*sizes)

@@ -1,15 +1,12 @@
 """Offsets beyond 2³¹ elements, of what is read and of what is written, by Triton's templates."""
 
-from typing import Any
-
 import pytest
 import torch
 
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from tests import kernels
-from tests.far import APART, far
+from tests.far import APART, far, far_outputs
 from tests.kernels import assert_runs, under_stress
 from tests.strategies import Sizes, arrays_for
 from tests.triton_interpreter import interpreted
@@ -29,13 +26,7 @@ PROGRAMS = pytest.mark.parametrize(
 def test_inputs_and_outputs(
     config: Config, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[torch.Tensor] = []
-
-    def poisoned(slot: Any, sizes: Any) -> torch.Tensor:
-        written.append(far(kernels.poisoned(slot, sizes)))
-        return written[-1]
-
-    monkeypatch.setattr(interpreted, "poisoned", poisoned)
+    written = far_outputs(interpreted, monkeypatch)
     kernel = Interpreted(program, config)
 
     def outputs(_: Program, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:

@@ -19,6 +19,7 @@ from pdssm_compiler.runtime.tuning.guarded import guarded
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.runtime.tuning.oracle import _sum, probes
 from tests.runtime.tuning.planted import CHUNK, LATE, Does, plant
+from tests.schedules.programs import squares
 
 CPU = torch.device("cpu")
 SIZES = Sizes(3, 50, 2)
@@ -237,18 +238,7 @@ def test_a_reference_that_does_not_agree_is_none(
 
 def test_where_nothing_has_chunks_there_is_no_reference_in_double() -> None:
     """The carry's square is no sum of what came before."""
-    text = """scan N=3 forward
-input %x : token vec<c64>
-carry %state : vec<c64> = zero
-body {
-  %0 = mul %state, %state : vec<c64>
-  %1 = add %0, %x : vec<c64>
-  next %state = %1
-  emit %states = %1
-}
-"""
-    tensors = [torch.zeros(1, 400, 1, 3, dtype=torch.complex64)]
-    assert doubled.in_double(program_of(text), tensors) is None
+    assert doubled.in_double(squares(), [torch.zeros(1, 400, 1, 4)]) is None
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
