@@ -3,11 +3,15 @@
 It is decided at each launch, so that no length compiles anything.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
 
 # How long a carry is on its way from block to block, where one takes from team to team.
 FAR = 7
+
+# Blocks of a cluster, on every device that has them.
+MOST_OF_A_CLUSTER = 8
 
 # A launch's second axis has at most this many programs.
 _MOST_CHUNKS = 2**16 - 1
@@ -70,6 +74,28 @@ def blocks_of_a_row(rows: int, chunks: int, teams: int, most_blocks: int) -> tup
     """
     abreast = min(rows, most_blocks)
     return abreast, max(1, min(most_blocks // abreast, -(-chunks // teams)))
+
+
+def cluster_of_a_row(
+    rows: int, chunks: int, teams: int, at_once: Callable[[int], int]
+) -> tuple[int, int]:
+    """Where the blocks that share a row are a cluster: how many rows are abreast, and how many
+    blocks share each, which is what a row takes least time with.
+
+    Args:
+        rows: rows.
+        chunks: of a row.
+        teams: of a block, each with a chunk at a time.
+        at_once: how many clusters of so many blocks run at once.
+    """
+    most = max(1, min(MOST_OF_A_CLUSTER, -(-chunks // teams)))
+    abreast = {size: min(rows, at_once(size)) for size in range(1, most + 1)}
+
+    def steps(size: int) -> int:
+        return -(-rows // abreast[size]) * -(-chunks // (size * teams))
+
+    size = min((size for size in abreast if abreast[size]), key=steps)
+    return abreast[size], size
 
 
 def carry_window(sharing: int, teams: int) -> int:

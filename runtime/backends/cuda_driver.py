@@ -16,8 +16,8 @@ _MOST_SHARED = 8
 _ASKED_FOR = 48 * 1024
 # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT.
 _PROCESSORS = 16
-# CU_LAUNCH_ATTRIBUTE_COOPERATIVE, and ..._PROGRAMMATIC_STREAM_SERIALIZATION.
-_COOPERATIVE, _EARLY = 2, 6
+# CU_LAUNCH_ATTRIBUTE_COOPERATIVE, ..._CLUSTER_DIMENSION, ..._PROGRAMMATIC_STREAM_SERIALIZATION.
+_COOPERATIVE, _CLUSTER, _EARLY = 2, 4, 6
 # CUDA_ERROR_INVALID_CONTEXT: of a thread that has none, too.
 _INVALID_CONTEXT = 201
 
@@ -25,13 +25,16 @@ _at = ctypes.addressof
 
 
 class _Attribute(ctypes.Structure):
-    """CUlaunchAttribute: its value is a union of 64 bytes, of which the first four are used."""
+    """CUlaunchAttribute: its value is a union of 64 bytes, of which the first four are used; of
+    a cluster the first twelve, its blocks along each axis.
+    """
 
     _fields_ = (
         ("id", ctypes.c_int),
         ("padding", ctypes.c_char * 4),
         ("value", ctypes.c_int),
-        ("rest", ctypes.c_char * 60),
+        ("along_others", ctypes.c_int * 2),
+        ("rest", ctypes.c_char * 52),
     )
 
 
@@ -77,7 +80,7 @@ class _Buffers(threading.local):
         self.extra = _at(self._extra)
         self.pointers = (ctypes.c_void_p * len(offsets))(*(self.start + o for o in offsets))
         # Which one is said by the launch.
-        self.attribute = _Attribute(_COOPERATIVE, b"", 1, b"")
+        self.attribute = _Attribute(_COOPERATIVE, b"", 1, (1, 1), b"")
         self.config = _Config((1, 1, 1), (1, 1, 1), 0, None, ctypes.pointer(self.attribute), 1)
         self.config_at = ctypes.byref(self.config)
 
@@ -179,6 +182,49 @@ class DriverKernel:
         _checked(found, "counting the processors")
         return each.value * processors.value
 
+    def clusters_at_once(self, size: int, threads: int) -> int:
+        """Clusters of so many blocks that the device in use runs at the same time."""
+        attribute = _Attribute(_CLUSTER, b"", size, (1, 1), b"")
+        config = _Config(
+            (size, 1, 1),
+            (threads, 1, 1),
+            self._shared_bytes,
+            None,
+            ctypes.pointer(attribute),
+            1,
+        )
+        found = ctypes.c_int()
+        counted = driver().cuOccupancyMaxActiveClusters(
+            ctypes.byref(found), self._function, ctypes.byref(config)
+        )
+        _checked(counted, f"counting the clusters of {size} blocks")
+        return found.value
+
+    def launch_in_clusters(
+        self,
+        size: int,
+        blocks: int,
+        threads: int,
+        parameters: bytes,
+        offsets: Sequence[int],
+        stream: int,
+    ) -> None:
+        """Launch blocks of which each so many are a cluster: those run at the same time, and may
+        wait for each other.
+
+        Args:
+            size: blocks of a cluster.
+            blocks: how many, a multiple of it.
+            threads: of each.
+            parameters: one after the other.
+            offsets: where each starts.
+            stream: to launch on.
+
+        Raises:
+            RuntimeError: what the driver says.
+        """
+        self._launch_with(_CLUSTER, size, blocks, threads, parameters, offsets, stream)
+
     def launch_together(
         self, blocks: int, threads: int, parameters: bytes, offsets: Sequence[int], stream: int
     ) -> None:
@@ -194,7 +240,7 @@ class DriverKernel:
         Raises:
             RuntimeError: what the driver says.
         """
-        self._launch_with(_COOPERATIVE, blocks, threads, parameters, offsets, stream)
+        self._launch_with(_COOPERATIVE, 1, blocks, threads, parameters, offsets, stream)
 
     def launch_early(
         self, blocks: int, threads: int, parameters: bytes, offsets: Sequence[int], stream: int
@@ -212,11 +258,12 @@ class DriverKernel:
         Raises:
             RuntimeError: what the driver says.
         """
-        self._launch_with(_EARLY, blocks, threads, parameters, offsets, stream)
+        self._launch_with(_EARLY, 1, blocks, threads, parameters, offsets, stream)
 
     def _launch_with(
         self,
         attribute: int,
+        value: int,
         blocks: int,
         threads: int,
         parameters: bytes,
@@ -227,7 +274,7 @@ class DriverKernel:
         config = mine.config
         config.grid[0], config.block[0] = blocks, threads
         config.shared_bytes, config.stream = self._shared_bytes, stream
-        mine.attribute.id = attribute
+        mine.attribute.id, mine.attribute.value = attribute, value
         given = (mine.config_at, self._function, mine.pointers, None)
         self._launched(driver().cuLaunchKernelEx, given)
 

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, chain
 from math import prod
 from operator import itemgetter, mul
@@ -13,7 +13,7 @@ import torch
 from pdssm_compiler.runtime.backends.base import Kernel, Sizes
 from pdssm_compiler.runtime.backends.cubin import cubin_resources
 from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
-from pdssm_compiler.schedules.chunking import blocks_of_a_row, carry_window
+from pdssm_compiler.schedules.chunking import blocks_of_a_row, carry_window, cluster_of_a_row
 from pdssm_compiler.schedules.signature import Argument, Signature
 from pdssm_compiler.schedules.source import KernelSource
 
@@ -196,18 +196,16 @@ class CudaKernel(Kernel):
 
 
 class ChunkedCudaKernel(CudaKernel):
-    """A cubin whose warps run chunks of rows and wait for one another."""
+    """A cubin whose warps run chunks of rows and wait for one another, within a cluster."""
 
-    size_names = (*CudaKernel.size_names, "abreast", "window", "every")
+    size_names = (*CudaKernel.size_names, "abreast")
 
     def _prepare(self, source: KernelSource) -> None:
         self._tokens = int(source.options["chunk_tokens"])
         self._teams = int(source.options["teams"])
-        self._most_blocks: int | None = None
+        # By the blocks of a cluster, how many run at once.
+        self._at_once = cache(self._clusters_at_once)
         state_size = source.program.state_size
-        *summaries, passed, _ = source.scratch
-        self._summaries = [(a.own_shape(state_size), getattr(torch, a.dtype)) for a in summaries]
-        self._passed = passed.own_shape(state_size)
         # Where sums stand among the arguments, and their own axes.
         self._sums = [
             (place, argument.own_shape(state_size))
@@ -255,6 +253,61 @@ class ChunkedCudaKernel(CudaKernel):
         batch, length, heads = sizes
         rows = batch * heads
         abreast, sharing = self._blocks_of_a_row(sizes)
+        pointers, aligned = self._pointers(tensors, strides)
+        blocks = abreast * sharing
+        known = (*pointers, *strides.all, error.data_ptr(), rows, length, heads, aligned)
+        packed = self._packed((*known, blocks, abreast))
+        self._driver().launch_in_clusters(
+            sharing, blocks, self._threads, packed, self._offsets, self._stream()
+        )
+
+    def _chunks(self, length: int) -> int:
+        return max(1, -(-length // self._tokens))
+
+    def _blocks_of_a_row(self, sizes: Sizes) -> tuple[int, int]:
+        """Rows that run at the same time, and the blocks that share each.
+
+        Raises:
+            RuntimeError: not even one block runs.
+        """
+        self._refuse_too_large(self._at_once(1))
+        rows, chunks = sizes.batch * sizes.heads, self._chunks(sizes.length)
+        return cluster_of_a_row(-(-rows // self._rows), chunks, self._teams, self._at_once)
+
+    def _clusters_at_once(self, size: int) -> int:
+        return self._driver().clusters_at_once(size, self._threads)
+
+    def _refuse_too_large(self, blocks_at_once: int) -> None:
+        if not blocks_at_once:
+            raise RuntimeError(
+                f"a block of {self._threads} threads and {self._shared_bytes} bytes of shared "
+                f"memory does not fit this device; give a config with fewer teams"
+            )
+
+
+class WindowedCudaKernel(ChunkedCudaKernel):
+    """One whose warps wait for any others: all blocks run at once."""
+
+    size_names = (*ChunkedCudaKernel.size_names, "window", "every")
+
+    def _prepare(self, source: KernelSource) -> None:
+        super()._prepare(source)
+        self._most_blocks: int | None = None
+        state_size = source.program.state_size
+        *summaries, passed, _ = source.scratch
+        self._summaries = [(a.own_shape(state_size), getattr(torch, a.dtype)) for a in summaries]
+        self._passed = passed.own_shape(state_size)
+
+    def _run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        strides: Strides,
+        error: torch.Tensor,
+        sizes: Sizes,
+    ) -> None:
+        batch, length, heads = sizes
+        rows = batch * heads
+        abreast, sharing = self._blocks_of_a_row(sizes)
         window = carry_window(sharing, self._teams)
         # Chunks between two carries that pass through global memory.
         every = window if window > 1 else self._teams
@@ -272,22 +325,10 @@ class ChunkedCudaKernel(CudaKernel):
             blocks, self._threads, packed, self._offsets, self._stream()
         )
 
-    def _chunks(self, length: int) -> int:
-        return max(1, -(-length // self._tokens))
-
     def _blocks_of_a_row(self, sizes: Sizes) -> tuple[int, int]:
-        """Rows that run at the same time, and the blocks that share each.
-
-        Raises:
-            RuntimeError: not even one block runs.
-        """
         if self._most_blocks is None:
             self._most_blocks = self._driver().blocks_at_once(self._threads)
-        if not self._most_blocks:
-            raise RuntimeError(
-                f"a block of {self._threads} threads and {self._shared_bytes} bytes of shared "
-                f"memory does not fit this device; give a config with fewer teams"
-            )
+        self._refuse_too_large(self._most_blocks)
         rows, chunks = sizes.batch * sizes.heads, self._chunks(sizes.length)
         return blocks_of_a_row(-(-rows // self._rows), chunks, self._teams, self._most_blocks)
 

@@ -14,6 +14,7 @@ from pdssm_compiler.runtime.backends.cuda_compilers import compile_cuda, missing
 from pdssm_compiler.runtime.backends.cuda_launch import (
     ChunkedCudaKernel,
     CudaKernel,
+    WindowedCudaKernel,
 )
 from pdssm_compiler.runtime.backends.tvm_cpu import missing_package
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
@@ -26,8 +27,8 @@ _CUDA = "kernel.cu"
 _CUBIN = "kernel.cubin"
 _CALL = "call.json"
 ENTRY = "scan_kernel"
-# How a kernel is launched, by an option of its source.
-_KINDS = {"chunk_tokens": ChunkedCudaKernel}
+# How a kernel is launched, by an option of its source: the first that it has.
+_KINDS = {"clusters": ChunkedCudaKernel, "chunk_tokens": WindowedCudaKernel}
 
 
 class TvmCuda(Backend):

@@ -1,7 +1,7 @@
 """The bodies of cuda-chunks: what a warp runs of a chunk, and the memory that they share."""
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.passes.chunks import InChunks, in_chunks
@@ -48,6 +48,22 @@ class Shape(Protocol):
     def early(self) -> int:
         """1 if what a token needs no carry for is computed once, for fold and scan."""
 
+    @property
+    def clusters(self) -> int:
+        """1 if the blocks that share a row are a cluster."""
+
+
+class Windows(NamedTuple):
+    """What joins the summaries of a window's chunks.
+
+    Attributes:
+        join: joins those that other teams have left in memory.
+        append: joins the team's own to them.
+    """
+
+    join: JoinLanes
+    append: AppendLanes
+
 
 class ChunkBodies:
     """What a warp runs, and where it leaves what others read.
@@ -57,6 +73,7 @@ class ChunkBodies:
         early: what is computed of a token before it is folded, and left beside its inputs; None
             where fold and scan compute it each.
         scan: the program, or what ``early`` leaves of it.
+        windows: None where blocks are clusters.
     """
 
     def __init__(self, program: Program, writer: Writer, config: Shape) -> None:
@@ -94,12 +111,19 @@ class ChunkBodies:
             signature=Signature(parts.fold, of_chunks, self.sorted, reports=False),
             **chunks,
         )
-        self.join = JoinLanes(parts.combine, writer, tile=_TOGETHER, **shape)
         # Only the carry it leaves is wanted.
         carry = replace(parts.carry, token_outputs=())
         self.apply = ApplyLanes(carry, writer, **shape)
-        self.append = AppendLanes(parts.combine, writer, **shape)
-        self.all = (self.scan, self.fold, self.join, self.apply, self.append)
+        self.windows: Windows | None = None
+        if not config.clusters:
+            join = JoinLanes(parts.combine, writer, tile=_TOGETHER, **shape)
+            self.windows = Windows(join, AppendLanes(parts.combine, writer, **shape))
+        self.all: tuple[TvmLanes, ...] = (
+            self.scan,
+            self.fold,
+            self.apply,
+            *(self.windows or ()),
+        )
         (before,) = late.carries
         self.carry = before
         self.summaries = tuple(a for a in self.fold.signature.arguments if a.role == "chunk")
@@ -119,9 +143,10 @@ class ChunkBodies:
     @property
     def scratch(self) -> tuple[Argument, ...]:
         """Tensors that warps leave for one another: a place a chunk for its summary; the carry
-        behind each window; a flag a chunk, for its summary. The last two start at zero.
+        behind each window; a flag a chunk, for its summary. The last two start at zero. Teams of
+        a cluster leave nothing.
         """
-        return (*self.summaries, self.passed, self.folded)
+        return (*self.summaries, self.passed, self.folded) if self.windows else ()
 
     def _shared(self, made: list[SharedBuffer]) -> SharedMemory:
         """Shared memory of a block. A team runs one body at a time.

@@ -1,21 +1,25 @@
-"""The kernel of cuda-chunks: how teams fetch, fold and run chunks, and hand carries on.
+"""The kernel of cuda-chunks: how teams fetch, fold and run chunks.
 
-:mod:`pdssm_compiler.schedules.templates.cuda_chunks` says why; here is what each thread does.
+:mod:`pdssm_compiler.schedules.templates.cuda_chunks` says why; here is what each thread does. How
+carries pass from chunk to chunk is in :mod:`pdssm_compiler.schedules.emit.chunk_windows` and
+:mod:`pdssm_compiler.schedules.emit.chunk_clusters`.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pdssm_compiler.schedules.emit.arithmetic import part_names
 from pdssm_compiler.schedules.emit.chunk_bodies import ChunkBodies, Shape
 from pdssm_compiler.schedules.emit.cuda_kernel import declare_row, locate_row
-from pdssm_compiler.schedules.emit.lane_body import LANES, place_of_row
+from pdssm_compiler.schedules.emit.lane_body import LANES
 from pdssm_compiler.schedules.emit.tvm import real_dtype
 from pdssm_compiler.schedules.emit.tvm_early import EarlyLanes
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.source import Writer
 
 
-def _form(source: str) -> tuple[str, str]:
+def form(source: str) -> tuple[str, str]:
     """Where a team keeps the sorted form of a summary's map."""
     return f"{source}map_order[0]", f"{source}map_last[0]"
 
@@ -25,8 +29,16 @@ def _ones(bits: int) -> int:
     return -1 if bits == LANES else (1 << bits) - 1
 
 
-class ChunkKernel:
-    """Writes the kernel's skeleton."""
+class ChunkKernel(ABC):
+    """Writes the kernel's skeleton.
+
+    Attributes:
+        sizes: the kernel's parameters beside tensors and their strides.
+        summaries: prefixes of the names of the summaries that a team has.
+    """
+
+    sizes: tuple[str, ...] = ("rows", "aligned", "blocks", "abreast")
+    summaries: tuple[str, ...] = ("fold_",)
 
     def __init__(self, writer: Writer, bodies: ChunkBodies, config: Shape) -> None:
         self.writer = writer
@@ -54,27 +66,32 @@ class ChunkKernel:
         declare_row(self.writer, scan.rows)
         for name in ("own", "all", "ahead"):
             write(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
+        part, sharing, row = self._shares()
+        write(f"part: T.let = {part}")
+        write(f"sharing: T.let = {sharing}")
         # A row without tokens still has a beginning and an end.
         chunks = f"T.Cast('int32', (L + {config.tokens - 1}) // {config.tokens})"
         write(f"chunks: T.let = T.max({chunks}, 1)")
         # The team's first chunk, and how many chunks of a row run at once.
-        write(f"own[0] = block // abreast * {config.teams} + team")
-        write(f"all[0] = blocks // abreast * {config.teams}")
+        write(f"own[0] = part * {config.teams} + team")
+        write(f"all[0] = sharing * {config.teams}")
         for_each = f"for c in T.serial({-(-self.bodies.words // scan.lanes)}):"
         with (
             self.writer.block(for_each),
             self.writer.block(f"if c * {scan.lanes} + lane < {self.bodies.words}:"),
         ):
-            write(f"{self._box('team')} + c * {scan.lanes} + lane] = T.uint64(0)")
+            word = f"c * {scan.lanes} + lane"
+            write(f"handed[team * {self.bodies.shared.team_bytes // 8} + {word}] = T.uint64(0)")
         # Several rows side by side count as one.
         rows = "rows" if scan.rows == 1 else f"((rows + {scan.rows - 1}) // {scan.rows})"
         with self.writer.block(f"for turn in T.serial(({rows} + abreast - 1) // abreast):"):
-            write("row: T.let = turn * abreast + block % abreast")
+            write(f"row: T.let = turn * abreast + {row}")
             with self.writer.block(f"if row < {rows}:"):
                 locate_row(self.writer, scan.rows, scan.program.state_size)
                 self.bodies.whole.locate_copies()
-                # The tables of the row before are in use until every team is here.
-                write("T.cuda.cta_sync()")
+                # The tables of the row before are in use until every team is here, and so are the
+                # words that its carries are handed on in.
+                self._meet()
                 scan.load_tables(self.threads)
                 for body in self.bodies.all:
                     body.clear_exchanges(self.threads)
@@ -89,18 +106,30 @@ class ChunkKernel:
                     with self.writer.block("if number < chunks:"):
                         self._chunk()
 
+    @abstractmethod
+    def _shares(self) -> tuple[str, str, str]:
+        """Which of the blocks that share a row this one is, how many they are, and which of the
+        rows abreast it is.
+        """
+
+    @abstractmethod
+    def _meet(self) -> None:
+        """Wait until all that hand carries on have done with the row before."""
+
+    @abstractmethod
+    def _carry(self) -> None:
+        """Have the carry before this chunk, and hand on the one behind it."""
+
     def _arrays(self) -> None:
-        scan, fold, join, apply, append = self.bodies.all
+        scan, fold, apply = self.bodies.scan, self.bodies.fold, self.bodies.apply
         scan.arrays()
         self.bodies.whole.stream_arrays(self.config.tokens)
         if self.bodies.early is not None:
             self.bodies.early.value_arrays()
         fold.arrays()
-        join.arrays()
         apply.value_arrays()
-        append.arrays()
-        for source in ("fold_", "joined_", "whole_") if self.bodies.sorted else ():
-            for place in _form(source):
+        for source in self.summaries if self.bodies.sorted else ():
+            for place in form(source):
                 name = place.split("[")[0]
                 self.writer.line(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
         real = real_dtype(self.bodies.carry.type)
@@ -108,12 +137,12 @@ class ChunkKernel:
             self.writer.line('seldom_kind = T.alloc_buffer((1,), "int32", scope="local")')
             groups = -(-self.config.tokens // LANES)
             self.writer.line(f'seldom = T.alloc_buffer(({groups},), "int32", scope="local")')
-        for name in self._carry:
+        for name in self.carry_arrays:
             shape = f"({scan.elements},)"
             self.writer.line(f'{name}_kept = T.alloc_buffer({shape}, "{real}", scope="local")')
 
     @property
-    def _carry(self) -> tuple[str, ...]:
+    def carry_arrays(self) -> tuple[str, ...]:
         """The arrays that hold this lane's elements of the carry, part by part."""
         return part_names(self.bodies.carry.name, self.bodies.carry.type)
 
@@ -123,7 +152,6 @@ class ChunkKernel:
         scan = bodies.scan
         write(f"start: T.let = T.Cast('int64', number) * {config.tokens}")
         write(f"count: T.let = T.Cast('int32', T.min(L - start, {config.tokens}))")
-        write("place: T.let = number % window")
         self._fetch()
         if bodies.early is not None:
             self._prepare(bodies.early)
@@ -131,26 +159,7 @@ class ChunkKernel:
         with self.writer.block("if chunks > 1:"):
             self._run(bodies.fold)
             self._sort("fold_")
-        with self.writer.block("if place + 1 < window and number + 1 < chunks:"):
-            bodies.fold.end_row()
-            self._write_form()
-            scan.sync()
-            scan.call("lane_publish", self._flag("number"), "lane")
-        bodies.join.start_row()
-        last = "place + 1 == window and number + 1 < chunks"
-        with self.writer.block("if place > 0:"):
-            self._join()
-            with self.writer.block(f"if {last}:"):
-                self._join_own()
-        scan.load_constants()
-        with self.writer.block("if number < window:"):
-            scan.start_carries()
-        with self.writer.block("else:"):
-            self._receive()
-        with self.writer.block(f"if {last}:"):
-            self._pass_on()
-        with self.writer.block("if place > 0:"):
-            self._apply("joined_", 0)
+        self._carry()
         self._look_ahead()
         self._run(scan)
         with self.writer.block("if number + 1 == chunks:"):
@@ -290,56 +299,14 @@ class ChunkKernel:
                 body.token()
             body.held = held
 
-    def _join(self) -> None:
-        """Join the summaries of the window before this chunk's."""
-        write, join = self.writer.line, self.bodies.join
-        write("opening: T.let = number - place")
-        join.sync()
-        join.call("lane_await", self._flag("opening"), "folded_sC", "place", "lane")
-        with self.writer.block(
-            f"for group in T.serial((place + {join.tile - 1}) // {join.tile}):"
-        ):
-            join.chunk = f"(opening + T.min(group * {join.tile} + u, place - 1))"
-            join.hold(0)
-            with (
-                self.writer.block(f"for u in T.unroll({join.tile}):"),
-                self.writer.block(f"if group * {join.tile} + u < place:"),
-            ):
-                join.token()
-        self._sort("joined_")
-
-    def _join_own(self) -> None:
-        """Join this chunk's summary to those before it, so that one step leads from the carry
-        before the window to the one behind it.
-        """
-        write, append = self.writer.line, self.bodies.append
-        for joined, whole in zip(self.bodies.join.carry_arrays, append.carry_arrays, strict=True):
-            with append.over_elements():
-                write(f"{whole}[e] = {joined}[e]")
-        append.held = None
-        append.sync()
-        with self.writer.block("for u in T.serial(1):"):
-            append.token()
-        self._sort("whole_")
-
     def _sort(self, source: str) -> None:
         """Sort the map of a summary that this team holds."""
         if self.bodies.sorted:
             self.bodies.scan.sync()
-            order, last = _form(source)
+            order, last = form(source)
             self.bodies.scan.sort(f"{source}summary_map[0]", order, last)
 
-    def _write_form(self) -> None:
-        """Leave the sorted form of the fold's map where the summary is."""
-        fold = self.bodies.fold
-        forms = [a for a in fold.signature.arguments if a.name.endswith(("_order", "_last"))]
-        if self.bodies.sorted:
-            # Lanes beyond the last element repeat it, but have a form that ends every run.
-            with fold.over_elements(), fold.by_its_owner():
-                for argument, place in zip(forms, fold.to_row(*_form("fold_")), strict=True):
-                    fold.write_element(argument, "j", (place,))
-
-    def _apply(self, source: str, parity: int) -> None:
+    def _apply(self, source: str, parity: int = 0) -> None:
         """Apply a summary to the carry; twice in a row with another parity."""
         self.bodies.apply.source = source
         self.bodies.apply.held = None
@@ -347,72 +314,29 @@ class ChunkKernel:
         with self.writer.block(f"for u in T.serial({parity}, {parity + 1}):"):
             self.bodies.apply.token()
 
-    def _receive(self) -> None:
-        """Take the carry that the chunk or window before has passed on."""
-        with self.writer.block(f"if {self._is_near('team > 0')}:"):
-            self._hand_near("lane_take_near", "team", self._mark("number"))
-        with self.writer.block("else:"):
-            self._hand_far("lane_take", self._words("number // every - 1"))
-
-    def _pass_on(self) -> None:
-        """Pass the carry behind this chunk's window on before its tokens are run."""
-        write = self.writer.line
-        for name in self._carry:
+    @contextmanager
+    def _carry_behind(self) -> Iterator[None]:
+        """For now the carry is another one; afterwards it is this chunk's again."""
+        for name in self.carry_arrays:
             with self.bodies.scan.over_elements():
-                write(f"{name}_kept[e] = {name}[e]")
-        with self.writer.block("if place > 0:"):
-            self._apply("whole_", 1)
-        with self.writer.block("else:"):
-            self._apply("fold_", 1)
-        teams = self.config.teams
-        with self.writer.block(f"if {self._is_near(f'team + 1 < {teams}')}:"):
-            following = f"((team + 1) % {teams})"
-            self._hand_near("lane_post_near", following, self._mark("number + 1"))
-        with self.writer.block("else:"):
-            self._hand_far("lane_post", self._words("number // every"))
-        for name in self._carry:
+                self.writer.line(f"{name}_kept[e] = {name}[e]")
+        yield
+        for name in self.carry_arrays:
             with self.bodies.scan.over_elements():
-                write(f"{name}[e] = {name}_kept[e]")
+                self.writer.line(f"{name}[e] = {name}_kept[e]")
 
-    @staticmethod
-    def _is_near(neighbour: str) -> str:
-        """Whether the team of the next chunk, or the one before, is in this block: then chunks do
-        not wait for whole windows.
-        """
-        return f"window == 1 and ({neighbour} or blocks == abreast)"
-
-    def _hand_near(self, function: str, team: str, mark: str) -> None:
-        """Post or take a carry in the block's memory, all rows of a team together."""
-        place = f"T.address_of({self._box(team)}])"
-        self._hand(function, place, mark, "lane", self.bodies.scan.width)
-
-    def _hand_far(self, function: str, place: str) -> None:
-        """Post or take a carry in global memory, where each row has a place of its own."""
-        scan = self.bodies.scan
-        lane = "lane" if scan.rows == 1 else scan.within(scan.own_lane)
-        self._hand(function, f"T.address_of({place})", lane, scan.program.state_size)
+    def _hand_near(self, function: str, team: str, *mark: str) -> None:
+        """Post or take a carry in shared memory, all rows of a team together."""
+        place = f"T.address_of(handed[{team} * {self.bodies.shared.team_bytes // 8}])"
+        self._hand(function, place, *mark, "lane", self.bodies.scan.width)
 
     def _hand(self, function: str, *place_and_size: str | int) -> None:
         scan = self.bodies.scan
-        parts = (f"T.address_of({name}[0])" for name in self._carry)
+        parts = (f"T.address_of({name}[0])" for name in self.carry_arrays)
         *place, size = place_and_size
         scan.call(function, *parts, *map(str, place), str(scan.lanes), str(size))
-
-    def _words(self, number: str) -> str:
-        return f"passed[b * passed_sB + ({number}) * passed_sC + h * passed_sH]"
-
-    def _box(self, team: str) -> str:
-        """Where a team's carries are handed to it, without the closing bracket."""
-        return f"handed[{team} * {self.bodies.shared.team_bytes // 8}"
 
     @staticmethod
     def _mark(number: str) -> str:
         """What marks the carry for a chunk, differently for each chunk of each row."""
         return f"T.Cast('uint32', turn * chunks + {number})"
-
-    def _flag(self, chunk: str) -> str:
-        """Of several rows side by side, the first one's."""
-        b, h = "b", "h"
-        if self.bodies.scan.rows > 1:
-            b, h = place_of_row("team_row[0]")
-        return f"T.address_of(folded[{b} * folded_sB + {chunk} * folded_sC + {h} * folded_sH])"

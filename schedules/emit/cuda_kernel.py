@@ -15,6 +15,8 @@ from pdssm_compiler.schedules.target import Target
 MOST_WARPS = 32
 # Elements of a lane: more do not fit its registers.
 MOST_ELEMENTS = 8
+# The first compute capability whose blocks can be clusters.
+_CLUSTERS_FROM = 90
 # Registers of a block, on every NVIDIA GPU here.
 _REGISTERS = 65536
 
@@ -95,6 +97,11 @@ def tile_refused(template: str, target: Target, tile: int) -> str | None:
     if tile < 2 or tile % 2 or tile > LANES:
         return f"tile must be even, from 2 to {LANES}, not {tile}"
     return None
+
+
+def has_clusters(target: Target) -> bool:
+    """Whether blocks of a launch can be clusters, which reach one another's shared memory."""
+    return target.kind == "cuda" and int(target.arch.removeprefix("sm_")) >= _CLUSTERS_FROM
 
 
 def rows_refused(program: Program, rows: int, team: int) -> str | None:

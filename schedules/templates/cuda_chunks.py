@@ -23,8 +23,11 @@ from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.chunking import FAR, blocks_of_a_row, carry_window
 from pdssm_compiler.schedules.emit.chunk_bodies import ChunkBodies
+from pdssm_compiler.schedules.emit.chunk_clusters import ClusterKernel
+from pdssm_compiler.schedules.emit.chunk_windows import WindowKernel
 from pdssm_compiler.schedules.emit.cuda_chunks import ChunkKernel
 from pdssm_compiler.schedules.emit.cuda_kernel import (
+    has_clusters,
     kernel,
     most_rows,
     registers_of,
@@ -106,6 +109,8 @@ class CudaChunksConfig(Config):
         rows: rows narrower than a warp that one holds, side by side.
         early: 1 to compute what a token needs no carry for once and keep it in shared memory, 0 to
             compute it for a chunk's summary and again for its run.
+        clusters: 1 if the blocks that share a row are a cluster, which has at most eight and hands
+            carries on through shared memory; 0 if all blocks run at once.
     """
 
     tile: int
@@ -113,6 +118,7 @@ class CudaChunksConfig(Config):
     teams: int
     rows: int = 1
     early: int = 0
+    clusters: int = 0
 
     @property
     def tokens(self) -> int:
@@ -273,6 +279,10 @@ class CudaChunks(Template[CudaChunksConfig]):
             return f"early is 0 or 1, not {config.early}"
         if config.early and hoist(program) is None:
             return "there is nothing that could be computed early"
+        if config.clusters not in (0, 1):
+            return f"clusters is 0 or 1, not {config.clusters}"
+        if config.clusters and not has_clusters(target):
+            return f"{target} has no clusters of blocks; devices from sm_90 on have"
         shared = _shared_bytes(program, config)
         if isinstance(shared, str):
             return shared
@@ -324,10 +334,14 @@ class CudaChunks(Template[CudaChunksConfig]):
             writer.comment(bodies.scan.program.text)
         for body in bodies.all[1:]:
             writer.comment(body.program.text)
-        sizes = ("rows", "aligned", "blocks", "abreast", "window", "every")
-        threads = bodies.warps * LANES
-        with kernel(writer, bodies.whole, sizes, ("block", "blocks"), threads, bodies.scratch):
-            ChunkKernel(writer, bodies, config).block()
+        threads, windows = bodies.warps * LANES, bodies.windows
+        if windows is None:
+            skeleton: ChunkKernel = ClusterKernel(writer, bodies, config)
+        else:
+            skeleton = WindowKernel(writer, bodies, config, windows)
+        grid = ("block", "blocks")
+        with kernel(writer, bodies.whole, skeleton.sizes, grid, threads, bodies.scratch):
+            skeleton.block()
         return KernelSource(
             "tvm-cuda",
             writer.text,
@@ -342,6 +356,7 @@ class CudaChunks(Template[CudaChunksConfig]):
                 "chunk_tokens": config.tokens,
                 "teams": config.teams,
                 "rows_together": config.rows,
+                **({"clusters": True} if config.clusters else {}),
             },
             scratch=bodies.scratch,
             inverts=bool(bodies.whole.inverted_tables),

@@ -40,7 +40,8 @@ struct Place {
 std::vector<ucontext_t> starts;
 std::vector<Place> places;
 std::vector<char> started, done;
-std::vector<Barrier> warps, parts, named;
+std::vector<Barrier> warps, parts, named, clusters;
+int blocks_of_cluster;
 // Whether a thread of a team has said so, in two turns.
 std::vector<char> said[2];
 std::vector<std::array<unsigned char, 16>> slots;
@@ -105,8 +106,10 @@ void yield() {
   if (!_setjmp(places[current].at)) _longjmp(scheduler, 1);
 }
 
-bool run_threads(int blocks, int threads, size_t pool, int seed, void (*each)(void*), void* with) {
+bool run_threads(int blocks, int cluster, int threads, size_t pool, int seed, void (*each)(void*),
+                 void* with) {
   const int all = blocks * threads;
+  if (blocks % cluster) return false;
   std::mt19937 random(seed);
   const Stacks stacks(all);
   if (!stacks.at) return false;
@@ -120,6 +123,8 @@ bool run_threads(int blocks, int threads, size_t pool, int seed, void (*each)(vo
   warps.assign((all + 31) / 32, {});
   parts.assign((all + 31) / 32, {});
   named.assign(blocks * BARRIERS, {});
+  blocks_of_cluster = cluster;
+  clusters.assign(blocks / cluster, {});
   for (auto& turn : said) turn.assign(blocks * BARRIERS, 0);
   copies.assign(all, std::vector<std::vector<Copy>>(1));
   pools.assign(blocks, std::vector<unsigned char>(pool, 0x5a));
@@ -163,6 +168,10 @@ bool run_threads(int blocks, int threads, size_t pool, int seed, void (*each)(vo
 
 void meet_warp() { meet(warps[current / 32], 32); }
 void meet_block() { meet(barrier_of_block(0), threads_of_block); }
+void meet_cluster() {
+  const int threads = blocks_of_cluster * threads_of_block;
+  meet(clusters[current / threads], threads);
+}
 void meet_at(int barrier, int threads) { meet(barrier_of_block(barrier), threads); }
 
 void share(unsigned mask, const void* mine, void* all, size_t size) {
@@ -188,6 +197,14 @@ bool any_at(bool says, int barrier, int threads) {
 }
 
 unsigned char* shared_memory() { return pools[current / threads_of_block].data(); }
+
+void* across(void* place, int block) {
+  if (block < 0 || block >= blocks_of_cluster) return nullptr;
+  const int mine = current / threads_of_block, there = mine - mine % blocks_of_cluster + block;
+  // A block that has ended has no memory any more.
+  if (done[there * threads_of_block]) return nullptr;
+  return pools[there].data() + (static_cast<unsigned char*>(place) - pools[mine].data());
+}
 
 bool may_hold(const void* place, size_t size) {
   const std::vector<unsigned char>& pool = pools[current / threads_of_block];

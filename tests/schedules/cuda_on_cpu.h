@@ -17,13 +17,16 @@ extern long progress;
 extern bool broken;
 
 // Whether every thread came to its end and none broke a rule. Each calls `each(with)`; `pool` is the
-// shared memory of a block.
-bool run_threads(int blocks, int threads, size_t pool, int seed, void (*each)(void*), void* with);
+// shared memory of a block, and each `cluster` blocks reach one another's.
+bool run_threads(int blocks, int cluster, int threads, size_t pool, int seed, void (*each)(void*),
+                 void* with);
 // Let others run.
 void yield();
-// All threads of a warp, of a block, or so many at one of a block's barriers have come here.
+// All threads of a warp, of a block, of a cluster, or so many at one of a block's barriers have come
+// here.
 void meet_warp();
 void meet_block();
+void meet_cluster();
 void meet_at(int barrier, int threads);
 // What every lane of a mask gives, of so many bytes, in every lane of it.
 void share(unsigned mask, const void* mine, void* all, size_t size);
@@ -32,6 +35,8 @@ bool any_at(bool says, int barrier, int threads);
 // This block's, and whether it holds a place of this size, aligned as a copy needs it.
 unsigned char* shared_memory();
 bool may_hold(const void* place, size_t size);
+// The same place of another block of the cluster, by its number there; null if there is none.
+void* across(void* place, int block);
 // A copy that this thread starts, and groups of them: end one; all but the last so many have come.
 void copied(void* to, const void* from, size_t size);
 void end_group();
@@ -261,6 +266,18 @@ inline void lane_post_near_word(unsigned long long* word, unsigned bits, unsigne
   *word = static_cast<unsigned long long>(mark) << 32 | bits;
   ++progress;
 }
+
+inline void lane_post_across_word(unsigned long long* word, unsigned bits, unsigned mark, int block) {
+  void* there = across(word, block);
+  if (!may_hold(word, 8) || !there) {
+    broken = true;
+    return;
+  }
+  *static_cast<unsigned long long*>(there) = static_cast<unsigned long long>(mark) << 32 | bits;
+  ++progress;
+}
+
+inline void lane_cluster_sync() { meet_cluster(); }
 
 inline bool lane_take_near_word(const unsigned long long* word, unsigned* bits, unsigned mark) {
   if (*word >> 32 != mark) yield();

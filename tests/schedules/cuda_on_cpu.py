@@ -53,6 +53,8 @@ ASSEMBLY = (
     "lane_post_word",
     "lane_take_word",
     "lane_post_near_word",
+    "lane_post_across_word",
+    "lane_cluster_sync",
     "lane_take_near_word",
     "lane_team_sync",
     "lane_team_any",
@@ -126,9 +128,9 @@ def _kernel_text(cuda: str) -> str:
     given = ", ".join(f"*static_cast<{type_}*>(at[{i}])" for i, type_ in enumerate(types))
     return f"""#include "{HEADER}"
 {kernel}
-extern "C" int launch(int blocks, int threads, int shared, int seed, void** at) {{
+extern "C" int launch(int blocks, int cluster, int threads, int shared, int seed, void** at) {{
   return run_threads(
-      blocks, threads, shared, seed,
+      blocks, cluster, threads, shared, seed,
       [](void* with) {{
         void** at = static_cast<void**>(with);
         {tvm_cuda.ENTRY}({given});
@@ -150,14 +152,20 @@ class _Driver:
     def blocks_at_once(self, threads: int) -> int:
         return self._most
 
-    def launch(self, blocks: int, threads: int, packed: bytes, stream: int) -> None:
+    def clusters_at_once(self, size: int, threads: int) -> int:
+        return self._most // size
+
+    def launch(
+        self, blocks: int, threads: int, packed: bytes, stream: int, cluster: int = 1
+    ) -> None:
         layout = struct.Struct("@" + "".join(FORMATS[type_] for _, type_ in self._parameters))
         numbers = [
             (ctypes.c_int32 if type_ == "int" else ctypes.c_int64)(value)
             for (_, type_), value in zip(self._parameters, layout.unpack(packed), strict=True)
         ]
         places = (ctypes.c_void_p * len(numbers))(*map(ctypes.addressof, numbers))
-        assert self._launch(blocks, threads, self._shared, self._seed, places) == 1
+        shared, seed = self._shared, self._seed
+        assert self._launch(blocks, cluster, threads, shared, seed, places) == 1
 
     def launch_together(
         self, blocks: int, threads: int, packed: bytes, offsets: list[int], stream: int
@@ -165,6 +173,17 @@ class _Driver:
         self.launch(blocks, threads, packed, stream)
 
     launch_early = launch_together
+
+    def launch_in_clusters(
+        self,
+        size: int,
+        blocks: int,
+        threads: int,
+        packed: bytes,
+        offsets: list[int],
+        stream: int,
+    ) -> None:
+        self.launch(blocks, threads, packed, stream, size)
 
 
 def run(

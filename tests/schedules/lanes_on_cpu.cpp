@@ -8,7 +8,7 @@ namespace {
 template <typename Each>
 bool run_lanes(int threads, int seed, Each each) {
   return run_threads(
-      1, threads, 0, seed, [](void* with) { (*static_cast<Each*>(with))(current); }, &each);
+      1, 1, threads, 0, seed, [](void* with) { (*static_cast<Each*>(with))(current); }, &each);
 }
 
 // Memory full of what was there before, with an end that nobody may write to.

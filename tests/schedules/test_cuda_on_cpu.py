@@ -101,6 +101,24 @@ def test_chunks(scan: tuple[Any, ...]) -> None:
             assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
 
 
+# Of one warp a team and of several, collisions and none, 128 bits.
+@pytest.mark.parametrize("scan", some(SCANS, 5))
+def test_chunks_of_clusters(scan: tuple[Any, ...]) -> None:
+    """Carries from team to team and from block to block; rows that follow one another in a
+    cluster, whose last words may not be written over; a block to a row, and more than there are
+    chunks for.
+    """
+    for program in forward_and_backward(spec_of(scan)):
+        for sizes, blocks, teams in (
+            (Sizes(1, 157, 1), 4, 4),
+            (Sizes(3, 61, 1), 4, 1),
+            (Sizes(2, 21, 2), 8, 4),
+            (Sizes(1, 9, 5), 3, 2),
+        ):
+            config = CudaChunksConfig(2, 2, teams, clusters=1)
+            assert_agrees(CHUNKS, config, program, sizes, most_blocks=blocks, seed=blocks)
+
+
 @pytest.mark.parametrize("n", [5, *under_stress(32, 40)])
 def test_windows_join_summaries_with_collisions(n: int) -> None:
     """Lanes beyond the last element have a sorted form of their own, which nobody else may get."""

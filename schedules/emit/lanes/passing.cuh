@@ -54,6 +54,25 @@ __device__ __forceinline__ bool lane_take_near_word(const unsigned long long* wo
   return marked >> 32 == mark;
 }
 
+// As in this block's own memory, in that of another block of its cluster, by its number there.
+__device__ __forceinline__ void lane_post_across_word(unsigned long long* word, unsigned bits,
+                                                      unsigned mark, int block) {
+#if __CUDA_ARCH__ >= 900
+  const unsigned long long marked = static_cast<unsigned long long>(mark) << 32 | bits;
+  unsigned there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(lane_shared(word)), "r"(block));
+  asm volatile("st.relaxed.cluster.shared::cluster.u64 [%0], %1;" ::"r"(there), "l"(marked)
+               : "memory");
+#endif
+}
+
+// What the threads of a cluster's blocks have written before, all of them can read after.
+__device__ __forceinline__ void lane_cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
 struct LaneFar {
   unsigned long long* words;
   __device__ __forceinline__ void post(int at, unsigned bits) const {
@@ -72,6 +91,15 @@ struct LaneNear {
   }
   __device__ __forceinline__ bool take(int at, unsigned* bits) const {
     return lane_take_near_word(words + at, bits, mark);
+  }
+};
+
+struct LaneAcross {
+  unsigned long long* words;
+  unsigned mark;
+  int block;
+  __device__ __forceinline__ void post(int at, unsigned bits) const {
+    lane_post_across_word(words + at, bits, mark, block);
   }
 };
 
@@ -145,7 +173,11 @@ __device__ __forceinline__ LaneNear lane_near(const void* words, unsigned mark) 
   return {static_cast<unsigned long long*>(const_cast<void*>(words)), mark};
 }
 
-#define PDSSM_PASS_TO(T, NAME, PLACE, ...)                                                        \
+__device__ __forceinline__ LaneAcross lane_across(const void* words, unsigned mark, int block) {
+  return {static_cast<unsigned long long*>(const_cast<void*>(words)), mark, block};
+}
+
+#define PDSSM_POST_TO(T, NAME, PLACE, ...)                                                        \
   __device__ __forceinline__ void lane_post##NAME(const T* re, const T* im, __VA_ARGS__,          \
                                                   int lane, int lanes, int n) {                   \
     const T* const parts[2] = {re, im};                                                           \
@@ -155,7 +187,9 @@ __device__ __forceinline__ LaneNear lane_near(const void* words, unsigned mark) 
                                                   int n) {                                        \
     const T* const parts[1] = {re};                                                               \
     lane_post_parts(parts, 1, PLACE, lane, lanes, n);                                             \
-  }                                                                                               \
+  }
+
+#define PDSSM_TAKE_FROM(T, NAME, PLACE, ...)                                                      \
   __device__ __forceinline__ void lane_take##NAME(T* re, T* im, __VA_ARGS__, int lane, int lanes, \
                                                   int n) {                                        \
     T* const parts[2] = {re, im};                                                                 \
@@ -168,8 +202,12 @@ __device__ __forceinline__ LaneNear lane_near(const void* words, unsigned mark) 
   }
 
 #define PDSSM_PASS(T)                                                                             \
-  PDSSM_PASS_TO(T, , lane_far(words), const void* words)                                          \
-  PDSSM_PASS_TO(T, _near, lane_near(words, mark), const void* words, unsigned mark)
+  PDSSM_POST_TO(T, , lane_far(words), const void* words)                                          \
+  PDSSM_TAKE_FROM(T, , lane_far(words), const void* words)                                        \
+  PDSSM_POST_TO(T, _near, lane_near(words, mark), const void* words, unsigned mark)               \
+  PDSSM_TAKE_FROM(T, _near, lane_near(words, mark), const void* words, unsigned mark)             \
+  PDSSM_POST_TO(T, _across, lane_across(words, mark, block), const void* words, unsigned mark,    \
+                int block)
 
 PDSSM_PASS(float)
 PDSSM_PASS(double)
