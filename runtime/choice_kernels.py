@@ -1,4 +1,4 @@
-"""Triton's kernels of hard choices along an axis, and of the active surrogate's gradient.
+"""Triton's kernels of hard choices along an axis, and of their surrogates' gradients.
 
 Importing this file imports Triton; :mod:`pdssm_compiler.runtime.choices` does where it launches.
 Rows are those of ``[B, T, H, K]``: row ``r`` is head ``r % heads`` of token ``r // heads``, tokens
@@ -67,8 +67,12 @@ def surrogate(
     maps,
     ROWS: tl.constexpr,
     MAPS: tl.constexpr,
+    DENSE: tl.constexpr,
 ):
-    """``grad · π_c (δ_{k, c} - π_k) / τ`` of each row, ``c`` its choice and ``π`` its softmax."""
+    """Of each row, ``c`` its choice and ``π`` its softmax, ``grad · π_c (δ_{k, c} - π_k) / τ``, or
+    dense, where a gradient arrives at every map, ``π_k (grad_k - Σ π grad) / τ``. ``grad`` is
+    contiguous.
+    """
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     k = tl.arange(0, MAPS)
     at = _places(logits, rows, length, heads, of_batch, of_token, of_head)
@@ -79,8 +83,12 @@ def surrogate(
     x = tl.load(at[:, None] + k[None, :], inside, float("-inf")).to(tl.float32) / tau
     raised = tl.exp(x - tl.max(x, 1)[:, None])
     soft = raised / tl.sum(raised, 1)[:, None]
-    is_chosen = k[None, :] == tl.load(chosen + rows, there, 0)[:, None]
-    of_chosen = tl.sum(tl.where(is_chosen, soft, 0.0), 1)
-    scale = tl.load(grad + rows, there, 0.0) * of_chosen / tau
-    found = scale[:, None] * (tl.where(is_chosen, 1.0, 0.0) - soft)
+    if DENSE:
+        arrived = tl.load(grad + rows.to(tl.int64)[:, None] * maps + k[None, :], inside, 0.0)
+        found = soft * (arrived - tl.sum(soft * arrived, 1)[:, None]) / tau
+    else:
+        is_chosen = k[None, :] == tl.load(chosen + rows, there, 0)[:, None]
+        of_chosen = tl.sum(tl.where(is_chosen, soft, 0.0), 1)
+        scale = tl.load(grad + rows, there, 0.0) * of_chosen / tau
+        found = scale[:, None] * (tl.where(is_chosen, 1.0, 0.0) - soft)
     tl.store(to[:, None] + k[None, :], found, inside)

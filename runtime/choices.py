@@ -212,7 +212,7 @@ def surrogate_gradient(
     """Write the gradient of logits chosen from along the last axis.
 
     Args:
-        logits: real ``[B, T, H, K]``.
+        logits: real ``[B, T, H, K]``, or of another rank.
         grad: what arrives at the entries: float32 or float64 ``[B, T, H]``, dense likewise with
             the logits' shape.
         index: the places, int32 ``[B, T, H]``.
@@ -221,8 +221,8 @@ def surrogate_gradient(
         into: where, like the logits.
     """
     check_temperature(temperature, _computed_in(logits))
-    dense_rows = logits.stride(3) == into.stride(3) == 1
-    if dense or temperature.is_cpu or not (dense_rows and _has_kernel(logits)):
+    by_kernel = not temperature.is_cpu and _has_kernel(logits)
+    if not (by_kernel and logits.stride(3) == into.stride(3) == 1):
         into.copy_(softmax_gradient(logits, grad, index, temperature, -1, dense))
         return
     from pdssm_compiler.runtime import choice_kernels
@@ -240,6 +240,7 @@ def surrogate_gradient(
             *into.stride()[:3],
             how.maps,
             *how.tiles,
+            dense,
             num_warps=how.warps,
             enable_fp_fusion=True,
         )
@@ -270,8 +271,20 @@ def _backward(
         return None, None, None, None, None
     logits, index, temperature = ctx.saved_tensors
     check_temperature(temperature, _computed_in(logits))
-    found = softmax_gradient(logits, grad, index, temperature, ctx.dim, ctx.dense)
+    along_last = ctx.dim % logits.dim() == logits.dim() - 1
+    if along_last and _is_run(logits):
+        found = torch.empty_like(logits)
+        surrogate_gradient(logits, grad, index, temperature, ctx.dense, found)
+    else:
+        found = softmax_gradient(logits, grad, index, temperature, ctx.dim, ctx.dense)
     return found, None, None, None, None
+
+
+def _is_run(tensor: torch.Tensor) -> bool:
+    """Whether what is computed of a tensor is neither traced, in which case a compiler fuses it,
+    nor differentiated again: then it may be a kernel that torch does not know.
+    """
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not torch.is_grad_enabled()
 
 
 def softmax_gradient(

@@ -13,6 +13,9 @@ FAR = 7
 # Blocks of a cluster, on every device that has them.
 MOST_OF_A_CLUSTER = 8
 
+# What a row takes beside its chunks, in chunks of a team: its tables, its first and last ones.
+_OF_A_TURN = 2
+
 # A launch's second axis has at most this many programs.
 _MOST_CHUNKS = 2**16 - 1
 
@@ -92,7 +95,7 @@ def cluster_of_a_row(
     abreast = {size: min(rows, at_once(size)) for size in range(1, most + 1)}
 
     def steps(size: int) -> int:
-        return -(-rows // abreast[size]) * -(-chunks // (size * teams))
+        return -(-rows // abreast[size]) * (-(-chunks // (size * teams)) + _OF_A_TURN)
 
     size = min((size for size in abreast if abreast[size]), key=steps)
     return abreast[size], size

@@ -121,13 +121,15 @@ def test_choice_kernels(maps: int, device: torch.device) -> None:
     beside = torch.zeros_like(whole).to(device)
     into = beside[..., 8:].unflatten(2, (3, maps))
     there = whole.to(device)[..., 8:].unflatten(2, (3, maps))
-    index, grad = chosen_along_last(there, "logits"), torch.randn(2, 37, 3)
+    index = chosen_along_last(there, "logits")
     assert torch.equal(index.cpu(), _places(logits, -1))
     tau = torch.tensor(0.7)
-    surrogate_gradient(there, grad.to(device), index, tau.to(device), False, into)
-    want = softmax_gradient(logits, grad, index.cpu(), tau, -1, False)
-    torch.testing.assert_close(into.cpu(), want, rtol=2**-7, atol=1e-3, equal_nan=True)
-    assert not beside[..., :8].any()
+    for dense in (False, True):
+        grad = torch.randn(2, 37, 3, maps) if dense else torch.randn(2, 37, 3)
+        surrogate_gradient(there, grad.to(device), index, tau.to(device), dense, into)
+        want = softmax_gradient(logits, grad, index.cpu(), tau, -1, dense)
+        torch.testing.assert_close(into.cpu(), want, rtol=2**-7, atol=1e-3, equal_nan=True)
+        assert not beside[..., :8].any()
 
 
 def test_low_precision(device: torch.device) -> None:

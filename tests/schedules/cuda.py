@@ -136,6 +136,9 @@ def launches(
             assert threads == source.options["threads"]
             return at_once
 
+        def clusters_at_once(self, size: int, threads: int) -> int:
+            return self.blocks_at_once(threads) // size
+
         def launch(self, blocks: int, threads: int, packed: bytes, stream: int) -> None:
             names = [name for name, _ in parameters]
             handed = dict(zip(names, layout.unpack(packed), strict=True))
@@ -157,6 +160,18 @@ def launches(
             self, blocks: int, threads: int, packed: bytes, offsets: list[int], stream: int
         ) -> None:
             self._how = "launch_early"
+            self.launch_together(blocks, threads, packed, offsets, stream)
+
+        def launch_in_clusters(
+            self,
+            size: int,
+            blocks: int,
+            threads: int,
+            packed: bytes,
+            offsets: list[int],
+            stream: int,
+        ) -> None:
+            self._how = f"launch_in_clusters of {size}"
             self.launch_together(blocks, threads, packed, offsets, stream)
 
     monkeypatch.setattr(cuda_launch, "DriverKernel", Recorder)

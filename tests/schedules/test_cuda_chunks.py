@@ -3,6 +3,7 @@ launch passes to them.
 """
 
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.backends.cuda_launch import ChunkedCudaKernel
-from pdssm_compiler.schedules.chunking import carry_window
+from pdssm_compiler.schedules.chunking import carry_window, cluster_of_a_row
 from pdssm_compiler.schedules.emit.names import text_name
 from pdssm_compiler.schedules.signature import Signature
 from pdssm_compiler.schedules.source import KernelSource
@@ -61,6 +62,18 @@ def assert_few_spills(source: KernelSource, record: Record) -> None:
 @pytest.mark.parametrize("which", WHICH)
 def test_compiles(arch: str, which: str, record_property: Record) -> None:
     assert_few_spills(lowered(TEMPLATE, scan_of(which), arch), record_property)
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_clusters_compile(which: str, record_property: Record) -> None:
+    """Without what joins windows they take fewer registers."""
+    config = CudaChunksConfig(4, 6, 12)
+    windows, clusters = (
+        resources(lowered(TEMPLATE, scan_of(which), config=each), record_property)
+        for each in (config, replace(config, clusters=1))
+    )
+    assert clusters["registers"] <= windows["registers"]
+    assert clusters["spilled"] <= windows["spilled"]
 
 
 @pytest.mark.parametrize("state_size", [1, 5, 33, 128, 256, *under_stress(64, 100)])
@@ -114,6 +127,7 @@ SCAN = pd_scan(PdScan(32, 4))
         (pd_scan(PdScan(256, 4)), CudaChunksConfig(2, 2, 5), "40 warps are more than a block has"),
         (pd_scan(PdScan(257, 4)), SMALL, "a state size of 257 is more than 256"),
         (squares(), SMALL, "chunks have no summary: the step is not affine in the carry"),
+        (SCAN, CudaChunksConfig(4, 2, 1, clusters=2), "clusters is 0 or 1, not 2"),
         (SCAN, CudaChunksConfig(32, 100, 1), "bytes of shared memory are more than 232448"),
     ],
     ids=lambda value: "" if isinstance(value, Program) else str(value),
@@ -127,6 +141,17 @@ def test_feasible_says_why_not(program: Program, config: CudaChunksConfig, reaso
 def test_feasible_refuses_other_devices() -> None:
     refused = TEMPLATE.feasible(specialise(SCAN), named_target("gfx942"), SMALL)
     assert refused == "cuda-chunks is for NVIDIA GPUs, not for hip:gfx942"
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90", "sm_100", "sm_120"])
+def test_clusters_from_hopper_on(arch: str) -> None:
+    refused = TEMPLATE.feasible(
+        specialise(SCAN), named_target(arch), replace(SMALL, clusters=1)
+    )
+    if arch < "sm_90" and len(arch) == 5:
+        assert refused == f"cuda:{arch} has no clusters of blocks; devices from sm_90 on have"
+    else:
+        assert refused is None
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -226,6 +251,48 @@ def test_a_launch_shares_blocks_out(
         assert strides == [left * heads * own, heads * own, own]
     assert [handed[f"folded_s{axis}"] for axis in "BCH"] == [left * heads, heads, 1]
     assert [handed[f"passed_s{axis}"] for axis in "CH"] == [heads * 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_once", "abreast", "sharing"),
+    [
+        # 125 chunks a row, of which every block takes three at a time: 33 rows of four blocks.
+        (Sizes(1, 1000, 33), 132, 33, 4),
+        # One row more would follow by itself: three blocks share each.
+        (Sizes(2, 1000, 17), 132, 34, 3),
+        # As many blocks as a cluster has, and no more.
+        (Sizes(1, 3000, 1), 132, 1, 8),
+        (Sizes(4, 3000, 4), 132, 16, 8),
+        # Fewer chunks than teams, one token, none.
+        (Sizes(2, 9, 2), 132, 4, 1),
+        (Sizes(2, 1, 2), 132, 4, 1),
+        (Sizes(2, 0, 2), 132, 4, 1),
+        # More rows than blocks: they follow one another, in one block each or in two.
+        (Sizes(4, 1000, 5), 7, 7, 1),
+        (Sizes(3, 1000, 1), 2, 1, 2),
+    ],
+    ids=str,
+)
+def test_a_launch_of_clusters(
+    sizes: Sizes, at_once: int, abreast: int, sharing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Teams of a cluster leave nothing in global memory."""
+    program = pd_scan(PdScan(8, 4, final_state=True))
+    source = lowered(TEMPLATE, program, config=replace(SMALL, clusters=1))
+    assert source.scratch == ()
+    (handed,) = launches(monkeypatch, source, tensors_for(source, sizes), sizes, at_once)
+    assert handed["how"] == f"launch_in_clusters of {sharing}"
+    assert (handed["abreast"], handed["grid"]) == (abreast, abreast * sharing)
+    assert handed["grid"] == handed["blocks"] <= at_once
+    assert (handed["threads"], handed["stream"]) == (96, 7)
+    assert (handed["rows"], handed["L"]) == (sizes.batch * sizes.heads, sizes.length)
+
+
+def test_sizes_of_clusters_that_do_not_fit_are_not_taken() -> None:
+    """A device may run blocks, but no cluster of so many."""
+    fits = {1: 132, 2: 66, 3: 0, 4: 2}
+    assert cluster_of_a_row(33, 100, 3, lambda size: fits.get(size, 0)) == (33, 2)
+    assert cluster_of_a_row(2, 100, 3, lambda size: fits.get(size, 0)) == (2, 4)
 
 
 def test_an_empty_call_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

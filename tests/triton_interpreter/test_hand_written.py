@@ -94,9 +94,18 @@ def test_choices(sizes: tuple[int, int, int, int]) -> None:
     into = beside[..., 7:].unflatten(2, (heads, maps))
     choice_kernels.surrogate[(how.programs,)](
         grad, logits, index, tau, into, *how.sizes, *strides, *into.stride()[:3], how.maps,
-        *how.tiles,
+        *how.tiles, False,
     )  # fmt: skip
     want = softmax_gradient(logits, grad, index, tau, -1, False)
+    assert torch.allclose(into, want, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert beside[..., :7].isinf().all()
+
+    grad = torch.randn(sizes)
+    choice_kernels.surrogate[(how.programs,)](
+        grad, logits, index, tau, into, *how.sizes, *strides, *into.stride()[:3], how.maps,
+        *how.tiles, True,
+    )  # fmt: skip
+    want = softmax_gradient(logits, grad, index, tau, -1, True)
     assert torch.allclose(into, want, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert beside[..., :7].isinf().all()
 
