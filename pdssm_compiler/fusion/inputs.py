@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pdssm_compiler.arguments import as_complex, widened
+from pdssm_compiler.arguments import as_complex, truth, widened
 from pdssm_compiler.ir.program import Input, Role
 from pdssm_compiler.ir.types import Element, Scalar, Type, Vector, element_of
 from pdssm_compiler.runtime.binding import check_layout
@@ -54,6 +54,7 @@ class InputSpec:
         one_of("axes", self.axes, tuple(AXES))
         if self.dtype is not None:
             one_of("dtype", self.dtype, (*REALS, *ELEMENTS))
+        truth("pairs", self.pairs)
         if self.pairs and self.dtype not in PAYLOADS:
             raise ArgumentError(
                 f"pairs=True needs dtype bfloat16 or float16, got {self.dtype}; a complex dtype "

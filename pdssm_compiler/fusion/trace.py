@@ -90,8 +90,9 @@ def trace(
         given = {name: symbols[name] for name in of_diagonal}
         multiplied = _vector(_called("diagonal", diagonal, given, bits))
     if readout is not None:
-        given = {state_name[0]: Symbol(state)} | {name: symbols[name] for name in of_readout}
-        written = _token(_called("readout", readout, given, bits))
+        after = Symbol(state)
+        given = {state_name[0]: after} | {name: symbols[name] for name in of_readout}
+        written = _token(_called("readout", readout, given, bits, after))
     program_inputs = tuple(each.input for each in found.values())
     leaf = None if readout is None else state
     return Traced(tuple(found.values()), Fusion(program_inputs, multiplied, written, leaf))
@@ -135,6 +136,11 @@ def _parameters(role: str, function: Expression | None) -> list[str]:
 
 def _specs(inputs: Mapping[str, InputSpec] | None, names: Iterable[str]) -> dict[str, InputSpec]:
     """What each input is."""
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise TraceError(
+            f"inputs must be a mapping of the parameters' names, {{'a': InputSpec('HN')}}, got "
+            f"{shown(inputs)}"
+        )
     given = dict(inputs or {})
     known = list(names)
     for name, spec in given.items():
@@ -147,8 +153,14 @@ def _specs(inputs: Mapping[str, InputSpec] | None, names: Iterable[str]) -> dict
     return {name: given.get(name, InputSpec()) for name in known}
 
 
-def _called(role: str, function: Expression, given: dict[str, Symbol], bits: int) -> Symbol:
-    """What a function makes of symbols, each of which it uses."""
+def _called(
+    role: str,
+    function: Expression,
+    given: dict[str, Symbol],
+    bits: int,
+    state: Symbol | None = None,
+) -> Symbol:
+    """What a function makes of symbols, each of which it uses; the state may be one."""
     try:
         with torch.enable_grad():  # so that a no_grad of the function's own is seen
             result = function(*given.values())
@@ -163,6 +175,12 @@ def _called(role: str, function: Expression, given: dict[str, Symbol], bits: int
     below = set(topological([value_of(result)]))
     for name, symbol in given.items():
         if value_of(symbol) not in below:
+            if symbol is state:
+                raise TraceError(
+                    f"{role} does not use its parameter {name}, the first one, which is the "
+                    f"state; write {role}({name}, ...) of it, or compute what needs no state "
+                    f"without a scan"
+                )
             raise TraceError(f"{role} does not use its parameter {name}; leave it out")
     return result
 

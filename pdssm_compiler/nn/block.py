@@ -6,23 +6,35 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pdssm_compiler.nn.arguments import positive
 from pdssm_compiler.nn.attention import CausalAttention
 from pdssm_compiler.nn.flash import FlashPDSSM
+from pdssm_compiler.runtime.errors import ArgumentError
 
 
 class Block(nn.Module):
     """``x + mixer(norm(x))``, then ``x + mlp(norm(x))``: pre-norm, with a gated SiLU MLP.
 
     Args:
-        mixer: :class:`FlashPDSSM` or :class:`CausalAttention`.
+        mixer: :class:`FlashPDSSM` or :class:`CausalAttention`, or a module with what a block
+            needs of them: ``d_model``, ``out_proj`` and ``reset_parameters``.
         hidden: the MLP's hidden width.
         device: of the parameters.
         dtype: likewise.
+
+    Raises:
+        ArgumentError: a mixer that is none, or a width that is none.
     """
 
     def __init__(self, mixer: FlashPDSSM | CausalAttention, hidden: int, **factory: Any) -> None:
         super().__init__()
-        d_model = mixer.d_model
+        for needed in ("d_model", "out_proj", "reset_parameters"):
+            if not isinstance(mixer, nn.Module) or not hasattr(mixer, needed):
+                raise ArgumentError(
+                    f"mixer must be a FlashPDSSM or a CausalAttention, got "
+                    f"{type(mixer).__name__}; a PDSSM is a block by itself, and stands in none"
+                )
+        d_model, hidden = mixer.d_model, positive("hidden", hidden)
         self.mixer_norm = nn.RMSNorm(d_model, **factory)
         self.mixer = mixer
         self.mlp_norm = nn.RMSNorm(d_model, **factory)

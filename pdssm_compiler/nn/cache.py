@@ -96,8 +96,14 @@ class LayerCache(NamedTuple):
         """Write another cache of the same shapes into this one's memory.
 
         Raises:
-            ArgumentError: one has a tensor where the other has none, or of another shape.
+            ArgumentError: no cache, or one has a tensor where the other has none, or of another
+                shape.
         """
+        if not isinstance(other, LayerCache):
+            raise ArgumentError(
+                f"copy_ takes a LayerCache, got {type(other).__name__}; pass what init_cache or a "
+                f"call gave"
+            )
         for name, mine, theirs in zip(self._fields, self, other, strict=True):
             if (mine is None) != (theirs is None):
                 raise ArgumentError(

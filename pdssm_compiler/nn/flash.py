@@ -146,6 +146,7 @@ class FlashPDSSM(nn.Module):
         H, N, K = self.heads, self.state_size, self.dictionary_size
         self.d_inner = H * N
         factory = parameters_of(device, dtype)
+        bias = truth("bias", bias)
         self.in_proj = nn.Linear(self.d_model, 2 * self.d_inner, bias=bias, **factory)
         self.conv = CausalConvolution(self.d_inner, self.conv_width, **factory)
         self.token_proj = nn.Linear(self.d_inner, sum(self._widths), bias=False, **factory)
@@ -461,10 +462,11 @@ def _heads_and_state(d_model: int, heads: int | None, state: int | None) -> tupl
     name = "state_size" if heads is None and state is not None else "heads"
     given = math.isqrt(d_model) if told is None else positive(name, told)
     if d_model % given or (told is None and given**2 != d_model):
+        found = "no square" if told is None else f"not divisible by {name}={shown(told)}"
+        one = " one of them that divides it, or" if told is None else ""
         raise ArgumentError(
-            f"d_model={shown(d_model)} is "
-            + ("no square" if told is None else f"not divisible by {name}={shown(told)}")
-            + ", so heads and state_size must both be told; heads · state_size is the inner width"
+            f"d_model={shown(d_model)} is {found}, which leaves heads and state_size open: "
+            f"pass{one} both, whose product is the inner width"
         )
     other = d_model // given
     return (other, given) if name == "state_size" else (given, other)

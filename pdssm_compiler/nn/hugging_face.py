@@ -200,6 +200,20 @@ def _check_step(attention_mask: torch.Tensor | None) -> None:
         )
 
 
+def _check_wanted(options: dict[str, Any]) -> None:
+    """Refuse to be asked for what an output never has, rather than answer None.
+
+    Raises:
+        ArgumentError: names the option.
+    """
+    for name in ("output_hidden_states", "output_attentions"):
+        if options.get(name):
+            raise ArgumentError(
+                f"{name} asks for what this model does not give; leave it out, and put forward "
+                f"hooks on model.lm.blocks"
+            )
+
+
 def _first_tensor(layers: ModelCache) -> torch.Tensor:
     first: LayerCache | AttentionCache = layers[0]
     return first[0]
@@ -288,7 +302,8 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 evaluation, False in training, beside labels and of packed sequences.
             logits_to_keep: of how many last tokens logits are wanted, or of which; 0 for all.
             return_dict: False for a tuple of what there is.
-            others: of the loss, such as ``num_items_in_batch``. There are no positions in the
+            others: of the loss, such as ``num_items_in_batch``. ``output_hidden_states`` and
+                ``output_attentions`` are refused. There are no positions in the
                 model: ``position_ids`` change nothing, but those of packed sequences, which begin
                 anew within a row, are refused without the offsets.
 
@@ -303,6 +318,7 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             raise ArgumentError(
                 "the model takes tokens: pass input_ids, and leave out inputs_embeds"
             )
+        _check_wanted(others)
         cu_seqlens = cu_seq_lens_q if cu_seqlens is None else cu_seqlens
         if cu_seqlens is None:
             _check_positions(others.get("position_ids"), attention_mask)
@@ -365,7 +381,7 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         use_cache: bool | None = None,
         logits_to_keep: int | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **_: Any,
+        **others: Any,
     ) -> dict[str, Any]:
         """What :meth:`forward` is called with: the tokens that the cache has not seen.
 
@@ -375,6 +391,7 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         Raises:
             ArgumentError: there is none.
         """
+        _check_wanted(others)
         cache = past_key_values if cache is None else cache
         if next_sequence_length is None and cache_position is not None:
             next_sequence_length = cache_position.shape[0]

@@ -218,6 +218,11 @@ class CausalLM(nn.Module):
         _check_temperature(temperature)
         if end is not None:
             check_count("end", end)
+            if end >= self.vocabulary:
+                raise ArgumentError(
+                    f"end={shown(end)} is none of the vocabulary of {self.vocabulary}, so no "
+                    f"sequence would end; compare the tokenizer's with the model's"
+                )
         if top_k is not None:
             top_k = min(positive("top_k", top_k), self.vocabulary)
         found = [tokens.long()]
@@ -286,7 +291,8 @@ def _check_tokens(tokens: torch.Tensor, rank: int) -> None:
     if tokens.dtype not in (torch.int32, torch.int64) or tokens.dim() != rank:
         axes = "[B, T]" if rank == 2 else "[B]"
         raise ArgumentError(
-            f"tokens must be int32 or int64 {axes}, got {tokens.dtype} {list(tokens.shape)}"
+            f"tokens must be int32 or int64 {axes}, got {tokens.dtype} {list(tokens.shape)}; "
+            f"convert by .long(), and one token of each sequence goes to step as [B]"
         )
 
 

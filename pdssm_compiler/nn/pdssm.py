@@ -104,6 +104,10 @@ class PDSSM(nn.Module):
                 f"noise must be a number of at least 0, got {noise!r}; pass a float"
             )
         self.noise = float(noise)
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ArgumentError(
+                f"dropout must be a number from 0 to 1, got {dropout!r}; pass a float"
+            )
         # "soft": the matrices are the softmaxes themselves, by plain torch; to compare with.
         self.choice = "hard"
         factory = parameters_of(device, dtype)

@@ -106,6 +106,8 @@ def test_a_cache_is_written_into_another(kind: type, name: str) -> None:
         static._replace(window=torch.zeros(2)).copy_(static._replace(window=None))
     with pytest.raises(ArgumentError, match=r"state is \[1, .*\] and is to be written into \[2, "):
         static.copy_(layer.init_cache(1))
+    with pytest.raises(ArgumentError, match="copy_ takes a LayerCache, got NoneType; pass what"):
+        static.copy_(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("layer", [FlashPDSSM(4), CausalAttention(4, 2)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pdssm_compiler.nn import PDSSM, FlashPDSSM, LayerCache
+from pdssm_compiler.nn import PDSSM, Block, FlashPDSSM, LayerCache
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError, OffsetError
 
 BAD_SIZES: dict[str, tuple[type, dict[str, Any], str]] = {
@@ -22,14 +22,15 @@ BAD_SIZES: dict[str, tuple[type, dict[str, Any], str]] = {
     "no square": (
         FlashPDSSM,
         {"d_model": 6},
-        "d_model=6 is no square, so heads and state_size must both be told; heads · state_size",
+        "d_model=6 is no square, which leaves heads and state_size open: pass one of them that "
+        "divides it, or both, whose product is the inner width",
     ),
     "not divisible": (
         FlashPDSSM,
         {"d_model": 6, "heads": 4},
-        "d_model=6 is not divisible by heads",
+        "d_model=6 is not divisible by heads=4, which leaves .* open: pass both, whose product",
     ),
-    "state": (FlashPDSSM, {"d_model": 6, "state_size": 4}, "is not divisible by state_size=4, so"),
+    "state": (FlashPDSSM, {"d_model": 6, "state_size": 4}, "is not divisible by state_size=4, w"),
     "dictionary": (
         PDSSM,
         {"d_model": 4, "dictionary_size": True},
@@ -44,6 +45,31 @@ BAD_SIZES: dict[str, tuple[type, dict[str, Any], str]] = {
         PDSSM,
         {"d_model": 4, "readout": "gelu"},
         "readout must be one of 'linear', 'mlp'",
+    ),
+    "bias": (
+        FlashPDSSM,
+        {"d_model": 4, "bias": "no"},
+        "bias must be True or False, got 'no'",
+    ),
+    "dropout": (
+        PDSSM,
+        {"d_model": 4, "dropout": 2.0},
+        "dropout must be a number from 0 to 1, got 2.0; pass a float",
+    ),
+    "mixer": (
+        Block,
+        {"mixer": nn.Linear(4, 4), "hidden": 8},
+        "mixer must be a FlashPDSSM or a CausalAttention, got Linear",
+    ),
+    "a block by itself": (
+        Block,
+        {"mixer": PDSSM(4), "hidden": 8},
+        "mixer must be .*, got PDSSM; a PDSSM is a block by itself",
+    ),
+    "no width": (
+        Block,
+        {"mixer": FlashPDSSM(4), "hidden": 0},
+        "hidden must be a whole number of at least 1, got 0",
     ),
     "dtype": (
         FlashPDSSM,

@@ -203,6 +203,13 @@ def test_errors(model: Any) -> None:
     tokens, mask = batch([3, 7])
     with pytest.raises(ArgumentError, match="the model takes tokens: pass input_ids"):
         model(inputs_embeds=torch.zeros(2, 3, 4))
+    for name in ("output_hidden_states", "output_attentions"):
+        refused = pytest.raises(ArgumentError, match=f"{name} asks for what this model does not")
+        with refused:
+            model(tokens, **{name: True})
+        with refused:
+            model.generate(tokens, max_new_tokens=1, **{name: True})
+        assert model(tokens, **{name: False}).logits.shape[:2] == tokens.shape
     with pytest.raises(ArgumentError, match="the cache must be a PdssmCache, got tuple"):
         model(tokens, **{hf._CACHE: ()})
     with pytest.raises(ArgumentError, match=r"attention_mask\[0, 3\] is 0 behind a token"):

@@ -140,7 +140,7 @@ def test_it_learns_a_text() -> None:
 WRONG: dict[str, tuple[Any, str]] = {
     "dtype": (
         lambda m: m(torch.zeros(1, 2)),
-        r"tokens must be int32 or int64 \[B, T\], got torch",
+        r"tokens must be int32 or int64 \[B, T\], got torch.* convert by .long\(\), and one token",
     ),
     "rank": (lambda m: m.step(prompts(1, 2), ()), r"tokens must be int32 or int64 \[B\], got"),
     "cache": (lambda m: m(prompts(1, 2), cache=()), "cache must have one entry a layer, 3, got 0"),
@@ -174,6 +174,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "end": (
         lambda m: m.generate(prompts(1, 1), 1, end=[1, 2]),
         r"end must be a whole number of at least 0, got \[1, 2\]; pass an int",
+    ),
+    "an end that is no token": (
+        lambda m: m.generate(prompts(1, 1), 1, end=99),
+        r"end=99 is none of the vocabulary of \d+, so no sequence would end; compare the token",
     ),
     "vocabulary": (
         lambda m: m(torch.tensor([[0, 1], [1, 99]])),

@@ -111,10 +111,12 @@ def test_diagonals(function: Callable[..., Any], message: str) -> None:
         compile(SPEC, "cpu", diagonal=function)
 
 
-READOUTS: list[tuple[Callable[..., Any], dict[str, InputSpec] | None, str]] = [
+READOUTS: list[tuple[Callable[..., Any], Any, str]] = [
     (lambda: 1.0, None, r"readout needs a parameter, the state; write readout\(x, ...\)"),
-    (lambda x: 1.0, None, "readout does not use its parameter x; leave it out"),
-    (lambda x, c: c, None, "readout does not use its parameter x"),
+    (lambda x: 1.0, None, "readout does not use its parameter x, the first one, which is the st"),
+    (lambda x, c: c, None, r"which is the state; write readout\(x, ...\) of it, or compute what"),
+    (lambda x, c: x, None, "readout does not use its parameter c; leave it out"),
+    (lambda x, c: x * c, [1], r"inputs must be a mapping of the parameters' names, .* got \[1\]"),
     (lambda x: x.sum(-1, keepdim=True), None, r"readout gives one number a token as \[..., 1\]"),
     (lambda x, s: x * s, SCALARS, r"mul of tensors \[..., N\] and \[...\]"),
     (lambda x, s: s + s[..., None] * x, SCALARS, r"add of tensors \[..., N\] and \[...\]"),
@@ -132,9 +134,7 @@ READOUTS: list[tuple[Callable[..., Any], dict[str, InputSpec] | None, str]] = [
 @pytest.mark.parametrize(
     ("function", "inputs", "message"), READOUTS, ids=[message for *_, message in READOUTS]
 )
-def test_readouts(
-    function: Callable[..., Any], inputs: dict[str, InputSpec] | None, message: str
-) -> None:
+def test_readouts(function: Callable[..., Any], inputs: Any, message: str) -> None:
     with pytest.raises(TraceError, match=message):
         compile(SPEC, "cpu", readout=function, inputs=inputs)
 
@@ -182,6 +182,7 @@ def test_an_error_of_the_functions_own_is_not_hidden() -> None:
         ({"axes": "TBHN"}, "axes must be one of 'BTHN', 'BTH', 'HN', 'H'; got 'TBHN'"),
         ({"dtype": torch.int32}, "dtype must be one of torch.bfloat16, "),
         ({"pairs": True}, "pairs=True needs dtype bfloat16 or float16, got None"),
+        ({"dtype": torch.bfloat16, "pairs": "no"}, "pairs must be True or False, got 'no'"),
         ({"dtype": torch.complex64, "pairs": True}, "pairs=True needs dtype bfloat16 or float16"),
     ],
 )
