@@ -133,7 +133,7 @@ def _scaling(pyplot: Any, rows: list[Row], roof: float) -> Any:
         axes.plot(sizes, floors, "k--", label=f"copy, {roof:.0f} GB/s")
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel({"T": "T, B·T constant", "N": "N, H·N constant"}.get(size, size))
+        axes.set_xlabel({"T": "T, B·T constant", "N": "N, H·N about constant"}.get(size, size))
         axes.legend(fontsize=7)
     panels[0][0].set_ylabel("ps an element of the states")
     return figure

@@ -11,12 +11,14 @@ from pdssm_compiler.suite import CPU_SUITE, SUITE, Shape
 MAP_CLASSES = {"permutation": "permutation", "random": "general", "one row": "general"}
 
 
-# One size at a time: T with B·T as it is, N with H·N as it is, B alone.
+# One size at a time: T with B·T as it is, N with H·N as it is or a little less, B alone.
 Sweeps = dict[str, tuple[Shape, ...]]
+# State sizes of the sweep over N: powers of two, what lies between them, and odd ones.
+_WIDTHS = (5, 8, 12, 16, 21, 32, 47, 64, 100, 128, 200, 256)
 
 
 def sweeps(base: Shape, tokens: int, shortest: int, batches: int) -> Sweeps:
-    """What is measured to see how time follows a size, by powers of two.
+    """What is measured to see how time follows a size: by powers of two, but for ``N``.
 
     Args:
         base: the sizes that stay.
@@ -26,7 +28,7 @@ def sweeps(base: Shape, tokens: int, shortest: int, batches: int) -> Sweeps:
     """
     channels = base.heads * base.state_size
     lengths = _doubling(shortest, tokens)
-    widths = [n for n in _doubling(8, 256) if channels % n == 0]
+    widths = [n for n in _WIDTHS if n <= channels]
     return {
         "T": tuple(replace(base, name=f"T={t}", batch=tokens // t, length=t) for t in lengths),
         "N": tuple(

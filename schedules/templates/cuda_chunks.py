@@ -86,6 +86,9 @@ _CHAIN_SECONDS = 60e-9
 _EARLY_TOKENS = 384
 # Warps of a team of which a processor has enough in two blocks of one team each.
 _WIDE_TEAM = 3
+# But where few blocks share a row of so many tokens and targets collect: then every carry would
+# go from block to block, one after the other (docs/gpu-log.md).
+_MANY_CARRIES = 4096
 # Bytes that the device moves while a carry passes from one chunk to the next: chunks of so
 # many, over all rows, keep the carries from being waited for.
 _CARRY_BYTES = 2_500_000
@@ -216,7 +219,11 @@ class CudaChunks(Template[CudaChunksConfig]):
         if rows * program.state_size <= LANES // 2:
             # Lanes without an element leave room for teams, and for longer tiles and chunks.
             tile, tokens = (8, 64) if shared else (max(tile, 4), tokens)
-        if shared and whole_team(program) >= _WIDE_TEAM:
+        if (
+            shared
+            and whole_team(program) >= _WIDE_TEAM
+            and not _in_series(program, target, problem)
+        ):
             # What one block waits for does not hold the other up, as it would a second team.
             room = (target.shared_memory - RESERVED_BYTES) // 2
             alone = [CudaChunksConfig(tile, n // tile, 1) for n in _TOKENS if n % tile == 0]
@@ -384,6 +391,16 @@ def _rows(program: Program, problem: Problem) -> int:
         return 1
     teams = -(-problem.rows // most_rows(program))
     return -(-problem.rows // teams)
+
+
+def _in_series(program: Program, target: Target, problem: Problem) -> bool:
+    """Whether a long row's carries would pass from chunk to chunk between two blocks a processor,
+    of one team each: too few share a row for windows.
+    """
+    if problem.rows is None or problem.length is None or not collects(program):
+        return False
+    sharing = 2 * target.processors // problem.rows
+    return problem.length >= _MANY_CARRIES and carry_window(sharing, 1) == 1
 
 
 def _while_a_carry_passes(program: Program, problem: Problem) -> int:

@@ -52,7 +52,7 @@ def test_scaling_over_tokens_states_and_sequences(
 ) -> None:
     panels = figures["scaling"].axes
     assert [axes.get_xlabel() for axes in panels] == [
-        "T, B·T constant", "N, H·N constant", "B",
+        "T, B·T constant", "N, H·N about constant", "B",
     ]  # fmt: skip
     for axes, size in zip(panels, "TNB", strict=True):
         rows = [row for row in record["rows"] if row.get("sweep") == size]

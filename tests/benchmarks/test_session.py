@@ -10,11 +10,13 @@ import torch
 from benchmarks import measure, session
 from benchmarks.calls import BOTH
 from benchmarks.measure import Bench
+from benchmarks.problems import SWEEPS
 from benchmarks.session import benchmark
 from benchmarks.tables import show
 from pdssm_compiler.cli.consoles import results
 from pdssm_compiler.runtime.tuning import precompile, timing
 from pdssm_compiler.runtime.tuning.timing import Clock
+from pdssm_compiler.suite import SUITE
 from tests.benchmarks.conftest import AGENDA, CPU, TINY
 
 Record = dict[str, Any]
@@ -43,7 +45,17 @@ def test_every_case_has_its_rows(record: Record) -> None:
     problems = {
         "suite": ["tiny", "wide"],
         "worst": ["tiny", "wide"],
-        "scaling": ["T=8", "T=16", "T=32", "N=8", "N=16", "B=1", "B=2"],
+        "scaling": [
+            "T=8",
+            "T=16",
+            "T=32",
+            "N=5",
+            "N=8",
+            "N=12",
+            "N=16",
+            "B=1",
+            "B=2",
+        ],
         "step": ["STEP"],
         "peers": ["tiny"],
     }
@@ -53,6 +65,16 @@ def test_every_case_has_its_rows(record: Record) -> None:
     assert directions == ["forward", "backward", "backward, active", BOTH] * 2
     assert {row["payload"] for row in rows_of(record, "peers")} == {"float32", "bfloat16"}
     assert {row["maps"] for row in rows_of(record, "worst")} == {"random", "one row"}
+
+
+def test_state_sizes_are_not_only_powers_of_two() -> None:
+    """And as many numbers of each, but for what does not come out even."""
+    shapes = SWEEPS["N"]
+    sizes = [shape.state_size for shape in shapes]
+    assert (sizes[0], sizes[-1]) == (5, 256)
+    assert sum(n & (n - 1) > 0 for n in sizes) >= 6
+    assert any(n % 2 for n in sizes if n > 32)
+    assert all(0.95 < shape.elements / SUITE[0].elements <= 1 for shape in shapes)
 
 
 def test_a_row_holds_together(record: Record) -> None:
@@ -165,7 +187,7 @@ def test_a_kernel_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "_timed", fails)
     agenda = replace(AGENDA, sections=("step", "scaling"))
     record = benchmark(agenda, CPU, Clock.of(CPU), workers=0)
-    assert len(record["rows"]) == 2 + 7
+    assert len(record["rows"]) == 2 + 9
     assert {row["error"] for row in record["rows"]} == {
         "RuntimeError: an illegal instruction was encountered"
     }
@@ -186,8 +208,8 @@ def test_inputs_that_do_not_fit_are_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     errors = {row["shape"]: row.get("error") for row in record["rows"]}
     full = "CUDA out of memory"
     assert errors == {
-        "T=8": full, "T=16": full, "T=32": None, "N=8": full, "N=16": full, "B=1": None,
-        "B=2": full,
+        "T=8": full, "T=16": full, "T=32": None, "N=5": full, "N=8": full, "N=12": full,
+        "N=16": full, "B=1": None, "B=2": full,
     }  # fmt: skip
 
 
@@ -219,7 +241,7 @@ def test_a_run_that_is_cut_short_keeps_what_it_has() -> None:
     )
     assert record["rows"] == []
     assert record["left_out"][0] == "step STEP permutation"
-    assert len(record["left_out"]) == 9
+    assert len(record["left_out"]) == 11
     benchmark(
         replace(AGENDA, sections=("step",)),
         CPU,

@@ -2,14 +2,18 @@
 a template, for a tool to watch; see :mod:`tests.gpu.test_sanitizer`.
 
 Each state size once forward and once backward with the gradients of hard choices: less than a
-warp, more than one, and two. Lengths are of several tiles or chunks, the last one shorter.
+warp, more than one, and two. Then the last of them by maps of each token, whose sources a team
+lists at the token, by exchanges in shared memory. Lengths are of several tiles or chunks, the last
+one shorter.
 """
 
 import sys
+from collections.abc import Iterator
 
 import torch
 
 from pdssm_compiler import check
+from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.compile_service import config_text
@@ -20,6 +24,8 @@ from tests.kernels import tensors_of
 from tests.strategies import Sizes, arrays_for
 
 STATE_SIZES = (5, 33, 64)
+# Kernels that are run.
+RUNS = 2 * len(STATE_SIZES) + 1
 # B, T, H; few, for a tool that watches every access takes its time.
 _SIZES = {"cuda-step": Sizes(2, 2, 3)}
 _OTHERS = Sizes(2, 70, 2)
@@ -38,6 +44,15 @@ def _for_racecheck(template: str) -> str:
     return config_text(CudaChunksConfig(2, 4, 1)) if template == "cuda-chunks" else template
 
 
+def programs() -> Iterator[Program]:
+    """What is run, :data:`RUNS` programs."""
+    for state_size in STATE_SIZES:
+        forward = pd_scan(PdScan(state_size, 4, initial_state=True, final_state=True))
+        yield forward
+        yield adjoint(forward, surrogate="active").program
+    yield pd_scan(PdScan(STATE_SIZES[-1], map_source="token", final_state=True))
+
+
 def main(template: str, device: str = "cuda", watched_by: str = "") -> None:
     """Run, wait, and say what ran."""
     config = template
@@ -47,16 +62,14 @@ def main(template: str, device: str = "cuda", watched_by: str = "") -> None:
     if where.type == "cuda":
         where = torch.device("cuda", torch.cuda.current_device())
     sizes = _SIZES.get(template, _OTHERS)
-    for state_size in STATE_SIZES:
-        forward = pd_scan(PdScan(state_size, 4, initial_state=True, final_state=True))
-        for program in (forward, adjoint(forward, surrogate="active").program):
-            arrays = arrays_for(program, sizes, state_size)
-            tensors = [tensor.to(where) for tensor in tensors_of(program, arrays, "dense")]
-            plan = Plan(program, where, config=config)
-            plan.run(tensors)
-            check()
-            (built,) = plan.kernels.built
-            print(f"ran {built.source.template} {program.text.splitlines()[0]}", flush=True)
+    for program in programs():
+        arrays = arrays_for(program, sizes, program.state_size)
+        tensors = [tensor.to(where) for tensor in tensors_of(program, arrays, "dense")]
+        plan = Plan(program, where, config=config)
+        plan.run(tensors)
+        check()
+        (built,) = plan.kernels.built
+        print(f"ran {built.source.template} {program.text.splitlines()[0]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.kernels import Kernels
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 LENGTH = 20
 
 

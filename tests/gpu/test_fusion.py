@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from pdssm_compiler import IndexRangeError, check
+from pdssm_compiler.schedules.templates.base import Config
+from pdssm_compiler.schedules.templates.triton_lookback import TritonLookbackConfig
 from tests.expressions import CASES, Expressions, draw
 from tests.public.test_fusion import assert_agrees, fused
 from tests.public.test_fusion_choices import READ_OUT, assert_as_defined, logits_for
@@ -13,12 +15,29 @@ def on_gpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.cuda() for name, tensor in tensors.items()}
 
 
-TEMPLATES = (None, "cuda-rows", "cuda-chunks", "triton-rows", "triton-chunks", "torch-chunks")
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+TEMPLATES = pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "cuda-rows",
+        "cuda-chunks",
+        "cuda-step",
+        "triton-rows",
+        "triton-chunks",
+        # Chunks of 2 tokens: the heuristic's are compiled for a quarter of a minute.
+        TritonLookbackConfig(rows=1, num_warps=1, tokens=2, window=4),
+        "torch-chunks",
+        "torch-tokens",
+    ],
+    ids=lambda config: "triton-lookback" if isinstance(config, Config) else config,
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("config", TEMPLATES)
-def test_values_and_gradients(case: Expressions, config: str | None) -> None:
+@TEMPLATES
+def test_values_and_gradients(case: Expressions, config: Config | str | None) -> None:
     scan = fused(case, "cuda", config=config)
     for length in (1, 4, 9):
         assert_agrees(case, scan, on_gpu(draw(case, 2, length, 3)))
@@ -26,8 +45,8 @@ def test_values_and_gradients(case: Expressions, config: str | None) -> None:
 
 
 @pytest.mark.parametrize("surrogate", ["active", "dense"])
-@pytest.mark.parametrize("config", TEMPLATES)
-def test_logits(config: str | None, surrogate: str) -> None:
+@TEMPLATES
+def test_logits(config: Config | str | None, surrogate: str) -> None:
     scan = fused(READ_OUT, "cuda", config=config)
     for length in (1, 9):
         tensors = on_gpu(logits_for(READ_OUT, 2, length, 3))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pdssm_compiler.runtime import settings
-from tests.gpu.sanitized import STATE_SIZES
+from tests.gpu.sanitized import RUNS
 from tests.gpu.sanitizer import TOOLS, complaint, find_sanitizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +74,6 @@ def test_nothing_is_found(
     assert sanitizer is not None
     options = ["--tool", tool, "--error-exitcode", str(_FOUND), "--print-limit", "20"]
     done = run([sanitizer, *options, *child])
-    assert done.stdout.count(f"ran {template} ") == 2 * len(STATE_SIZES)
+    assert done.stdout.count(f"ran {template} ") == RUNS
     assert complaint(tool, done.stdout) is None
     assert done.returncode == 0

@@ -361,3 +361,19 @@ def test_short_rows_that_blocks_share_take_short_chunks() -> None:
     for each, rows in ((program, 128), (specialise(pd_scan(PdScan(64, 4))), 64)):
         chosen = {TEMPLATE.heuristic(each, gpu, Problem.bucket(rows, 1 << n)) for n in (10, 15)}
         assert len(chosen) == 1
+
+
+@pytest.mark.parametrize("gpu", ["h100", "h200"])
+def test_few_blocks_that_share_long_wide_rows_have_several_teams(gpu: str) -> None:
+    """As was measured on an H100; where windows join summaries, or rows are short, one team was
+    faster: docs/gpu-log.md.
+    """
+    found = {
+        (n, rows, length): TEMPLATE.heuristic(
+            specialise(pd_scan(PdScan(n, 8))), named_target(gpu), Problem.bucket(rows, length)
+        )
+        for n, rows, length in ((128, 64, 4096), (256, 32, 4096), (128, 4, 17984), (80, 48, 1176))
+    }
+    assert found[128, 64, 4096] == CudaChunksConfig(4, 7, 3)
+    assert found[256, 32, 4096] == CudaChunksConfig(4, 4, 2)
+    assert found[128, 4, 17984].teams == found[80, 48, 1176].teams == 1

@@ -272,6 +272,20 @@ def test_low_precision_payload(template: Template[Any], config: Config, storage:
     assert torch.equal(torch.view_as_complex(final) if final.dim() == 4 else final, last)
 
 
+@pytest.mark.parametrize("size", [1, 256])
+@pytest.mark.parametrize(
+    ("template", "config"),
+    [(ROWS, CudaRowsConfig(4, 3)), (CHUNKS, CudaChunksConfig(2, 2, 2)), (STEP, CudaStepConfig(2))],
+    ids=["rows", "chunks", "step"],
+)
+def test_dictionaries_of_any_size(template: Template[Any], config: Config, size: int) -> None:
+    """Of one map, and of as many as eight bits number; the last of them is selected, too."""
+    program = adjoint(pd_scan(PdScan(5, size)), surrogate="active").program
+    sizes = Sizes(1, 30, 1)
+    assert (arrays_for(program, sizes, 2)["selection"] == size - 1).any()
+    assert_agrees(template, config, program, sizes, seed=2)
+
+
 # Rows wider than 8 warps, and what runs them.
 WIDE = [
     (ROWS, (257, 2, "dictionary", "general", "column", "c64")),

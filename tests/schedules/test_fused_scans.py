@@ -50,8 +50,8 @@ MIXER = Expressions(
 )
 
 
-# The first case each time, all under stress.
-FIRST = [CASES[0], *under_stress(*CASES[1:])]
+# One each time whose expressions are nobody's but these tests', all under stress.
+FIRST = [CASES[2], *under_stress(*(case for case in CASES if case is not CASES[2]))]
 
 
 @pytest.mark.parametrize("case", FIRST, ids=str)

@@ -4,9 +4,9 @@ import pytest
 
 from pdssm_compiler.ir import Program
 from tests.expressions import CASES, Expressions, programs
-from tests.kernels import assert_runs
+from tests.kernels import assert_runs, under_stress
 from tests.strategies import Sizes, arrays_for
-from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, Config, Interpreted
+from tests.triton_interpreter.interpreted import CHUNKS, CONFIGS, LOOKBACK, Config, Interpreted
 
 SIZES = Sizes(2, 7, 2)
 
@@ -22,3 +22,11 @@ def test_fused_scans(case: Expressions) -> None:
     for number, program in enumerate(programs(case)):
         assert_agrees(program, CONFIGS[number])
         assert_agrees(program, CHUNKS[number])
+
+
+@pytest.mark.parametrize(
+    "case", [CASES[2], *under_stress(*(case for case in CASES if case is not CASES[2]))], ids=str
+)
+def test_fused_scans_by_look_back(case: Expressions) -> None:
+    for number, program in enumerate(programs(case)):
+        assert_agrees(program, LOOKBACK[number])
