@@ -10,8 +10,11 @@ from math import isqrt
 # How long a carry is on its way from block to block, where one takes from team to team.
 FAR = 7
 
-# Blocks of a cluster, on every device that has them.
+# And from a block to another of its cluster.
+ACROSS = 2
+# Blocks of a cluster, on every device that has them; its processors are neighbours, of so many.
 MOST_OF_A_CLUSTER = 8
+_NEIGHBOURS = 16
 
 # What a row takes beside its chunks, in chunks of a team: its tables, its first and last ones.
 _OF_A_TURN = 2
@@ -107,3 +110,32 @@ def carry_window(sharing: int, teams: int) -> int:
     """
     window = max(1, min(32, sharing * teams // 12))
     return 1 if (teams - 1 + FAR) * window <= FAR * teams else window
+
+
+def window_passes(chunks: int, teams: int, sharing: int) -> float:
+    """Carries of a row, in series; one from team to team counts one. All blocks run at once."""
+    if sharing == 1:
+        return chunks
+    window = carry_window(sharing, teams)
+    if window == 1:
+        return chunks / teams * (teams - 1 + FAR)
+    # Two summaries are applied between one carry and the next.
+    return chunks / window * (2 + FAR)
+
+
+def cluster_passes(chunks: int, teams: int, size: int) -> float:
+    """The same, where the blocks that share a row are a cluster."""
+    return chunks / teams * (teams - 1 + (ACROSS if size > 1 else 1))
+
+
+def clusters_at_once(processors: int, each: int, size: int) -> int:
+    """Clusters of so many blocks that a device has room for, about; it says itself how many.
+
+    Args:
+        processors: the device's.
+        each: blocks that a processor runs at once.
+        size: blocks of a cluster.
+    """
+    if size <= 2:
+        return processors * each // size
+    return max(1, processors // _NEIGHBOURS) * (_NEIGHBOURS * each // size)

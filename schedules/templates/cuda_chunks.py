@@ -4,24 +4,32 @@ A *team* of warps, one element a lane, copies a chunk of tokens into shared memo
 summary, waits for the carry before it and runs its tokens from there, all from the same copy.
 While its tokens run, the next chunk's take their places.
 
-Carries pass from team to team: through shared memory where both are in one block, otherwise
-through global memory, which takes several times as long. A row that many blocks share is therefore
-cut into *windows* of neighbouring chunks: within one each team joins the summaries before its own,
-while it waits for the one carry before the window. A team that passes a carry on does so first and
-runs its tokens afterwards. Windows are fixed, so sums are made in the same order whatever the
-timing: results are repeatable to the bit.
+Carries pass from team to team: through shared memory where both are in one block, or in one
+*cluster* of blocks, otherwise through global memory, which takes several times as long. A row that
+many blocks share is therefore cut into *windows* of neighbouring chunks: within one each team joins
+the summaries before its own, while it waits for the one carry before the window. A team that passes
+a carry on does so first and runs its tokens afterwards. Windows are fixed, so sums are made in the
+same order whatever the timing: results are repeatable to the bit.
 
-All blocks of a launch run at the same time (a cooperative launch), so a team may wait for another.
+All that wait for one another run at the same time: the blocks of a cluster do, and without clusters
+those of a launch (a cooperative one).
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.chunking import FAR, blocks_of_a_row, carry_window
+from pdssm_compiler.schedules.chunking import (
+    blocks_of_a_row,
+    carry_window,
+    cluster_of_a_row,
+    cluster_passes,
+    clusters_at_once,
+    window_passes,
+)
 from pdssm_compiler.schedules.emit.chunk_bodies import ChunkBodies
 from pdssm_compiler.schedules.emit.chunk_clusters import ClusterKernel
 from pdssm_compiler.schedules.emit.chunk_windows import WindowKernel
@@ -92,6 +100,8 @@ _MANY_CARRIES = 4096
 # Bytes that the device moves while a carry passes from one chunk to the next: chunks of so
 # many, over all rows, keep the carries from being waited for.
 _CARRY_BYTES = 2_500_000
+# Blocks that share a row and are a cluster.
+_NEAR_BLOCKS = 2
 # The hardware's barriers, but for the block's own.
 _MOST_TEAMS = 15
 _MOST_WARPS = 32
@@ -202,13 +212,19 @@ class CudaChunks(Template[CudaChunksConfig]):
                 for teams in range(1, _MOST_TEAMS + 1):
                     for rows in sorted({1, most_rows(program)}):
                         for early in (0, 1) if hoist(program) else (0,):
-                            if tokens % tile == 0:
-                                yield CudaChunksConfig(tile, tokens // tile, teams, rows, early)
+                            for clusters in (0, 1) if has_clusters(target) else (0,):
+                                if tokens % tile == 0:
+                                    yield CudaChunksConfig(
+                                        tile, tokens // tile, teams, rows, early, clusters
+                                    )
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
         several = whole_team(program) > 1
         rows = _rows(program, problem)
-        shared = problem.rows is not None and 2 * -(-problem.rows // rows) <= target.processors
+        clusters = _in_clusters(target, problem, rows)
+        teams = None if problem.rows is None else -(-problem.rows // rows)
+        # Whether carries pass from block to block through global memory.
+        shared = teams is not None and 2 * teams <= target.processors and not clusters
         tile, tokens = _BEST[collects(program), several, shared]
         if shared and several and not collects(program):
             tile, tokens = _short(tile, tokens, problem)
@@ -236,10 +252,10 @@ class CudaChunks(Template[CudaChunksConfig]):
             config
             for length in _TOKENS
             if length % tile == 0
-            if (config := self._most_teams(program, target, tile, length, rows)) is not None
+            if (config := self._most_teams(program, target, tile, length, rows, clusters))
         ]
         if not fitting:
-            return CudaChunksConfig(2, 4, 1)
+            return CudaChunksConfig(2, 4, 1, clusters=clusters)
         # Two teams at least, where there is memory for them; then chunks that are long enough, of
         # as many teams as that leaves room for.
         found = [config for config in fitting if config.teams > 1] or fitting
@@ -249,13 +265,19 @@ class CudaChunks(Template[CudaChunksConfig]):
         return max(found, key=lambda config: (config.tokens, config.teams))
 
     def _most_teams(
-        self, program: Program, target: Target, tile: int, tokens: int, rows: int
+        self,
+        program: Program,
+        target: Target,
+        tile: int,
+        tokens: int,
+        rows: int,
+        clusters: int,
     ) -> CudaChunksConfig | None:
         """As many teams as there is memory for, None if not even one."""
         most = max(1, min(_MOST_TEAMS, _FREE_WARPS // whole_team(program)))
         least = tokens * rows * max(1, bytes_in(program))
         for teams in range(min(most, target.shared_memory // least), 0, -1):
-            config = CudaChunksConfig(tile, tokens // tile, teams, rows, _early(program))
+            config = CudaChunksConfig(tile, tokens // tile, teams, rows, _early(program), clusters)
             if self.feasible(program, target, config) is None:
                 return config
         return None
@@ -306,9 +328,16 @@ class CudaChunks(Template[CudaChunksConfig]):
         shared = _shared_bytes(program, config)
         assert isinstance(shared, int)
         chunks = -(-length // config.tokens)
-        most = target.processors * blocks_at_once(target, threads, shared, registers)
+        each = blocks_at_once(target, threads, shared, registers)
         together = -(-rows // config.rows)
-        abreast, sharing = blocks_of_a_row(together, chunks, config.teams, most)
+        if config.clusters:
+            at_once = partial(clusters_at_once, target.processors, each)
+            abreast, sharing = cluster_of_a_row(together, chunks, config.teams, at_once)
+            passes = cluster_passes(chunks, config.teams, sharing)
+        else:
+            most = target.processors * each
+            abreast, sharing = blocks_of_a_row(together, chunks, config.teams, most)
+            passes = window_passes(chunks, config.teams, sharing)
         # Rows that follow one another, and of each the chunks that one team runs.
         turns = -(-together // abreast)
         mine = turns * -(-chunks // (sharing * config.teams))
@@ -328,7 +357,7 @@ class CudaChunks(Template[CudaChunksConfig]):
             waits=mine,
             issued=together * length * team * _values(program, config),
             # What collects takes a carry about as long again.
-            passes=(1 + collects(program)) * turns * _passes(chunks, config.teams, sharing),
+            passes=(1 + collects(program)) * turns * passes,
         )
 
     def lower(self, program: Program, target: Target, config: CudaChunksConfig) -> KernelSource:
@@ -385,6 +414,15 @@ def _early(program: Program) -> int:
     return int(whole_team(program) == 1 and collects(program) and hoist(program) is not None)
 
 
+def _in_clusters(target: Target, problem: Problem, rows: int) -> int:
+    """Whether blocks that share a row are a cluster: where two do at most. Larger ones must find
+    their processors beside each other, and leave some over (docs/gpu-log.md).
+    """
+    if problem.rows is None or not has_clusters(target):
+        return 0
+    return int(target.processors // -(-problem.rows // rows) <= _NEAR_BLOCKS)
+
+
 def _rows(program: Program, problem: Problem) -> int:
     """Rows that share a warp: as many as it holds, and no more than there are."""
     if problem.rows is None:
@@ -408,14 +446,3 @@ def _while_a_carry_passes(program: Program, problem: Problem) -> int:
     assert problem.rows is not None
     moved = max(1, bytes_in(program) + bytes_out(program))
     return _CARRY_BYTES // (problem.rows * moved)
-
-
-def _passes(chunks: int, teams: int, sharing: int) -> float:
-    """Carries of a row, in series; one from team to team counts one."""
-    if sharing == 1:
-        return chunks
-    window = carry_window(sharing, teams)
-    if window == 1:
-        return chunks / teams * (teams - 1 + FAR)
-    # Two summaries are applied between one carry and the next.
-    return chunks / window * (2 + FAR)

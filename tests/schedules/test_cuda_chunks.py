@@ -145,9 +145,7 @@ def test_feasible_refuses_other_devices() -> None:
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90", "sm_100", "sm_120"])
 def test_clusters_from_hopper_on(arch: str) -> None:
-    refused = TEMPLATE.feasible(
-        specialise(SCAN), named_target(arch), replace(SMALL, clusters=1)
-    )
+    refused = TEMPLATE.feasible(specialise(SCAN), named_target(arch), replace(SMALL, clusters=1))
     if arch < "sm_90" and len(arch) == 5:
         assert refused == f"cuda:{arch} has no clusters of blocks; devices from sm_90 on have"
     else:
