@@ -308,6 +308,28 @@ def test_torch_compile_once_for_every_length() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
+def test_torch_compile_once_for_every_temperature(surrogate: str) -> None:
+    """Annealed as a Python number, too, which is an input of the graph as a tensor is."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
+    def run(temperature: float, **more: torch.Tensor) -> torch.Tensor:
+        return flash_pd_scan(**more, temperature=temperature, surrogate=surrogate)[0]
+
+    tensors = flash_inputs(SMALL, DRAW)
+    for tau in (1.0, 0.5, 2.0):
+        found = []
+        for function in (run, run._torchdynamo_orig_callable):
+            leaves = {n: t.clone().requires_grad_(n in LOGITS) for n, t in tensors.items()}
+            states = function(tau, **leaves)
+            wanted = [leaves[name] for name in LOGITS]
+            found.append(torch.autograd.grad(states.abs().square().sum(), wanted))
+        torch.testing.assert_close(*found)
+    assert counter.frame_count == 1
+
+
 @stress
 def test_torch_compile_packed() -> None:
     torch._dynamo.reset()
