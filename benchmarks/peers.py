@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pdssm_compiler.ir.errors import PdssmError
+from pdssm_compiler.nn.convolution_op import convolve_silu
 from pdssm_compiler.suite import Shape
 
 
@@ -120,6 +121,42 @@ def mamba2(d_model: int) -> torch.nn.Module:
     return layer
 
 
+class _WithOurConvolution(torch.nn.Module):
+    """Mamba-2's layer, in whose calls the kernel of its convolution is this package's."""
+
+    def __init__(self, layer: torch.nn.Module, module: ModuleType) -> None:
+        super().__init__()
+        self.layer, self.module = layer, module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.module.causal_conv1d_fn
+        self.module.causal_conv1d_fn = _convolved
+        try:
+            out: torch.Tensor = self.layer(x)
+        finally:
+            self.module.causal_conv1d_fn = before
+        return out
+
+
+def _convolved(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str, **_: Any
+) -> torch.Tensor:
+    """``causal_conv1d_fn`` as Mamba-2 calls it: ``x`` ``[B, channels, T]``, then SiLU."""
+    return convolve_silu(x.transpose(1, 2), weight, bias)[0].transpose(1, 2)
+
+
+def mamba2_with_our_convolution(d_model: int) -> torch.nn.Module:
+    """The Mamba-2 layer where ``causal-conv1d`` is not built: out of the path that is fused with
+    that package's kernel, with a kernel of Triton's in its place.
+    """
+    package = _module("mamba_ssm", "mamba-ssm")
+    inside = _module("mamba_ssm.modules.mamba2", "mamba-ssm")
+    layer = package.Mamba2(
+        d_model=d_model, d_state=128, d_conv=4, expand=2, use_mem_eff_path=False
+    )
+    return _WithOurConvolution(layer, inside)
+
+
 def gated_delta_net(d_model: int) -> torch.nn.Module:
     """The layer of the gated delta rule: keys of 256 and values of 512 a head."""
     layer: torch.nn.Module = _module("fla.layers", "flash-linear-attention").GatedDeltaNet(
@@ -130,6 +167,12 @@ def gated_delta_net(d_model: int) -> torch.nn.Module:
 
 LAYERS = (
     PeerLayer("Mamba-2", "mamba-ssm", mamba2, lambda found: found),
+    PeerLayer(
+        "Mamba-2 with our convolution",
+        "mamba-ssm",
+        mamba2_with_our_convolution,
+        lambda found: found,
+    ),
     PeerLayer(
         "gated delta net", "flash-linear-attention", gated_delta_net, lambda found: found[0]
     ),

@@ -188,4 +188,7 @@ def one_temperature(temperature: float | torch.Tensor, logits: torch.Tensor) -> 
             f"temperature is 0 or infinite in {wide}, in which the softmax is computed, got "
             f"{temperature!r}; pass one between {range_.tiny:.3g} and {range_.max:.3g}"
         )
+    if torch.compiler.is_compiling():
+        # A number that fills a tensor is compiled in; as a factor it stays an input of the graph.
+        return torch.ones((), dtype=wide, device=logits.device) * temperature
     return torch.full((), float(temperature), dtype=wide, device=logits.device)

@@ -3,8 +3,10 @@
 What a scan remembers is set by its diagonal and its maps, so both start where a long memory is
 possible and can be unlearnt:
 
-- **magnitudes**: the memory of a component, ``1 / (1 - |D|)`` tokens, starts log-uniform between
-  ten and a thousand, so that every time scale has its components from the beginning;
+- **magnitudes**: the memory of a component, ``1 / (1 - |D|)`` tokens, starts spread over the
+  scales up to a thousand, so that every time scale has its components from the beginning:
+  ``PDSSM``'s log-uniform from ten, ``FlashPDSSM``'s from one, a log-uniform step times a uniform
+  rate as in Mamba;
 - **phases** start small. A phase that the input moves at random adds up like a random walk, and
   what was written would cancel by itself; a small one stays coherent over that memory;
 - **maps** start as permutations, chosen at random, the first of them the identity. Random maps of

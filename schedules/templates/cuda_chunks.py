@@ -4,14 +4,14 @@ A *team* of warps, one element a lane, copies a chunk of tokens into shared memo
 summary, waits for the carry before it and runs its tokens from there, all from the same copy.
 While its tokens run, the next chunk's take their places.
 
-Carries pass from team to team: through shared memory where both are in one block, or in one
-*cluster* of blocks, otherwise through global memory, which takes several times as long. A row that
-many blocks share is therefore cut into *windows* of neighbouring chunks: within one each team joins
-the summaries before its own, while it waits for the one carry before the window. A team that passes
-a carry on does so first and runs its tokens afterwards. Windows are fixed, so sums are made in the
+Carries pass from team to team: through shared memory where both are in one block or one *cluster*
+of blocks, otherwise through global memory, which takes several times as long. A row that many
+blocks share is therefore cut into *windows* of neighbouring chunks: within one each team joins the
+summaries before its own, while it waits for the one carry before the window. A team that passes a
+carry on does so first and runs its tokens afterwards. Windows are fixed, so sums are made in the
 same order whatever the timing: results are repeatable to the bit.
 
-All that wait for one another run at the same time: the blocks of a cluster do, and without clusters
+All that wait for one another run at the same time: the blocks of a cluster do, and without them
 those of a launch (a cooperative one).
 """
 

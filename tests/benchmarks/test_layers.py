@@ -1,6 +1,7 @@
 """The layers' section: its rows, what is timed, the layers of other packages as stand-ins."""
 
 import copy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.layers import (
     layer_rows,
 )
 from benchmarks.measure import Bench
-from benchmarks.peers import NotInstalledError, mamba2
+from benchmarks.peers import NotInstalledError, mamba2, mamba2_with_our_convolution
 from benchmarks.plots import plot
 from benchmarks.tables import show
 from pdssm_compiler.cli.consoles import results
@@ -47,6 +48,34 @@ class StubMamba(torch.nn.Linear):
     def __init__(self, *, d_model: int, d_state: int, d_conv: int, expand: int) -> None:
         assert (d_state, d_conv, expand) == (128, 4, 2)
         super().__init__(d_model, d_model)
+
+
+class StubMambaInParts(torch.nn.Module):
+    """As the package's layer runs where its fused path is off, but for the scan: the convolution's
+    kernel is one of its module's names, of tokens behind channels.
+    """
+
+    def __init__(
+        self, *, d_model: int, d_state: int, d_conv: int, expand: int, use_mem_eff_path: bool
+    ) -> None:
+        super().__init__()
+        assert (d_state, d_conv, expand, use_mem_eff_path) == (128, 4, 2, False)
+        self.in_proj = torch.nn.Linear(d_model, 3 * d_model, bias=False)
+        self.conv1d = torch.nn.Conv1d(d_model, d_model, d_conv, groups=d_model, padding=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, convolved, _ = self.in_proj(x).chunk(3, -1)
+        return (
+            sys.modules["mamba_ssm.modules.mamba2"]
+            .causal_conv1d_fn(  # type: ignore[attr-defined]
+                convolved.transpose(1, 2),
+                self.conv1d.weight.squeeze(1),
+                bias=self.conv1d.bias,
+                activation="silu",
+                seq_idx=None,
+            )
+            .transpose(1, 2)
+        )
 
 
 class StubDelta(torch.nn.Linear):
@@ -75,6 +104,7 @@ def test_the_rows(record: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
             *((name, way) for name in (PRODUCTS, COMPILED, EAGER) for way in (FORWARD, STEP)),
             *((PARTS, way) for way in (FORWARD, STEP) if length == SIZES.length),
             ("Mamba-2", ""),
+            ("Mamba-2 with our convolution", ""),
             ("gated delta net", ""),
         }
         assert found["Mamba-2", ""]["error"] == "not installed: mamba-ssm"
@@ -166,6 +196,24 @@ def test_other_layers(monkeypatch: pytest.MonkeyPatch) -> None:
             assert row["package"] == package
             best = min(found[name, way]["ms"] for name in OURS)
             assert row["of_ours"] == pytest.approx(row["ms"] / best)
+
+
+def test_a_convolution_in_the_place_of_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that layer's calls alone, and none is missed: Mamba-2's is held to torch's own."""
+    plant(monkeypatch, "mamba_ssm.modules.mamba2", causal_conv1d_fn=None)
+    monkeypatch.setattr("mamba_ssm.Mamba2", StubMambaInParts, raising=False)
+    torch.manual_seed(0)
+    layer, x = mamba2_with_our_convolution(16), torch.randn(2, 7, 16).requires_grad_()
+    inner = layer.layer
+    token = inner.in_proj(x).chunk(3, -1)[1].transpose(1, 2)
+    want = torch.nn.functional.silu(inner.conv1d(token)[..., :-3]).transpose(1, 2)
+    got = layer(x)
+    torch.testing.assert_close(got, want)
+    leaves = [x, *layer.parameters()]
+    torch.testing.assert_close(
+        *(torch.autograd.grad(out.sin().sum(), leaves) for out in (got, want))
+    )
+    assert sys.modules["mamba_ssm.modules.mamba2"].causal_conv1d_fn is None  # type: ignore[attr-defined]
 
 
 def test_a_convolution_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

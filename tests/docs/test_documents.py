@@ -18,7 +18,7 @@ from pdssm_compiler.cli.lower import Stage
 from pdssm_compiler.fusion.functions import FUNCTIONS
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, mixture, pd_scan
-from pdssm_compiler.runtime import plan
+from pdssm_compiler.runtime import deployed, plan
 from pdssm_compiler.schedules.registry import TEMPLATES
 from pdssm_compiler.schedules.target import described_target
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
@@ -34,6 +34,28 @@ def blocks(path: Path, language: str) -> list[str]:
     pattern = rf"^ *```{language}\n(.*?)^ *```"
     found = re.findall(pattern, path.read_text(), re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(block) for block in found]
+
+
+# Whose Python is run below, all of it.
+SNIPPETS = {
+    "README.md": 4,
+    "docs/distributed.md": 3,
+    "docs/fusion.md": 2,
+    "docs/hugging-face.md": 1,
+    "docs/layers.md": 8,
+    "docs/migration.md": 1,
+    "docs/mixture.md": 4,
+    "docs/packed.md": 2,
+    "docs/runtime.md": 1,
+    "docs/state-tracking.md": 1,
+    "docs/targets.md": 1,
+    "docs/tuning.md": 1,
+}
+
+
+def test_no_page_has_a_snippet_that_is_not_run() -> None:
+    found = {str(path.relative_to(ROOT)): len(blocks(path, "python")) for path in DOCUMENTS}
+    assert {name: count for name, count in found.items() if count} == SNIPPETS
 
 
 def test_the_readmes_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +204,22 @@ def test_the_description_in_the_page_is_one(tmp_path: Path) -> None:
     assert (found.name, found.processors, found.bandwidth) == ("My GPU", 66, 2 * 10**12)
     keys = [line.split("`")[1] for line in page.read_text().splitlines() if "   | `" in line]
     assert keys == [line.split(" = ")[0] for line in shown.splitlines() if line.strip()]
+
+
+def test_the_snippet_of_targets_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with kernels of a plain scan."""
+    (snippet,) = blocks(ROOT / "docs" / "targets.md", "python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(deployed, "_loaded", [])
+    monkeypatch.setattr(plan, "_plans", {})
+    spec = pdssm_compiler.ScanSpec(3, map_source="none")
+    assert pdssm_compiler.compile(spec, "cpu").save(tmp_path / "kernels")
+    before = len(pdssm_compiler.explain())
+    exec(compile(snippet, "targets.md", "exec"), {})
+    ones = torch.ones(1, 2, 1, 3, dtype=torch.complex64)
+    pdssm_compiler.pd_scan(ones, ones)
+    (ran,) = pdssm_compiler.explain()[before:]
+    assert (ran.template, ran.origin) == ("cpu-rows", "deployed")
 
 
 def test_every_traced_function_is_named() -> None:

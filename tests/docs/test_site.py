@@ -1,4 +1,6 @@
-"""The site builds without a warning, and its API has every name that the package exports."""
+"""The site builds without a warning, and its API has every name that the package and its layers
+export.
+"""
 
 import os
 import subprocess
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pdssm_compiler
+from pdssm_compiler import nn
 
 pytest.importorskip("sphinx", reason="the site is built where Sphinx is installed")
 
@@ -31,4 +34,10 @@ def test_it_builds_and_is_whole(tmp_path: Path) -> None:
         found = InventoryFile.load(file, "", lambda base, name: name)
     listed = {name for kind, names in found.items() if kind.startswith("py:") for name in names}
     exported = {f"pdssm_compiler.{name}" for name in pdssm_compiler.__all__}
-    assert exported <= listed
+    exported |= {f"pdssm_compiler.nn.{name}" for name in nn.__all__}
+    assert exported - listed == set()
+    # What a layer is called by, as well.
+    methods = ("forward", "step", "init_cache")
+    layers = ("FlashPDSSM", "PDSSM", "CausalAttention", "CausalLM")
+    of_layers = {f"pdssm_compiler.nn.{layer}.{name}" for layer in layers for name in methods}
+    assert of_layers - listed == set()

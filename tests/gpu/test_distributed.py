@@ -13,6 +13,9 @@ import torch
 from pdssm_compiler.nn import CausalLM
 from tests.nn.agreement import ACTS, assert_found, assert_loads_alone, played
 from tests.nn.ranks import MODELS, inputs, loss_of, made
+from tests.public.scans import Case, Draw
+from tests.public.test_flash_pd_scan import flash_inputs, results
+from tests.public.test_pd_scan_gradients import cotangents
 
 # Kernels of a dozen programs are compiled, once: the ranks share a cache.
 SECONDS = 400.0
@@ -60,3 +63,23 @@ def test_on_another_device_than_the_current_one(name: str) -> None:
             torch.testing.assert_close(out.cpu(), right, rtol=1e-9, atol=1e-9)
         if isinstance(model, CausalLM):
             assert torch.equal(model.generate(y, 5).cpu(), want.generate(x, 5))
+
+
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
+def test_choices_on_another_device_than_the_current_one(surrogate: str) -> None:
+    """The same bits as on the current one, with kernels around the scan as well."""
+    assert torch.cuda.current_device() == 0
+    tensors = flash_inputs(Case(32, "dictionary"), Draw(2, 300, 2, "random", "disk", 1))
+    arriving = cotangents(tensors)
+    found = [
+        results(
+            {name: tensor.to(device) for name, tensor in tensors.items()},
+            tuple(grad.to(device) for grad in arriving),
+            surrogate=surrogate,
+        )
+        for device in ("cuda:0", "cuda:1")
+    ]
+    for name, want in found[0].items():
+        assert found[1][name].device == torch.device("cuda", 1)
+        assert torch.equal(found[1][name].cpu(), want.cpu()), name
+    assert torch.cuda.current_device() == 0

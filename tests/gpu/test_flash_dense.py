@@ -109,7 +109,8 @@ def test_memory_is_linear(device: torch.device) -> None:
     assert taken <= 96 * numbers
 
 
-def test_an_annealed_temperature_in_a_captured_graph(device: torch.device) -> None:
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
+def test_an_annealed_temperature_in_a_captured_graph(surrogate: str, device: torch.device) -> None:
     """The temperature is read by the device, so the graph follows it."""
     tensors = on(device, flash_inputs(LANGUAGE, Draw(2, 100, 2, "random", "disk", 1)))
     temperature = torch.tensor(0.5, device=device)
@@ -117,7 +118,7 @@ def test_an_annealed_temperature_in_a_captured_graph(device: torch.device) -> No
 
     def step() -> tuple[torch.Tensor, ...]:
         states, _ = pdssm_compiler.flash_pd_scan(
-            **leaves, temperature=temperature, surrogate="dense"
+            **leaves, temperature=temperature, surrogate=surrogate
         )
         wanted = [leaves[name] for name in LOGITS]
         return torch.autograd.grad(states.real.square().sum(), wanted)

@@ -97,6 +97,28 @@ def test_no_synchronisation(sizes: tuple[int, int, int], device: torch.device) -
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
+@SIZES
+def test_many_streams(sizes: tuple[int, int, int], surrogate: str, device: torch.device) -> None:
+    """Forward and backward, which run on the stream of the call, in scratch of their own."""
+    draws = [Draw(*sizes, "random", "disk", seed) for seed in range(8)]
+    calls = [flash_inputs(Case(32, "dictionary"), draw) for draw in draws]
+    given = [
+        (on(device, call), tuple(grad.to(device) for grad in cotangents(call))) for call in calls
+    ]
+    want = [results(*each, surrogate=surrogate) for each in given]
+    streams = [torch.cuda.Stream(device) for _ in given]
+    torch.cuda.synchronize()
+    for _ in range(3):
+        found = []
+        for stream, each in zip(streams, given, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(results(*each, surrogate=surrogate))
+        torch.cuda.synchronize()
+        for mine, right in zip(found, want, strict=True):
+            assert all(torch.equal(mine[name], right[name]) for name in right)
+
+
 @SIZES
 def test_a_second_run_is_bitwise_equal(sizes: tuple[int, int, int], device: torch.device) -> None:
     tensors = on(device, flash_inputs(Case(32, "dictionary"), Draw(*sizes, "random", "disk", 2)))

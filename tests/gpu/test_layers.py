@@ -1,11 +1,12 @@
 """Layers on a GPU: what a CPU gives, without waiting for the device, compiled and captured."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from pdssm_compiler.nn import PDSSM, FlashPDSSM
 from pdssm_compiler.nn.convolution_op import convolve_silu, convolve_silu_backward
@@ -19,6 +20,20 @@ from pdssm_compiler.runtime.choices import (
 # By itself the first is fused.
 KINDS = [FlashPDSSM, partial(FlashPDSSM, fused=False), PDSSM]
 Kind = Callable[[int], FlashPDSSM | PDSSM]
+# In float32, and under autocast, where other kernels run.
+LOW = [False, True]
+
+
+def autocast(low: bool) -> torch.autocast:
+    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=low)
+
+
+def assert_close_in_norm(
+    found: Sequence[torch.Tensor], want: Sequence[torch.Tensor], low: bool
+) -> None:
+    """As :func:`test_torch_compile` and :func:`test_low_precision` ask of gradients."""
+    for mine, right in zip(found, want, strict=True):
+        assert (mine - right).norm() <= (0.05 if low else 1e-2) * right.norm() + 1e-5
 
 
 def made(kind: Kind, device: torch.device) -> tuple[FlashPDSSM | PDSSM, torch.Tensor]:
@@ -41,14 +56,17 @@ def test_as_on_a_cpu(kind: Kind, device: torch.device) -> None:
         torch.testing.assert_close(mine.cpu(), theirs, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("low", LOW)
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_synchronisation(kind: Kind, device: torch.device) -> None:
+def test_no_synchronisation(kind: Kind, low: bool, device: torch.device) -> None:
     layer, x = made(kind, device)
     offsets = torch.tensor([0, 7, 7, 300], device=device)
 
     def train() -> None:
-        layer(x).square().sum().backward()
-        layer(x[:1], cu_seqlens=offsets, output_cache=True)
+        with autocast(low):
+            out = layer(x)
+            layer(x[:1], cu_seqlens=offsets, output_cache=True)
+        out.float().square().sum().backward()
 
     train()
     torch.cuda.set_sync_debug_mode("error")
@@ -68,6 +86,57 @@ def test_torch_compile(kind: Kind, device: torch.device) -> None:
     got, want = (torch.autograd.grad(out.square().sum(), leaves) for out in outs)
     for mine, right in zip(got, want, strict=True):
         assert (mine - right).norm() <= 1e-2 * right.norm() + 1e-5
+
+
+@pytest.mark.parametrize("low", LOW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_compile_once_for_every_length(kind: Kind, low: bool, device: torch.device) -> None:
+    torch._dynamo.reset()
+    layer, _ = made(kind, device)
+    leaves, counter = list(layer.parameters()), CompileCounterWithBackend("inductor")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
+    # Fewer than 4096 tokens: more of them Inductor may add up another way.
+    for sizes in ((7, 300), (5, 129), (9, 310)):
+        x = torch.randn(*sizes, 64, device=device)
+        with autocast(low):
+            outs = compiled(x), layer(x)
+        assert_close_in_norm(
+            *(torch.autograd.grad(out.float().sin().sum(), leaves) for out in outs), low
+        )
+        counts.append(counter.frame_count)
+    # The first may be traced twice.
+    assert counts[0] == counts[2]
+
+
+@pytest.mark.parametrize("low", LOW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_step_of_training(kind: Kind, low: bool, device: torch.device) -> None:
+    """Forward and backward, replayed on other tokens and by another temperature."""
+    layer, x = made(kind, device)
+    leaves = list(layer.parameters())
+
+    def train() -> tuple[torch.Tensor, ...]:
+        with autocast(low):
+            out = layer(x)
+        return torch.autograd.grad(out.float().sin().sum(), leaves)
+
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        train()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = train()
+    seen = []
+    for tau in (1.0, 0.5):
+        x.copy_(torch.randn_like(x))
+        layer.temperature.fill_(tau)
+        graph.replay()
+        assert_close_in_norm(captured, train(), low)
+        seen.append(captured[0].clone())
+    assert not torch.equal(*seen)
 
 
 @pytest.mark.parametrize("kind", KINDS)

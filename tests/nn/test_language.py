@@ -57,6 +57,26 @@ def test_packed_equals_separate(kind: str) -> None:
     torch.testing.assert_close(got, torch.cat(alone, 1))
 
 
+def test_attention_is_a_softmax_over_the_tokens_until_each() -> None:
+    """By its formula, values and gradients; what it is in caches and batches is held to this."""
+    torch.manual_seed(0)
+    layer, x = CausalAttention(6, 2, dtype=torch.float64), torch.randn(2, 5, 6).double()
+    x.requires_grad_()
+    query, key, value = (x @ layer.in_proj.weight.T).chunk(3, -1)
+    heads = []
+    for part in (slice(0, 3), slice(3, 6)):
+        scores = query[..., part] @ key[..., part].mT / 3**0.5
+        shares = scores.exp().tril() / scores.exp().tril().sum(-1, keepdim=True)
+        heads.append(shares @ value[..., part])
+    want = torch.cat(heads, -1) @ layer.out_proj.weight.T
+    got = layer(x)
+    torch.testing.assert_close(got, want)
+    leaves = [x, *layer.parameters()]
+    torch.testing.assert_close(
+        *(torch.autograd.grad(out.sin().sum(), leaves) for out in (got, want))
+    )
+
+
 def test_attention_by_itself_checks_offsets() -> None:
     model, tokens = made(attention_every=1), prompts(1, 9)
     got = model(tokens, cu_seqlens=torch.tensor([0, 4, 9], dtype=torch.int32))

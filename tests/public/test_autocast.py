@@ -9,7 +9,15 @@ import pytest
 import torch
 
 import pdssm_compiler
-from pdssm_compiler import ArgumentError, ScanSpec, flash_pd_scan, pd_scan, pd_scan_step, reference
+from pdssm_compiler import (
+    ArgumentError,
+    ScanSpec,
+    flash_pd_scan,
+    mixture_pd_scan,
+    pd_scan,
+    pd_scan_step,
+    reference,
+)
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokens
 from tests.public.scans import Tensors
 from tests.torch_only import torch_only
@@ -62,10 +70,16 @@ def packed(**given: torch.Tensor) -> Any:
     return pd_scan(**given, **maps(1), cu_seqlens=CU_SEQLENS, output_final_state=True)
 
 
+def mixed(**given: torch.Tensor) -> Any:
+    dictionary, selector = logits().values()
+    return mixture_pd_scan(dictionary, selector.softmax(-1), **given, output_final_state=True)
+
+
 CALLS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
     "pd_scan": lambda **t: pd_scan(**t, **maps(), output_final_state=True),
     "reference": lambda **t: reference.pd_scan(**t, **maps(), output_final_state=True),
     "flash": lambda **t: flash_pd_scan(**t, **logits(), output_final_state=True),
+    "mixture": mixed,
     "step": stepped,
     "packed": packed,
 }

@@ -270,10 +270,9 @@ class _Largest(TorchDispatchMode):
 def test_nothing_a_token_is_larger_than_its_logits_and_states() -> None:
     tensors = flash_inputs(LARGE, Draw(2, 300, 2, "random", "disk", 1))
     leaves = {n: t.clone().requires_grad_() for n, t in tensors.items()}
-    states, _ = flash_pd_scan(**leaves, surrogate="dense")
-    loss = states.abs().square().sum()
     with _Largest() as largest:
-        loss.backward()
+        states, _ = flash_pd_scan(**leaves, surrogate="dense")
+        states.abs().square().sum().backward()
     # Factors of complex numbers, counted as real ones at most.
     n, maps, tokens = LARGE.state_size, LARGE.dictionary_size, 2 * 300 * 2
     assert tokens * n <= largest.numel <= tokens * 2 * n < tokens * n * maps / 4
@@ -305,6 +304,28 @@ def test_torch_compile_once_for_every_length() -> None:
             wanted = [leaves[name] for name in NAMES]
             gradients.append(torch.autograd.grad(outputs, wanted, arriving))
         torch.testing.assert_close(*gradients)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("surrogate", ["active", "dense"])
+def test_torch_compile_once_for_every_temperature(surrogate: str) -> None:
+    """Annealed as a Python number, too, which is an input of the graph as a tensor is."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
+    def run(temperature: float, **more: torch.Tensor) -> torch.Tensor:
+        return flash_pd_scan(**more, temperature=temperature, surrogate=surrogate)[0]
+
+    tensors = flash_inputs(SMALL, DRAW)
+    for tau in (1.0, 0.5, 2.0):
+        found = []
+        for function in (run, run._torchdynamo_orig_callable):
+            leaves = {n: t.clone().requires_grad_(n in LOGITS) for n, t in tensors.items()}
+            states = function(tau, **leaves)
+            wanted = [leaves[name] for name in LOGITS]
+            found.append(torch.autograd.grad(states.abs().square().sum(), wanted))
+        torch.testing.assert_close(*found)
     assert counter.frame_count == 1
 
 

@@ -25,6 +25,7 @@ from pdssm_compiler.runtime.backends import Sizes
 from pdssm_compiler.runtime.dispatch import call
 from pdssm_compiler.runtime.ops import adjoint_of
 from pdssm_compiler.runtime.ops import scan as scan_op
+from pdssm_compiler.runtime.packed_states import at_places, begun
 from pdssm_compiler.runtime.packing import follows
 from pdssm_compiler.runtime.tuning.inputs import random_tensors
 from pdssm_compiler.schedules.templates.torch_chunks import TorchChunksConfig
@@ -342,6 +343,21 @@ def test_opcheck_of_the_scan_and_its_backward() -> None:
     reads = random_tensors(backward, Sizes(1, sum(LENGTHS), 2), torch.device("cpu"), 0)
     found = torch.library.opcheck(scan_op, (backward.text, reads, [], "", True))
     assert set(found.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_opcheck_of_states_at_the_ends(grad: bool) -> None:
+    """The operators around a scan, with a drive that is widened by one of them."""
+    random = torch.Generator().manual_seed(0)
+    drive, states = torch.randn(2, 1, 5, 2, 3, generator=random, dtype=torch.complex64)
+    moved = torch.randn(2, 2, 3, generator=random, dtype=torch.complex64).requires_grad_(grad)
+    places = torch.tensor([0, 3])
+    pairs = torch.view_as_real(drive).bfloat16()
+    for given_ in (drive, pairs):
+        leaf = given_.clone().requires_grad_(grad)
+        assert set(torch.library.opcheck(begun, (leaf, moved, places)).values()) == {"SUCCESS"}
+    leaf = states.clone().requires_grad_(grad)
+    assert set(torch.library.opcheck(at_places, (leaf, places)).values()) == {"SUCCESS"}
 
 
 def test_torch_compile_once_for_all_lengths() -> None:

@@ -3,6 +3,7 @@ threads do.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -37,16 +38,22 @@ def gradients(outputs: list[torch.Tensor], leaves: list[torch.Tensor]) -> list[t
     return [*(x.detach() for x in outputs), *found]
 
 
-def flash() -> list[torch.Tensor]:
+def flash(surrogate: str = "active") -> list[torch.Tensor]:
     """Collisions everywhere, and every sequence adds to the same dictionary. The kernels are those
-    of ``test_flash_pd_scan``.
+    of ``test_flash_pd_scan``, or ``test_flash_dense``.
     """
     random = generator()
     sizes = ((H, K, N, N), (B, T, H, K), (B, T, H, N, 2), (B, T, H, N, 2), (B, H, N, 2))
     leaves = [torch.randn(size, generator=random).requires_grad_() for size in sizes]
     dictionary, selector, diagonal, drive, start = leaves
     outputs = flash_pd_scan(
-        dictionary, selector, diagonal / 4, drive, initial_state=start, output_final_state=True
+        dictionary,
+        selector,
+        diagonal / 4,
+        drive,
+        surrogate=surrogate,
+        initial_state=start,
+        output_final_state=True,
     )
     return gradients([x for x in outputs if x is not None], leaves)
 
@@ -80,6 +87,7 @@ def layer(made: Callable[[], nn.Module]) -> Run:
 
 RUNNING: dict[str, Run] = {
     "flash": flash,
+    "dense": partial(flash, "dense"),
     "packed": packed,
     "FlashPDSSM": layer(lambda: FlashPDSSM(16)),
     "PDSSM": layer(lambda: PDSSM(16)),
@@ -93,7 +101,7 @@ def assert_repeats(run: Run) -> None:
             assert torch.equal(mine, right)
 
 
-@pytest.mark.parametrize("name", ["flash", "packed"])
+@pytest.mark.parametrize("name", ["flash", "dense", "packed"])
 def test_kernels(threads: int, name: str) -> None:
     """Of a CPU they give the same bits by any number of threads: a thread owns its rows."""
     assert_repeats(RUNNING[name])
@@ -129,7 +137,7 @@ def test_without_deterministic_mode(name: str) -> None:
         assert torch.equal(mine, right)
 
 
-@pytest.mark.parametrize("name", ["flash", "packed"])
+@pytest.mark.parametrize("name", ["flash", "dense", "packed"])
 def test_deterministic_mode_takes_the_same_kernels(name: str) -> None:
     """There are no others, so what repeats takes no longer than what need not."""
     RUNNING[name]()
