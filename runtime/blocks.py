@@ -94,8 +94,8 @@ def gather(
         from pdssm_compiler.runtime import product_kernels
 
         _, n, parts = sides[0].shape
-        lanes = min(256, 1 << (n * parts - 1).bit_length())
-        grid = (count, -(-length // _ROWS), -(-n * parts // lanes))
+        lanes = min(256 // parts, 1 << (n - 1).bit_length())
+        grid = (count, -(-length // _ROWS), -(-n // lanes))
         sizes = (some.start, length, n, parts, _ROWS, lanes)
         with as_current(first.device):
             product_kernels.gather[grid](

@@ -65,17 +65,43 @@ def gather(
     # The first of these blocks is number ``block``.
     g = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    c = tl.program_id(2) * LANES + tl.arange(0, LANES)
     at = tl.load(first + block + g) + place
     there = (place < length) & (at < tl.load(end + block + g))
     row = tl.load(order + at, there, 0)
-    inside = (place < length)[:, None] & (c < n * PARTS)[None, :]
-    source = row[:, None] * (n * PARTS) + c[None, :]
-    to = ((g * PARTS + c % PARTS)[None, :] * length + place[:, None]) * n + (c // PARTS)[None, :]
-    known = there[:, None] & inside
-    wide = of_left.dtype.element_ty
-    tl.store(of_left + to, tl.load(left + source, known, 0.0).to(wide), inside)
-    tl.store(of_right + to, tl.load(right + source, known, 0.0).to(wide), inside)
+    _spread(left, of_left, row, there, place, g, length, n, PARTS, ROWS, LANES)
+    _spread(right, of_right, row, there, place, g, length, n, PARTS, ROWS, LANES)
+
+
+@triton.jit
+def _spread(
+    side,
+    factor,
+    row,
+    there,
+    place,
+    g,
+    length,
+    n,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Rows of one factor, of which the third axis of programs has ``LANES`` elements each. A
+    thread reads both parts of an element, and what it writes of each lies together.
+    """
+    c = tl.program_id(2) * LANES * PARTS + tl.arange(0, LANES * PARTS)
+    known = there[:, None] & (c < n * PARTS)[None, :]
+    found = tl.load(side + row[:, None] * (n * PARTS) + c[None, :], known, 0.0)
+    found = found.to(factor.dtype.element_ty)
+    j = tl.program_id(2) * LANES + tl.arange(0, LANES)
+    inside = (place < length)[:, None] & (j < n)[None, :]
+    to = factor + (g * PARTS * length + place)[:, None] * n + j[None, :]
+    if PARTS == 2:
+        re, im = tl.split(tl.reshape(found, [ROWS, LANES, 2]))
+        tl.store(to, re, inside)
+        tl.store(to + length * n, im, inside)
+    else:
+        tl.store(to, found, inside)
 
 
 @triton.jit(do_not_specialize=["block", "count"])

@@ -33,11 +33,9 @@ def _arrived(row, more, t, length, stride, inside, HAS_MORE: tl.constexpr):
 
 
 @triton.jit
-def _pass_on(row, to, t, length, stride, to_stride, inside):
-    """Copy a token."""
-    there = inside & (t >= 0) & (t < length)
-    value = tl.load(row + t.to(tl.int64) * stride, there, 0.0)
-    tl.store(to + t.to(tl.int64) * to_stride, value, there)
+def _as_it_is(row, t, length, stride, inside):
+    """Token ``t`` of the channels, in its own dtype."""
+    return tl.load(row + t.to(tl.int64) * stride, inside & (t >= 0) & (t < length), 0.0)
 
 
 @triton.jit
@@ -208,11 +206,22 @@ def convolve_backward(
         g1 = _arrived(come, also, t - 1, length, channels, inside, HAS_MORE)
         g2 = _arrived(come, also, t - 2, length, channels, inside, HAS_MORE)
         g3 = _arrived(come, also, t - 3, length, channels, inside, HAS_MORE)
+        if HAS_GATE:
+            a0 = _as_it_is(gate + own, t, length, channels, inside)
+            a1 = _as_it_is(gate + own, t - 1, length, channels, inside)
+            a2 = _as_it_is(gate + own, t - 2, length, channels, inside)
+            a3 = _as_it_is(gate + own, t - 3, length, channels, inside)
         z0 = _of_sum(g0, _convolved(b, w0, w1, w2, w3, q1, q2, q3, q4, WIDTH), t, length)
         z1 = _of_sum(g1, _convolved(b, w0, w1, w2, w3, q2, q3, q4, q5, WIDTH), t - 1, length)
         z2 = _of_sum(g2, _convolved(b, w0, w1, w2, w3, q3, q4, q5, q6, WIDTH), t - 2, length)
         z3 = _of_sum(g3, _convolved(b, w0, w1, w2, w3, q4, q5, q6, q7, WIDTH), t - 3, length)
         at = to + t.to(tl.int64) * into_token
+        if HAS_GATE:
+            beside = at + channels
+            tl.store(beside, a0, inside & (t < length))
+            tl.store(beside - into_token, a1, inside & (t - 1 < length))
+            tl.store(beside - 2 * into_token, a2, inside & (t - 2 < length))
+            tl.store(beside - 3 * into_token, a3, inside & (t - 3 < length))
         tl.store(at, _of_token(w0, w1, w2, w3, z0, h1, h2, h3, WIDTH), inside & (t < length))
         at -= into_token
         tl.store(at, _of_token(w0, w1, w2, w3, z1, z0, h1, h2, WIDTH), inside & (t - 1 < length))
@@ -220,11 +229,6 @@ def convolve_backward(
         tl.store(at, _of_token(w0, w1, w2, w3, z2, z1, z0, h1, WIDTH), inside & (t - 2 < length))
         at -= into_token
         tl.store(at, _of_token(w0, w1, w2, w3, z3, z2, z1, z0, WIDTH), inside & (t - 3 < length))
-        if HAS_GATE:
-            _pass_on(gate + own, to + channels, t, length, channels, into_token, inside)
-            _pass_on(gate + own, to + channels, t - 1, length, channels, into_token, inside)
-            _pass_on(gate + own, to + channels, t - 2, length, channels, into_token, inside)
-            _pass_on(gate + own, to + channels, t - 3, length, channels, into_token, inside)
         sb += (z0 + z1) + (z2 + z3)
         s0 += (z0 * q1 + z1 * q2) + (z2 * q3 + z3 * q4)
         if WIDTH > 1:
