@@ -98,8 +98,9 @@ class FlashPDSSM(nn.Module):
 
     Args:
         d_model: the tokens' width.
-        heads: ``H``; ``√d_model`` by default, or ``d_model / state_size``.
-        state_size: ``N``; ``d_model / heads`` by default.
+        heads: ``H``; ``d_model / state_size`` by default.
+        state_size: ``N``; ``d_model / heads`` by default. Without either, the smallest divisor of
+            ``d_model`` from its root on: 16 for 128, 32 for 512, 768 and 1024, 64 for 2048.
         dictionary_size: ``K``; ``heads`` by default.
         conv_width: tokens that the convolution reads.
         surrogate: ``"active"``, or ``"dense"``, by which maps that were not chosen learn as well,
@@ -458,15 +459,23 @@ def _heads_and_state(d_model: int, heads: int | None, state: int | None) -> tupl
     """``H`` and ``N``; what is not told follows from ``H·N = d_model``."""
     if heads is not None and state is not None:
         return positive("heads", heads), positive("state_size", state)
-    told = heads if heads is not None else state
-    name = "state_size" if heads is None and state is not None else "heads"
-    given = math.isqrt(d_model) if told is None else positive(name, told)
-    if d_model % given or (told is None and given**2 != d_model):
-        found = "no square" if told is None else f"not divisible by {name}={shown(told)}"
-        one = " one of them that divides it, or" if told is None else ""
+    if heads is None and state is None:
+        root = math.isqrt(d_model - 1) + 1
+        even = (n for n in range(root, min(2 * root, d_model) + 1) if d_model % n == 0)
+        found = next(even, None)
+        if found is None:
+            raise ArgumentError(
+                f"d_model={shown(d_model)} has no divisor between its root and twice that, which "
+                f"leaves heads and state_size open: pass one of them that divides it, or both, "
+                f"whose product is the inner width"
+            )
+        return d_model // found, found
+    name, told = ("heads", heads) if heads is not None else ("state_size", state)
+    given = positive(name, told)
+    if d_model % given:
         raise ArgumentError(
-            f"d_model={shown(d_model)} is {found}, which leaves heads and state_size open: "
-            f"pass{one} both, whose product is the inner width"
+            f"d_model={shown(d_model)} is not divisible by {name}={shown(told)}, which leaves "
+            f"heads and state_size open: pass both, whose product is the inner width"
         )
     other = d_model // given
     return (other, given) if name == "state_size" else (given, other)

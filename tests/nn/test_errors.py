@@ -19,11 +19,12 @@ BAD_SIZES: dict[str, tuple[type, dict[str, Any], str]] = {
         "d_model must be a whole number of at least 1, go",
     ),
     "zero": (FlashPDSSM, {"d_model": 4, "conv_width": 0}, "conv_width must be a whole number of"),
-    "no square": (
+    "no divisor": (
         FlashPDSSM,
-        {"d_model": 6},
-        "d_model=6 is no square, which leaves heads and state_size open: pass one of them that "
-        "divides it, or both, whose product is the inner width",
+        {"d_model": 38},
+        "d_model=38 has no divisor between its root and twice that, which leaves heads and "
+        "state_size open: pass one of them that divides it, or both, whose product is the inner "
+        "width",
     ),
     "not divisible": (
         FlashPDSSM,

@@ -63,6 +63,10 @@ def test_sizes_by_default() -> None:
     assert sum(products) == 10 * 64**2
     layer = FlashPDSSM(32, state_size=16)
     assert (layer.heads, layer.state_size, layer.dictionary_size) == (2, 16, 2)
+    # Widths of models that are no squares.
+    for width, state_size in ((1, 1), (128, 16), (512, 32), (768, 32), (1536, 48), (2048, 64)):
+        layer = FlashPDSSM(width, device="meta")
+        assert (layer.heads, layer.state_size) == (width // state_size, state_size)
 
 
 @pytest.mark.parametrize(
