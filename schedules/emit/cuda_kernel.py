@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pdssm_compiler.ir.program import Program
-from pdssm_compiler.schedules.emit.lane_body import LANES, place_of_row
-from pdssm_compiler.schedules.emit.tvm import buffer_dtype
+from pdssm_compiler.schedules.emit.lane_body import LANES, lane_dtype, place_of_row
 from pdssm_compiler.schedules.emit.tvm_lanes import TvmLanes
 from pdssm_compiler.schedules.signature import Argument
 from pdssm_compiler.schedules.source import Writer
@@ -52,7 +51,7 @@ def kernel(
             writer.line('T.func_attr({"global_symbol": "scan", "tirx.noalias": True})')
             body.buffers()
             for argument in scratch:
-                body.flat_buffer(argument.name, buffer_dtype(argument))
+                body.flat_buffer(argument.name, lane_dtype(argument))
             with (
                 writer.block(f"for {number} in T.thread_binding({count}, thread='blockIdx.x'):"),
                 writer.block(f"for thread in T.thread_binding({threads}, thread='threadIdx.x'):"),

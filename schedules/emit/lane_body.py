@@ -30,6 +30,8 @@ _OWN = ("sin", "cos", "sigmoid")
 _CALL = (
     'T.cuda.func_call("lane_{name}", {{x}}, source_code=LANE_FUNCTIONS, return_type="{{dtype}}")'
 )
+# What numbers are rounded to by one instruction, into bits.
+_LOW = ("bfloat16", "float16")
 # How far from 0 sine and cosine need no other path, as ``lanes/numbers.cuh`` says.
 _NEAR = 48000.0
 LANE_DIALECT = replace(
@@ -37,6 +39,13 @@ LANE_DIALECT = replace(
     functions=DIALECT.functions | {name: _CALL.format(name=name) for name in _OWN},
     within={name: (_NEAR, _CALL.format(name=f"{name}_within")) for name in ("sin", "cos")},
 )
+
+
+def lane_dtype(argument: Argument) -> str:
+    """The dtype a kernel sees. TVM's text for float16 includes headers of CUDA's, which NVRTC does
+    not bring, so those numbers are bits too.
+    """
+    return "uint16" if argument.dtype in _LOW else buffer_dtype(argument)
 
 
 def place_of_row(row: str) -> tuple[str, str]:
@@ -234,7 +243,7 @@ class LaneBody(TvmBody):
     def buffers(self) -> None:
         """Bind every tensor as a flat one: TVM's pipeline for GPUs takes no other strides."""
         for argument in self.signature.arguments:
-            self.flat_buffer(argument.name, buffer_dtype(argument))
+            self.flat_buffer(argument.name, lane_dtype(argument))
         self.flat_buffer("error", "int64")
 
     def flat_buffer(self, name: str, dtype: str) -> None:
@@ -428,12 +437,20 @@ class LaneBody(TvmBody):
         place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
         self.call("lane_store", f"T.address_of({place})", *parts)
 
+    def _cast(self, argument: Argument, place: str) -> Parts:
+        if argument.dtype != "float16":
+            return super()._cast(argument, place)
+        places = [self._part(place, p) for p in (0, 1)] if argument.complex else [place]
+        singles = (self._called("lane_of_float16", each, dtype="float32") for each in places)
+        wide = real_dtype(argument.type)
+        return tuple(s if wide == "float32" else f"T.Cast('{wide}', {s})" for s in singles)
+
     def _narrowed(self, argument: Argument, value: str) -> str:
-        if argument.dtype != "bfloat16":
+        if argument.dtype not in _LOW:
             return super()._narrowed(argument, value)
         single = real_dtype(argument.type) == "float32"
         number = value if single else f"T.Cast('float32', {value})"
-        return self._called("lane_bfloat16", number, dtype="uint16")
+        return self._called(f"lane_{argument.dtype}", number, dtype="uint16")
 
     def call(self, function: str, *arguments: str) -> None:
         """Call a device function."""

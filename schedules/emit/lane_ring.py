@@ -6,10 +6,9 @@ from contextlib import contextmanager
 
 from pdssm_compiler.ir.types import Index, Scalar
 from pdssm_compiler.ir.value import Value
-from pdssm_compiler.schedules.emit.lane_body import LANES, row_elements
+from pdssm_compiler.schedules.emit.lane_body import LANES, lane_dtype, row_elements
 from pdssm_compiler.schedules.emit.lane_tables import LaneTables
 from pdssm_compiler.schedules.emit.shared_memory import SharedBuffer
-from pdssm_compiler.schedules.emit.tvm import buffer_dtype
 from pdssm_compiler.schedules.signature import Argument, width_of
 
 
@@ -45,7 +44,7 @@ class LaneRing(LaneTables):
         """The ring of some of the inputs."""
         for argument in map(self._argument, names):
             size = self.ring * self.tile * self._token_elements(argument)
-            yield (f"ring_{argument.name}", buffer_dtype(argument), size)
+            yield (f"ring_{argument.name}", lane_dtype(argument), size)
 
     def stream_arrays(self, span: int) -> None:
         """What a slot's inputs need to come, ``span`` indices at a time, and what reports."""
@@ -65,7 +64,7 @@ class LaneRing(LaneTables):
         """A set of registers for the inputs of a tile."""
         for argument in self.streamed:
             size = self.tile * self._held_step(argument)
-            self._local(self._held_name(argument.name, number), buffer_dtype(argument), size)
+            self._local(self._held_name(argument.name, number), lane_dtype(argument), size)
         for index in self.indices:
             self._local(self._own_name(f"{index.name}_k{number}"), "int32", self.tile)
         for value in self.selects:

@@ -197,6 +197,28 @@ inline unsigned short lane_bfloat16(float x) {
   return static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// By hand, for not every compiler has the type.
+inline float lane_of_float16(unsigned short bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  float x = exponent == 31  ? (fraction ? NAN : INFINITY)
+            : exponent == 0 ? std::ldexp(float(fraction), -24)
+                            : std::ldexp(float(fraction + 1024), exponent - 25);
+  return bits >> 15 ? -x : x;
+}
+
+inline unsigned short lane_float16(float x) {
+  const unsigned short sign = std::signbit(x) ? 0x8000 : 0;
+  const float size = std::fabs(x);
+  if (size != size) return 0x7fff;
+  if (size >= 65520.0f) return sign | 0x7c00;
+  int exponent;
+  std::frexp(size, &exponent);
+  // The place of a float16's last bit; rounding may carry into the next exponent, as it should.
+  const int last = std::max(exponent - 11, -24);
+  const unsigned units = unsigned(std::nearbyint(std::ldexp(size, -last)));
+  return sign | static_cast<unsigned short>(units + ((last + 24) << 10));
+}
+
 inline void lane_wait_for_others() {}
 inline void lane_copy16(void* to, const void* from) { copied(to, from, 16); }
 inline void lane_copy8(void* to, const void* from) { copied(to, from, 8); }

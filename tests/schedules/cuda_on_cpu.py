@@ -36,6 +36,8 @@ HERE = Path(__file__).parent
 ASSEMBLY = (
     "lane_wait_for_others",
     "lane_bfloat16",
+    "lane_float16",
+    "lane_of_float16",
     "lane_reciprocal",
     "lane_shared",
     "lane_copy16",

@@ -182,9 +182,12 @@ def test_random_bodies_become_cuda(program: Program) -> None:
             assert cubin_resources(cuda_compilers.compile_cuda(text, "sm_90"))["registers"] > 0
 
 
+@pytest.mark.parametrize("payload", ["", "cb32", "c32"])
 @pytest.mark.parametrize("compiler", ["nvcc", "NVRTC"])
-def test_each_compiler(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = tvm_cuda.cuda_text(lowered(TEMPLATE, pd_scan(PdScan(8, 3))))
+def test_each_compiler(compiler: str, payload: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVRTC comes without headers: numbers of 16 bits may need none."""
+    program = pd_scan(PdScan(8, 3, payload_storage=payload, final_state=True))
+    text = tvm_cuda.cuda_text(lowered(TEMPLATE, program))
     if compiler == "nvcc":
         if not cuda_compilers.nvcc():
             pytest.skip("no nvcc here: the other compiler is tested")

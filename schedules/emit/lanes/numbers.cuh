@@ -74,6 +74,19 @@ __device__ __forceinline__ double lane_sin_within(double x) { return sin(x); }
 __device__ __forceinline__ double lane_cos_within(double x) { return cos(x); }
 __device__ __forceinline__ double lane_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
+// The bits of the nearest float16, the even one of two, and the number that such bits are.
+__device__ __forceinline__ unsigned short lane_float16(float x) {
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+
+__device__ __forceinline__ float lane_of_float16(unsigned short bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+
 // The bits of the nearest bfloat16, the even one of two; one instruction.
 __device__ __forceinline__ unsigned short lane_bfloat16(float x) {
   unsigned short bits;
