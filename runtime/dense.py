@@ -49,8 +49,10 @@ _AT_ONCE = 2**23
 _SHORTEST_BLOCK, _LONGEST_BLOCK = 32, 1024
 # Maps that a kernel holds against a token before it reads the next.
 _MAPS_AT_ONCE = 8
-# Tokens of a row of map_scores: each row reads the maps anew.
-_TOKENS_OF_ROW = 16
+# Tokens of a row of map_scores, the longest first: each row reads the maps anew, and so many rows
+# keep a device busy. As was measured on an H200, docs/gpu-log.md.
+_TOKENS_OF_ROW = (256, 64, 16)
+_ROWS = 4096
 
 _ELEMENTS: dict[torch.dtype, Element] = {
     torch.float32: "f32",
@@ -148,21 +150,22 @@ def _map_scores(left: torch.Tensor, right: torch.Tensor, dictionary: torch.Tenso
     # What is wrong with a map was reported by the scan.
     maps = dictionary.to(torch.int32).clamp(0, n - 1)
     factors = (left.reshape(tokens, heads, n), right.reshape(tokens, heads, n))
-    for begin, end, row in _rows_of(tokens):
+    for begin, end, row in _rows_of(tokens, heads):
         if begin < end and heads > 0:
             rows = [each[begin:end].unflatten(0, (-1, row)) for each in (*factors, found)]
             _score(rows[0], rows[1], rows[2], maps)
     return found.view(batch, length, heads, size)
 
 
-def _rows_of(tokens: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def _rows_of(tokens: int, heads: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """How tokens are cut into rows, as first token, last, and tokens of a row.
 
-    No token needs another, so there are rows enough to keep the device busy, of one length:
+    No token needs another, so there are rows enough to keep the device busy, of few lengths:
     schedules depend on it. What is left over is rows of one token.
     """
-    whole = tokens // _TOKENS_OF_ROW * _TOKENS_OF_ROW
-    return (0, whole, _TOKENS_OF_ROW), (whole, tokens, 1)
+    row = next((n for n in _TOKENS_OF_ROW if tokens * heads >= n * _ROWS), _TOKENS_OF_ROW[-1])
+    whole = tokens // row * row
+    return (0, whole, row), (whole, tokens, 1)
 
 
 def scores_of(state_size: int, size: int, dtype: torch.dtype, sizes: Sizes) -> tuple[str, Sizes]:
@@ -174,7 +177,7 @@ def scores_of(state_size: int, size: int, dtype: torch.dtype, sizes: Sizes) -> t
         dtype: of the factors.
         sizes: of the scan.
     """
-    rows = _rows_of(sizes.batch * sizes.length)
+    rows = _rows_of(sizes.batch * sizes.length, sizes.heads)
     begin, end, row = rows[0] if rows[0][1] else rows[1]
     text = _scores_text(state_size, min(size, _MAPS_AT_ONCE), _ELEMENTS[dtype])
     return text, Sizes((end - begin) // row, row, sizes.heads)

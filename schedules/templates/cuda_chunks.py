@@ -221,12 +221,12 @@ class CudaChunks(Template[CudaChunksConfig]):
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
         several = whole_team(program) > 1
         rows = _rows(program, problem)
-        clusters = _in_clusters(target, problem, rows)
-        teams = None if problem.rows is None else -(-problem.rows // rows)
+        clusters = _in_clusters(program, target, problem)
+        sharing = _sharing(program, target, problem)
         # Whether carries pass from block to block through global memory.
-        shared = teams is not None and 2 * teams <= target.processors and not clusters
+        shared = sharing > 1 and not clusters
         tile, tokens = _BEST[collects(program), several, shared]
-        if shared and several and not collects(program):
+        if sharing > 1 and several and not collects(program):
             tile, tokens = _short(tile, tokens, problem)
         elif shared and several:
             tokens = max(tokens, _long(program, problem))
@@ -414,13 +414,23 @@ def _early(program: Program) -> int:
     return int(whole_team(program) == 1 and collects(program) and hoist(program) is not None)
 
 
-def _in_clusters(target: Target, problem: Problem, rows: int) -> int:
-    """Whether blocks that share a row are a cluster: where two do at most. Larger ones must find
-    their processors beside each other, and leave some over (docs/gpu-log.md).
+def _sharing(program: Program, target: Target, problem: Problem) -> int:
+    """Blocks that share a row, if each processor has one; 1 if the rows are not known."""
+    if problem.rows is None:
+        return 1
+    return max(1, target.processors // -(-problem.rows // _rows(program, problem)))
+
+
+def _in_clusters(program: Program, target: Target, problem: Problem) -> int:
+    """Whether blocks that share a row are a cluster: where two do at most, but for what moves in
+    one warp, which windows suit better. Larger ones must find their processors beside each other,
+    and leave some over (docs/gpu-log.md).
     """
     if problem.rows is None or not has_clusters(target):
         return 0
-    return int(target.processors // -(-problem.rows // rows) <= _NEAR_BLOCKS)
+    sharing = _sharing(program, target, problem)
+    waits = collects(program) or whole_team(program) > 1
+    return int(sharing <= (_NEAR_BLOCKS if waits else 1))
 
 
 def _rows(program: Program, problem: Problem) -> int:

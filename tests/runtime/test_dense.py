@@ -97,6 +97,23 @@ def test_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
             assert_as_defined(given_)
 
 
+@pytest.mark.parametrize("tokens", [15, 16, 300, 603])
+def test_rows_of_any_length(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tokens are cut into longer rows; what is left over is scored as well."""
+    cuts = {}
+    for rows in (1, 4, 10**6):
+        monkeypatch.setattr(dense, "_ROWS", rows)
+        cuts[rows] = dense._rows_of(tokens, 2)
+    assert cuts[10**6][0] == (0, tokens // 16 * 16, 16)
+    assert cuts[1][0][2] == {15: 16, 16: 16, 300: 256, 603: 256}[tokens]
+    assert cuts[4][0][2] == {15: 16, 16: 16, 300: 64, 603: 256}[tokens]
+    for (begin, whole, row), rest in cuts.values():
+        assert (begin, rest) == (0, (whole, tokens, 1))
+        assert whole % row == 0 <= tokens - whole < row
+    monkeypatch.setattr(dense, "_ROWS", 1)
+    assert_as_defined(inputs(3, 5, torch.complex64, (1, tokens, 2), tokens))
+
+
 def test_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on devices that do not have it."""
     monkeypatch.setattr(sums, "_WITH_FLOAT64", ())

@@ -348,13 +348,17 @@ def test_short_rows_that_blocks_share_take_short_chunks() -> None:
     """As was measured on an H200, by length: docs/gpu-log.md."""
     gpu = named_target("h200")
     program = specialise(pd_scan(PdScan(64, 4, map_class="permutation")))
-    found = [
-        TEMPLATE.heuristic(program, gpu, Problem.bucket(64, 1 << bits)) for bits in range(9, 17)
-    ]
-    tokens = [config.tokens for config in found]
+
+    def by_length(rows: int) -> list[CudaChunksConfig]:
+        buckets = [Problem.bucket(rows, 1 << bits) for bits in range(9, 17)]
+        return [TEMPLATE.heuristic(program, gpu, bucket) for bucket in buckets]
+
+    windows, clusters = by_length(32), by_length(64)
+    tokens = [config.tokens for config in windows]
     assert tokens == sorted(tokens)
     assert (tokens[0], tokens[1], tokens[-1]) == (16, 16, 48)
-    assert [config.tile for config in found] == [4 if n < 24 else 8 for n in tokens]
+    assert [config.tile for config in windows] == [4 if n < 24 else 8 for n in tokens]
+    assert [config.tokens for config in clusters] == [16, 16, 20, 20, 20, 20, 20, 20]
     # Nor is it so where a block has a row, or more, or of what collects.
     for each, rows in ((program, 128), (specialise(pd_scan(PdScan(64, 4))), 64)):
         chosen = {TEMPLATE.heuristic(each, gpu, Problem.bucket(rows, 1 << n)) for n in (10, 15)}
@@ -363,15 +367,41 @@ def test_short_rows_that_blocks_share_take_short_chunks() -> None:
 
 @pytest.mark.parametrize("gpu", ["h100", "h200"])
 def test_few_blocks_that_share_long_wide_rows_have_several_teams(gpu: str) -> None:
-    """As was measured on an H100; where windows join summaries, or rows are short, one team was
-    faster: docs/gpu-log.md.
+    """As was measured; where windows join summaries, or rows are short, one team was faster:
+    docs/gpu-log.md.
     """
     found = {
         (n, rows, length): TEMPLATE.heuristic(
             specialise(pd_scan(PdScan(n, 8))), named_target(gpu), Problem.bucket(rows, length)
         )
-        for n, rows, length in ((128, 64, 4096), (256, 32, 4096), (128, 4, 17984), (80, 48, 1176))
+        for n, rows, length in (
+            (128, 64, 4096),
+            (128, 32, 8192),
+            (256, 32, 4096),
+            (128, 4, 17984),
+            (80, 32, 1176),
+        )
     }
-    assert found[128, 64, 4096] == CudaChunksConfig(4, 7, 3)
+    assert found[128, 64, 4096] == CudaChunksConfig(4, 5, 4, clusters=1)
+    assert found[128, 32, 8192] == CudaChunksConfig(4, 7, 3)
     assert found[256, 32, 4096] == CudaChunksConfig(4, 4, 2)
-    assert found[128, 4, 17984].teams == found[80, 48, 1176].teams == 1
+    assert found[128, 4, 17984].teams == found[80, 32, 1176].teams == 1
+
+
+@pytest.mark.parametrize("n", [8, 32, 64])
+def test_where_clusters_are_taken(n: int) -> None:
+    """Where at most two blocks share a row, but for moves in one warp, and where there are any:
+    docs/gpu-log.md.
+    """
+    collecting = specialise(pd_scan(PdScan(n, 4)))
+    moving = specialise(pd_scan(PdScan(n, 4, map_class="permutation")))
+    side_by_side = max(1, 32 // n)
+
+    def taken(program: Program, rows: int, gpu: str) -> int:
+        bucket = Problem.bucket(rows * side_by_side, 8192)
+        return TEMPLATE.heuristic(program, named_target(gpu), bucket).clusters
+
+    for gpu in ("h100", "h200"):
+        assert [taken(collecting, rows, gpu) for rows in (4, 32, 64, 128)] == [0, 0, 1, 1]
+        assert [taken(moving, rows, gpu) for rows in (32, 64, 128)] == [0, int(n > 32), 1]
+    assert taken(collecting, 128, "a100") == 0
