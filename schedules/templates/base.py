@@ -27,9 +27,15 @@ class Config:
     A subclass checks nothing of its own: which values work depends on program and target, and
     :meth:`Template.feasible` says so.
 
+    Attributes:
+        by_todays_rule: fields that came later and make the others' choice no other: a schedule
+            that was measured before has them as the heuristic says.
+
     Raises:
         ConfigError: another type; the message names the field.
     """
+
+    by_todays_rule: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for field in fields(self):

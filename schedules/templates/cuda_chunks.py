@@ -18,6 +18,7 @@ those of a launch (a cooperative one).
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from typing import ClassVar
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import hoist
@@ -132,6 +133,9 @@ class CudaChunksConfig(Config):
     rows: int = 1
     early: int = 0
     clusters: int = 0
+
+    # The same tiles and teams are as good in clusters, or a little better (docs/gpu-log.md).
+    by_todays_rule: ClassVar[frozenset[str]] = frozenset({"clusters"})
 
     @property
     def tokens(self) -> int:

@@ -30,6 +30,7 @@ from pdssm_compiler.runtime.tuning.resolve import family, tuned
 from pdssm_compiler.schedules.target import Target, gpu_target, named_target
 from pdssm_compiler.schedules.templates.base import Problem
 from pdssm_compiler.schedules.templates.cpu_rows import CpuRowsConfig
+from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunks, CudaChunksConfig
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRows, CudaRowsConfig
 from pdssm_compiler.schedules.templates.torch_tokens import TorchTokensConfig
 from pdssm_compiler.schedules.templates.triton_rows import TritonRowsConfig
@@ -349,6 +350,23 @@ def test_a_config_of_before_a_field_that_matters_is_passed_over() -> None:
         else:
             with pytest.warns(TuningWarning, match=f"{told} .* without a log; tune again"):
                 assert choose(PROGRAM, gpu, None, sizes).reason == "heuristic"
+
+
+@pytest.mark.parametrize("asked", [None, 0])
+def test_a_config_of_before_clusters_has_them_by_todays_rule(asked: int | None) -> None:
+    """What else it says holds with them; and what was measured without them since is kept."""
+    gpu = named_target("h100")
+    path = log.user_logs() / folder_name(gpu.name) / file_name(PROGRAM)
+    config = asdict(CudaChunksConfig(4, 3, 7))
+    if asked is None:
+        del config["clusters"]
+    sizes = Problem.bucket(1024, 4000)
+    of_gpu = {"device": gpu.name, "target": str(gpu), "threads": 0}
+    append_rows(path, [row(config, "cuda-chunks", batch=1024, heads=1, length=4000, **of_gpu)])
+    resolve.forget()
+    assert CudaChunks().heuristic(PROGRAM, gpu, sizes).clusters == 1
+    found = choose(PROGRAM, gpu, None, sizes).config
+    assert found == CudaChunksConfig(4, 3, 7, clusters=int(asked is None))
 
 
 @pytest.mark.parametrize(
