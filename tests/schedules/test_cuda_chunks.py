@@ -349,14 +349,14 @@ def test_short_rows_that_blocks_share_take_short_chunks() -> None:
     gpu = named_target("h200")
     program = specialise(pd_scan(PdScan(64, 4, map_class="permutation")))
     found = [
-        TEMPLATE.heuristic(program, gpu, Problem.bucket(64, 1 << bits)) for bits in range(9, 17)
+        TEMPLATE.heuristic(program, gpu, Problem.bucket(32, 1 << bits)) for bits in range(9, 17)
     ]
     tokens = [config.tokens for config in found]
     assert tokens == sorted(tokens)
     assert (tokens[0], tokens[1], tokens[-1]) == (16, 16, 48)
     assert [config.tile for config in found] == [4 if n < 24 else 8 for n in tokens]
-    # Nor is it so where a block has a row, or more, or of what collects.
-    for each, rows in ((program, 128), (specialise(pd_scan(PdScan(64, 4))), 64)):
+    # Nor is it so in clusters, where a block has a row, or more, or of what collects.
+    for each, rows in ((program, 64), (program, 128), (specialise(pd_scan(PdScan(64, 4))), 32)):
         chosen = {TEMPLATE.heuristic(each, gpu, Problem.bucket(rows, 1 << n)) for n in (10, 15)}
         assert len(chosen) == 1
 
@@ -364,14 +364,24 @@ def test_short_rows_that_blocks_share_take_short_chunks() -> None:
 @pytest.mark.parametrize("gpu", ["h100", "h200"])
 def test_few_blocks_that_share_long_wide_rows_have_several_teams(gpu: str) -> None:
     """As was measured on an H100; where windows join summaries, or rows are short, one team was
-    faster: docs/gpu-log.md.
+    faster: docs/gpu-log.md. Twice as many rows are shared by clusters.
     """
     found = {
         (n, rows, length): TEMPLATE.heuristic(
             specialise(pd_scan(PdScan(n, 8))), named_target(gpu), Problem.bucket(rows, length)
         )
-        for n, rows, length in ((128, 64, 4096), (256, 32, 4096), (128, 4, 17984), (80, 48, 1176))
+        for n, rows, length in ((128, 32, 4096), (256, 32, 4096), (128, 4, 17984), (80, 32, 1176))
     }
-    assert found[128, 64, 4096] == CudaChunksConfig(4, 7, 3)
+    assert found[128, 32, 4096] == CudaChunksConfig(4, 7, 3)
     assert found[256, 32, 4096] == CudaChunksConfig(4, 4, 2)
-    assert found[128, 4, 17984].teams == found[80, 48, 1176].teams == 1
+    assert found[128, 4, 17984].teams == found[80, 32, 1176].teams == 1
+
+
+@pytest.mark.parametrize(("gpu", "clusters"), [("h100", 1), ("h200", 1), ("a100", 0)])
+@pytest.mark.parametrize("n", [32, 64, 128])
+def test_two_blocks_that_share_a_row_are_a_cluster(n: int, gpu: str, clusters: int) -> None:
+    """And what a block has by itself; not four that share one, nor where nobody knows."""
+    program, target = specialise(pd_scan(PdScan(n, 4))), named_target(gpu)
+    problems = [Problem.bucket(rows, 4096) for rows in (64, 256, 32)]
+    chosen = [TEMPLATE.heuristic(program, target, each) for each in (*problems, Problem())]
+    assert [config.clusters for config in chosen] == [clusters, clusters, 0, 0]
