@@ -14,6 +14,7 @@ has there. The backward needs the logits and the places: no softmax is kept.
 from typing import Any, NamedTuple
 
 import torch
+from torch._C import _has_storage, _len_torch_dispatch_stack
 
 from pdssm_compiler.runtime.errors import ArgumentError, NanLogitError
 from pdssm_compiler.runtime.hand_written import triton_runs
@@ -272,7 +273,7 @@ def _backward(
     logits, index, temperature = ctx.saved_tensors
     check_temperature(temperature, _computed_in(logits))
     along_last = ctx.dim % logits.dim() == logits.dim() - 1
-    if along_last and _is_run(logits):
+    if along_last and _has_kernel(logits) and _is_run(logits, grad):
         found = torch.empty_like(logits)
         surrogate_gradient(logits, grad, index, temperature, ctx.dense, found)
     else:
@@ -280,11 +281,16 @@ def _backward(
     return found, None, None, None, None
 
 
-def _is_run(tensor: torch.Tensor) -> bool:
-    """Whether what is computed of a tensor is neither traced, in which case a compiler fuses it,
-    nor differentiated again: then it may be a kernel that torch does not know.
+def _is_run(*tensors: torch.Tensor) -> bool:
+    """Whether what is computed of tensors is neither traced, in which case a compiler fuses it,
+    nor mapped by ``vmap``, nor differentiated again: then it may be a kernel that torch does not
+    know.
     """
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not torch.is_grad_enabled()
+    if torch.is_grad_enabled() or _len_torch_dispatch_stack():
+        return False
+    plain = (torch.Tensor, torch.nn.Parameter)
+    # What vmap maps is of torch's own type, and has no memory of its own.
+    return all(type(tensor) in plain and _has_storage(tensor) for tensor in tensors)
 
 
 def softmax_gradient(

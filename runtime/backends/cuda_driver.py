@@ -169,6 +169,7 @@ class DriverKernel:
 
     def blocks_at_once(self, threads: int) -> int:
         """Blocks that the device in use runs at the same time."""
+        use_context_of(self._device)
         each, device, processors = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         counted = driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
             ctypes.byref(each),
@@ -184,6 +185,8 @@ class DriverKernel:
 
     def clusters_at_once(self, size: int, threads: int) -> int:
         """Clusters of so many blocks that the device in use runs at the same time."""
+        # Of one size after another: the thread that asks need not be the one that loaded.
+        use_context_of(self._device)
         attribute = _Attribute(_CLUSTER, b"", size, (1, 1), b"")
         config = _Config(
             (size, 1, 1),

@@ -205,6 +205,8 @@ class ChunkedCudaKernel(CudaKernel):
         self._teams = int(source.options["teams"])
         # By the blocks of a cluster, how many run at once.
         self._at_once = cache(self._clusters_at_once)
+        # As long to find as a launch takes.
+        self._shares = lru_cache(maxsize=256)(self._blocks_of_a_row)
         state_size = source.program.state_size
         # Where sums stand among the arguments, and their own axes.
         self._sums = [
@@ -231,7 +233,7 @@ class ChunkedCudaKernel(CudaKernel):
         batch, _, heads = sizes
         if batch * heads == 0:
             return
-        _, sharing = self._blocks_of_a_row(sizes)
+        _, sharing = self._shares(sizes)
         # Each team adds to sums of its own, which are added up in order.
         handed = list(tensors)
         for place, own in self._sums:
@@ -252,7 +254,7 @@ class ChunkedCudaKernel(CudaKernel):
     ) -> None:
         batch, length, heads = sizes
         rows = batch * heads
-        abreast, sharing = self._blocks_of_a_row(sizes)
+        abreast, sharing = self._shares(sizes)
         pointers, aligned = self._pointers(tensors, strides)
         blocks = abreast * sharing
         known = (*pointers, *strides.all, error.data_ptr(), rows, length, heads, aligned)
@@ -307,7 +309,7 @@ class WindowedCudaKernel(ChunkedCudaKernel):
     ) -> None:
         batch, length, heads = sizes
         rows = batch * heads
-        abreast, sharing = self._blocks_of_a_row(sizes)
+        abreast, sharing = self._shares(sizes)
         window = carry_window(sharing, self._teams)
         # Chunks between two carries that pass through global memory.
         every = window if window > 1 else self._teams

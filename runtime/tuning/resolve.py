@@ -29,7 +29,7 @@ import json
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -369,16 +369,16 @@ def _template_and_config(
         # What a field is without being told is what kernels did before they had it.
         now = template.heuristic(program, target, problem)
         for name in lacking:
-            if getattr(now, name) == getattr(config, name):
+            today = getattr(now, name)
+            if today == getattr(config, name):
                 continue
-            renewed = replace(config, **{name: getattr(now, name)})
-            if name in config.by_todays_rule and not template.feasible(program, target, renewed):
-                config = renewed
-            else:
+            renewed = config.renewed(name, today)
+            if renewed is None or template.feasible(program, target, renewed):
                 raise ValueError(
-                    f"it was measured before {row.template} had {name!r}, which is "
-                    f"{getattr(now, name)} without a log; tune again"
+                    f"it was measured before {row.template} had {name!r}, which is {today} "
+                    f"without a log; tune again"
                 )
+            config = renewed
     return template, config
 
 

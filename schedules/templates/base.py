@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from pdssm_compiler.ir.errors import PdssmError, shown
 from pdssm_compiler.ir.program import Program
@@ -27,15 +27,9 @@ class Config:
     A subclass checks nothing of its own: which values work depends on program and target, and
     :meth:`Template.feasible` says so.
 
-    Attributes:
-        by_todays_rule: fields that came later and make the others' choice no other: a schedule
-            that was measured before has them as the heuristic says.
-
     Raises:
         ConfigError: another type; the message names the field.
     """
-
-    by_todays_rule: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,6 +42,16 @@ class Config:
                     f"{type(self).__name__}: {field.name} must be {wanted}, got {shown(value)}; "
                     f"pass {wanted}"
                 )
+
+    def renewed(self, name: str, today: Any) -> Self | None:
+        """What a config that was measured before a field of this name was there says of kernels
+        that have it; None if nothing, as its other fields were chosen without it.
+
+        Args:
+            name: of the field, whose value is the default here.
+            today: what the heuristic says of it now, which is another.
+        """
+        return None
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

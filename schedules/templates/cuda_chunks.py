@@ -16,9 +16,9 @@ those of a launch (a cooperative one).
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from typing import ClassVar
+from typing import Any, Self
 
 from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import hoist
@@ -134,13 +134,17 @@ class CudaChunksConfig(Config):
     early: int = 0
     clusters: int = 0
 
-    # The same tiles and teams are as good in clusters, or a little better (docs/gpu-log.md).
-    by_todays_rule: ClassVar[frozenset[str]] = frozenset({"clusters"})
-
     @property
     def tokens(self) -> int:
         """Tokens of a chunk."""
         return self.tile * self.tiles
+
+    def renewed(self, name: str, today: Any) -> Self | None:
+        if name != "clusters":
+            return None
+        # The same tiles and teams are as good in clusters, or better (docs/gpu-log.md); but where
+        # a block has one team, many share a row, which windows suit.
+        return self if self.teams == 1 else replace(self, clusters=today)
 
 
 @lru_cache(maxsize=4096)

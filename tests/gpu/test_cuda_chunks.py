@@ -2,6 +2,8 @@
 what the plain loop gives, the same bits each time, whatever runs beside them.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint
 from pdssm_compiler.ir.programs import PdScan, pd_scan
 from pdssm_compiler.runtime.compile_service import config_text
+from pdssm_compiler.runtime.devices import target_of
 from pdssm_compiler.runtime.plan import Plan
+from pdssm_compiler.schedules.emit.cuda_kernel import has_clusters
 from pdssm_compiler.schedules.templates.cuda_chunks import CudaChunksConfig
 from pdssm_compiler.schedules.templates.cuda_rows import CudaRowsConfig
 from tests.gpu.agreement import assert_agrees
@@ -67,6 +71,12 @@ def plan_of(program: Program, device: torch.device, config: object) -> Plan:
     return Plan(program, device, 16, config=config_text(config))
 
 
+def small(device: torch.device) -> list[CudaChunksConfig]:
+    """Small chunks by each way that the device has to hand carries on."""
+    clusters = (0, 1) if has_clusters(target_of(device)) else (0,)
+    return [replace(SMALL, clusters=each) for each in clusters]
+
+
 def tensors_for(
     program: Program, sizes: Sizes, device: torch.device, seed: int = 9
 ) -> list[torch.Tensor]:
@@ -99,10 +109,13 @@ def test_values_and_gradients(case: Case, template: str, device: torch.device) -
 
 @BOTH
 def test_every_length_about_chunks_and_windows(program: Program, device: torch.device) -> None:
-    chunks, rows = plan_of(program, device, SMALL), plan_of(program, device, ROWS)
+    chunks = [plan_of(program, device, config) for config in small(device)]
+    rows = plan_of(program, device, ROWS)
     for length in (*range(18), 23, 24, 25, 95, 96, 97, 383, 384, 385, 1000, 3001):
         tensors = tensors_for(program, Sizes(2, length, 2), device)
-        assert_close(chunks.run(tensors), rows.run(tensors))
+        want = rows.run(tensors)
+        for plan in chunks:
+            assert_close(plan.run(tensors), want)
 
 
 @BOTH
@@ -110,25 +123,28 @@ def test_every_length_about_chunks_and_windows(program: Program, device: torch.d
 def test_more_rows_than_blocks(program: Program, rows: int, device: torch.device) -> None:
     """Blocks go from row to row; what they leave for one another is each row's own."""
     tensors = tensors_for(program, Sizes(1, 45, rows), device)
-    chunks, others = plan_of(program, device, SMALL), plan_of(program, device, ROWS)
-    assert_close(chunks.run(tensors), others.run(tensors))
+    want = plan_of(program, device, ROWS).run(tensors)
+    for config in small(device):
+        assert_close(plan_of(program, device, config).run(tensors), want)
 
 
 @BOTH
 @pytest.mark.parametrize("sizes", [Sizes(1, 4001, 3), Sizes(40, 130, 9)], ids=["few", "many"])
-@pytest.mark.parametrize("config", ["cuda-chunks", SMALL, "cuda-rows"], ids=str)
 def test_twenty_runs_give_the_same_bits(
-    program: Program, sizes: Sizes, config: object, device: torch.device
+    program: Program, sizes: Sizes, device: torch.device
 ) -> None:
-    plan, tensors = plan_of(program, device, config), tensors_for(program, sizes, device)
-    want = plan.run(tensors)
-    for _ in range(20):
-        assert_same_bits(plan.run(tensors), want)
+    tensors = tensors_for(program, sizes, device)
+    for config in ("cuda-chunks", *small(device), "cuda-rows"):
+        plan = plan_of(program, device, config)
+        want = plan.run(tensors)
+        for _ in range(20):
+            assert_same_bits(plan.run(tensors), want)
 
 
 def test_launches_of_several_streams_at_once(device: torch.device) -> None:
-    """Two kernels, each with as many blocks as the device runs at once: they take turns."""
-    plans = [plan_of(program, device, "cuda-chunks") for program in (FORWARD, BACKWARD)]
+    """Kernels, each with as many blocks as the device runs at once: they take turns."""
+    configs = ("cuda-chunks", small(device)[-1])
+    plans = [plan_of(each, device, config) for each in (FORWARD, BACKWARD) for config in configs]
     calls = [
         (plan, tensors_for(plan.program, Sizes(1, 6000, 2), device, seed))
         for seed in range(4)
@@ -145,6 +161,28 @@ def test_launches_of_several_streams_at_once(device: torch.device) -> None:
         torch.cuda.synchronize()
         for mine, theirs in zip(got, want, strict=True):
             assert_same_bits(mine, theirs)
+
+
+@BOTH
+def test_graph_replay_of_every_way_to_hand_carries_on(
+    program: Program, device: torch.device
+) -> None:
+    """Captured, with what a launch asks the driver for asked before."""
+    for config in small(device):
+        plan, sizes = plan_of(program, device, config), Sizes(1, 999, 2)
+        tensors = tensors_for(program, sizes, device)
+        plan.run(tensors)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = plan.run(tensors)
+        for seed in (4, 5):
+            others = tensors_for(program, sizes, device, seed)
+            for tensor, other in zip(tensors, others, strict=True):
+                tensor.copy_(other)
+            graph.replay()
+            torch.cuda.synchronize()
+            found = [tensor.clone() for tensor in captured]
+            assert_same_bits(found, plan.run(tensors))
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
@@ -191,19 +229,21 @@ def test_the_worst_map(device: torch.device) -> None:
 
 
 def test_a_layout_that_allows_no_wide_copies(device: torch.device) -> None:
-    chunks = plan_of(FORWARD, device, SMALL)
     arrays = arrays_for(FORWARD, Sizes(2, 205, 3), 9)
-    want = chunks.run([t.to(device) for t in tensors_of(FORWARD, arrays, "dense")])
-    for layout in ("reversed", "spread"):
-        strided = [
-            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device).copy_(t)
-            for t in tensors_of(FORWARD, arrays, layout)
-        ]
-        assert_same_bits(chunks.run(strided), want)
+    for config in small(device):
+        chunks = plan_of(FORWARD, device, config)
+        want = chunks.run([t.to(device) for t in tensors_of(FORWARD, arrays, "dense")])
+        for layout in ("reversed", "spread"):
+            strided = [
+                torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device).copy_(t)
+                for t in tensors_of(FORWARD, arrays, layout)
+            ]
+            assert_same_bits(chunks.run(strided), want)
 
 
 def test_an_empty_call_launches_nothing(device: torch.device) -> None:
     for sizes in (Sizes(0, 40, 2), Sizes(2, 40, 0)):
         tensors = tensors_for(FORWARD, sizes, device)
-        outputs = plan_of(FORWARD, device, SMALL).run(tensors)
-        assert [output.numel() for output in outputs] == [0] * len(outputs)
+        for config in small(device):
+            outputs = plan_of(FORWARD, device, config).run(tensors)
+            assert [output.numel() for output in outputs] == [0] * len(outputs)

@@ -12,6 +12,8 @@ from pdssm_compiler.runtime.backends.cuda_driver import DriverKernel
 
 # CUDA_ERROR_INVALID_CONTEXT, and another.
 NO_CONTEXT, OTHER = 201, 700
+# CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION.
+CLUSTER = 4
 
 
 class Driver:
@@ -33,6 +35,10 @@ class Driver:
             "cuGetErrorString": self.get_error,
             "cuLaunchKernel": Launch(self),
             "cuLaunchKernelEx": Launch(self),
+            "cuOccupancyMaxActiveBlocksPerMultiprocessor": self.blocks,
+            "cuOccupancyMaxActiveClusters": self.clusters,
+            "cuCtxGetDevice": self.device_in_use,
+            "cuDeviceGetAttribute": self.processors,
         }
         for name, function in functions.items():
             setattr(self, name, function)
@@ -66,6 +72,27 @@ class Driver:
 
     def set_attribute(self, *given: Any) -> int:
         return 0
+
+    def device_in_use(self, device: Any) -> int:
+        device._obj.value = 1
+        return 0 if self.current() else NO_CONTEXT
+
+    def processors(self, found: Any, which: int, device: ctypes.c_int) -> int:
+        found._obj.value = 132
+        return 0
+
+    def blocks(self, found: Any, *given: Any) -> int:
+        found._obj.value = 2
+        return 0 if self.current() else NO_CONTEXT
+
+    def clusters(self, found: Any, function: Any, config: Any) -> int:
+        """As many as processors make, by what is asked of them."""
+        asked = config._obj
+        attribute = asked.attributes[0]
+        assert (asked.count, attribute.id) == (1, CLUSTER)
+        assert [attribute.value, *attribute.along_others] == [asked.grid[0], 1, 1]
+        found._obj.value = 132 // attribute.value
+        return 0 if self.current() else NO_CONTEXT
 
     def get_error(self, status: int, text: Any) -> int:
         text._obj.value = f"status {status}".encode()
@@ -102,12 +129,14 @@ def in_a_thread(function: Callable[[], Any]) -> Any:
     return found[0]
 
 
-HOW = ["launch", "launch_early", "launch_together"]
+HOW = ["launch", "launch_early", "launch_together", "launch_in_clusters"]
 
 
 def launch(kernel: DriverKernel, how: str) -> None:
     if how == "launch":
         kernel.launch(1, 32, bytes(8), 0)
+    elif how == "launch_in_clusters":
+        kernel.launch_in_clusters(1, 1, 32, bytes(8), (0,), 0)
     else:
         getattr(kernel, how)(1, 32, bytes(8), (0,), 0)
 
@@ -120,6 +149,13 @@ def test_a_thread_without_a_context_gets_the_device_s(how: str, told: Driver) ->
     assert told.launched == [None, 101]
     # Kept with the process, so asked for once.
     assert told.retained == [1]
+
+
+def test_a_thread_without_a_context_counts_what_runs_at_once(told: Driver) -> None:
+    """A kernel that another thread has loaded, of which a longer row asks for larger clusters."""
+    kernel = in_a_thread(lambda: DriverKernel(b"", "scan", 50000, 1))
+    assert in_a_thread(lambda: kernel.clusters_at_once(2, 64)) == 66
+    assert in_a_thread(lambda: kernel.blocks_at_once(64)) == 264
 
 
 @pytest.mark.parametrize("how", HOW)

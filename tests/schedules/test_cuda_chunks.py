@@ -4,6 +4,7 @@ launch passes to them.
 
 import ctypes
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime.backends import Sizes
+from pdssm_compiler.runtime.backends import Sizes, cuda_launch
 from pdssm_compiler.runtime.backends.cuda_launch import ChunkedCudaKernel
 from pdssm_compiler.schedules.chunking import carry_window, cluster_of_a_row
 from pdssm_compiler.schedules.emit.names import text_name
@@ -284,6 +285,23 @@ def test_a_launch_of_clusters(
     assert handed["grid"] == handed["blocks"] <= at_once
     assert (handed["threads"], handed["stream"]) == (96, 7)
     assert (handed["rows"], handed["L"]) == (sizes.batch * sizes.heads, sizes.length)
+
+
+def test_blocks_are_shared_out_once_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a CPU longer than the rest of a launch, and sums are given room by it as well."""
+    found: list[tuple[int, int]] = []
+
+    def counted(*given: Any) -> tuple[int, int]:
+        found.append(cluster_of_a_row(*given))
+        return found[-1]
+
+    monkeypatch.setattr(cuda_launch, "cluster_of_a_row", counted)
+    config = replace(SMALL, clusters=1)
+    source = lowered(TEMPLATE, active_adjoint(8, 4, "c64", "column"), config=config)
+    sizes = Sizes(2, 100, 3)
+    (handed,) = launches(monkeypatch, source, tensors_for(source, sizes), sizes)
+    assert found == [(6, 5)]
+    assert handed["how"] == "launch_in_clusters of 5"
 
 
 def test_sizes_of_clusters_that_do_not_fit_are_not_taken() -> None:

@@ -352,12 +352,16 @@ def test_a_config_of_before_a_field_that_matters_is_passed_over() -> None:
                 assert choose(PROGRAM, gpu, None, sizes).reason == "heuristic"
 
 
-@pytest.mark.parametrize("asked", [None, 0])
-def test_a_config_of_before_clusters_has_them_by_todays_rule(asked: int | None) -> None:
-    """What else it says holds with them; and what was measured without them since is kept."""
+@pytest.mark.parametrize(("teams", "asked", "taken"), [(7, None, 1), (7, 0, 0), (1, None, 0)])
+def test_a_config_of_before_clusters_has_them_by_todays_rule(
+    teams: int, asked: int | None, taken: int
+) -> None:
+    """What else it says holds with them, but of one team a block; and what was measured without
+    them since is kept.
+    """
     gpu = named_target("h100")
     path = log.user_logs() / folder_name(gpu.name) / file_name(PROGRAM)
-    config = asdict(CudaChunksConfig(4, 3, 7))
+    config = asdict(CudaChunksConfig(4, 3, teams))
     if asked is None:
         del config["clusters"]
     sizes = Problem.bucket(1024, 4000)
@@ -366,7 +370,7 @@ def test_a_config_of_before_clusters_has_them_by_todays_rule(asked: int | None) 
     resolve.forget()
     assert CudaChunks().heuristic(PROGRAM, gpu, sizes).clusters == 1
     found = choose(PROGRAM, gpu, None, sizes).config
-    assert found == CudaChunksConfig(4, 3, 7, clusters=int(asked is None))
+    assert found == CudaChunksConfig(4, 3, teams, clusters=taken)
 
 
 @pytest.mark.parametrize(
