@@ -10,13 +10,16 @@ from math import isqrt
 # How long a carry is on its way from block to block, where one takes from team to team.
 FAR = 7
 
-# And from a block to another of its cluster.
+# And from a block to another of its cluster: assumed, between the two.
 ACROSS = 2
-# Blocks of a cluster, on every device that has them; its processors are neighbours, of so many.
+# Blocks of a cluster, on every device that has them.
 MOST_OF_A_CLUSTER = 8
+# Its processors are of one group of so many: an H200 has groups of 16 and 18, and runs 30
+# clusters of four where 32 are assumed.
 _NEIGHBOURS = 16
 
 # What a row takes beside its chunks, in chunks of a team: its tables, its first and last ones.
+# Assumed, so that rows do not follow one another for a little less work each.
 _OF_A_TURN = 2
 
 # A launch's second axis has at most this many programs.

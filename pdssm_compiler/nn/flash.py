@@ -100,7 +100,8 @@ class FlashPDSSM(nn.Module):
         d_model: the tokens' width.
         heads: ``H``; ``d_model / state_size`` by default.
         state_size: ``N``; ``d_model / heads`` by default. Without either, the smallest divisor of
-            ``d_model`` from its root on: 16 for 128, 32 for 512, 768 and 1024, 64 for 2048.
+            ``d_model`` from its root on, at most twice that: 16 for 128, 32 for 512, 768 and 1024,
+            64 for 2048.
         dictionary_size: ``K``; ``heads`` by default.
         conv_width: tokens that the convolution reads.
         surrogate: ``"active"``, or ``"dense"``, by which maps that were not chosen learn as well,

@@ -10,12 +10,9 @@ from collections.abc import Callable
 
 from pdssm_compiler.runtime.backends.base import Backend, Kernel
 from pdssm_compiler.runtime.backends.cubin import disassembled
+from pdssm_compiler.runtime.backends.cuda_chunked import ClusteredCudaKernel, WindowedCudaKernel
 from pdssm_compiler.runtime.backends.cuda_compilers import compile_cuda, missing_compiler
-from pdssm_compiler.runtime.backends.cuda_launch import (
-    ChunkedCudaKernel,
-    CudaKernel,
-    WindowedCudaKernel,
-)
+from pdssm_compiler.runtime.backends.cuda_launch import CudaKernel
 from pdssm_compiler.runtime.backends.tvm_cpu import missing_package
 from pdssm_compiler.runtime.backends.tvm_script import import_tvm, parsed
 from pdssm_compiler.runtime.errors import BackendUnavailableError
@@ -28,7 +25,7 @@ _CUBIN = "kernel.cubin"
 _CALL = "call.json"
 ENTRY = "scan_kernel"
 # How a kernel is launched, by an option of its source: the first that it has.
-_KINDS = {"clusters": ChunkedCudaKernel, "chunk_tokens": WindowedCudaKernel}
+_KINDS = {"clusters": ClusteredCudaKernel, "chunk_tokens": WindowedCudaKernel}
 
 
 class TvmCuda(Backend):

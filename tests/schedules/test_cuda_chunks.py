@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from pdssm_compiler.ir import Program
 from pdssm_compiler.ir.passes import adjoint, specialise
 from pdssm_compiler.ir.programs import PdScan, pd_scan
-from pdssm_compiler.runtime.backends import Sizes, cuda_launch
-from pdssm_compiler.runtime.backends.cuda_launch import ChunkedCudaKernel
+from pdssm_compiler.runtime.backends import Sizes, cuda_chunked
 from pdssm_compiler.schedules.chunking import carry_window, cluster_of_a_row
 from pdssm_compiler.schedules.emit.names import text_name
 from pdssm_compiler.schedules.signature import Signature
@@ -295,7 +294,7 @@ def test_blocks_are_shared_out_once_for_each_size(monkeypatch: pytest.MonkeyPatc
         found.append(cluster_of_a_row(*given))
         return found[-1]
 
-    monkeypatch.setattr(cuda_launch, "cluster_of_a_row", counted)
+    monkeypatch.setattr(cuda_chunked, "cluster_of_a_row", counted)
     config = replace(SMALL, clusters=1)
     source = lowered(TEMPLATE, active_adjoint(8, 4, "c64", "column"), config=config)
     sizes = Sizes(2, 100, 3)
@@ -356,7 +355,7 @@ def test_sums_have_an_axis_of_teams() -> None:
     """What the kernel writes and what a launch hands it is one convention."""
     source = lowered(TEMPLATE, active_adjoint(8, 4, "c64", "column"), config=SMALL)
     own = Signature(source.program).sum_outputs
-    handed = ChunkedCudaKernel.signature(source).sum_outputs
+    handed = cuda_chunked.ChunkedCudaKernel.signature(source).sum_outputs
     assert [total.leading for total in own] == [("B", "H")]
     assert [total.leading for total in handed] == [("B", "C", "H")]
     assert f"{SUMS_NAME}_sC: T.int64" in source.text
