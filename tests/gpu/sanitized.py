@@ -1,5 +1,6 @@
 """``python -m tests.gpu.sanitized TEMPLATE [DEVICE] [racecheck]``: a small run of every kernel of
-a template, for a tool to watch; see :mod:`tests.gpu.test_sanitizer`.
+a template, for a tool to watch; see :mod:`tests.gpu.test_sanitizer`. ``cuda-chunks:clusters`` is
+that template with the blocks that share a row as clusters.
 
 Each state size once forward and once backward with the gradients of hard choices: less than a
 warp, more than one, and two. Then the last of them by maps of each token, whose sources a team
@@ -53,9 +54,10 @@ def programs() -> Iterator[Program]:
     yield pd_scan(PdScan(STATE_SIZES[-1], map_source="token", final_state=True))
 
 
-def main(template: str, device: str = "cuda", watched_by: str = "") -> None:
+def main(asked: str, device: str = "cuda", watched_by: str = "") -> None:
     """Run, wait, and say what ran."""
-    config = template
+    template, _, clusters = asked.partition(":")
+    config = config_text(CudaChunksConfig(2, 4, 2, clusters=1)) if clusters else template
     if watched_by == "racecheck":
         config = _for_racecheck(template)
     where = torch.device(device)
