@@ -222,8 +222,8 @@ def test_errors(model: Any) -> None:
     for take_back in (cache.activate_past_recording, lambda: cache.crop(1)):
         with pytest.raises(ArgumentError, match="tokens cannot be taken back from it"):
             take_back()
-    with pytest.raises(ArgumentError, match="d_model=6 is no square"):
-        hf.PdssmForCausalLM(hf.PdssmConfig(5, 6, 1))
+    with pytest.raises(ArgumentError, match="d_model=38 has no divisor between its root and twice"):
+        hf.PdssmForCausalLM(hf.PdssmConfig(5, 38, 1))
 
 
 def test_the_defaults_make_a_model() -> None:
