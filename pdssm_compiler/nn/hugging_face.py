@@ -55,7 +55,8 @@ class PdssmConfig(PretrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "pdssm"
-    keys_to_ignore_at_inference = (_CACHE,)
+    # A list, as Trainer adds one to it.
+    keys_to_ignore_at_inference = [_CACHE]  # noqa: RUF012
 
     def __init__(
         self,

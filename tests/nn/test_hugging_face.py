@@ -226,6 +226,11 @@ def test_errors(model: Any) -> None:
         hf.PdssmForCausalLM(hf.PdssmConfig(5, 38, 1))
 
 
+def test_what_an_evaluation_ignores_is_a_list() -> None:
+    """Trainer adds a list to it."""
+    assert hf.PdssmConfig.keys_to_ignore_at_inference == [hf._CACHE]
+
+
 def test_the_defaults_make_a_model() -> None:
     with torch.device("meta"):
         model = hf.PdssmForCausalLM(hf.PdssmConfig())
