@@ -12,7 +12,16 @@ import torch
 from torch import nn
 
 from pdssm_compiler.nn.attention import AttentionCache
+from pdssm_compiler.nn.block import Block
 from pdssm_compiler.nn.cache import LayerCache
+from pdssm_compiler.nn.hugging_face_arguments import (
+    UNUSED,
+    check_attentions,
+    check_names,
+    check_packed,
+    check_step,
+    check_unpacked,
+)
 from pdssm_compiler.nn.language import CausalLM, ModelCache
 from pdssm_compiler.runtime.errors import ArgumentError
 
@@ -24,12 +33,16 @@ try:
         PretrainedConfig,
         PreTrainedModel,
     )
+    from transformers.modeling_layers import GradientCheckpointingLayer
     from transformers.modeling_outputs import CausalLMOutputWithPast
+    from transformers.utils import logging
 except ImportError as missing:
     raise ImportError(
         f"pdssm_compiler.nn.hugging_face needs the Python package transformers ({missing}): "
         f"pip install 'pdssm-compiler[transformers]'"
     ) from missing
+
+_logger = logging.get_logger(__name__)
 
 # What this version of transformers calls a cache, in calls and in outputs.
 _CACHE = (
@@ -37,6 +50,17 @@ _CACHE = (
     if "cache" in inspect.signature(CausalLMOutputWithPast).parameters
     else "past_key_values"
 )
+
+
+class PdssmBlock(Block, GradientCheckpointingLayer):  # type: ignore[misc]
+    """A block that ``transformers`` can have computed again in the backward."""
+
+    # A call changes no cache, so it may be made again with the same one.
+    _can_checkpoint_with_cache = True
+
+
+class _Model(CausalLM):
+    block_type = PdssmBlock
 
 
 class PdssmConfig(PretrainedConfig):  # type: ignore[misc]
@@ -55,7 +79,8 @@ class PdssmConfig(PretrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "pdssm"
-    keys_to_ignore_at_inference = (_CACHE,)
+    # A list, as Trainer adds one to it.
+    keys_to_ignore_at_inference = [_CACHE]  # noqa: RUF012
 
     def __init__(
         self,
@@ -82,7 +107,7 @@ class PdssmConfig(PretrainedConfig):  # type: ignore[misc]
 
     def made(self, **factory: Any) -> CausalLM:
         """The model; ``factory`` is its ``device`` and ``dtype``."""
-        return CausalLM(
+        return _Model(
             self.vocab_size,
             self.hidden_size,
             self.num_hidden_layers,
@@ -156,64 +181,6 @@ class PdssmCache:
         )
 
 
-def _check_positions(
-    position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
-) -> None:
-    """Refuse packed sequences that nothing else tells apart.
-
-    Raises:
-        ArgumentError: positions that begin anew within a row, behind another token than padding.
-    """
-    if position_ids is None or position_ids.dim() != 2 or torch.compiler.is_compiling():
-        return
-    anew = position_ids[:, 1:] == 0
-    length = position_ids.shape[1]
-    if attention_mask is not None and attention_mask.dim() == 2 and length > 1:
-        # Of the call's tokens: the last ones of a mask that has those of the cache as well.
-        of_call = attention_mask[:, -length:].bool()
-        anew = anew & of_call[:, :-1] if of_call.shape[1] == length else anew
-    if anew.any():
-        row, token = anew.nonzero()[0].tolist()
-        raise ArgumentError(
-            f"position_ids begin anew at token {token + 1} of row {row}, so the row holds packed "
-            f"sequences, which run into one another without their offsets: lay all in one row and "
-            f"pass cu_seqlens (DataCollatorWithFlattening gives them with "
-            f"return_flash_attn_kwargs=True)"
-        )
-
-
-def _check_step(attention_mask: torch.Tensor | None) -> None:
-    """Refuse a mask by which the one token of a call is padding: the cache would take it in.
-
-    Raises:
-        ArgumentError: it is 0 there.
-    """
-    if attention_mask is None or attention_mask.dim() != 2 or torch.compiler.is_compiling():
-        return
-    if attention_mask.is_cuda and torch.cuda.is_current_stream_capturing():
-        return
-    if not attention_mask[:, -1].all():
-        row = int((attention_mask[:, -1] == 0).nonzero()[0])
-        raise ArgumentError(
-            f"attention_mask[{row}, -1] is 0, and a call of one token after a cache has no "
-            f"padding; give that sequence a token, or leave it out by batch_select_indices"
-        )
-
-
-def _check_wanted(options: dict[str, Any]) -> None:
-    """Refuse to be asked for what an output never has, rather than answer None.
-
-    Raises:
-        ArgumentError: names the option.
-    """
-    for name in ("output_hidden_states", "output_attentions"):
-        if options.get(name):
-            raise ArgumentError(
-                f"{name} asks for what this model does not give; leave it out, and put forward "
-                f"hooks on model.lm.blocks"
-            )
-
-
 def _first_tensor(layers: ModelCache) -> torch.Tensor:
     first: LayerCache | AttentionCache = layers[0]
     return first[0]
@@ -231,7 +198,8 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     base_model_prefix = "lm"
     main_input_name = "input_ids"
     _is_stateful = True
-    _no_split_modules = ("Block",)
+    _no_split_modules = ("PdssmBlock",)
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: PdssmConfig) -> None:
         super().__init__(config)
@@ -281,6 +249,9 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        position_ids: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **others: Any,
     ) -> Any:
@@ -299,29 +270,40 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             labels: integers ``[B, T]``, shifted here: usually ``input_ids``, with -100 where a
                 token does not count, so at padding.
             use_cache: whether the cache after these tokens is wanted; ``config.use_cache`` in
-                evaluation, False in training, beside labels and of packed sequences.
+                evaluation, False in training, beside labels and of packed sequences. While blocks
+                are computed again in the backward there is none, with a warning.
             logits_to_keep: of how many last tokens logits are wanted, or of which; 0 for all.
-            return_dict: False for a tuple of what there is.
-            others: of the loss, such as ``num_items_in_batch``. ``output_hidden_states`` and
-                ``output_attentions`` are refused. There are no positions in the
-                model: ``position_ids`` change nothing, but those of packed sequences, which begin
-                anew within a row, are refused without the offsets.
+            position_ids: there are no positions in the model, so they change nothing, but those of
+                packed sequences, which begin anew within a row, are refused without the offsets.
+            output_hidden_states: whether they are wanted; ``config.output_hidden_states``.
+            output_attentions: refused.
+            return_dict: False for a tuple of what there is; ``config.return_dict``.
+            others: of the loss, such as ``num_items_in_batch``, and without effect what collators,
+                tokenizers and generation give every model, such as ``token_type_ids``.
 
         Returns:
-            ``CausalLMOutputWithPast``: ``loss``, ``logits`` ``[B, T, vocab_size]``, and the cache
-            as ``cache`` (``past_key_values`` in older versions).
+            ``CausalLMOutputWithPast``: ``loss``, ``logits`` ``[B, T, vocab_size]``, the cache as
+            ``cache`` (``past_key_values`` in older versions), and ``hidden_states``,
+            ``num_hidden_layers + 1`` of ``[B, T, hidden_size]``: the embeddings, what each block
+            gives, and of the last one what the final norm makes of it.
 
         Raises:
-            ArgumentError: as :class:`pdssm_compiler.nn.CausalLM`, or what it does not take.
+            ArgumentError: as :class:`pdssm_compiler.nn.CausalLM`, or what it does not take, as a
+                name that nothing reads.
         """
         if inputs_embeds is not None or input_ids is None:
             raise ArgumentError(
                 "the model takes tokens: pass input_ids, and leave out inputs_embeds"
             )
-        _check_wanted(others)
+        check_names(others, self)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        check_attentions(
+            self.config.output_attentions if output_attentions is None else output_attentions
+        )
         cu_seqlens = cu_seq_lens_q if cu_seqlens is None else cu_seqlens
         if cu_seqlens is None:
-            _check_positions(others.get("position_ids"), attention_mask)
+            check_packed(position_ids, others.get("seq_idx"), attention_mask)
         cache = past_key_values if cache is None else cache
         if cache is not None and not isinstance(cache, PdssmCache):
             raise ArgumentError(
@@ -335,39 +317,59 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 and labels is None
                 and cu_seqlens is None
             )
+        elif use_cache and self._recomputes():
+            _logger.warning_once(
+                "use_cache=True does not go with gradient checkpointing, so no cache is given; "
+                "call model.gradient_checkpointing_disable() where one is wanted"
+            )
+            use_cache = False
         length = input_ids.shape[1]
         before = 0 if cache is None else cache.length
-        layers: ModelCache = ()
         # In a step the choices have no gradient.
-        if cache is not None and length == 1 and not torch.is_grad_enabled():
-            _check_step(attention_mask)
-            logits, layers = self.lm.step(input_ids[:, 0], cache.layers)
+        one = length == 1 and cache is not None and cu_seqlens is None
+        step = one and not torch.is_grad_enabled()
+        if step:
+            check_step(attention_mask)
+            attention_mask = None
+        elif attention_mask is not None and attention_mask.dim() == 2 and cache is not None:
+            attention_mask = attention_mask[:, attention_mask.shape[1] - length :]
+        found = self.lm(
+            input_ids[:, 0] if step else input_ids,
+            cache=None if cache is None else cache.layers,
+            attention_mask=attention_mask,
+            cu_seqlens=cu_seqlens,
+            output_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            step=step,
+        )
+        logits, *wanted = found if isinstance(found, tuple) else (found,)
+        states = wanted.pop() if output_hidden_states else None
+        if step:
             logits = logits[:, None]
-        else:
-            if attention_mask is not None and attention_mask.dim() == 2 and cache is not None:
-                attention_mask = attention_mask[:, attention_mask.shape[1] - length :]
-            logits = self.lm(
-                input_ids,
-                cache=None if cache is None else cache.layers,
-                attention_mask=attention_mask,
-                cu_seqlens=cu_seqlens,
-                output_cache=use_cache,
-            )
-            if use_cache:
-                logits, layers = logits
+            states = None if states is None else tuple(each[:, None] for each in states)
         loss = None
         if labels is not None:
+            options = {name: value for name, value in others.items() if name not in UNUSED}
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **others
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options
             )
         if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else (
                 logits_to_keep
             )  # fmt: skip
             logits = logits[:, kept]
-        after = PdssmCache(layers, before + length) if use_cache else None
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{_CACHE: after})
-        return output if return_dict is not False else output.to_tuple()
+        after = PdssmCache(wanted[0], before + length) if use_cache else None
+        output = CausalLMOutputWithPast(
+            loss=loss, logits=logits, hidden_states=states, **{_CACHE: after}
+        )
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _recomputes(self) -> bool:
+        """Whether blocks of a call are computed again in the backward."""
+        checkpointed = any(block.gradient_checkpointing for block in self.lm.blocks)
+        return checkpointed and self.training and torch.is_grad_enabled()
 
     def prepare_inputs_for_generation(
         self,
@@ -381,17 +383,22 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         use_cache: bool | None = None,
         logits_to_keep: int | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **others: Any,
     ) -> dict[str, Any]:
         """What :meth:`forward` is called with: the tokens that the cache has not seen.
 
         How many those are ``generate`` says by ``next_sequence_length``, in older versions of
-        ``transformers`` by the length of ``cache_position``.
+        ``transformers`` by the length of ``cache_position``. ``token_type_ids``, which some
+        tokenizers give, are named so that ``generate`` takes them; they change nothing.
 
         Raises:
-            ArgumentError: there is none.
+            ArgumentError: there is none, or what generation does not take.
         """
-        _check_wanted(others)
+        check_attentions(output_attentions)
+        check_unpacked(others)
         cache = past_key_values if cache is None else cache
         if next_sequence_length is None and cache_position is not None:
             next_sequence_length = cache_position.shape[0]
@@ -410,6 +417,7 @@ class PdssmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             _CACHE: cache,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep or 0,
+            "output_hidden_states": output_hidden_states,
         }
 
     def _reorder_cache(self, cache: PdssmCache, beam_idx: torch.Tensor) -> PdssmCache:

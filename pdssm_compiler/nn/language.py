@@ -46,6 +46,9 @@ class CausalLM(nn.Module):
         ArgumentError: a size that is none, or an option of the layers that is wrong.
     """
 
+    # What the blocks are made of: another one has Block's arguments and results.
+    block_type: type[Block] = Block
+
     def __init__(
         self,
         vocabulary: int,
@@ -71,9 +74,12 @@ class CausalLM(nn.Module):
         options = _mixer_options(mixer)
 
         def block(number: int) -> Block:
+            mixer: FlashPDSSM | CausalAttention
             if self.attention_every and number % self.attention_every == 0:
-                return Block(CausalAttention(d_model, heads, **factory), hidden, **factory)
-            return Block(FlashPDSSM(d_model, **options, **factory), hidden, **factory)
+                mixer = CausalAttention(d_model, heads, **factory)
+            else:
+                mixer = FlashPDSSM(d_model, **options, **factory)
+            return self.block_type(mixer, hidden, **factory)
 
         count = positive("layers", layers)
         self.embedding = nn.Embedding(vocabulary, positive("d_model", d_model), **factory)
@@ -104,6 +110,7 @@ class CausalLM(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         output_cache: bool = False,
+        output_hidden_states: bool = False,
         step: bool = False,
     ) -> Any:
         """Logits of the token after each.
@@ -118,11 +125,14 @@ class CausalLM(nn.Module):
                 nothing. Of this call's tokens alone: the cache knows of the padding in it. Padding
                 on the right is taken where no cache is wanted: no token sees it.
             output_cache: whether the cache after these tokens is wanted as well.
+            output_hidden_states: whether what the blocks are given and give is wanted as well.
             step: what :meth:`step` calls this with. It goes through the module's own call, so
                 that what hangs on that, as the parameters' gathering by ``fully_shard``, is done.
 
         Returns:
-            ``logits`` ``[B, T, vocabulary]``, or ``(logits, cache)`` with ``output_cache``.
+            ``logits`` ``[B, T, vocabulary]``, or a tuple of them and what else is wanted: the
+            cache, then the hidden states, a tuple of ``layers + 1`` tensors ``[B, T, d_model]``:
+            the embeddings, what each block gives, and of the last one what the norm makes of it.
 
         Raises:
             ArgumentError: another shape or dtype, a cache of something else, or, on a CPU, a token
@@ -139,14 +149,22 @@ class CausalLM(nn.Module):
                 )
             options["attention_mask"] = read_mask(attention_mask, tokens, cache, output_cache)
         x = self._embedded(tokens)
-        caches = []
+        caches, states = [], []
         for number, block in enumerate(self._blocks):
+            if output_hidden_states:
+                states.append(x)
             x = block(x, cache=None if cache is None else cache[number], **options)
             if output_cache or step:
                 x, after = x
                 caches.append(after)
-        logits = functional.linear(self.norm(x), self.embedding.weight)
-        return (logits, tuple(caches)) if output_cache or step else logits
+        x = self.norm(x)
+        logits = functional.linear(x, self.embedding.weight)
+        found: tuple[Any, ...] = (logits,)
+        if output_cache or step:
+            found += (tuple(caches),)
+        if output_hidden_states:
+            found += ((*states, x),)
+        return found if len(found) > 1 else logits
 
     def step(self, tokens: torch.Tensor, cache: ModelCache) -> tuple[torch.Tensor, ModelCache]:
         """One token ``[B]`` of each sequence: ``(logits [B, vocabulary], cache)``."""

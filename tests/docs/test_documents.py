@@ -41,7 +41,7 @@ SNIPPETS = {
     "README.md": 4,
     "docs/distributed.md": 3,
     "docs/fusion.md": 2,
-    "docs/hugging-face.md": 1,
+    "docs/hugging-face.md": 2,
     "docs/layers.md": 8,
     "docs/migration.md": 1,
     "docs/mixture.md": 4,
@@ -167,15 +167,19 @@ def test_the_snippet_of_migration_runs() -> None:
     assert scope["token"].shape == (2, 64)
 
 
-def test_the_snippet_of_hugging_face_runs(tmp_path: Path) -> None:
+def test_the_snippets_of_hugging_face_run(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="its adapter is tested where it is installed")
-    (snippet,) = blocks(ROOT / "docs" / "hugging-face.md", "python")
     scope: dict[str, object] = {"folder": tmp_path}
     with torch_only(TorchTokens()):
-        exec(compile(snippet, "hugging-face.md", "exec"), scope)
+        for snippet in blocks(ROOT / "docs" / "hugging-face.md", "python"):
+            exec(compile(snippet, "hugging-face.md", "exec"), scope)
     assert scope["text"].shape == (2, 20)
     for name, tensor in scope["again"].state_dict().items():
         assert torch.equal(tensor, scope["model"].state_dict()[name]), name
+    assert scope["embedded"].shape == scope["last"].shape == (2, 12, 64)
+    assert [len(states) for states in (scope["first"], scope["third"])] == [5, 5]
+    assert scope["first"][0].shape == (2, 12, 64)
+    assert scope["third"][0].shape == (2, 1, 64)
 
 
 def test_the_workloads_of_tuning_are_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,16 +16,14 @@ pytest.importorskip("transformers", reason="the adapter is tested where transfor
 hf: Any = importlib.import_module("pdssm_compiler.nn.hugging_face")
 
 
-@pytest.fixture(params=["scans", "hybrid"])
-def model(request: pytest.FixtureRequest) -> Any:
+def built(hybrid: bool) -> Any:
     """A model whose logits differ, by way of the registry."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    hybrid = {"attention_every": 2} if request.param == "hybrid" else {}
     config = hf.PdssmConfig(
-        VOCABULARY, 4, 3, num_attention_heads=2, mixer={"conv_width": 3}, pad_token_id=0,
-        **hybrid,
+        VOCABULARY, 4, 3, attention_every=2 if hybrid else None, num_attention_heads=2,
+        mixer={"conv_width": 3}, pad_token_id=0,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
     assert type(model) is hf.PdssmForCausalLM
@@ -33,6 +31,11 @@ def model(request: pytest.FixtureRequest) -> Any:
         model.lm.embedding.weight.mul_(50)
     model.lm.blocks[0].mixer.temperature.fill_(0.3)
     return model
+
+
+@pytest.fixture(params=["scans", "hybrid"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return built(request.param == "hybrid")
 
 
 def test_logits_and_loss(model: Any) -> None:
@@ -199,17 +202,122 @@ def test_a_cache_s_rows(model: Any) -> None:
     assert torch.equal(got[0], want[0])
 
 
+def test_hidden_states(model: Any) -> None:
+    """The embeddings, what each block gives, and the last one after the norm."""
+    tokens, mask = batch([3, 7, 5])
+    seen: list[torch.Tensor] = []
+    for part in (model.lm.embedding, *model.lm.blocks, model.lm.norm):
+        part.register_forward_hook(lambda *called: seen.append(called[-1]))
+    given = {"attention_mask": mask, "use_cache": False}
+    out = model(tokens, output_hidden_states=True, logits_to_keep=1, **given)
+    del seen[-2]
+    assert len(out.hidden_states) == model.config.num_hidden_layers + 1
+    for got, want in zip(out.hidden_states, seen, strict=True):
+        assert torch.equal(got, want)
+    assert model(tokens, **given).hidden_states is None
+    model.config.output_hidden_states = True
+    for chosen in (model(tokens, **given), model(tokens, return_dict=False, **given)):
+        assert torch.equal(chosen[-1][-1], out.hidden_states[-1])
+    assert model(tokens, output_hidden_states=False, **given).hidden_states is None
+    assert isinstance(model(tokens, attention_mask=mask)[hf._CACHE], hf.PdssmCache)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_hidden_states_of_generation(model: Any, use_cache: bool, beams: int) -> None:
+    """Of each token that was made: the prompt's first, then its own, or all where no cache is."""
+    tokens, mask = batch([3, 7, 5])
+    options = {
+        "attention_mask": mask, "max_new_tokens": 3, "num_beams": beams, "do_sample": False,
+        "use_cache": use_cache,
+    }  # fmt: skip
+    out = model.generate(
+        tokens, output_hidden_states=True, return_dict_in_generate=True, **options
+    )
+    assert torch.equal(out.sequences, model.generate(tokens, **options))
+    assert len(out.hidden_states) == 3
+    for number, states in enumerate(out.hidden_states):
+        assert len(states) == model.config.num_hidden_layers + 1
+        length = 1 if use_cache and number else LENGTH + (0 if use_cache else number)
+        assert all(state.shape == (3 * beams, length, 4) for state in states)
+    if beams > 1:
+        return
+    whole = model(
+        out.sequences[:, :-1], attention_mask=functional.pad(mask, (0, 2), value=1),
+        output_hidden_states=True,
+    ).hidden_states  # fmt: skip
+    for layer, want in enumerate(whole):
+        made = [states[layer][:, -1] for states in out.hidden_states]
+        torch.testing.assert_close(torch.stack(made, 1), want[:, -3:])
+
+
+def test_names(model: Any) -> None:
+    """What every model is given is taken, what nothing reads is refused."""
+    tokens, _ = batch([7, 7])
+    want = model(tokens, labels=tokens)
+    for name in ("cu_seqlen", "position_id", "cache_params", "output_hidden_state"):
+        refused = f"forward has no argument '{name}'; it takes input_ids, attention_mask, cache,.*"
+        with pytest.raises(ArgumentError, match=refused + "for the loss .*num_items_in_batch"):
+            model(tokens, token_type_ids=tokens, **{name: tokens})
+        assert torch.equal(model(tokens, **{name: None}).logits, want.logits)
+    others = dict.fromkeys(hf.UNUSED - {"seq_idx"}, tokens)
+    got = model(tokens, labels=tokens, num_items_in_batch=torch.tensor(6), **others)
+    assert torch.equal(got.logits, want.logits)
+    torch.testing.assert_close(got.loss, 2 * want.loss)
+    shifted = model(tokens, labels=tokens, shift_labels=tokens.roll(-1, 1), ignore_index=0).loss
+    assert shifted.isfinite()
+    assert not torch.equal(shifted, want.loss)
+    with pytest.raises(ArgumentError, match="seq_idx numbers packed sequences, which run into"):
+        model(tokens, seq_idx=torch.zeros_like(tokens))
+    offsets = torch.tensor([0, 3, 7])
+    packed = model(tokens[:1], cu_seqlens=offsets)
+    numbered = model(tokens[:1], cu_seqlens=offsets, seq_idx=torch.tensor([[0] * 3 + [1] * 4]))
+    assert torch.equal(numbered.logits, packed.logits)
+    model.config.return_dict = False
+    assert torch.equal(model(tokens, use_cache=False)[0], want.logits)
+
+
+def test_a_loss_of_one_s_own(model: Any) -> None:
+    def loss(
+        logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, share: float = 1.0
+    ) -> torch.Tensor:
+        assert vocab_size == VOCABULARY
+        return share * functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    tokens, _ = batch([7, 7])
+    model.loss_function = loss
+    whole = model(tokens, labels=tokens, token_type_ids=tokens).loss
+    assert torch.equal(model(tokens, labels=tokens, share=0.5).loss, 0.5 * whole)
+    for name in ("shares", "logits", "vocab_size"):
+        with pytest.raises(ArgumentError, match=f"forward has no argument '{name}'.*, share,"):
+            model(tokens, labels=tokens, **{name: 0.5})
+
+
+def test_names_in_generation(model: Any) -> None:
+    tokens, mask = batch([3, 7])
+    options = {"attention_mask": mask, "max_new_tokens": 3, "do_sample": False}
+    got = model.generate(tokens, token_type_ids=torch.zeros_like(tokens), **options)
+    assert torch.equal(got, model.generate(tokens, **options))
+    with pytest.raises(ValueError, match=r"not used by the model: \['cu_seqlen'\]"):
+        model.generate(tokens, cu_seqlen=tokens, **options)
+    with pytest.raises(ArgumentError, match="cu_seq_lens_q is of packed ones; leave it out"):
+        model.generate(tokens, cu_seq_lens_q=torch.tensor([0, 7]), **options)
+
+
 def test_errors(model: Any) -> None:
     tokens, mask = batch([3, 7])
     with pytest.raises(ArgumentError, match="the model takes tokens: pass input_ids"):
         model(inputs_embeds=torch.zeros(2, 3, 4))
-    for name in ("output_hidden_states", "output_attentions"):
-        refused = pytest.raises(ArgumentError, match=f"{name} asks for what this model does not")
-        with refused:
-            model(tokens, **{name: True})
-        with refused:
-            model.generate(tokens, max_new_tokens=1, **{name: True})
-        assert model(tokens, **{name: False}).logits.shape[:2] == tokens.shape
+    refused = pytest.raises(ArgumentError, match="output_attentions asks for what this model does")
+    with refused:
+        model(tokens, output_attentions=True)
+    with refused:
+        model.generate(tokens, max_new_tokens=1, output_attentions=True)
+    model.config.output_attentions = True
+    with refused:
+        model(tokens)
+    assert model(tokens, output_attentions=False).logits.shape[:2] == tokens.shape
+    model.config.output_attentions = False
     with pytest.raises(ArgumentError, match="the cache must be a PdssmCache, got tuple"):
         model(tokens, **{hf._CACHE: ()})
     with pytest.raises(ArgumentError, match=r"attention_mask\[0, 3\] is 0 behind a token"):
@@ -222,8 +330,15 @@ def test_errors(model: Any) -> None:
     for take_back in (cache.activate_past_recording, lambda: cache.crop(1)):
         with pytest.raises(ArgumentError, match="tokens cannot be taken back from it"):
             take_back()
-    with pytest.raises(ArgumentError, match="d_model=6 is no square"):
-        hf.PdssmForCausalLM(hf.PdssmConfig(5, 6, 1))
+    with pytest.raises(
+        ArgumentError, match="d_model=38 has no divisor between its root and twice"
+    ):
+        hf.PdssmForCausalLM(hf.PdssmConfig(5, 38, 1))
+
+
+def test_what_an_evaluation_ignores_is_a_list() -> None:
+    """Trainer adds a list to it."""
+    assert hf.PdssmConfig.keys_to_ignore_at_inference == [hf._CACHE]
 
 
 def test_the_defaults_make_a_model() -> None:

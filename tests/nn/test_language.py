@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from pdssm_compiler.nn import CausalAttention, CausalLM, FlashPDSSM
 from pdssm_compiler.runtime.errors import ArgumentError, OffsetError
@@ -47,6 +48,26 @@ def test_decoding_equals_the_forward(kind: str) -> None:
                 out, cache = model.step(token, cache)
                 outs.append(out[:, None])
             torch.testing.assert_close(torch.cat(outs, 1), want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_states(kind: str) -> None:
+    """With and without caches, and token by token."""
+    model, tokens = made(**KINDS[kind]), prompts(2, 5)
+    logits, states = model(tokens, output_hidden_states=True)
+    assert len(states) == len(model.blocks) + 1
+    assert torch.equal(states[0], model.embedding(tokens))
+    for number, block in enumerate(model.blocks):
+        after = block(states[number])
+        last = number + 1 == len(model.blocks)
+        assert torch.equal(states[number + 1], model.norm(after) if last else after)
+    assert torch.equal(logits, functional.linear(states[-1], model.embedding.weight))
+    again, cache, same = model(tokens[:, :-1], output_cache=True, output_hidden_states=True)
+    assert torch.equal(again, model(tokens[:, :-1]))
+    with torch.no_grad():
+        _, _, one = model(tokens[:, -1], cache=cache, step=True, output_hidden_states=True)
+    for before, last, whole in zip(same, one, states, strict=True):
+        torch.testing.assert_close(torch.cat([before, last[:, None]], 1), whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
