@@ -10,10 +10,11 @@ from pdssm_compiler.schedules.emit.cuda_chunks import ChunkKernel
 class ClusterKernel(ChunkKernel):
     """See the module's text."""
 
-    def _shares(self) -> tuple[str, str, str]:
+    def _share_rows(self) -> str:
         # Blocks of a cluster are neighbours.
-        sharing = "(blocks // abreast)"
-        return f"block % {sharing}", sharing, f"block // {sharing}"
+        self.writer.line("sharing: T.let = blocks // abreast")
+        self.writer.line("part: T.let = block % sharing")
+        return "block // sharing"
 
     def _meet(self) -> None:
         self.bodies.scan.call("lane_cluster_sync")

@@ -20,8 +20,10 @@ class WindowKernel(ChunkKernel):
         super().__init__(writer, bodies, config)
         self.join, self.append = with_
 
-    def _shares(self) -> tuple[str, str, str]:
-        return "block // abreast", "blocks // abreast", "block % abreast"
+    def _share_rows(self) -> str:
+        self.writer.line("sharing: T.let = blocks // abreast")
+        self.writer.line("part: T.let = block // abreast")
+        return "block % abreast"
 
     def _meet(self) -> None:
         self.writer.line("T.cuda.cta_sync()")

@@ -66,9 +66,7 @@ class ChunkKernel(ABC):
         declare_row(self.writer, scan.rows)
         for name in ("own", "all", "ahead"):
             write(f'{name} = T.alloc_buffer((1,), "int32", scope="local")')
-        part, sharing, row = self._shares()
-        write(f"part: T.let = {part}")
-        write(f"sharing: T.let = {sharing}")
+        row = self._share_rows()
         # A row without tokens still has a beginning and an end.
         chunks = f"T.Cast('int32', (L + {config.tokens - 1}) // {config.tokens})"
         write(f"chunks: T.let = T.max({chunks}, 1)")
@@ -107,9 +105,11 @@ class ChunkKernel(ABC):
                         self._chunk()
 
     @abstractmethod
-    def _shares(self) -> tuple[str, str, str]:
-        """Which of the blocks that share a row this one is, how many they are, and which of the
-        rows abreast it is.
+    def _share_rows(self) -> str:
+        """Name ``sharing``, how many blocks share a row, and ``part``, which of them this one is.
+
+        Returns:
+            Which of the rows abreast is theirs.
         """
 
     @abstractmethod
