@@ -85,7 +85,9 @@ def space_of(problem: TuningProblem) -> Space:
         else:
             heuristics.append(entry)
         for config in dict.fromkeys(template.space(program, target)):
-            if config != first and template.feasible(program, target, config) is None:
+            if config == first or not template.worthwhile(program, target, bucket, config):
+                continue
+            if template.feasible(program, target, config) is None:
                 others.append(Entry(template, config, False, foreign + changes(first, config)))
     heuristics.sort(key=lambda each: not each.heuristic)
     shipped = {(t.template.name, t.config) for t in tuned(program, target, bucket, own=False)}

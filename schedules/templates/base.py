@@ -133,6 +133,14 @@ class Template(ABC, Generic[ConfigT]):
     def space(self, program: Program, target: Target) -> Iterator[ConfigT]:
         """Every config worth measuring, feasible or not."""
 
+    def worthwhile(
+        self, program: Program, target: Target, problem: Problem, config: ConfigT
+    ) -> bool:
+        """Whether one of :meth:`space` is worth measuring at these sizes: not if another does the
+        same there, or what it is for is not there.
+        """
+        return True
+
     @abstractmethod
     def heuristic(self, program: Program, target: Target, problem: Problem) -> ConfigT:
         """A good feasible config without measuring."""

@@ -24,6 +24,7 @@ from pdssm_compiler.ir.errors import PassError
 from pdssm_compiler.ir.passes import hoist
 from pdssm_compiler.ir.program import Program
 from pdssm_compiler.schedules.chunking import (
+    MOST_OF_A_CLUSTER,
     blocks_of_a_row,
     carry_window,
     cluster_of_a_row,
@@ -225,6 +226,15 @@ class CudaChunks(Template[CudaChunksConfig]):
                                     yield CudaChunksConfig(
                                         tile, tokens // tile, teams, rows, early, clusters
                                     )
+
+    def worthwhile(
+        self, program: Program, target: Target, problem: Problem, config: CudaChunksConfig
+    ) -> bool:
+        if problem.rows is None or not has_clusters(target):
+            return True
+        sharing = _sharing(program, target, problem)
+        # Of a block a row windows are clusters and more; larger clusters leave processors idle.
+        return sharing <= MOST_OF_A_CLUSTER if config.clusters else sharing > 1
 
     def heuristic(self, program: Program, target: Target, problem: Problem) -> CudaChunksConfig:
         several = whole_team(program) > 1

@@ -47,7 +47,8 @@ def test_the_convolution(arch: int) -> None:
         how = {"WIDTH": 4, "TOKENS": tokens, "BLOCK": block}
         found = resources(kernel, warps, arch, {}, **how, **more)
         assert found["spilled"] == 0
-        assert found["registers"] <= 168
+        # Two blocks of the backward on a processor, where it was measured (docs/gpu-log.md).
+        assert found["registers"] <= 176
     _, block, warps = _FORWARD
     step = convolution_kernels.convolve_step
     assert resources(step, warps, arch, {}, WIDTH=4, BLOCK=block)["spilled"] == 0

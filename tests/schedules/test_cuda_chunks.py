@@ -422,3 +422,19 @@ def test_where_clusters_are_taken(n: int) -> None:
         assert [taken(collecting, rows, gpu) for rows in (4, 32, 64, 128)] == [0, 0, 1, 1]
         assert [taken(moving, rows, gpu) for rows in (32, 64, 128)] == [0, int(n > 32), 1]
     assert taken(collecting, 128, "a100") == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"), [(256, {1}), (64, {0, 1}), (32, {0, 1}), (4, {0}), (None, {0, 1})]
+)
+def test_which_of_windows_and_clusters_are_worth_measuring(
+    rows: int | None, kinds: set[int]
+) -> None:
+    """Not both where a block has a row, nor clusters where many share one."""
+    program, gpu = specialise(pd_scan(PdScan(32, 4))), named_target("h200")
+    problem = Problem() if rows is None else Problem.bucket(rows, 4096)
+    space = list(TEMPLATE.space(program, gpu))
+    worth = [c for c in space if TEMPLATE.worthwhile(program, gpu, problem, c)]
+    assert {config.clusters for config in worth} == kinds
+    assert len(worth) * 2 == len(space) * len(kinds)
+    assert TEMPLATE.heuristic(program, gpu, problem) in worth
