@@ -102,7 +102,7 @@ def test_chunks(scan: tuple[Any, ...]) -> None:
 
 
 # Of one warp a team and of several, collisions and none, 128 bits.
-@pytest.mark.parametrize("scan", some(SCANS, 5))
+@pytest.mark.parametrize("scan", some(SCANS, 3))
 def test_chunks_of_clusters(scan: tuple[Any, ...]) -> None:
     """Carries from team to team and from block to block; rows that follow one another in a
     cluster, whose last words may not be written over; a block to a row, and more than there are
