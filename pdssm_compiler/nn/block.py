@@ -28,12 +28,12 @@ class Block(nn.Module):
 
     def __init__(self, mixer: FlashPDSSM | CausalAttention, hidden: int, **factory: Any) -> None:
         super().__init__()
-        for needed in ("d_model", "out_proj", "reset_parameters"):
-            if not isinstance(mixer, nn.Module) or not hasattr(mixer, needed):
-                raise ArgumentError(
-                    f"mixer must be a FlashPDSSM or a CausalAttention, got "
-                    f"{type(mixer).__name__}; a PDSSM is a block by itself, and stands in none"
-                )
+        needed = ("d_model", "out_proj", "reset_parameters")
+        if not isinstance(mixer, nn.Module) or not all(hasattr(mixer, name) for name in needed):
+            raise ArgumentError(
+                f"mixer must be a FlashPDSSM or a CausalAttention, got "
+                f"{type(mixer).__name__}; a PDSSM is a block by itself, and stands in none"
+            )
         d_model, hidden = mixer.d_model, positive("hidden", hidden)
         self.mixer_norm = nn.RMSNorm(d_model, **factory)
         self.mixer = mixer

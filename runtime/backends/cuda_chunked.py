@@ -63,6 +63,36 @@ class ChunkedCudaKernel(CudaKernel):
         for place, _ in self._sums:
             torch.sum(handed[place], dim=1, out=tensors[place])
 
+    def _run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        strides: Strides,
+        error: torch.Tensor,
+        sizes: Sizes,
+    ) -> None:
+        batch, length, heads = sizes
+        abreast, sharing = self._shares(sizes)
+        left, numbers = self._left(sizes, sharing, tensors[0].device)
+        pointers, aligned = self._pointers(tensors, strides)
+        pointers += [each.data_ptr() for each in left]
+        apart = chain.from_iterable(
+            each.stride()[:leading]
+            for each, (leading, _) in zip(left, self._layouts[len(tensors) :], strict=True)
+        )
+        blocks = abreast * sharing
+        own = (error.data_ptr(), batch * heads, length, heads, aligned, blocks, abreast, *numbers)
+        self._start(sharing, blocks, self._packed((*pointers, *strides.all, *apart, *own)))
+
+    def _left(
+        self, sizes: Sizes, sharing: int, device: torch.device
+    ) -> tuple[list[torch.Tensor], tuple[int, ...]]:
+        """What teams leave for one another in global memory, and the numbers that go with it."""
+        return [], ()
+
+    @abstractmethod
+    def _start(self, sharing: int, blocks: int, packed: bytes) -> None:
+        """Launch so many blocks, of which ``sharing`` share a row."""
+
     def _chunks(self, length: int) -> int:
         return max(1, -(-length // self._tokens))
 
@@ -90,20 +120,7 @@ class ClusteredCudaKernel(ChunkedCudaKernel):
         # By the blocks of a cluster, how many run at once.
         self._at_once = cache(self._clusters_at_once)
 
-    def _run(
-        self,
-        tensors: Sequence[torch.Tensor],
-        strides: Strides,
-        error: torch.Tensor,
-        sizes: Sizes,
-    ) -> None:
-        batch, length, heads = sizes
-        rows = batch * heads
-        abreast, sharing = self._shares(sizes)
-        pointers, aligned = self._pointers(tensors, strides)
-        blocks = abreast * sharing
-        known = (*pointers, *strides.all, error.data_ptr(), rows, length, heads, aligned)
-        packed = self._packed((*known, blocks, abreast))
+    def _start(self, sharing: int, blocks: int, packed: bytes) -> None:
         self._driver().launch_in_clusters(
             sharing, blocks, self._threads, packed, self._offsets, self._stream()
         )
@@ -130,29 +147,16 @@ class WindowedCudaKernel(ChunkedCudaKernel):
         self._summaries = [(a.own_shape(state_size), getattr(torch, a.dtype)) for a in summaries]
         self._passed = passed.own_shape(state_size)
 
-    def _run(
-        self,
-        tensors: Sequence[torch.Tensor],
-        strides: Strides,
-        error: torch.Tensor,
-        sizes: Sizes,
-    ) -> None:
-        batch, length, heads = sizes
-        rows = batch * heads
-        abreast, sharing = self._shares(sizes)
+    def _left(
+        self, sizes: Sizes, sharing: int, device: torch.device
+    ) -> tuple[list[torch.Tensor], tuple[int, ...]]:
         window = carry_window(sharing, self._teams)
         # Chunks between two carries that pass through global memory.
         every = window if window > 1 else self._teams
-        between = self._between(tensors[0].device, sizes, self._chunks(length), window, every)
-        pointers, aligned = self._pointers(tensors, strides)
-        pointers += [each.data_ptr() for each in between]
-        apart = chain.from_iterable(
-            each.stride()[:leading]
-            for each, (leading, _) in zip(between, self._layouts[len(tensors) :], strict=True)
-        )
-        blocks = abreast * sharing
-        known = (*pointers, *strides.all, *apart, error.data_ptr(), rows, length, heads, aligned)
-        packed = self._packed((*known, blocks, abreast, window, every))
+        chunks = self._chunks(sizes.length)
+        return self._between(device, sizes, chunks, window, every), (window, every)
+
+    def _start(self, sharing: int, blocks: int, packed: bytes) -> None:
         self._driver().launch_together(
             blocks, self._threads, packed, self._offsets, self._stream()
         )

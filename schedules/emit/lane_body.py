@@ -437,13 +437,12 @@ class LaneBody(TvmBody):
         place = self._tensor(argument, leading, [] if isinstance(argument.type, Scalar) else [j])
         self.call("lane_store", f"T.address_of({place})", *parts)
 
-    def _cast(self, argument: Argument, place: str) -> Parts:
+    def _widened(self, argument: Argument, place: str) -> str:
         if argument.dtype != "float16":
-            return super()._cast(argument, place)
-        places = [self._part(place, p) for p in (0, 1)] if argument.complex else [place]
-        singles = (self._called("lane_of_float16", each, dtype="float32") for each in places)
+            return super()._widened(argument, place)
         wide = real_dtype(argument.type)
-        return tuple(s if wide == "float32" else f"T.Cast('{wide}', {s})" for s in singles)
+        single = self._called("lane_of_float16", place, dtype="float32")
+        return single if wide == "float32" else f"T.Cast('{wide}', {single})"
 
     def _narrowed(self, argument: Argument, value: str) -> str:
         if argument.dtype not in _LOW:

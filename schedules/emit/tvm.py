@@ -606,7 +606,11 @@ class TvmBody:
 
     def _cast(self, argument: Argument, place: str) -> Parts:
         places = [self._part(place, p) for p in (0, 1)] if argument.complex else [place]
-        return tuple(widened(argument, item) for item in places)
+        return tuple(self._widened(argument, item) for item in places)
+
+    def _widened(self, argument: Argument, place: str) -> str:
+        """An element of a tensor in the dtype it is computed in."""
+        return widened(argument, place)
 
     def _load_lagged(self, input_: Input, argument: Argument, j: str) -> Parts:
         """The saved value of this program's following step, or the boundary."""
